@@ -1,0 +1,1 @@
+"""The REST contract between the roles: one copy for both ends."""

@@ -1,0 +1,110 @@
+"""Records to JSON and back, driven by the dataclasses' own annotations.
+
+Only what :mod:`harmonicio.control.messages` uses is known: dataclasses, enums, tuples, mappings, unions with ``None``
+and the plain JSON types.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+import json
+import types
+from collections.abc import Mapping
+from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from harmonicio.core.errors import InvalidInput
+
+Record = TypeVar("Record")
+
+
+def dumps(record: Any) -> bytes:
+    """Return the record as compact JSON."""
+    return json.dumps(as_plain(record), separators=(",", ":")).encode()
+
+
+def as_plain(record: Any) -> Any:
+    """Return the record as dicts, lists and plain values."""
+    if dataclasses.is_dataclass(record) and not isinstance(record, type):
+        return {item.name: as_plain(getattr(record, item.name)) for item in dataclasses.fields(record)}
+    if isinstance(record, enum.Enum):
+        return record.value
+    if isinstance(record, (list, tuple)):
+        return [as_plain(item) for item in record]
+    if isinstance(record, Mapping):
+        return {str(key): as_plain(value) for key, value in record.items()}
+    return record
+
+
+def loads(kind: type[Record], text: bytes | str) -> Record:
+    """Return the record that ``text`` describes.
+
+    Raises:
+        InvalidInput: the text is not JSON, or a field is missing or of another type.
+    """
+    try:
+        plain = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InvalidInput(f"A {kind.__name__} was expected, but the text is not JSON: {error}.") from None
+    return from_plain(kind, plain)
+
+
+def from_plain(kind: type[Record], plain: Any) -> Record:
+    """Return the record that dicts, lists and plain values describe.
+
+    Raises:
+        InvalidInput: names the field that is missing or of another type.
+    """
+    value: Record = _convert(kind, plain, kind.__name__)
+    return value
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    return get_type_hints(kind)
+
+
+def _convert(kind: Any, plain: Any, where: str) -> Any:
+    origin = get_origin(kind)
+    if kind is Any:
+        return plain
+    if origin in (Union, types.UnionType):
+        members = [member for member in get_args(kind) if member is not type(None)]
+        return None if plain is None else _convert(members[0], plain, where)
+    if origin is tuple:
+        _expect(isinstance(plain, list), "a list", where)
+        return tuple(_convert(get_args(kind)[0], item, f"{where}[{at}]") for at, item in enumerate(plain))
+    if origin is not None and issubclass(origin, Mapping):
+        _expect(isinstance(plain, dict), "an object", where)
+        return {key: _convert(get_args(kind)[1], item, f"{where}.{key}") for key, item in plain.items()}
+    if dataclasses.is_dataclass(kind):
+        return _convert_record(kind, plain, where)
+    if isinstance(kind, type) and issubclass(kind, enum.Enum):
+        _expect(plain in [member.value for member in kind], f"one of {[member.value for member in kind]}", where)
+        return kind(plain)
+    return _convert_scalar(kind, plain, where)
+
+
+def _convert_record(kind: Any, plain: Any, where: str) -> Any:
+    _expect(isinstance(plain, dict), "an object", where)
+    hints = _hints(kind)
+    given = {}
+    for item in dataclasses.fields(kind):
+        if item.name in plain:
+            given[item.name] = _convert(hints[item.name], plain[item.name], f"{where}.{item.name}")
+        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
+            raise InvalidInput(f"{where}.{item.name} is missing.")
+    return kind(**given)
+
+
+def _convert_scalar(kind: Any, plain: Any, where: str) -> Any:
+    if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
+        return float(plain)
+    _expect(isinstance(plain, kind) and not (kind is int and isinstance(plain, bool)), f"of type {kind.__name__}", where)
+    return plain
+
+
+def _expect(is_right: bool, wanted: str, where: str) -> None:
+    if not is_right:
+        raise InvalidInput(f"{where} must be {wanted}.")

@@ -1,0 +1,339 @@
+"""The records that cross the control plane, as plain frozen dataclasses.
+
+The master validates the same classes with pydantic; everybody else uses :mod:`harmonicio.control.json_codec`. Unknown
+fields are ignored on reading, so that parts of neighbouring versions understand each other.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.lease import Address
+from harmonicio.core.stream import StreamDeclaration
+
+# ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRegistration:
+    """``POST /workers``: a controller introduces itself; repeated after each restart of either side."""
+
+    worker: str
+    host: str
+    max_engines: int
+    runtime: str
+    version: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerWelcome:
+    """Answer to a registration.
+
+    Attributes:
+        report_interval_s: How often the controller reports when nothing changes.
+        ticket_key: Hex key from which the controller derives each engine's own key (``control.tickets.derive_key``).
+        data_address: The master's data port, which engines dial for backlog messages.
+    """
+
+    report_interval_s: float
+    ticket_key: str
+    data_address: Address
+
+
+@dataclass(frozen=True, slots=True)
+class RunningMessage:
+    """A message that an engine is handling, with the seconds since its handler started."""
+
+    message: str
+    running_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReport:
+    """One engine, as its controller sees it.
+
+    Attributes:
+        address: The engine's data port; ``None`` while it is starting.
+        pid: Process id on the worker's host, 0 where there is none.
+        handled, failed: Messages that this engine has finished since it started; ``failed`` of them raised.
+        received_bytes: Payload bytes since it started.
+    """
+
+    engine: str
+    stream: str
+    stream_version: int
+    state: Availability
+    state_since_s: float
+    address: Address | None = None
+    pid: int = 0
+    running: tuple[RunningMessage, ...] = ()
+    handled: int = 0
+    failed: int = 0
+    handled_from_backlog: int = 0
+    received_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExit:
+    """An engine that ended. ``held`` are the message ids that its handlers were running."""
+
+    engine: str
+    stream: str
+    reason: ExitReason
+    text: str = ""
+    held: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class HostLoad:
+    """The worker's host: CPU in use (0 to 1), memory and scratch disk in bytes."""
+
+    cpu_fraction: float
+    memory_used_bytes: int
+    memory_total_bytes: int
+    disk_free_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamTrouble:
+    """Why a worker does not have the engines it should: shown in ``status`` until it clears."""
+
+    stream: str
+    text: str
+    retry_in_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerReport:
+    """``POST /workers/{worker}/report``: everything the controller knows; replaces its previous report.
+
+    ``exits`` are repeated until a report that carried them was answered.
+    """
+
+    sequence: int
+    engines: tuple[EngineReport, ...]
+    exits: tuple[EngineExit, ...] = ()
+    load: HostLoad | None = None
+    troubles: tuple[StreamTrouble, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ReportAnswer:
+    """``is_known`` is false when the master has forgotten this worker, which then registers again."""
+
+    is_known: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DesiredEngines:
+    """How many engines of a stream a worker shall run, and with which declaration."""
+
+    declaration: StreamDeclaration
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Desired:
+    """``GET /workers/{worker}/desired?generation=N&wait_s=S``: answered at once when the generation is not ``N``,
+    else as soon as it changes, or after ``wait_s`` seconds with the same generation."""
+
+    generation: int
+    streams: tuple[DesiredEngines, ...]
+
+
+# ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRequest:
+    """``POST /leases``: a source asks for up to ``count`` engines besides those it already holds."""
+
+    stream: str
+    source: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    lease: str
+    engine: str
+    address: Address
+    ticket: str
+    term_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogAccess:
+    """Where a source puts messages that no engine takes, and the ticket to present there."""
+
+    address: Address
+    ticket: str
+    term_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGrant:
+    """``leases`` may be fewer than asked for, or none: then the route is the backlog.
+
+    Attributes:
+        route: ``engine`` or ``queue``: where a source without other leases sends now.
+        retry_after_s: When to ask again for the rest.
+    """
+
+    leases: tuple[Lease, ...]
+    backlog: BacklogAccess
+    route: str
+    retry_after_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseList:
+    """``POST /leases/renew`` and ``POST /leases/release``: the source and its leases."""
+
+    source: str
+    leases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseRenewal:
+    """Leases that go on for another term, and those that have ended (engine gone, revoked, unknown)."""
+
+    renewed: tuple[str, ...]
+    ended: tuple[str, ...]
+
+
+# ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogFigures:
+    """One stream's backlog. Bytes are payload bytes; ages are seconds."""
+
+    stream: str
+    ready: int
+    reserved: int
+    dead: int
+    waiting_bytes: int
+    oldest_age_s: float
+    stored_total: int
+    done_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerView:
+    """``is_removable``: none of its engines holds a lease or handles a message."""
+
+    worker: str
+    host: str
+    state: str
+    max_engines: int
+    engines: int
+    busy: int
+    is_removable: bool
+    last_report_age_s: float
+    load: HostLoad | None = None
+    troubles: tuple[StreamTrouble, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineView:
+    engine: str
+    stream: str
+    worker: str
+    state: Availability
+    state_since_s: float
+    leases: int
+    handled: int
+    failed: int
+    handled_from_backlog: int
+    received_bytes: int
+    address: Address | None = None
+    pid: int = 0
+    running: tuple[RunningMessage, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class StreamView:
+    declaration: StreamDeclaration
+    desired: int
+    running: int
+    unplaced: int
+    backlog: BacklogFigures
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """``GET /status``: the whole cluster on one page.
+
+    ``data_received_bytes`` counts payload bytes that reached the master's data port; ``control_received_bytes`` the
+    bodies of control requests.
+    """
+
+    version: str
+    epoch: int
+    uptime_s: float
+    lease_requests: int
+    data_received_bytes: int
+    control_received_bytes: int
+    workers: tuple[WorkerView, ...] = ()
+    engines: tuple[EngineView, ...] = ()
+    streams: tuple[StreamView, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCount:
+    """``POST /streams/{stream}/scale``."""
+
+    engines: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureView:
+    error_type: str
+    text: str
+    traceback: str
+    retryable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeView:
+    """``GET /streams/{stream}/outcomes/{message}``: ``state`` is waiting, reserved, done or dead."""
+
+    message: str
+    state: str
+    attempts: int
+    failure: FailureView | None = None
+
+
+# ── tokens and problems ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class TokenRequest:
+    name: str
+    role: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenView:
+    """``secret`` is present only in the answer that creates the token."""
+
+    name: str
+    role: str
+    created_at: float
+    secret: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """``application/problem+json`` (RFC 9457), with our stable ``code``, a hint and whether a repeat may succeed."""
+
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    hint: str = ""
+    retryable: bool = False
+    retry_after_s: float | None = None
+    fields: tuple[str, ...] = field(default=())

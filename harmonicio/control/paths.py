@@ -1,0 +1,37 @@
+"""Every path of the control plane, in the form that the master's routes use.
+
+``{name}`` parts are filled with :func:`fill`, which quotes them.
+"""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+HEALTH = "/healthz"
+READY = "/readyz"
+
+BASE = "/api/v1"
+STATUS = f"{BASE}/status"
+OPENAPI = f"{BASE}/openapi.json"
+WORKERS = f"{BASE}/workers"
+WORKER = f"{BASE}/workers/{{worker}}"
+WORKER_REPORT = f"{BASE}/workers/{{worker}}/report"
+WORKER_DESIRED = f"{BASE}/workers/{{worker}}/desired"
+ENGINES = f"{BASE}/engines"
+ENGINE = f"{BASE}/engines/{{engine}}"
+STREAMS = f"{BASE}/streams"
+STREAM = f"{BASE}/streams/{{stream}}"
+STREAM_SCALE = f"{BASE}/streams/{{stream}}/scale"
+STREAM_FEATURE_ROWS = f"{BASE}/streams/{{stream}}/feature-rows"
+LEASES = f"{BASE}/leases"
+LEASES_RENEW = f"{BASE}/leases/renew"
+LEASES_RELEASE = f"{BASE}/leases/release"
+BACKLOG = f"{BASE}/backlog"
+OUTCOME = f"{BASE}/streams/{{stream}}/outcomes/{{message}}"
+TOKENS = f"{BASE}/tokens"
+TOKEN = f"{BASE}/tokens/{{token}}"
+
+
+def fill(path: str, **names: str) -> str:
+    """Return ``path`` with each ``{part}`` replaced by its quoted value."""
+    return path.format(**{key: quote(value, safe="") for key, value in names.items()})

@@ -1,0 +1,49 @@
+"""Leases and the claims of their tickets.
+
+A lease is a connector's right to send to one engine; its ticket is the signed proof that the connector presents when
+it opens a data connection. Three kinds of ticket exist, one for each kind of data connection:
+
+    lease    connector -> engine    names lease, stream, engine and source
+    intake   connector -> master    names stream and source
+    engine   engine    -> master    names engine and stream (the master pushes the backlog over this connection)
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+LEASE_TERM_S = 60.0
+#: An unpresented ticket is judged by wall clocks, which may differ between hosts by this much.
+WALL_CLOCK_TOLERANCE_S = 15 * 60.0
+
+
+class TicketKind(StrEnum):
+    LEASE = "lease"
+    INTAKE = "intake"
+    ENGINE = "engine"
+
+
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What a ticket says. ``issued_at`` is wall-clock seconds since the epoch, ``term_s`` a duration."""
+
+    kind: TicketKind
+    stream: str
+    term_s: float
+    issued_at: float
+    epoch: int
+    lease: str = ""
+    engine: str = ""
+    source: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a data port listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

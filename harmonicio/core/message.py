@@ -1,0 +1,112 @@
+"""A message, its identity and what can become of it.
+
+A message is one autonomous payload with an id, metadata and a priority. Ids of our own are 8 random bytes drawn once
+per connector and a counter of 8 bytes, written as 32 hex digits; sources that resend after a restart bring their own.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import IntEnum, StrEnum
+from typing import Any
+
+#: What metadata and handler results may hold: None, bool, int, float, str, bytes, list and dict with text keys.
+Value = Any
+Metadata = Mapping[str, Value]
+
+MIN_PRIORITY, MAX_PRIORITY = -(2**15), 2**15 - 1
+#: A larger result does not travel with ``done``; the handler stores it and returns where it is.
+MAX_RESULT_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 64 * 1024
+#: Above this size a payload is received into a file instead of memory, unless the stream says otherwise.
+MEMORY_PAYLOAD_MAX_BYTES = 64 * 1024**2
+MAX_MESSAGE_BYTES = 64 * 1024**3
+
+
+class OutcomeKind(IntEnum):
+    """What the receiver says of a message. ``STORED``: the master has it on stable storage. The numbers are on the wire."""
+
+    STORED = 1
+    DONE = 2
+    FAILED = 3
+    REJECTED = 4
+
+
+class RejectReason(StrEnum):
+    """Why a receiver did not take a message."""
+
+    TOO_LARGE = "too_large"
+    NO_CREDIT = "no_credit"
+    DRAINING = "draining"
+    ID_CONFLICT = "id_conflict"
+    CHECKSUM = "checksum"
+    BACKLOG_FULL = "backlog_full"
+    STORAGE = "storage"
+
+    @property
+    def is_final(self) -> bool:
+        """Whether sending the same message again, anywhere, must fail again."""
+        return self in (RejectReason.TOO_LARGE, RejectReason.ID_CONFLICT)
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a handler did not finish a message: what crosses the wire instead of the exception."""
+
+    error_type: str
+    text: str
+    traceback: str = ""
+    retryable: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The answer to one message.
+
+    ``result`` goes with ``DONE``, ``failure`` with ``FAILED``, ``reason`` and ``text`` with ``REJECTED``.
+    """
+
+    kind: OutcomeKind
+    result: Value = None
+    failure: Failure | None = None
+    reason: RejectReason | None = None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """What a handler gets.
+
+    Attributes:
+        id: Unique within the stream.
+        stream: Name of the stream.
+        metadata: What the source sent along.
+        priority: Larger goes first where messages wait.
+        payload: Read-only bytes of the message; valid until the handler returns.
+        attempt: 1 for the first execution that we know of.
+    """
+
+    id: str
+    stream: str
+    payload: memoryview
+    metadata: Metadata = field(default_factory=dict)
+    priority: int = 0
+    attempt: int = 1
+
+
+class MessageIds:
+    """Draws message ids: 8 random bytes for this connector, then a counter."""
+
+    __slots__ = ("_next", "_prefix")
+
+    def __init__(self, prefix: bytes | None = None) -> None:
+        self._prefix = (os.urandom(8) if prefix is None else prefix).hex()
+        self._next = 0
+
+    def draw(self) -> str:
+        """Return the next id. Not thread-safe: the caller holds its own lock."""
+        number = self._next
+        self._next = number + 1
+        return f"{self._prefix}{number:016x}"

@@ -1,0 +1,79 @@
+"""A stream's declaration: what its engines run and how its messages are treated."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.message import MAX_MESSAGE_BYTES, MEMORY_PAYLOAD_MAX_BYTES
+from harmonicio.core.names import check_name
+
+
+@dataclass(frozen=True, slots=True)
+class StreamDeclaration:
+    """One stream, as the administrator declares it in ``streams.toml`` or by REST.
+
+    Attributes:
+        name: The stream's name.
+        handler: Python file (absolute path) or importable module that holds the handler; for the process runtime.
+        image: Container image; for the docker runtime. Exactly one of ``handler`` and ``image`` is given.
+        engines: How many engines shall run.
+        concurrency: Messages that one engine handles at the same time.
+        timeout_s: Seconds after which an engine that is still handling one message is killed.
+        max_attempts: Executions after which a failing message becomes a dead letter.
+        max_crashes: Engine crashes after which a message becomes a dead letter.
+        max_message_bytes: Larger payloads are rejected before they are read.
+        memory_payload_max_bytes: Larger payloads are received into a file on the scratch volume.
+        prefetch_s: Seconds of measured handler time that may wait at one engine.
+        ordered: Backlog only, one engine, one message at a time.
+        parameters: Given to the handler's setup.
+        plugins: Engine plugins by name, each with its options (for example ``haste``).
+        version: Counts the declarations of this name; set by the master.
+    """
+
+    name: str
+    handler: str = ""
+    image: str = ""
+    engines: int = 1
+    concurrency: int = 1
+    timeout_s: float = 600.0
+    max_attempts: int = 3
+    max_crashes: int = 3
+    max_message_bytes: int = MAX_MESSAGE_BYTES
+    memory_payload_max_bytes: int = MEMORY_PAYLOAD_MAX_BYTES
+    prefetch_s: float = 0.1
+    ordered: bool = False
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    version: int = 0
+
+    def checked(self) -> StreamDeclaration:
+        """Return this declaration when every value can be used.
+
+        Raises:
+            InvalidInput: names the field that cannot be used and says what it may be.
+        """
+        check_name("stream", self.name)
+        for plugin in self.plugins:
+            check_name("plugin", plugin)
+        if bool(self.handler) == bool(self.image):
+            raise InvalidInput(f"Stream {self.name!r} needs either a handler or an image.")
+        for label, value, smallest, largest in (
+            ("engines", self.engines, 0, 10_000),
+            ("concurrency", self.concurrency, 1, 1_024),
+            ("timeout_s", self.timeout_s, 0.1, 30 * 24 * 3600.0),
+            ("max_attempts", self.max_attempts, 1, 1_000),
+            ("max_crashes", self.max_crashes, 1, 1_000),
+            ("max_message_bytes", self.max_message_bytes, 1, 2**62),
+            ("memory_payload_max_bytes", self.memory_payload_max_bytes, 0, 2**40),
+            ("prefetch_s", self.prefetch_s, 0.0, 3600.0),
+        ):
+            if not smallest <= value <= largest:
+                raise InvalidInput(
+                    f"Stream {self.name!r} has {label} = {value!r}.", hint=f"Use {smallest} to {largest}."
+                )
+        if self.ordered and (self.engines > 1 or self.concurrency > 1):
+            raise InvalidInput(f"Stream {self.name!r} is ordered.", hint="Use engines = 1 and concurrency = 1.")
+        return self

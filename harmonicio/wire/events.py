@@ -1,0 +1,208 @@
+"""What the peer said: the events that :class:`~harmonicio.wire.connection.Connection` gives out.
+
+``IncomingMessage`` is made once per message on the hot path and is therefore a plain slotted class; the rest are
+frozen records.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from harmonicio.core.message import Failure, Metadata, Outcome
+from harmonicio.wire.frames import CHECKSUM_FLAGS, Flag
+
+
+class Role(StrEnum):
+    """Which part of the system is at an end of a connection."""
+
+    CONNECTOR = "connector"
+    ENGINE = "engine"
+    MASTER = "master"
+
+
+@dataclass(frozen=True, slots=True)
+class Hello:
+    """What an end says of itself; a listener's answer leaves ticket, source, engine and worker empty."""
+
+    role: Role
+    stream: str = ""
+    ticket: str = ""
+    source: str = ""
+    engine: str = ""
+    worker: str = ""
+    checksums: tuple[str, ...] = ()
+    max_message_bytes: int = 0
+    software: str = ""
+    versions: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Credit:
+    """Totals since the connection opened, in messages and payload bytes."""
+
+    messages: int
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Depth:
+    """Messages of this stream that wait in the backlog."""
+
+    messages: int
+
+
+class IncomingMessage:
+    """One message as it arrives.
+
+    Attributes:
+        sequence: Its number on this connection, from 0; outcomes name it.
+        id: 32 hex digits, or the source's own text.
+        section: The header section as received, to be passed on unchanged.
+        metadata: What the source sent along.
+        failure: Why an earlier attempt failed, if the sender said so.
+        size_bytes: Length of the payload.
+        payload: Read-only view of the payload; ``None`` in :class:`MessageBegun`. A payload of at most
+            ``MAX_INLINE_BYTES`` lies in the decoder's buffer: the decoder takes a new buffer as long as the view lives.
+        is_intact: False when the checksum trailer does not match.
+    """
+
+    __slots__ = (
+        "attempts",
+        "crashes",
+        "failure",
+        "flags",
+        "id",
+        "is_intact",
+        "metadata",
+        "payload",
+        "priority",
+        "section",
+        "sequence",
+        "size_bytes",
+    )
+
+    def __init__(
+        self,
+        sequence: int,
+        message_id: str,
+        flags: int,
+        attempts: int,
+        crashes: int,
+        priority: int,
+        size_bytes: int,
+        section: bytes,
+        metadata: Metadata,
+        failure: Failure | None,
+    ) -> None:
+        self.sequence = sequence
+        self.id = message_id
+        self.flags = flags
+        self.attempts = attempts
+        self.crashes = crashes
+        self.priority = priority
+        self.size_bytes = size_bytes
+        self.section = section
+        self.metadata = metadata
+        self.failure = failure
+        self.payload: memoryview | None = None
+        self.is_intact = True
+
+    @property
+    def is_suspect(self) -> bool:
+        return bool(self.flags & Flag.SUSPECT)
+
+    @property
+    def is_dead(self) -> bool:
+        return bool(self.flags & Flag.DEAD)
+
+    @property
+    def has_checksum(self) -> bool:
+        return bool(self.flags & CHECKSUM_FLAGS)
+
+    def __repr__(self) -> str:
+        return f"<IncomingMessage {self.sequence} {self.id!r}, {self.size_bytes} bytes, attempt {self.attempts + 1}>"
+
+
+@dataclass(frozen=True, slots=True)
+class MessageBegun:
+    """A message above ``MAX_INLINE_BYTES`` starts: give a buffer for its payload, or discard it."""
+
+    message: IncomingMessage
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReceived:
+    """A whole message is here."""
+
+    message: IncomingMessage
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomeRange:
+    """The same outcome for the messages ``first`` to ``last``, both included."""
+
+    first: int
+    last: int
+    outcome: Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class OutcomesReceived:
+    ranges: tuple[OutcomeRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribe:
+    """The final outcomes of these messages are wanted."""
+
+    message_ids: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The final outcome of a message that took the backlog; ``None`` when the master no longer knows it."""
+
+    message_id: str
+    outcome: Outcome | None
+
+
+@dataclass(frozen=True, slots=True)
+class ResultsReceived:
+    results: tuple[Result, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Drain:
+    """The peer takes or sends no new message and ends within ``within_s`` seconds."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Goodbye:
+    """The peer ends the connection; ``code`` is empty when nothing is wrong."""
+
+    code: str = ""
+    text: str = ""
+    hint: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectionClosed:
+    """The byte stream ended between two frames."""
+
+
+Event = (
+    Hello
+    | Credit
+    | Depth
+    | MessageBegun
+    | MessageReceived
+    | OutcomesReceived
+    | Subscribe
+    | ResultsReceived
+    | Drain
+    | Goodbye
+    | ConnectionClosed
+)
