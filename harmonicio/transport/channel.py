@@ -1,0 +1,184 @@
+"""One ordered byte stream over a socket, built for large payloads.
+
+Blocking sockets with kernel time-outs (SO_RCVTIMEO, SO_SNDTIMEO): Python's own ``settimeout`` would add a poll to every
+call and make MSG_WAITALL return early. One ``sendmsg`` carries header and payload; one ``recv_into`` with MSG_WAITALL
+fills a payload buffer. Transfers below 64 KB/s for 30 s are cut, so that a stuck peer cannot hold a thread for ever.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import time
+from collections.abc import Sequence
+
+from harmonicio.core.errors import ConnectionEnded
+
+#: A receive gives up after this long without a byte, so that a thread can go back to other work.
+RECEIVE_SLICE_S = 0.05
+SEND_SLICE_S = 5.0
+SLOW_AFTER_S = 30.0
+SLOW_BYTES_PER_S = 64 * 1000
+USER_TIMEOUT_MS = 20_000
+#: The kernel takes at most 1,024 buffers in one call.
+MAX_BUFFERS = 1024
+
+Buffer = bytes | bytearray | memoryview
+
+
+class Channel:
+    """An ordered byte stream.
+
+    Args:
+        sock: A connected stream socket; the channel owns it from now on.
+        peer: What to call the other end in error texts.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str) -> None:
+        self._socket = sock
+        self.peer = peer
+        self.is_closed = False
+        sock.setblocking(True)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(RECEIVE_SLICE_S))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_SLICE_S))
+
+    def __repr__(self) -> str:
+        return f"<Channel to {self.peer}{', closed' if self.is_closed else ''}>"
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def receive_into(self, buffer: memoryview) -> int | None:
+        """Read what is there, at most one buffer full.
+
+        Returns:
+            Bytes read, 0 at the end of the stream, None when nothing came for ``RECEIVE_SLICE_S``.
+
+        Raises:
+            ConnectionEnded: the stream broke.
+        """
+        try:
+            return self._socket.recv_into(buffer)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def receive_exactly(self, buffer: memoryview) -> int:
+        """Fill the buffer.
+
+        Returns:
+            Bytes read: all, or fewer when the stream ended.
+
+        Raises:
+            ConnectionEnded: the stream broke, or it was slower than 64 KB/s for 30 s.
+        """
+        filled, size = 0, len(buffer)
+        deadline, mark = time.monotonic() + SLOW_AFTER_S, 0
+        while filled < size:
+            try:
+                count = self._socket.recv_into(buffer[filled:], 0, socket.MSG_WAITALL)
+            except (BlockingIOError, InterruptedError):
+                count = -1
+            except OSError as error:
+                raise self._broken(error) from None
+            if count == 0:
+                break
+            filled += max(count, 0)
+            if time.monotonic() > deadline:
+                self._check_speed(filled - mark)
+                deadline, mark = time.monotonic() + SLOW_AFTER_S, filled
+        return filled
+
+    def send_all(self, buffers: Sequence[Buffer]) -> None:
+        """Send every byte of every buffer, in order, in as few calls as possible.
+
+        Raises:
+            ConnectionEnded: the stream broke, or it was slower than 64 KB/s for 30 s.
+        """
+        pending = [view for view in map(_bytes_view, buffers) if len(view)]
+        deadline, sent_since = 0.0, 0
+        while pending:
+            count = self._send_some(pending[:MAX_BUFFERS])
+            if not (pending := without_prefix(pending, count)):
+                return
+            now = time.monotonic()
+            sent_since += count
+            deadline = deadline or now + SLOW_AFTER_S
+            if now > deadline:
+                self._check_speed(sent_since)
+                deadline, sent_since = now + SLOW_AFTER_S, 0
+
+    def try_send(self, buffers: Sequence[memoryview]) -> int:
+        """Send what the kernel takes without waiting; return how many bytes that was."""
+        try:
+            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def try_receive(self, buffer: memoryview) -> int | None:
+        """Read what is there without waiting: bytes read, 0 at the end of the stream, None when nothing is there."""
+        try:
+            return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def _send_some(self, buffers: Sequence[memoryview]) -> int:
+        try:
+            return self._socket.sendmsg(buffers, (), socket.MSG_NOSIGNAL)
+        except (BlockingIOError, InterruptedError):
+            return 0
+        except OSError as error:
+            raise self._broken(error) from None
+
+    def _check_speed(self, count: int) -> None:
+        if count < SLOW_BYTES_PER_S * SLOW_AFTER_S:
+            raise ConnectionEnded(
+                f"The transfer with {self.peer} moved {count} bytes in {SLOW_AFTER_S:.0f} s and was cut.",
+                hint="Look for a stuck process or a broken network path.",
+            )
+
+    def _broken(self, error: OSError) -> ConnectionEnded:
+        return ConnectionEnded(f"The connection to {self.peer} broke: {error.strerror or error}.")
+
+    def shutdown(self) -> None:
+        """Wake whoever reads or writes this channel and let them see its end; safe from any thread."""
+        try:
+            self._socket.shutdown(socket.SHUT_RDWR)
+        except OSError:
+            return  # It was not connected any more, which is what was wanted.
+
+    def finish_sending(self) -> None:
+        """Say that no more bytes follow; the other direction stays open."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            return  # The peer was faster.
+
+    def close(self) -> None:
+        """Give the socket back; the owner's last call."""
+        self.is_closed = True
+        self._socket.close()
+
+
+def _bytes_view(buffer: Buffer) -> memoryview:
+    view = memoryview(buffer)
+    return view if view.format == "B" and view.ndim == 1 else view.cast("B")
+
+
+def without_prefix(buffers: Sequence[memoryview], count: int) -> list[memoryview]:
+    """Return what is left of ``buffers`` when their first ``count`` bytes are gone."""
+    for at, view in enumerate(buffers):
+        if count < len(view):
+            return [view[count:], *buffers[at + 1 :]]
+        count -= len(view)
+    return []
+
+
+def _timeval(seconds: float) -> bytes:
+    whole = int(seconds)
+    return struct.pack("@ll", whole, int((seconds - whole) * 1_000_000))

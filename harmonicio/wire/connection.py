@@ -1,0 +1,284 @@
+"""One end of one data connection, without I/O.
+
+Bytes go in through :meth:`receive_buffer` and :meth:`bytes_received`, events come out of :meth:`next_event`; the methods
+that write return the bytes to send. Receiving and sending share nothing that changes, so one thread may do each.
+
+The states, and which frames may arrive in them:
+
+      HANDSHAKE ── Hello ──► OPEN ── Goodbye, end of stream ──► CLOSED
+          HELLO, GOODBYE       as the receiver of messages: MESSAGE, DEPTH, SUBSCRIBE, DRAIN, GOODBYE
+                               as the sender of messages:   CREDIT, OUTCOMES, RESULTS, DRAIN, GOODBYE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+
+from harmonicio.core.errors import ConnectionEnded, LocalProtocolError, RemoteProtocolError
+from harmonicio.core.message import Failure, Metadata
+from harmonicio.wire import events, sections
+from harmonicio.wire.decoder import Decoder, Frame
+from harmonicio.wire.frames import (
+    FIXED,
+    FIXED_LENGTH,
+    MAGIC,
+    MAX_COUNT,
+    NO_ID,
+    VERSION,
+    Flag,
+    FrameType,
+)
+
+
+class State(StrEnum):
+    HANDSHAKE = "handshake"
+    OPEN = "open"
+    CLOSED = "closed"
+
+
+class Part(StrEnum):
+    """Whether this end sends messages or receives them."""
+
+    SENDER = "sender"
+    RECEIVER = "receiver"
+
+
+#: Until HELLO is accepted, a listener reads at most this many bytes.
+HANDSHAKE_LIMIT_BYTES = FIXED_LENGTH + 16 * 1024
+
+_Reader = Callable[[bytes], events.Event]
+
+_READERS: dict[FrameType, _Reader] = {
+    FrameType.HELLO: sections.read_hello,
+    FrameType.CREDIT: sections.read_credit,
+    FrameType.DEPTH: sections.read_depth,
+    FrameType.OUTCOMES: sections.read_outcomes,
+    FrameType.SUBSCRIBE: sections.read_subscribe,
+    FrameType.RESULTS: sections.read_results,
+    FrameType.DRAIN: sections.read_drain,
+    FrameType.GOODBYE: sections.read_goodbye,
+}
+
+_BOTH = frozenset({FrameType.DRAIN, FrameType.GOODBYE})
+_LEGAL: dict[tuple[State, Part | None], frozenset[FrameType]] = {
+    (State.HANDSHAKE, None): frozenset({FrameType.HELLO, FrameType.GOODBYE}),
+    (State.HANDSHAKE, Part.SENDER): frozenset({FrameType.HELLO, FrameType.GOODBYE}),
+    (State.HANDSHAKE, Part.RECEIVER): frozenset({FrameType.HELLO, FrameType.GOODBYE}),
+    (State.OPEN, Part.RECEIVER): _BOTH | {FrameType.MESSAGE, FrameType.DEPTH, FrameType.SUBSCRIBE},
+    (State.OPEN, Part.SENDER): _BOTH | {FrameType.CREDIT, FrameType.OUTCOMES, FrameType.RESULTS},
+}
+
+
+class Connection:
+    """One end of a data connection.
+
+    Args:
+        dialler_role: This end's role when it dialled; ``None`` when it listened, and the peer's HELLO will say.
+    """
+
+    def __init__(self, dialler_role: events.Role | None = None) -> None:
+        self._decoder = Decoder()
+        self._is_listener = dialler_role is None
+        self.state = State.HANDSHAKE
+        self.part: Part | None = None
+        if dialler_role is not None:
+            self.part = Part.SENDER if dialler_role is events.Role.CONNECTOR else Part.RECEIVER
+        self._handshake_bytes = 0
+        self._is_hello_sent = False
+        self._is_hello_received = False
+
+    def __repr__(self) -> str:
+        return f"<Connection {self.state}, {self.part or 'part unknown'}, {self._decoder!r}>"
+
+    # ── bytes in, events out ─────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_in_payload(self) -> bool:
+        """Whether the next bytes go straight into a provided payload buffer, and can be waited for as a whole."""
+        return self._decoder.is_in_payload
+
+    @property
+    def payload_received_bytes(self) -> int:
+        """How much of the payload that has begun is in its buffer."""
+        return self._decoder.payload_received_bytes
+
+    @property
+    def abandoned_buffers(self) -> int:
+        """How often a handler kept a view of a message, so that the receive buffer could not be used again."""
+        return self._decoder.abandoned_buffers
+
+    def receive_buffer(self) -> memoryview:
+        """Return where the next bytes belong. All events must have been taken before."""
+        buffer = self._decoder.receive_buffer()
+        if not len(buffer):
+            raise LocalProtocolError("Events wait to be taken before more bytes are read.")
+        if self.state is State.HANDSHAKE and self._is_listener:
+            return buffer[: max(1, HANDSHAKE_LIMIT_BYTES - self._handshake_bytes)]
+        return buffer
+
+    def bytes_received(self, count: int) -> None:
+        """Say that ``count`` bytes are in the last receive buffer; 0 means the end of the stream."""
+        if self.state is State.HANDSHAKE:
+            self._handshake_bytes += count
+        self._decoder.bytes_received(count)
+
+    def next_event(self) -> events.Event | None:
+        """Return the next event, or None when more bytes are needed.
+
+        Raises:
+            RemoteProtocolError: the peer broke the protocol; send GOODBYE and close.
+        """
+        if self.state is State.CLOSED:
+            return None
+        frame = self._decoder.next_frame()
+        if frame is None:
+            if self.state is State.HANDSHAKE and self._handshake_bytes >= HANDSHAKE_LIMIT_BYTES and self._is_listener:
+                raise RemoteProtocolError("The HELLO is too long.")
+            return None
+        if isinstance(frame, Frame):
+            return self._control_event(frame)
+        if self.state is not State.OPEN or self.part is not Part.RECEIVER:
+            raise self._unexpected(FrameType.MESSAGE)
+        return events.MessageBegun(frame) if frame.payload is None else events.MessageReceived(frame)
+
+    def end_of_stream(self) -> events.Event | None:
+        """Say that the peer's byte stream has ended.
+
+        Raises:
+            ConnectionEnded: it ended inside a frame or before GOODBYE could be expected.
+        """
+        was_between_frames = self._decoder.is_between_frames
+        was_closed = self.state is State.CLOSED
+        self.state = State.CLOSED
+        if was_closed:
+            return None
+        if not was_between_frames:
+            raise ConnectionEnded("The data connection ended in the middle of a frame.")
+        return events.ConnectionClosed()
+
+    def provide_payload_buffer(self, buffer: memoryview) -> None:
+        """Give the buffer, exactly as long as the payload, for the message that has begun."""
+        self._decoder.provide_payload_buffer(buffer)
+
+    def discard_payload(self) -> None:
+        """Read the payload that has begun without keeping it; the message then comes with an empty payload."""
+        self._decoder.discard_payload()
+
+    def _control_event(self, frame: Frame) -> events.Event:
+        if frame.type not in _LEGAL[self.state, self.part]:
+            raise self._unexpected(frame.type)
+        event = _READERS[frame.type](frame.section)
+        if isinstance(event, events.Hello):
+            self._hello_received(event)
+        elif isinstance(event, events.Goodbye):
+            self.state = State.CLOSED
+        return event
+
+    def _hello_received(self, hello: events.Hello) -> None:
+        if self._is_hello_received:
+            raise RemoteProtocolError("A second HELLO arrived.")
+        self._is_hello_received = True
+        if VERSION not in hello.versions:
+            raise RemoteProtocolError(
+                f"The peer speaks the versions {list(hello.versions)} of the data protocol, this side {VERSION}."
+            )
+        if self._is_listener:
+            if hello.role is events.Role.MASTER:
+                raise RemoteProtocolError("A master does not dial.")
+            self.part = Part.RECEIVER if hello.role is events.Role.CONNECTOR else Part.SENDER
+        self._open_when_greeted()
+
+    def _open_when_greeted(self) -> None:
+        if self._is_hello_received and self._is_hello_sent:
+            self.state = State.OPEN
+
+    def _unexpected(self, frame_type: FrameType) -> RemoteProtocolError:
+        return RemoteProtocolError(f"A {frame_type.name} frame arrived in state {self.state} as {self.part}.")
+
+    # ── bytes to send ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hello(self, hello: events.Hello) -> bytes:
+        """Return this end's HELLO: a dialler's first bytes, or a listener's acceptance of the peer's."""
+        if self._is_hello_sent or (self._is_listener and not self._is_hello_received):
+            raise LocalProtocolError("HELLO was sent before, or the peer's has not arrived.")
+        self._is_hello_sent = True
+        self._open_when_greeted()
+        return sections.hello_frame(hello)
+
+    def goodbye(self, code: str = "", text: str = "", hint: str = "") -> bytes:
+        """Return the last frame of this end."""
+        self.state = State.CLOSED
+        return sections.goodbye_frame(events.Goodbye(code, text, hint))
+
+
+def message_prefix(
+    message_id: str,
+    size_bytes: int,
+    *,
+    metadata: Metadata | None = None,
+    priority: int = 0,
+    flags: int = 0,
+    attempts: int = 0,
+    crashes: int = 0,
+    failure: Failure | None = None,
+) -> bytes:
+    """Return the bytes that precede a message's payload.
+
+    Args:
+        message_id: 32 hex digits as :class:`~harmonicio.core.message.MessageIds` draws them, or another text.
+        size_bytes: Length of the payload that follows.
+        flags: Any of :class:`~harmonicio.wire.frames.Flag` but TEXT_ID, which is set where it is needed.
+
+    Raises:
+        InvalidInput: the metadata cannot be sent.
+    """
+    text_id = message_id if raw_message_id(message_id) is None else ""
+    section = sections.message_section(metadata, text_id, failure)
+    return prefix_with_section(
+        message_id, size_bytes, section, priority=priority, flags=flags, attempts=attempts, crashes=crashes
+    )
+
+
+def prefix_with_section(
+    message_id: str,
+    size_bytes: int,
+    section: bytes,
+    *,
+    priority: int = 0,
+    flags: int = 0,
+    attempts: int = 0,
+    crashes: int = 0,
+) -> bytes:
+    """Return the bytes that precede a payload, with a header section that was made or received before."""
+    raw_id = raw_message_id(message_id)
+    if raw_id is None:
+        raw_id, flags = NO_ID, flags | Flag.TEXT_ID
+    else:
+        flags &= ~int(Flag.TEXT_ID)
+    fixed = FIXED.pack(
+        MAGIC,
+        VERSION,
+        FrameType.MESSAGE,
+        flags,
+        min(attempts, MAX_COUNT),
+        min(crashes, MAX_COUNT),
+        len(section),
+        priority,
+        0,
+        size_bytes,
+        raw_id,
+    )
+    return fixed + section
+
+
+def raw_message_id(message_id: str) -> bytes | None:
+    """Return the 16 bytes of an id of our own, or None for a text that a source brought."""
+    if len(message_id) != 32:
+        return None
+    try:
+        raw = bytes.fromhex(message_id)
+    except ValueError:
+        return None
+    return raw if len(raw) == 16 and raw.hex() == message_id else None
+

@@ -1,0 +1,272 @@
+"""The header sections of each frame type: records to bytes and back.
+
+Reading is strict about what it needs and ignores what it does not know, so that neighbouring versions understand each
+other. Whatever is wrong raises :class:`RemoteProtocolError`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from harmonicio.core.errors import InvalidInput, RemoteProtocolError
+from harmonicio.core.message import Failure, Metadata, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.names import check_message_id
+from harmonicio.wire import events
+from harmonicio.wire.codec import pack, unpack
+from harmonicio.wire.frames import FrameType, pack_control
+
+_UNKNOWN_OUTCOME = 0
+
+
+# ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def hello_frame(hello: events.Hello) -> bytes:
+    """Return a HELLO; empty fields are left out."""
+    section = {
+        "role": str(hello.role),
+        "stream": hello.stream,
+        "ticket": hello.ticket,
+        "source": hello.source,
+        "engine": hello.engine,
+        "worker": hello.worker,
+        "checksums": list(hello.checksums),
+        "max_message_bytes": hello.max_message_bytes,
+        "software": hello.software,
+        "versions": list(hello.versions),
+    }
+    return pack_control(FrameType.HELLO, pack({key: value for key, value in section.items() if value}))
+
+
+def credit_frame(messages: int, size_bytes: int) -> bytes:
+    return pack_control(FrameType.CREDIT, pack([messages, size_bytes]))
+
+
+def depth_frame(messages: int) -> bytes:
+    return pack_control(FrameType.DEPTH, pack([messages]))
+
+
+def outcomes_frame(ranges: Iterable[tuple[int, int, Outcome]]) -> bytes:
+    """Return OUTCOMES for ``(first, last, outcome)`` ranges."""
+    return pack_control(FrameType.OUTCOMES, pack([_range(*item) for item in ranges]))
+
+
+def subscribe_frame(message_ids: Sequence[str]) -> bytes:
+    return pack_control(FrameType.SUBSCRIBE, pack(list(message_ids)))
+
+
+def results_frame(results: Iterable[events.Result]) -> bytes:
+    rows = []
+    for result in results:
+        if result.outcome is None:
+            rows.append([_UNKNOWN_OUTCOME, result.message_id, None])
+        else:
+            rows.append([int(result.outcome.kind), result.message_id, outcome_detail(result.outcome)])
+    return pack_control(FrameType.RESULTS, pack(rows))
+
+
+def drain_frame(within_s: float) -> bytes:
+    return pack_control(FrameType.DRAIN, pack([within_s]))
+
+
+def goodbye_frame(goodbye: events.Goodbye) -> bytes:
+    section = {"code": goodbye.code, "text": goodbye.text, "hint": goodbye.hint}
+    return pack_control(FrameType.GOODBYE, pack({key: value for key, value in section.items() if value}))
+
+
+def message_section(metadata: Metadata | None, text_id: str, failure: Failure | None) -> bytes:
+    """Return the header section of a MESSAGE, which is empty when there is nothing to say.
+
+    Raises:
+        InvalidInput: the metadata holds something that cannot be sent.
+    """
+    section: dict[str, Any] = {}
+    if text_id:
+        section["id"] = text_id
+    if metadata:
+        if not all(isinstance(key, str) for key in metadata):
+            raise InvalidInput("Metadata has a key that is not text.")
+        section["metadata"] = dict(metadata)
+    if failure is not None:
+        section["failure"] = failure_map(failure)
+    return pack(section) if section else b""
+
+
+def failure_map(failure: Failure) -> dict[str, Any]:
+    """Return a failure as it stands in sections and stores."""
+    return {
+        "type": failure.error_type,
+        "text": failure.text,
+        "traceback": failure.traceback,
+        "retryable": failure.retryable,
+    }
+
+
+def outcome_detail(outcome: Outcome) -> Any:
+    """Return what goes beside the kind of an outcome: see section 5 of the protocol."""
+    if outcome.failure is not None:
+        return failure_map(outcome.failure)
+    if outcome.kind is OutcomeKind.REJECTED:
+        return {"reason": str(outcome.reason or ""), "text": outcome.text}
+    return outcome.result
+
+
+def _range(first: int, last: int, outcome: Outcome) -> list[Any]:
+    detail = outcome_detail(outcome)
+    return [int(outcome.kind), first, last] if detail is None else [int(outcome.kind), first, last, detail]
+
+
+# ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def read_hello(section: bytes) -> events.Hello:
+    fields = _map(section, "HELLO")
+    try:
+        role = events.Role(fields.get("role", ""))
+    except ValueError:
+        raise RemoteProtocolError(f"HELLO names the role {fields.get('role')!r:.40}, which nobody has.") from None
+    return events.Hello(
+        role=role,
+        stream=_text(fields, "stream"),
+        ticket=_text(fields, "ticket"),
+        source=_text(fields, "source"),
+        engine=_text(fields, "engine"),
+        worker=_text(fields, "worker"),
+        checksums=tuple(item for item in _list(fields.get("checksums", []), "checksums") if isinstance(item, str)),
+        max_message_bytes=_count(fields.get("max_message_bytes", 0), "max_message_bytes"),
+        software=_text(fields, "software"),
+        versions=tuple(_count(item, "version") for item in _list(fields.get("versions", []), "versions")),
+    )
+
+
+def read_credit(section: bytes) -> events.Credit:
+    items = _items(section, "CREDIT", 2)
+    return events.Credit(_count(items[0], "messages"), _count(items[1], "bytes"))
+
+
+def read_depth(section: bytes) -> events.Depth:
+    return events.Depth(_count(_items(section, "DEPTH", 1)[0], "messages"))
+
+
+def read_outcomes(section: bytes) -> events.OutcomesReceived:
+    rows = _list(unpack(section), "OUTCOMES")
+    return events.OutcomesReceived(tuple(_read_range(row) for row in rows))
+
+
+def read_subscribe(section: bytes) -> events.Subscribe:
+    return events.Subscribe(tuple(_message_id(item) for item in _list(unpack(section), "SUBSCRIBE")))
+
+
+def read_results(section: bytes) -> events.ResultsReceived:
+    results = []
+    for row in _list(unpack(section), "RESULTS"):
+        items = _list(row, "result")
+        if len(items) < 3:
+            raise RemoteProtocolError("A result has fewer than three parts.")
+        outcome = None if items[0] == _UNKNOWN_OUTCOME else read_outcome(items[0], items[2])
+        results.append(events.Result(_message_id(items[1]), outcome))
+    return events.ResultsReceived(tuple(results))
+
+
+def read_drain(section: bytes) -> events.Drain:
+    seconds = _items(section, "DRAIN", 1)[0]
+    if not isinstance(seconds, (int, float)) or isinstance(seconds, bool) or not 0 <= seconds < 1e9:
+        raise RemoteProtocolError("DRAIN does not say a number of seconds.")
+    return events.Drain(float(seconds))
+
+
+def read_goodbye(section: bytes) -> events.Goodbye:
+    fields = _map(section, "GOODBYE")
+    return events.Goodbye(_text(fields, "code"), _text(fields, "text"), _text(fields, "hint"))
+
+
+def read_message_section(section: bytes) -> tuple[str, Metadata, Failure | None]:
+    """Return text id, metadata and failure of a MESSAGE whose header section is not empty."""
+    fields = _map(section, "MESSAGE")
+    metadata = fields.get("metadata", {})
+    if not isinstance(metadata, dict):
+        raise RemoteProtocolError("The metadata of a message is not a map.")
+    text_id = _message_id(fields["id"]) if "id" in fields else ""
+    failure = read_failure(fields["failure"]) if "failure" in fields else None
+    return text_id, metadata, failure
+
+
+def read_failure(fields: Any) -> Failure:
+    if not isinstance(fields, dict):
+        raise RemoteProtocolError("A failure is not a map.")
+    is_retryable = fields.get("retryable", True)
+    return Failure(_text(fields, "type"), _text(fields, "text"), _text(fields, "traceback"), is_retryable is not False)
+
+
+def read_outcome(kind: Any, detail: Any) -> Outcome:
+    """Return the outcome that a kind and its detail describe."""
+    try:
+        outcome_kind = OutcomeKind(kind)
+    except ValueError:
+        raise RemoteProtocolError(f"There is no outcome of kind {kind!r:.40}.") from None
+    if outcome_kind is OutcomeKind.FAILED:
+        return Outcome(outcome_kind, failure=read_failure(detail))
+    if outcome_kind is OutcomeKind.REJECTED:
+        return _read_rejection(detail)
+    return Outcome(outcome_kind, result=detail)
+
+
+def _read_rejection(detail: Any) -> Outcome:
+    if not isinstance(detail, dict):
+        raise RemoteProtocolError("A rejection is not a map.")
+    try:
+        reason = RejectReason(detail.get("reason", ""))
+    except ValueError:
+        raise RemoteProtocolError(f"There is no rejection for {detail.get('reason')!r:.40}.") from None
+    return Outcome(OutcomeKind.REJECTED, reason=reason, text=_text(detail, "text"))
+
+
+def _read_range(row: Any) -> events.OutcomeRange:
+    items = _list(row, "outcome")
+    if len(items) < 3:
+        raise RemoteProtocolError("An outcome has fewer than three parts.")
+    first, last = _count(items[1], "first"), _count(items[2], "last")
+    if first > last:
+        raise RemoteProtocolError(f"An outcome range runs from {first} to {last}.")
+    return events.OutcomeRange(first, last, read_outcome(items[0], items[3] if len(items) > 3 else None))
+
+
+def _map(section: bytes, name: str) -> dict[str, Any]:
+    fields = unpack(section)
+    if not isinstance(fields, dict):
+        raise RemoteProtocolError(f"The header section of {name} is not a map.")
+    return fields
+
+
+def _items(section: bytes, name: str, at_least: int) -> list[Any]:
+    items = _list(unpack(section), name)
+    if len(items) < at_least:
+        raise RemoteProtocolError(f"{name} has fewer than {at_least} parts.")
+    return items
+
+
+def _list(value: Any, name: str) -> list[Any]:
+    if not isinstance(value, list):
+        raise RemoteProtocolError(f"{name} is not a list.")
+    return value
+
+
+def _text(fields: dict[str, Any], key: str) -> str:
+    value = fields.get(key, "")
+    if not isinstance(value, str):
+        raise RemoteProtocolError(f"{key!r} is not text.")
+    return value
+
+
+def _count(value: Any, name: str) -> int:
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < 2**63:
+        raise RemoteProtocolError(f"{name!r} is not a count.")
+    return value
+
+
+def _message_id(value: Any) -> str:
+    try:
+        return check_message_id(value)
+    except InvalidInput as error:
+        raise RemoteProtocolError(error.text) from None
