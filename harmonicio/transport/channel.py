@@ -20,6 +20,7 @@ SEND_SLICE_S = 5.0
 SLOW_AFTER_S = 30.0
 SLOW_BYTES_PER_S = 64 * 1000
 USER_TIMEOUT_MS = 20_000
+DISCARD_WITHIN_S, DISCARD_READS = 0.25, 256
 #: The kernel takes at most 1,024 buffers in one call.
 MAX_BUFFERS = 1024
 
@@ -158,6 +159,23 @@ class Channel:
             self._socket.shutdown(socket.SHUT_WR)
         except OSError:
             return  # The peer was faster.
+
+    def discard_briefly(self) -> None:
+        """Read and forget what the peer still sends, within narrow bounds.
+
+        Closing a socket with unread bytes resets the connection, and the peer would not see the last frame.
+        """
+        scrap = memoryview(bytearray(64 * 1024))
+        deadline = time.monotonic() + DISCARD_WITHIN_S
+        for _ in range(DISCARD_READS):
+            try:
+                count = self._socket.recv_into(scrap)
+            except (BlockingIOError, InterruptedError):
+                count = None
+            except OSError:
+                return  # It is reset already.
+            if count == 0 or time.monotonic() > deadline:
+                return
 
     def close(self) -> None:
         """Give the socket back; the owner's last call."""

@@ -35,6 +35,10 @@ MAX_THREADS = 64
 class Session(Protocol):
     """What a connection is for; called by one thread at a time."""
 
+    def opened(self) -> None:
+        """The answer to HELLO has been sent: frames may follow."""
+        ...
+
     def handle(self, event: Event) -> None:
         """Act on one event; may block. Raises to end the connection."""
         ...
@@ -186,7 +190,7 @@ class DataPort:
             is_open = self._serve_events(served)
         except HarmonicIOError as caught:
             error, is_open = caught, False
-        except Exception:
+        except Exception:  # noqa: BLE001  a bug in one session must not end the others; it is logged
             _log.exception("A data connection from %s ended by an error of ours", served.link.channel.peer)
             error, is_open = HarmonicIOError("An internal error ended the connection."), False
         if is_open and not self._is_closing:
@@ -224,9 +228,7 @@ class DataPort:
         answer, session = self._reception(served.link, hello)
         served.session = session
         served.link.send(served.link.connection.hello(answer))
-        greeted = getattr(session, "greeted", None)
-        if greeted is not None:
-            greeted()
+        session.opened()
 
     def _end(self, served: _Served, error: HarmonicIOError | None) -> None:
         with self._lock:
@@ -236,6 +238,7 @@ class DataPort:
         if error is not None and not isinstance(error, ConnectionEnded):
             code = "protocol" if isinstance(error, ProtocolError) else error.code
             served.link.say_goodbye(code, error.text, error.hint)
+            served.link.channel.discard_briefly()
             _log.info("Connection from %s refused: %s", served.link.channel.peer, error)
         if served.session is not None:
             served.session.closed(error)
