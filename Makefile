@@ -1,0 +1,73 @@
+# HarmonicIO's commands. Each one sets up what it needs in a virtual environment of the project; `make help` lists them.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON  ?= python3
+VENV    ?= .venv
+BIN     := $(VENV)/bin
+LOCK    := requirements.lock
+STAMP   := $(VENV)/.installed
+# Test processes that run at the same time.
+JOBS    ?= 2
+
+FAST_TESTS := $(wildcard tests/unit tests/property tests/contract tests/test_architecture.py)
+SLOW_TESTS := $(filter-out $(FAST_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
+
+.PHONY: help
+help: ## list the commands
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## (.*)/  make \1|\2/' | column -t -s '|'
+
+# ── set-up ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: install
+install: $(STAMP) ## set up the virtual environment from the lock file
+
+# Reinstalled only when the lock or the project's own metadata (scripts, entry points) has changed.
+$(STAMP): $(LOCK) pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "Python 3.11 or newer is needed; say which with PYTHON=…")'
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r $(LOCK)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	touch $@
+
+.PHONY: lock
+lock: ## pin the newest allowed dependencies, with hashes, for every platform
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade --quiet -o $(LOCK)
+
+# ── quality ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: check
+check: install ## format, lint, types, import contracts and fast tests, in under two minutes
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -n $(JOBS) -q $(FAST_TESTS)
+
+.PHONY: test
+test: check ## all that CI runs
+	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
+
+.PHONY: format
+format: install ## put the code into the house's format
+	$(BIN)/ruff check --fix-only .
+	$(BIN)/ruff format .
+
+# ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: demo
+demo: install ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=process
+	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)")
+
+# ── tidying ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: clean
+clean: ## remove the virtual environment and everything that was built or cached
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
