@@ -1,0 +1,84 @@
+"""Tickets can be believed, or are refused with a clear sentence."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from harmonicio.control import tickets
+from harmonicio.core.errors import NotAllowed
+from harmonicio.core.lease import WALL_CLOCK_TOLERANCE_S, Claims, TicketKind
+
+KEY = "ab" * 32
+NOW_S = 1_800_000_000.0
+CLAIMS = Claims(
+    kind=TicketKind.LEASE,
+    stream="plates",
+    term_s=60.0,
+    issued_at=NOW_S,
+    epoch=3,
+    lease="l1",
+    engine="w1-e1",
+    source="s1",
+)
+
+
+def test_a_ticket_says_what_was_signed() -> None:
+    assert tickets.verify(KEY, tickets.sign(KEY, CLAIMS), TicketKind.LEASE, wall_s=NOW_S) == CLAIMS
+
+
+def test_a_ticket_signed_with_another_key_is_refused() -> None:
+    with pytest.raises(NotAllowed, match="not valid here"):
+        tickets.verify("cd" * 32, tickets.sign(KEY, CLAIMS), TicketKind.LEASE, wall_s=NOW_S)
+
+
+def test_a_ticket_of_another_kind_is_refused() -> None:
+    with pytest.raises(NotAllowed, match="intake ticket is not valid here"):
+        tickets.verify(KEY, tickets.sign(KEY, CLAIMS), TicketKind.INTAKE, wall_s=NOW_S)
+
+
+@pytest.mark.parametrize("position", [0, 10, -1])
+def test_a_changed_ticket_is_refused(position: int) -> None:
+    ticket = tickets.sign(KEY, CLAIMS)
+    letters = list(ticket)
+    letters[position] = "A" if letters[position] != "A" else "B"
+    with pytest.raises(NotAllowed):
+        tickets.verify(KEY, "".join(letters), TicketKind.LEASE, wall_s=NOW_S)
+
+
+@pytest.mark.parametrize("garbage", ["", "x", ".", "a.b", "\0", "ü", "." * 100, "x" * 5000, "e30.e30"])
+def test_garbage_is_refused(garbage: str) -> None:
+    with pytest.raises(NotAllowed):
+        tickets.verify(KEY, garbage, TicketKind.LEASE, wall_s=NOW_S)
+
+
+def test_clocks_may_differ_by_the_tolerance_and_no_more() -> None:
+    ticket = tickets.sign(KEY, CLAIMS)
+    latest_s = NOW_S + CLAIMS.term_s + WALL_CLOCK_TOLERANCE_S
+    assert tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=latest_s) == CLAIMS
+    assert tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=NOW_S - WALL_CLOCK_TOLERANCE_S) == CLAIMS
+    with pytest.raises(NotAllowed, match="expired"):
+        tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=latest_s + 1)
+    with pytest.raises(NotAllowed, match="future"):
+        tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=NOW_S - WALL_CLOCK_TOLERANCE_S - 1)
+
+
+def test_a_ticket_of_an_older_epoch_is_revoked() -> None:
+    ticket = tickets.sign(KEY, dataclasses.replace(CLAIMS, epoch=2))
+    with pytest.raises(NotAllowed, match="revoked"):
+        tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=NOW_S, oldest_epoch=3)
+
+
+def test_each_engine_has_a_key_of_its_own() -> None:
+    names = [("w1", "e1"), ("w1", "e2"), ("w2", "e1"), ("w", "1e1")]
+    keys = {tickets.engine_key(KEY, worker, engine) for worker, engine in names}
+    assert len(keys) == len(names)
+    worker_key = tickets.derive_key(KEY, "worker", "w1")
+    assert tickets.derive_key(worker_key, "engine", "e1") == tickets.engine_key(KEY, "w1", "e1")
+
+
+def test_an_engines_bearer_token_names_worker_engine_and_ticket() -> None:
+    ticket = tickets.sign(KEY, CLAIMS)
+    assert tickets.split_engine_bearer(tickets.engine_bearer("w1", "e1", ticket)) == ("w1", "e1", ticket)
+    assert tickets.split_engine_bearer("hio_admin_abc") is None

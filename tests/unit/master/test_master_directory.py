@@ -1,0 +1,150 @@
+"""The directory knows who is there, and who went silent."""
+
+from __future__ import annotations
+
+import pytest
+
+from harmonicio.control.messages import EngineExit, EngineReport, WorkerRegistration, WorkerReport
+from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.lease import Address
+from harmonicio.master import directory as directory_module
+from harmonicio.master.directory import Directory
+
+
+def registration(worker: str = "w1", max_engines: int = 4) -> WorkerRegistration:
+    return WorkerRegistration(worker, "127.0.0.1", max_engines, "process", "1.0")
+
+
+def engine(name: str = "w1-e1", state: Availability = Availability.IDLE, since_s: float = 0.0) -> EngineReport:
+    return EngineReport(name, "plates", 1, state, since_s, address=Address("127.0.0.1", 4000))
+
+
+def report(sequence: int, *engines: EngineReport, exits: tuple[EngineExit, ...] = ()) -> WorkerReport:
+    return WorkerReport(sequence, engines, exits=exits)
+
+
+@pytest.fixture
+def directory() -> Directory:
+    known = Directory(lost_after_s=5.0, forget_after_s=100.0)
+    known.register(registration(), now=0.0)
+    return known
+
+
+def test_a_worker_takes_part_from_its_first_report_on(directory: Directory) -> None:
+    worker = directory.worker("w1")
+    assert worker is not None and worker.state == "joining"
+    assert directory.report("w1", report(0, engine()), now=1.0).has_returned
+    assert worker.state == "present" and directory.can_be_leased("w1-e1")
+
+
+def test_a_report_of_an_unknown_worker_is_answered_so() -> None:
+    assert not Directory().report("w9", report(0), now=0.0).is_known
+
+
+def test_a_silent_worker_is_lost_with_its_engines(directory: Directory) -> None:
+    directory.report("w1", report(0, engine()), now=1.0)
+    assert directory.expire(now=6.0) == ()
+    assert directory.expire(now=6.1) == ("w1-e1",)
+    known = directory.engine("w1-e1")
+    assert known is not None and known.state is Availability.LOST and known.since == 6.1
+    assert not directory.can_be_leased("w1-e1")
+    assert directory.expire(now=7.0) == ()
+
+
+def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory) -> None:
+    directory.report("w1", report(0, engine()), now=1.0)
+    directory.expire(now=20.0)
+    assert directory.report("w1", report(1, engine()), now=21.0).has_returned
+    assert directory.can_be_leased("w1-e1")
+
+
+def test_a_late_report_changes_nothing(directory: Directory) -> None:
+    directory.report("w1", report(5, engine()), now=1.0)
+    assert directory.report("w1", report(4), now=1.1).is_known
+    assert directory.report("w1", report(5), now=1.2).is_known
+    assert directory.can_be_leased("w1-e1")
+
+
+def test_a_controller_that_was_restarted_counts_from_zero_again_and_stays_present(directory: Directory) -> None:
+    directory.report("w1", report(50, engine()), now=1.0)
+    directory.register(registration(), now=2.0)
+    worker = directory.worker("w1")
+    assert worker is not None and worker.is_present
+    directory.report("w1", report(0, engine("w1-e2")), now=2.5)
+    assert [name for name, _ in directory.engines()] == ["w1-e2"]
+
+
+@pytest.mark.parametrize("state", [Availability.STARTING, Availability.DRAINING, Availability.LOST])
+def test_an_engine_that_stops_taking_messages_is_reported_as_unavailable(
+    directory: Directory, state: Availability
+) -> None:
+    directory.report("w1", report(0, engine("w1-e1"), engine("w1-e2")), now=1.0)
+    heard = directory.report("w1", report(1, engine("w1-e1", state), engine("w1-e2", Availability.BUSY)), now=2.0)
+    assert heard.unavailable == ("w1-e1",)
+
+
+def test_an_engine_without_an_address_cannot_be_leased(directory: Directory) -> None:
+    directory.report("w1", report(0, EngineReport("w1-e1", "plates", 1, Availability.IDLE, 0.0)), now=1.0)
+    assert not directory.can_be_leased("w1-e1")
+
+
+def test_an_exit_that_is_reported_again_is_heard_once(directory: Directory) -> None:
+    ended = EngineExit("w1-e1", "plates", ExitReason.CRASHED, "signal 9")
+    assert directory.report("w1", report(0, exits=(ended,)), now=1.0).exits == (ended,)
+    assert directory.report("w1", report(1, exits=(ended,)), now=2.0).exits == ()
+    assert directory.exits() == (ended,)
+
+
+def test_remembered_exits_are_bounded(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
+    exits = tuple(EngineExit(f"e{n}", "plates", ExitReason.CRASHED) for n in range(1_500))
+    directory.report("w1", report(0, exits=exits), now=1.0)
+    assert len(directory.exits()) == directory_module.MAX_REMEMBERED_EXITS
+
+
+def test_an_engine_id_belongs_to_the_worker_that_reported_it_first(directory: Directory) -> None:
+    directory.register(registration("w2"), now=0.0)
+    directory.report("w1", report(0, engine()), now=1.0)
+    directory.report("w2", report(0, engine()), now=1.0)
+    known = directory.engine("w1-e1")
+    assert known is not None and known.worker == "w1"
+    directory.report("w2", report(1, engine()), now=9.0)
+    directory.expire(now=9.0)
+    directory.report("w2", report(2, engine()), now=9.5)
+    known = directory.engine("w1-e1")
+    assert known is not None and known.worker == "w2"
+
+
+def test_a_worker_that_leaves_takes_its_engines_along(directory: Directory) -> None:
+    directory.report("w1", report(0, engine()), now=1.0)
+    assert directory.leave("w1") == ("w1-e1",)
+    assert directory.engine("w1-e1") is None and directory.worker("w1") is None
+    assert directory.leave("w1") == ()
+
+
+def test_a_worker_that_was_lost_for_long_is_forgotten(directory: Directory) -> None:
+    directory.report("w1", report(0, engine()), now=0.0)
+    directory.expire(now=10.0)
+    directory.expire(now=100.1)
+    assert directory.worker("w1") is None and directory.engine("w1-e1") is None
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        report(0, engine("../etc")),
+        report(0, EngineReport("e1", "a/b", 1, Availability.IDLE, 0.0)),
+        report(0, EngineReport("e1", "plates", 1, Availability.IDLE, 0.0, address=Address("127.0.0.1", 70_000))),
+    ],
+)
+def test_a_report_that_cannot_be_used_changes_nothing(directory: Directory, bad: WorkerReport) -> None:
+    directory.report("w1", report(0, engine()), now=1.0)
+    with pytest.raises(InvalidInput):
+        directory.report("w1", bad, now=2.0)
+    assert directory.can_be_leased("w1-e1")
+
+
+@pytest.mark.parametrize(("worker", "max_engines"), [("a b", 1), ("", 1), ("w" * 101, 1), ("w1", -1), ("w1", 10_001)])
+def test_a_registration_that_cannot_be_used_is_refused(worker: str, max_engines: int) -> None:
+    with pytest.raises(InvalidInput):
+        Directory().register(registration(worker, max_engines), now=0.0)
