@@ -1,8 +1,8 @@
 """Which engines the next leases name.
 
     1. free engines (idle, and nobody holds a lease on them): first those of the worker that has the fewest of them,
-       up to the worker's last one. So engines of one worker fill up while other hosts stay idle and can be given back
-       (paper 001, section II-C).
+       up to the worker's last one; of equal workers, that with more engines in use. So the engines of one worker fill
+       up while other hosts stay idle and can be given back (paper 001, section II-C).
     2. shared engines, when no free one is left: first those that the fewest sources hold, then idle before busy.
        Credit arbitrates between the sources of one engine.
 
@@ -57,15 +57,18 @@ def choose(candidates: Iterable[Candidate], count: int) -> Choice:
     """Return up to ``count`` engines for one source."""
     known = tuple(candidates)
     free = Counter(candidate.worker for candidate in known if candidate.is_free)
+    used = Counter(candidate.worker for candidate in known if not candidate.is_free)
 
-    def rank(candidate: Candidate) -> tuple[bool, int, bool, int, str, str]:
-        shared = not candidate.is_free
+    def rank(candidate: Candidate) -> tuple[bool, int, bool, int, int, str, str]:
+        worker = candidate.worker
+        is_shared = not candidate.is_free
         return (
-            shared,
+            is_shared,
             candidate.leases,
             not candidate.is_idle,
-            free[candidate.worker],
-            candidate.worker,
+            free[worker],
+            -used[worker],
+            worker,
             candidate.engine,
         )
 

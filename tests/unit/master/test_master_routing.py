@@ -30,6 +30,10 @@ def test_one_worker_is_filled_while_the_other_stays_idle() -> None:
         candidates[expected] = idle(expected, expected[0], leases=1)
 
 
+def test_of_workers_with_equally_many_free_engines_the_one_in_use_comes_first() -> None:
+    assert names([idle("a1", "a"), idle("b1", "b"), busy("b2", "b", leases=1)], 2) == ["b1", "a1"]
+
+
 def test_an_engine_that_the_source_holds_is_not_named_again() -> None:
     assert names([idle("a1", "a", leases=1, is_held=True), idle("a2", "a")], 5) == ["a2"]
 
