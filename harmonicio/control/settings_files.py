@@ -1,0 +1,115 @@
+"""The files around the settings: the TOML file itself, and the files that hold bearer tokens."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from harmonicio.core.errors import ConfigurationError, NotAllowed
+from harmonicio.core.roles import Role
+from harmonicio.core.settings import HOME_VARIABLE, Settings, resolve
+
+SETTINGS_FILE = "harmonicio.toml"
+MAX_FILE_BYTES = 1024**2
+
+
+def load_settings(
+    file: Path | str | None = None,
+    environ: Mapping[str, str] | None = None,
+    flags: Mapping[str, Any] | None = None,
+) -> Settings:
+    """Read this host's settings.
+
+    Args:
+        file: The settings file; by default ``harmonicio.toml`` in the working directory, else in ``HARMONICIO_HOME``
+            (``~/.harmonicio``), else none.
+        environ: Environment variables; by default those of this process.
+        flags: ``section.name`` to the value of a flag, ``None`` where it was not given.
+
+    Raises:
+        ConfigurationError: the file cannot be read, a name is unknown or a value cannot be used.
+    """
+    variables = os.environ if environ is None else environ
+    path = _find_file(variables) if file is None else Path(file)
+    text = "" if path is None else _read_text(path, "settings file")
+    return resolve(text, variables, flags or {}, file="" if path is None else str(path.absolute()))
+
+
+def read_token(settings: Settings, roles: Sequence[Role]) -> str:
+    """Return the bearer token to show the master.
+
+    It is ``client.token``, else the content of ``client.token_file``, else that of the first file
+    ``<home>/tokens/<role>.token`` that exists, in the order of ``roles``.
+
+    Raises:
+        NotAllowed: there is none; names where it was looked for.
+        ConfigurationError: a token file cannot be read, is empty, or can be read by other users.
+    """
+    if settings.client.token:
+        origin = Path(settings.origins.get("client.token", ""))
+        if origin.is_file():
+            _check_private(origin, "settings file with a token")
+        return settings.client.token
+    if settings.client.token_file is not None:
+        return _read_token_file(settings.client.token_file)
+    files = [token_file(settings, role) for role in roles]
+    for path in files:
+        if path.exists():
+            return _read_token_file(path)
+    raise NotAllowed(
+        f"There is no token for the master at {settings.master.url}.",
+        hint=f"Put one into {files[0]}, or set client.token_file or HARMONICIO_CLIENT_TOKEN.",
+    )
+
+
+def token_file(settings: Settings, role: Role) -> Path:
+    """Return where the token of this role is kept on this host."""
+    return settings.home / "tokens" / f"{role}.token"
+
+
+def write_token_file(path: Path, secret: str) -> None:
+    """Write a token that only this user can read; the file is whole or absent."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    draft.unlink(missing_ok=True)
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret + "\n")
+    draft.replace(path)
+
+
+def _find_file(environ: Mapping[str, str]) -> Path | None:
+    home = environ.get(HOME_VARIABLE) or os.path.join(environ.get("HOME", ""), ".harmonicio")
+    for path in (Path(SETTINGS_FILE), Path(home, SETTINGS_FILE)):
+        if path.is_file():
+            return path
+    return None
+
+
+def _read_text(path: Path, what: str) -> str:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_FILE_BYTES + 1)
+        text = content.decode("utf-8")
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or "it is not UTF-8 text"
+        raise ConfigurationError(f"The {what} {path} cannot be read: {reason}.") from None
+    if len(content) > MAX_FILE_BYTES:
+        raise ConfigurationError(f"The {what} {path} is larger than 1 MiB.")
+    return text
+
+
+def _read_token_file(path: Path) -> str:
+    secret = _read_text(path, "token file").strip()
+    _check_private(path, "token file")
+    if not secret or not secret.isascii() or not secret.isprintable():
+        raise ConfigurationError(f"The token file {path} does not hold a token.", hint="It is one line of text.")
+    return secret
+
+
+def _check_private(path: Path, what: str) -> None:
+    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        raise ConfigurationError(f"The {what} {path} can be read by other users.", hint=f"Run: chmod 600 {path}")

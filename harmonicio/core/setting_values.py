@@ -1,0 +1,94 @@
+"""How one setting's value is read, whether it comes from TOML (typed) or from the environment and flags (text).
+
+A reader takes what was given and returns the typed value, or raises :class:`InvalidInput` whose hint says what may be
+given. Readers with limits are made by the functions that take them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.sizes import parse_size
+
+Reader = Callable[[Any], Any]
+
+_YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
+
+
+def text(raw: Any) -> str:
+    if not isinstance(raw, str) or not raw.isprintable():
+        raise InvalidInput("This is not text.", hint="Use one line of text.")
+    return raw
+
+
+def truth(raw: Any) -> bool:
+    given = str(raw).lower()
+    if given not in _YES + _NO:
+        raise InvalidInput("This is not a truth value.", hint="Use true or false.")
+    return given in _YES
+
+
+def whole(*, at_least: int = 0, at_most: int = 2**62) -> Reader:
+    """Return a reader of whole numbers within these limits."""
+
+    def read(raw: Any) -> int:
+        is_whole = str(raw).isdecimal() and not isinstance(raw, bool)
+        if not is_whole or not at_least <= int(raw) <= at_most:
+            raise InvalidInput("This number cannot be used.", hint=f"Use a whole number, {at_least} to {at_most}.")
+        return int(raw)
+
+    return read
+
+
+def size(*, at_least: int = 0) -> Reader:
+    """Return a reader of bytes, given as a number or as text like ``"256 MiB"``."""
+
+    def read(raw: Any) -> int:
+        is_given = isinstance(raw, (int, str)) and not isinstance(raw, bool)
+        size_bytes = parse_size(str(raw)) if is_given else -1
+        if not at_least <= size_bytes <= 2**62:
+            raise InvalidInput(
+                "This size cannot be used.", hint=f"Use bytes, at least {at_least}, like 4096 or '256 MiB'."
+            )
+        return size_bytes
+
+    return read
+
+
+def seconds(raw: Any) -> float:
+    try:
+        value = float("nan" if isinstance(raw, bool) else raw)
+    except (TypeError, ValueError):
+        value = float("nan")
+    if not 0 <= value <= 10**9:
+        raise InvalidInput("This is not a duration.", hint="Use a number of seconds, 0 or more.")
+    return value
+
+
+def choice(kind: type[StrEnum]) -> Reader:
+    """Return a reader of one of an enum's words."""
+
+    def read(raw: Any) -> StrEnum:
+        if raw not in list(kind):
+            raise InvalidInput("This word is not known.", hint=f"Use one of {', '.join(kind)}.")
+        return kind(raw)
+
+    return read
+
+
+def url(raw: Any) -> str:
+    given = text(raw)
+    if not given.startswith(("http://", "https://")):
+        raise InvalidInput("This is not a URL.", hint="Use an address like http://127.0.0.1:8710.")
+    return given.rstrip("/")
+
+
+def path(raw: Any) -> Path:
+    given = text(str(raw) if isinstance(raw, Path) else raw)
+    if not given:
+        raise InvalidInput("This is not a path.", hint="Use the path of a file or folder.")
+    return Path(given)

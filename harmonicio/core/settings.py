@@ -1,0 +1,226 @@
+"""The settings: what they are, what they default to, and how their sources are joined.
+
+    defaults  <  one TOML file  <  HARMONICIO_<SECTION>_<NAME>  <  flags of the command line
+
+A setting is written ``section.name``. Unknown names are errors, because a misspelt setting that is silently ignored
+costs somebody an afternoon. Each value remembers its origin, so that ``harmonicio config`` can show it.
+
+Nothing here opens a file or looks at the process: :mod:`harmonicio.control.settings_files` does.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from harmonicio.core import setting_values as read
+from harmonicio.core.errors import ConfigurationError, InvalidInput
+
+ENVIRONMENT_PREFIX = "HARMONICIO_"
+#: The folder for tokens and data, and the only variable with our prefix that is not a setting.
+HOME_VARIABLE = "HARMONICIO_HOME"
+MASK = "********"
+MIB, GIB = 1024**2, 1024**3
+
+
+class ChecksumMode(StrEnum):
+    """When a connector sends checksums: ``AUTO`` means across hosts only."""
+
+    AUTO = "auto"
+    ALWAYS = "always"
+    NEVER = "never"
+
+
+# ── the sections ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _setting(default: Any, reader: read.Reader, text: str, *, is_secret: bool = False) -> Any:
+    """Declare a setting; ``{home}`` in a default path is the folder that ``HARMONICIO_HOME`` names."""
+    return field(default=default, metadata={"reader": reader, "help": text, "is_secret": is_secret})
+
+
+@dataclass(frozen=True, slots=True)
+class MasterSettings:
+    url: str = _setting("http://127.0.0.1:8710", read.url, "where the master's REST API is found")
+    host: str = _setting("127.0.0.1", read.text, "address that the master binds; beyond loopback it needs TLS")
+    port: int = _setting(8710, read.whole(at_most=65535), "port of the REST API; 0 takes a free one")
+    data_port: int = _setting(8711, read.whole(at_most=65535), "port for the backlog's messages; 0 takes a free one")
+    data_folder: Path = _setting(Path("{home}/master"), read.path, "streams, tokens, backlog and dead letters")
+    insecure: bool = _setting(False, read.truth, "bind beyond loopback without TLS all the same")
+    backlog_max_disk_bytes: int = _setting(100 * GIB, read.size(at_least=1), "payload bytes that may wait on disk")
+    backlog_hot_cache_bytes: int = _setting(256 * MIB, read.size(), "payload bytes of the backlog kept in memory")
+    dead_letter_max_bytes: int = _setting(10 * GIB, read.size(), "payload bytes of dead letters kept on disk")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    name: str = _setting("", read.text, "name of this worker; empty takes the host's name")
+    max_engines: int = _setting(0, read.whole(at_most=10_000), "engines on this host; 0 takes one per CPU core")
+    runtime: str = _setting("process", read.text, "what starts engines, by name")
+    host: str = _setting("127.0.0.1", read.text, "address on which engines listen, and at which connectors reach them")
+    data_folder: Path = _setting(Path("{home}/worker"), read.path, "state, sockets and logs of running engines")
+    scratch_folder: Path = _setting(Path("{home}/scratch"), read.path, "payloads that are too large for memory")
+    payload_budget_bytes: int = _setting(512 * MIB, read.size(at_least=1), "payload bytes in memory of one engine")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectorSettings:
+    byte_budget_bytes: int = _setting(256 * MIB, read.size(at_least=1), "payload bytes that wait before send blocks")
+    checksum: ChecksumMode = _setting(
+        ChecksumMode.AUTO, read.choice(ChecksumMode), "auto (across hosts), always, never"
+    )
+    patience_s: float | None = _setting(None, read.seconds, "wait for an engine before the backlog; unset: measured")
+
+
+@dataclass(frozen=True, slots=True)
+class ClientSettings:
+    """What this host shows the master, whoever calls it: a command, a connector or a controller."""
+
+    token: str = _setting("", read.text, "bearer token; better kept in a file", is_secret=True)
+    token_file: Path | None = _setting(None, read.path, "file (mode 0600) that holds the bearer token")
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Every setting of this host.
+
+    Attributes:
+        home: Folder for tokens and data.
+        origins: ``section.name`` to where the value came from, for those that are not defaults.
+    """
+
+    master: MasterSettings = MasterSettings()
+    worker: WorkerSettings = WorkerSettings()
+    connector: ConnectorSettings = ConnectorSettings()
+    client: ClientSettings = ClientSettings()
+    home: Path = Path()
+    origins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class SettingView:
+    """One setting for people: ``value`` is masked when it is a secret."""
+
+    name: str
+    value: str
+    origin: str
+    help: str
+
+
+_SECTIONS: dict[str, Any] = {
+    "master": MasterSettings,
+    "worker": WorkerSettings,
+    "connector": ConnectorSettings,
+    "client": ClientSettings,
+}
+_FIELDS = {f"{section}.{item.name}": item for section, kind in _SECTIONS.items() for item in dataclasses.fields(kind)}
+_BY_VARIABLE = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in _FIELDS}
+
+
+# ── joining the sources ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def resolve(toml_text: str, environ: Mapping[str, str], flags: Mapping[str, Any], *, file: str = "") -> Settings:
+    """Join the sources of settings.
+
+    Args:
+        toml_text: Content of the settings file, empty when there is none.
+        environ: Environment variables; those without our prefix are ignored, apart from ``HOME``.
+        flags: ``section.name`` to value; ``None`` means that the flag was not given.
+        file: Path of the settings file, for origins; relative paths in it are relative to its folder.
+
+    Raises:
+        ConfigurationError: a name is unknown or a value cannot be used; names the origin and what is known.
+    """
+    user_home = environ.get("HOME", "")
+    home = _located(Path(environ.get(HOME_VARIABLE) or "~/.harmonicio"), Path(), user_home)
+    values: dict[str, Any] = {
+        name: Path(str(item.default).replace("{home}", str(home))) if isinstance(item.default, Path) else item.default
+        for name, item in _FIELDS.items()
+    }
+    origins: dict[str, str] = {}
+    for name, raw, origin in _given(toml_text, environ, flags, file):
+        value = _read(name, raw, origin)
+        folder = Path(file).parent if origin == file else Path()
+        values[name] = _located(value, folder, user_home) if isinstance(value, Path) else value
+        origins[name] = origin
+    sections = {
+        section: kind(**{item.name: values[f"{section}.{item.name}"] for item in dataclasses.fields(kind)})
+        for section, kind in _SECTIONS.items()
+    }
+    return Settings(**sections, home=home, origins=MappingProxyType(origins))
+
+
+def describe(settings: Settings) -> Iterator[SettingView]:
+    """Yield every setting with its value and origin, in the order of their declaration; secrets are masked."""
+    for name, item in _FIELDS.items():
+        section, _, key = name.partition(".")
+        value = getattr(getattr(settings, section), key)
+        shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        if item.metadata["is_secret"] and shown:
+            shown = MASK
+        yield SettingView(name, shown, settings.origins.get(name, "default"), item.metadata["help"])
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a hint that names what a misspelt name probably meant."""
+    names = sorted(known)
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
+    return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}."
+
+
+def _given(
+    toml_text: str, environ: Mapping[str, str], flags: Mapping[str, Any], file: str
+) -> Iterator[tuple[str, Any, str]]:
+    """Yield name, raw value and origin of everything that was given; later ones win."""
+    yield from _from_toml(toml_text, file)
+    for variable in sorted(environ):
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable != HOME_VARIABLE:
+            _expect(variable, _BY_VARIABLE, "in the environment")
+            yield _BY_VARIABLE[variable], environ[variable], variable
+    for name, raw in flags.items():
+        _expect(name, _FIELDS, "given as a flag")
+        if raw is not None:
+            yield name, raw, "flag"
+
+
+def _from_toml(toml_text: str, file: str) -> Iterator[tuple[str, Any, str]]:
+    try:
+        document = tomllib.loads(toml_text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigurationError(f"{file} is not TOML: {error}.") from None
+    for section, table in document.items():
+        _expect(section, _SECTIONS, f"in {file}")
+        if not isinstance(table, dict):
+            raise ConfigurationError(f"{section!r} in {file} is a value.", hint=f"Write a section: [{section}].")
+        for key, raw in table.items():
+            _expect(f"{section}.{key}", _FIELDS, f"in {file}")
+            yield f"{section}.{key}", raw, file
+
+
+def _expect(name: str, known: Mapping[str, Any], where: str) -> None:
+    if name not in known:
+        raise ConfigurationError(f"There is no setting {name[:80]!r} ({where}).", hint=nearest(name[:80], known))
+
+
+def _read(name: str, raw: Any, origin: str) -> Any:
+    about = _FIELDS[name].metadata
+    try:
+        return about["reader"](raw)
+    except InvalidInput as error:
+        shown = "what was given" if about["is_secret"] else repr(raw)[:80]
+        raise ConfigurationError(f"{name} cannot be {shown} ({origin}).", hint=error.hint) from None
+
+
+def _located(path: Path, folder: Path, user_home: str) -> Path:
+    """Return the path with ``~`` filled in, and relative to ``folder`` when it is relative."""
+    if user_home and path.parts[:1] == ("~",):
+        return Path(user_home, *path.parts[1:])
+    return folder / path
