@@ -1,0 +1,54 @@
+"""What all tests share. Leaks are caught by :mod:`harmonicio.testing.leaks`, which pyproject.toml enables."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import NoReturn
+
+import hypothesis
+import pytest
+
+from harmonicio.testing.waiting import wait_until as _wait_until
+
+REPOSITORY = Path(__file__).parent.parent
+IS_CI = os.environ.get("CI") == "true"
+
+# Machines differ in speed, so a slow example is no failure. CI draws the same examples each time.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True, print_blob=True)
+hypothesis.settings.load_profile("ci" if IS_CI else "local")
+
+
+@pytest.fixture
+def wait_until() -> Callable[..., object]:
+    """Wait for a condition with a deadline: ``wait_until(lambda: engine.is_idle, timeout_s=5)``."""
+    return _wait_until
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the repository."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real data beside the repository; skips where it is absent."""
+    folder = REPOSITORY.parent / "shared" / "data"
+    if not folder.is_dir():
+        pytest.skip(f"there is no real data at {folder}")
+    return folder
+
+
+@pytest.fixture
+def missing_server() -> Callable[[str], NoReturn]:
+    """Give up on a test whose server is not there: a skip for a person, a failure in CI."""
+
+    def give_up(reason: str) -> NoReturn:
+        if IS_CI:
+            pytest.fail(f"CI must have this server: {reason}", pytrace=False)
+        pytest.skip(reason)
+
+    return give_up

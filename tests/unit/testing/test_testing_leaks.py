@@ -1,0 +1,108 @@
+"""The check for leaks sees each kind of thing that a test can leave behind, and nothing else."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from harmonicio.testing.leaks import Holdings, leaks_since
+
+
+def test_a_test_that_holds_nothing_new_has_no_leaks() -> None:
+    before = Holdings.now()
+    with socket.socket(), Path(__file__).open():
+        pass
+    assert leaks_since(before, grace_s=0) == []
+
+
+def test_a_running_thread_is_a_leak_until_it_ends() -> None:
+    before, may_end = Holdings.now(), threading.Event()
+    thread = threading.Thread(target=may_end.wait, name="left behind")
+    thread.start()
+    assert leaks_since(before, grace_s=0) == ["thread 'left behind'"]
+    may_end.set()
+    thread.join()
+    assert leaks_since(before, grace_s=0) == []
+
+
+def test_an_open_socket_is_a_leak_until_it_is_closed() -> None:
+    before = Holdings.now()
+    with socket.socket():
+        assert "socket:" in " ".join(leaks_since(before, grace_s=0))
+    assert leaks_since(before, grace_s=0) == []
+
+
+def test_an_open_file_is_a_leak_until_it_is_closed(tmp_path: Path) -> None:
+    before = Holdings.now()
+    with (tmp_path / "left-open").open("w"):
+        assert "left-open" in " ".join(leaks_since(before, grace_s=0))
+    assert leaks_since(before, grace_s=0) == []
+
+
+def test_a_child_process_is_a_leak_until_somebody_waited_for_it() -> None:
+    before = Holdings.now()
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
+        assert f"process {child.pid} " in " ".join(leaks_since(before, grace_s=0))
+        child.kill()
+    assert leaks_since(before, grace_s=0) == []
+
+
+def test_what_goes_away_within_the_grace_is_no_leak() -> None:
+    before = Holdings.now()
+    timer = threading.Timer(0.05, lambda: None)
+    timer.start()
+    assert leaks_since(before, grace_s=5) == []
+    timer.join()
+
+
+def test_a_file_that_only_a_cycle_holds_is_no_leak() -> None:
+    before = Holdings.now()
+    cycle: list[object] = [_ClosedWhenCollected()]
+    cycle.append(cycle)
+    del cycle
+    assert leaks_since(before, grace_s=5) == []
+
+
+class _ClosedWhenCollected:
+    def __init__(self) -> None:
+        self._descriptor = os.open(os.devnull, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self._descriptor)
+
+
+LEAKY_TEST = """
+import threading
+import pytest
+
+may_end = threading.Event()
+
+def test_that_leaves_a_thread(): threading.Thread(target=may_end.wait, daemon=True).start()
+
+@pytest.mark.allow_leaks(reason="to show that it works")
+def test_that_may_leave_a_thread(): threading.Thread(target=may_end.wait, daemon=True).start()
+
+@pytest.mark.allow_leaks
+def test_that_does_not_say_why(): pass
+"""
+
+
+def test_a_leaking_test_fails_unless_it_gives_a_reason(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\n")
+    (tmp_path / "test_leaky.py").write_text(LEAKY_TEST)
+    options = ["-p", "harmonicio.testing.leaks", "-p", "no:cacheprovider"]
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path)]
+    run = subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    assert "3 passed, 2 errors" in run.stdout
+    assert "The test left behind: thread 'Thread-1 (wait)'" in run.stdout
+    assert "allow_leaks needs a reason" in run.stdout
+
+
+def test_the_check_is_enabled_for_this_suite(pytestconfig: pytest.Config) -> None:
+    assert pytestconfig.pluginmanager.has_plugin("harmonicio.testing.leaks")
