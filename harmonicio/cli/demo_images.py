@@ -1,0 +1,89 @@
+"""The images that ``harmonicio demo`` streams: real micrographs, each blurred by known amounts.
+
+Two sources, because features depend on the instrument and each is calibrated for itself:
+
+    nuclei    30 planes of a fluorescence stack, 256 x 256, sigma 0 to 3 px in 7 steps
+    cryo-em   4 tiles of cryo-TEM micrographs, 1024 x 1024, sigma 0 to 6 px in 24 steps
+
+A folder of the user's own TIFF and PNG files is one source, streamed as it is.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+from numpy.typing import NDArray
+from scipy.ndimage import gaussian_filter
+
+from harmonicio.core.errors import InvalidInput
+
+OWN_SUFFIXES = (".tif", ".tiff", ".png")
+OWN_SOURCE = "images"
+
+_NUCLEI_PLANES, _NUCLEI_SIGMAS_PX = 30, np.linspace(0.0, 3.0, 7)
+_TILE_SIGMAS_PX = np.linspace(0.0, 6.0, 24)
+
+
+@dataclass(frozen=True, slots=True)
+class DemoImage:
+    """One message of the demonstration.
+
+    Attributes:
+        source: Which instrument it stands for; names the stream.
+        message_id: Says image and blur.
+        payload: The image as a file, TIFF or PNG.
+        metadata: ``image`` and ``sigma_px`` where the blur is known.
+    """
+
+    source: str
+    message_id: str
+    payload: bytes
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+def shipped_images(folder: Path) -> Iterator[DemoImage]:
+    """Yield the blurred copies of the images in ``examples/images``.
+
+    Raises:
+        InvalidInput: the folder does not hold them.
+    """
+    stack_file = folder / "nuclei_cells3d.tif"
+    tiles = sorted(folder.glob("*_1024.tif"))
+    if not stack_file.is_file() or not tiles:
+        raise InvalidInput(
+            f"{folder} does not hold the demonstration's images.", hint="Give your own with --images FOLDER."
+        )
+    stack = tifffile.imread(stack_file)
+    for plane in np.linspace(0, len(stack) - 1, _NUCLEI_PLANES).astype(int):
+        yield from _blurred("nuclei", f"plane{plane:02d}", stack[plane], _NUCLEI_SIGMAS_PX)
+    for tile in tiles:
+        yield from _blurred("cryo-em", tile.stem, tifffile.imread(tile), _TILE_SIGMAS_PX)
+
+
+def own_images(folder: Path) -> Iterator[DemoImage]:
+    """Yield the TIFF and PNG files below ``folder``, in the order of their names.
+
+    Raises:
+        InvalidInput: there are none.
+    """
+    files = sorted(path for path in folder.rglob("*") if path.suffix.lower() in OWN_SUFFIXES and path.is_file())
+    if not files:
+        raise InvalidInput(f"{folder} holds no TIFF or PNG file.", hint="Give a folder that does.")
+    for path in files:
+        name = path.relative_to(folder).as_posix()
+        yield DemoImage(OWN_SOURCE, name, path.read_bytes(), {"image": name})
+
+
+def _blurred(source: str, name: str, image: NDArray[Any], sigmas_px: NDArray[np.float64]) -> Iterator[DemoImage]:
+    for sigma_px in sigmas_px:
+        pixels = gaussian_filter(image.astype(np.float32), float(sigma_px)) if sigma_px else image
+        encoded = io.BytesIO()
+        tifffile.imwrite(encoded, np.rint(pixels).astype(image.dtype))
+        metadata = {"image": name, "sigma_px": float(sigma_px)}
+        yield DemoImage(source, f"{source}/{name}/sigma{sigma_px:.2f}", encoded.getvalue(), metadata)
