@@ -1,8 +1,12 @@
-"""msgpack for header sections, with explicit limits and one kind of error in each direction."""
+"""msgpack for header sections, with explicit limits and one kind of error in each direction.
+
+Whatever :func:`pack` accepts, :func:`unpack` accepts too: a value that the peer would refuse is refused before it is
+sent, because there it would end the connection.
+"""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NoReturn
 
 import msgpack
 
@@ -10,6 +14,14 @@ from harmonicio.core.errors import InvalidInput, RemoteProtocolError
 from harmonicio.wire.frames import MAX_HEADER_BYTES
 
 MAX_ENTRIES = 65_536
+#: Levels of lists and maps in one section, its own included.
+MAX_DEPTH = 64
+#: What a frame may put around a value that a user gave.
+FRAME_DEPTH = 4
+
+_USABLE = "Use None, bool, int, float, str, bytes, lists and dicts with text keys."
+#: No other byte opens a list or a map: counting them bounds the depth without a look at the structure.
+_NOT_OPENING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
 
 
 def pack(value: Any) -> bytes:
@@ -17,21 +29,33 @@ def pack(value: Any) -> bytes:
 
     Raises:
         InvalidInput: it holds something that is not None, bool, int, float, str, bytes, list or dict with text keys,
-            or it is larger than a header section may be.
+            it is nested too deeply, or it is larger than a header section may be.
     """
     try:
         packed: bytes = msgpack.packb(value)
-    except (TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise InvalidInput(
-            f"A value cannot be sent: {error}.",
-            hint="Use None, bool, int, float, str, bytes, lists and dicts with text keys.",
-        ) from None
+    except (TypeError, ValueError, OverflowError, RecursionError, BufferError) as error:
+        raise InvalidInput(f"A value cannot be sent: {_said(error)}.", hint=_USABLE) from None
     if len(packed) > MAX_HEADER_BYTES:
         raise InvalidInput(
             f"A value of {len(packed)} bytes cannot be sent beside a payload.",
             hint=f"Put what is larger than {MAX_HEADER_BYTES} bytes into the payload.",
         )
+    try:
+        _read(packed)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise InvalidInput(f"A value cannot be sent: {_said(error)}.", hint=_USABLE) from None
     return packed
+
+
+def check_value(value: Any) -> int:
+    """Return how many bytes a value that a user gave takes, wherever in a frame it will stand.
+
+    Raises:
+        InvalidInput: it cannot be sent, as for :func:`pack`.
+    """
+    for _ in range(FRAME_DEPTH):
+        value = [value]
+    return len(pack(value)) - FRAME_DEPTH
 
 
 def unpack(section: bytes | bytearray | memoryview) -> Any:
@@ -41,15 +65,53 @@ def unpack(section: bytes | bytearray | memoryview) -> Any:
         RemoteProtocolError: it is not exactly one msgpack value within the limits.
     """
     try:
-        return msgpack.unpackb(
-            section,
-            raw=False,
-            strict_map_key=True,
-            max_str_len=MAX_HEADER_BYTES,
-            max_bin_len=MAX_HEADER_BYTES,
-            max_array_len=MAX_ENTRIES,
-            max_map_len=MAX_ENTRIES,
-            max_ext_len=0,
-        )
-    except (ValueError, msgpack.UnpackException, RecursionError, TypeError) as error:
-        raise RemoteProtocolError(f"A header section is not msgpack within the limits: {error!r}.") from None
+        return _read(section)
+    except (ValueError, msgpack.UnpackException) as error:
+        raise RemoteProtocolError(f"A header section is not msgpack within the limits: {_said(error)}.") from None
+
+
+def _read(section: bytes | bytearray | memoryview) -> Any:
+    value = msgpack.unpackb(
+        section,
+        raw=False,
+        strict_map_key=True,
+        object_pairs_hook=_map,
+        ext_hook=_refuse_extension,
+        max_str_len=MAX_HEADER_BYTES,
+        max_bin_len=MAX_HEADER_BYTES,
+        max_array_len=MAX_ENTRIES,
+        max_map_len=MAX_ENTRIES,
+        max_ext_len=0,
+    )
+    if len(section) > MAX_DEPTH and len(bytes(section).translate(None, _NOT_OPENING)) > MAX_DEPTH:
+        _check_depth(value)
+    return value
+
+
+def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError("a map has the same key twice")
+    for key in fields:
+        if type(key) is not str:
+            raise ValueError("a map has a key that is not text")
+    return fields
+
+
+def _check_depth(value: Any) -> None:
+    """Go down level by level, because a walk that calls itself would be limited by the interpreter's stack."""
+    level, depth = [value], 0
+    while level := [item for item in level if isinstance(item, (list, dict))]:
+        depth += 1
+        if depth > MAX_DEPTH:
+            raise ValueError(f"lists and maps are nested more than {MAX_DEPTH} deep")
+        level = [inner for item in level for inner in (item.values() if isinstance(item, dict) else item)]
+
+
+def _refuse_extension(code: int, data: bytes) -> NoReturn:
+    raise ValueError(f"extension type {code} has no meaning here")
+
+
+def _said(error: Exception) -> str:
+    """What a foreign error says; never its ``repr``, which may hold all of a peer's bytes."""
+    return (str(error) or type(error).__name__)[:200].rstrip(".")

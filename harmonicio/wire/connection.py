@@ -1,7 +1,7 @@
 """One end of one data connection, without I/O.
 
-Bytes go in through :meth:`receive_buffer` and :meth:`bytes_received`, events come out of :meth:`next_event`; the methods
-that write return the bytes to send. Receiving and sending share nothing that changes, so one thread may do each.
+Bytes go in through :meth:`receive_buffer` and :meth:`bytes_received`, events come out of :meth:`next_event`; the
+methods that write return the bytes to send. One thread may receive while another sends.
 
 The states, and which frames may arrive in them:
 
@@ -12,11 +12,12 @@ The states, and which frames may arrive in them:
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from enum import StrEnum
 
-from harmonicio.core.errors import ConnectionEnded, LocalProtocolError, RemoteProtocolError
-from harmonicio.core.message import Failure, Metadata
+from harmonicio.core.errors import ConnectionEnded, InvalidInput, LocalProtocolError, RemoteProtocolError
+from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Failure, Metadata
 from harmonicio.wire import events, sections
 from harmonicio.wire.decoder import Decoder, Frame
 from harmonicio.wire.frames import (
@@ -129,16 +130,17 @@ class Connection:
         Raises:
             RemoteProtocolError: the peer broke the protocol; send GOODBYE and close.
         """
-        if self.state is State.CLOSED:
+        state = self.state  # Another thread's goodbye() may change it meanwhile.
+        if state is State.CLOSED:
             return None
         frame = self._decoder.next_frame()
         if frame is None:
-            if self.state is State.HANDSHAKE and self._handshake_bytes >= HANDSHAKE_LIMIT_BYTES and self._is_listener:
+            if state is State.HANDSHAKE and self._handshake_bytes >= HANDSHAKE_LIMIT_BYTES and self._is_listener:
                 raise RemoteProtocolError("The HELLO is too long.")
             return None
         if isinstance(frame, Frame):
-            return self._control_event(frame)
-        if self.state is not State.OPEN or self.part is not Part.RECEIVER:
+            return self._control_event(frame, state)
+        if state is not State.OPEN or self.part is not Part.RECEIVER:
             raise self._unexpected(FrameType.MESSAGE)
         return events.MessageBegun(frame) if frame.payload is None else events.MessageReceived(frame)
 
@@ -146,7 +148,7 @@ class Connection:
         """Say that the peer's byte stream has ended.
 
         Raises:
-            ConnectionEnded: it ended inside a frame or before GOODBYE could be expected.
+            ConnectionEnded: it ended inside a frame.
         """
         was_between_frames = self._decoder.is_between_frames
         was_closed = self.state is State.CLOSED
@@ -157,6 +159,10 @@ class Connection:
             raise ConnectionEnded("The data connection ended in the middle of a frame.")
         return events.ConnectionClosed()
 
+    def rest(self) -> None:
+        """Keep as little memory as possible, as an idle connection should."""
+        self._decoder.rest()
+
     def provide_payload_buffer(self, buffer: memoryview) -> None:
         """Give the buffer, exactly as long as the payload, for the message that has begun."""
         self._decoder.provide_payload_buffer(buffer)
@@ -165,8 +171,8 @@ class Connection:
         """Read the payload that has begun without keeping it; the message then comes with an empty payload."""
         self._decoder.discard_payload()
 
-    def _control_event(self, frame: Frame) -> events.Event:
-        if frame.type not in _LEGAL[self.state, self.part]:
+    def _control_event(self, frame: Frame, state: State) -> events.Event:
+        if frame.type not in _LEGAL[state, self.part]:
             raise self._unexpected(frame.type)
         event = _READERS[frame.type](frame.section)
         if isinstance(event, events.Hello):
@@ -231,7 +237,7 @@ def message_prefix(
         flags: Any of :class:`~harmonicio.wire.frames.Flag` but TEXT_ID, which is set where it is needed.
 
     Raises:
-        InvalidInput: the metadata cannot be sent.
+        InvalidInput: the metadata cannot be sent, or a number does not fit its place in the header.
     """
     text_id = message_id if raw_message_id(message_id) is None else ""
     section = sections.message_section(metadata, text_id, failure)
@@ -250,25 +256,26 @@ def prefix_with_section(
     attempts: int = 0,
     crashes: int = 0,
 ) -> bytes:
-    """Return the bytes that precede a payload, with a header section that was made or received before."""
+    """Return the bytes that precede a payload, with a header section that was made or received before.
+
+    Raises:
+        InvalidInput: a number does not fit its place in the header.
+    """
     raw_id = raw_message_id(message_id)
     if raw_id is None:
         raw_id, flags = NO_ID, flags | Flag.TEXT_ID
     else:
         flags &= ~int(Flag.TEXT_ID)
-    fixed = FIXED.pack(
-        MAGIC,
-        VERSION,
-        FrameType.MESSAGE,
-        flags,
-        min(attempts, MAX_COUNT),
-        min(crashes, MAX_COUNT),
-        len(section),
-        priority,
-        0,
-        size_bytes,
-        raw_id,
-    )
+    attempts, crashes = min(attempts, MAX_COUNT), min(crashes, MAX_COUNT)
+    try:
+        fixed = FIXED.pack(
+            MAGIC, VERSION, FrameType.MESSAGE, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id
+        )
+    except struct.error as error:
+        raise InvalidInput(
+            f"Priority {priority!r} or size {size_bytes!r} cannot be sent: {error}.",
+            hint=f"Use whole numbers; a priority from {MIN_PRIORITY} to {MAX_PRIORITY}.",
+        ) from None
     return fixed + section
 
 
@@ -281,4 +288,3 @@ def raw_message_id(message_id: str) -> bytes | None:
     except ValueError:
         return None
     return raw if len(raw) == 16 and raw.hex() == message_id else None
-

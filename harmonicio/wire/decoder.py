@@ -10,23 +10,47 @@ per call; a larger payload goes straight into a buffer that its receiver provide
                                                                  └  IncomingMessage without: provide_payload_buffer()
                                                                     or discard_payload(), then go on as above
 
-Two rules. What decides inline or not is the announced size alone, never how the bytes were cut. And the kept buffer is
+Three rules. What decides inline or not is the announced size alone, never how the bytes were cut. The kept buffer is
 written again only when no view of it is left: a trial resize raises BufferError where releasing one's own memoryview
-does not notice a numpy array; then the decoder takes a new buffer and counts it.
+does not notice a numpy array; then the decoder takes a new buffer and counts it. And the kept buffer grows only when
+bytes that really came have filled it, so that neither an idle connection nor an announcement costs memory.
+
+      kept:   |  taken, perhaps still viewed  |  waiting  |  room for the next read  |
+              0                             start        end                     capacity
 """
 
 from __future__ import annotations
 
 from harmonicio.core.errors import LocalProtocolError, RemoteProtocolError
 from harmonicio.core.message import Metadata
-from harmonicio.wire import frames
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.events import IncomingMessage
-from harmonicio.wire.frames import Flag, FrameType
+from harmonicio.wire.frames import (
+    CHECKSUM_FLAGS,
+    FIXED,
+    FIXED_LENGTH,
+    KNOWN_FLAGS,
+    MAGIC,
+    MAX_HEADER_BYTES,
+    MAX_INLINE_BYTES,
+    MAX_PAYLOAD_BYTES,
+    TRAILER_LENGTH,
+    VERSION,
+    Flag,
+    FrameType,
+)
 from harmonicio.wire.sections import read_message_section
 
-KEPT_BYTES = 2 * (frames.FIXED_LENGTH + frames.MAX_HEADER_BYTES + frames.MAX_INLINE_BYTES)
+#: The kept buffer of an idle connection, and the most that a busy one may have.
+SMALLEST_KEPT_BYTES = 16 * 1024
+LARGEST_KEPT_BYTES = 512 * 1024
+#: The longest piece that must lie in the kept buffer as a whole.
+MAX_FRAME_BYTES = FIXED_LENGTH + MAX_HEADER_BYTES + MAX_INLINE_BYTES + TRAILER_LENGTH
+assert MAX_FRAME_BYTES < LARGEST_KEPT_BYTES  # Room for a read is left behind any part of a frame.
 
+# Operations on members of IntFlag and IntEnum are slow, and these run once per message.
+_MESSAGE, _TEXT_ID, _UNKNOWN_FLAGS = int(FrameType.MESSAGE), int(Flag.TEXT_ID), ~KNOWN_FLAGS
+_unpack_fixed = FIXED.unpack_from
 _NO_METADATA: Metadata = {}
 _EMPTY = memoryview(b"")
 
@@ -48,8 +72,7 @@ class Decoder:
     """Reads frames from bytes."""
 
     def __init__(self) -> None:
-        self._kept = bytearray(KEPT_BYTES)
-        self._view = memoryview(self._kept)
+        self._use(bytearray(SMALLEST_KEPT_BYTES))
         self._start = 0
         self._end = 0
         self._begun: IncomingMessage | None = None
@@ -75,12 +98,12 @@ class Decoder:
     # ── bytes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_buffer(self) -> memoryview:
-        """Return where the next bytes belong; views of inline payloads given out before end here."""
+        """Return where the next bytes belong. It is empty when frames wait to be taken."""
         if self._payload is not None and self._filled < len(self._payload):
             return self._payload[self._filled :]
-        waiting = self._end - self._start
-        if waiting == 0 or KEPT_BYTES - self._start < KEPT_BYTES // 2:
-            self._move_to_front(waiting)
+        capacity = len(self._kept)
+        if capacity - self._end < capacity // 2:
+            self._make_room(capacity)
         return self._view[self._end :]
 
     def bytes_received(self, count: int) -> None:
@@ -98,20 +121,41 @@ class Decoder:
         self.bytes_received(count)
         return count
 
-    def _move_to_front(self, waiting: int) -> None:
-        if self._end == 0:
+    def rest(self) -> None:
+        """Keep as little memory as possible: nothing is expected soon."""
+        if self._start == self._end and len(self._kept) > SMALLEST_KEPT_BYTES:
+            self._use(bytearray(SMALLEST_KEPT_BYTES))
+            self._start = self._end = 0
+
+    def _make_room(self, capacity: int) -> None:
+        """Move what waits to the front; when the last read left no room at all, into a larger buffer."""
+        is_full = self._end == capacity
+        if self._start == 0 and not is_full:
             return
         rest = bytes(self._view[self._start : self._end])
-        self._view.release()
-        try:
-            self._kept.append(0)
-            del self._kept[-1:]
-        except BufferError:
-            self._kept = bytearray(KEPT_BYTES)
+        if is_full and capacity < LARGEST_KEPT_BYTES:
+            self._use(bytearray(min(4 * capacity, LARGEST_KEPT_BYTES)))
+        elif not self._is_unviewed():
+            self._use(bytearray(capacity))
             self.abandoned_buffers += 1
-        self._view = memoryview(self._kept)
-        self._view[:waiting] = rest
-        self._start, self._end = 0, waiting
+        self._view[: len(rest)] = rest
+        self._start, self._end = 0, len(rest)
+
+    def _is_unviewed(self) -> bool:
+        """Try whether anybody still holds a view of the kept buffer, by a resize that changes nothing."""
+        self._view.release()
+        self._readable.release()
+        try:
+            self._kept.append(self._kept.pop())
+        except BufferError:
+            return False
+        self._use(self._kept)
+        return True
+
+    def _use(self, kept: bytearray) -> None:
+        self._kept = kept
+        self._view = memoryview(kept)
+        self._readable = self._view.toreadonly()
 
     # ── frames out ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,29 +169,36 @@ class Decoder:
         if self._begun is not None:
             return self._finish_payload(self._begun)
         start, end = self._start, self._end
-        if end - start < frames.FIXED_LENGTH:
-            self._check_magic()
+        if end - start < FIXED_LENGTH:
+            if end > start:
+                self._check_opening()
             return None
-        magic, version, kind, flags, attempts, crashes, section_length, priority, _, size, raw_id = (
-            frames.FIXED.unpack_from(self._kept, start)
+        magic, version, kind, flags, attempts, crashes, section_length, priority, _, size, raw_id = _unpack_fixed(
+            self._kept, start
         )
-        if magic != frames.MAGIC or version != frames.VERSION:
-            self._check_magic()
-        if section_length > frames.MAX_HEADER_BYTES:
+        if magic != MAGIC or version != VERSION:
+            self._check_opening()
+        if section_length > MAX_HEADER_BYTES:
             raise RemoteProtocolError(f"A header section of {section_length} bytes is announced.")
-        if kind != FrameType.MESSAGE:
+        if kind != _MESSAGE:
             return self._control(kind, section_length, size)
-        if size > frames.MAX_PAYLOAD_BYTES:
-            raise RemoteProtocolError(f"A payload of {size} bytes is announced.")
-        body = start + frames.FIXED_LENGTH + section_length
-        is_inline = size <= frames.MAX_INLINE_BYTES
-        trailer_length = frames.TRAILER_LENGTH if flags & frames.CHECKSUM_FLAGS else 0
+        _check_message(flags, size)
+        body = start + FIXED_LENGTH + section_length
+        is_inline = size <= MAX_INLINE_BYTES
+        trailer_length = TRAILER_LENGTH if flags & CHECKSUM_FLAGS else 0
         if end < body + (size + trailer_length if is_inline else 0):
             return None
-        section = bytes(self._view[body - section_length : body]) if section_length else b""
-        message = self._message(flags, attempts, crashes, priority, size, raw_id, section)
+        section, text_id, metadata, failure = b"", "", _NO_METADATA, None
+        if section_length:
+            section = bytes(self._view[body - section_length : body])
+            text_id, metadata, failure = read_message_section(section)
+        message_id = _check_text_id(text_id) if flags & _TEXT_ID else raw_id.hex()
+        message = IncomingMessage(
+            self.messages, message_id, flags, attempts, crashes, priority, size, section, metadata, failure
+        )
+        self.messages += 1
         if is_inline:
-            message.payload = self._view[body : body + size].toreadonly() if size else _EMPTY
+            message.payload = self._readable[body : body + size] if size else _EMPTY
             self._start = body + size + trailer_length
             if trailer_length:
                 message.is_intact = self._matches(message, body + size)
@@ -156,13 +207,14 @@ class Decoder:
             self._begun = message
         return message
 
-    def _check_magic(self) -> None:
+    def _check_opening(self) -> None:
+        """Refuse bytes that cannot become a frame, however few there are."""
         seen = bytes(self._view[self._start : min(self._end, self._start + 3)])
-        if seen[:2] != frames.MAGIC[: len(seen)]:
+        if seen[:2] != MAGIC[: len(seen)]:
             raise RemoteProtocolError("The bytes do not start a frame: this is not a HarmonicIO data connection.")
-        if len(seen) == 3 and seen[2] != frames.VERSION:
+        if len(seen) == 3 and seen[2] != VERSION:
             raise RemoteProtocolError(
-                f"The peer speaks version {seen[2]} of the data protocol, this side version {frames.VERSION}.",
+                f"The peer speaks version {seen[2]} of the data protocol, this side version {VERSION}.",
                 hint="Install the same release of HarmonicIO on both sides.",
             )
 
@@ -173,29 +225,11 @@ class Decoder:
             raise RemoteProtocolError(f"There is no frame of type {kind}.") from None
         if size:
             raise RemoteProtocolError(f"A {frame_type.name} frame announces a payload.")
-        body = self._start + frames.FIXED_LENGTH
+        body = self._start + FIXED_LENGTH
         if self._end < body + section_length:
             return None
         self._start = body + section_length
         return Frame(frame_type, bytes(self._view[body : self._start]))
-
-    def _message(
-        self, flags: int, attempts: int, crashes: int, priority: int, size: int, raw_id: bytes, section: bytes
-    ) -> IncomingMessage:
-        if flags & ~frames.KNOWN_FLAGS or flags & frames.CHECKSUM_FLAGS == frames.CHECKSUM_FLAGS:
-            raise RemoteProtocolError(f"A message has flags {flags:#x}, which have no meaning.")
-        metadata, failure, message_id = _NO_METADATA, None, ""
-        if section:
-            message_id, metadata, failure = read_message_section(section)
-        if not flags & Flag.TEXT_ID:
-            message_id = raw_id.hex()
-        elif not message_id:
-            raise RemoteProtocolError("A message says that its id is text, but has none.")
-        number = self.messages
-        self.messages = number + 1
-        return IncomingMessage(
-            number, message_id, flags, attempts, crashes, priority, size, section, metadata, failure
-        )
 
     def _matches(self, message: IncomingMessage, at: int) -> bool:
         payload = message.payload if message.payload is not None else _EMPTY
@@ -203,7 +237,7 @@ class Decoder:
             expected = trailer(message.flags, payload)
         except ValueError as error:
             raise RemoteProtocolError(f"A message has a checksum that this side cannot compute: {error}.") from None
-        return self._view[at : at + frames.TRAILER_LENGTH] == expected
+        return self._view[at : at + TRAILER_LENGTH] == expected
 
     # ── large payloads ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -224,7 +258,7 @@ class Decoder:
         message = self._begun
         if message is None or self._payload is not None or self._left_to_discard:
             raise LocalProtocolError("No payload waits to be discarded.")
-        self._left_to_discard = message.size_bytes + (frames.TRAILER_LENGTH if message.has_checksum else 0)
+        self._left_to_discard = message.size_bytes + (TRAILER_LENGTH if message.has_checksum else 0)
 
     @property
     def payload_received_bytes(self) -> int:
@@ -240,10 +274,10 @@ class Decoder:
             return None
         message.payload = self._payload.toreadonly()
         if message.has_checksum:
-            if self._end - self._start < frames.TRAILER_LENGTH:
+            if self._end - self._start < TRAILER_LENGTH:
                 return None
             message.is_intact = self._matches(message, self._start)
-            self._start += frames.TRAILER_LENGTH
+            self._start += TRAILER_LENGTH
         self._begun, self._payload, self._filled = None, None, 0
         return message
 
@@ -256,3 +290,16 @@ class Decoder:
         message.payload = _EMPTY
         self._begun = None
         return message
+
+
+def _check_message(flags: int, size: int) -> None:
+    if flags & _UNKNOWN_FLAGS or flags & CHECKSUM_FLAGS == CHECKSUM_FLAGS:
+        raise RemoteProtocolError(f"A message has flags {flags:#x}, which have no meaning.")
+    if size > MAX_PAYLOAD_BYTES:
+        raise RemoteProtocolError(f"A payload of {size} bytes is announced.")
+
+
+def _check_text_id(text_id: str) -> str:
+    if not text_id:
+        raise RemoteProtocolError("A message says that its id is text, but has none.")
+    return text_id

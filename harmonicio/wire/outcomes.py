@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.wire.sections import outcomes_frame
+from harmonicio.wire.codec import check_value
+from harmonicio.wire.sections import outcome_detail, outcomes_frame
 
 DONE = Outcome(OutcomeKind.DONE)
 STORED = Outcome(OutcomeKind.STORED)
 #: Outcomes that carry a result or a failure are sent before they fill a frame.
 FULL_AFTER_BYTES = 128 * 1024
+FULL_AFTER_RANGES = 4096
+#: One detail beside an almost full batch still fits into a frame.
+MAX_DETAIL_BYTES = 96 * 1024
+_RANGE_BYTES = 24
 
 
 class OutcomeBatch:
@@ -29,17 +35,30 @@ class OutcomeBatch:
     @property
     def is_full(self) -> bool:
         """Whether the batch should be sent before more is added."""
-        return self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= 4096
+        return self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= FULL_AFTER_RANGES
 
     def add(self, sequence: int, outcome: Outcome, detail_bytes: int = 0) -> None:
-        """Add one outcome; ``detail_bytes`` is about how much room its detail takes in the frame."""
+        """Add one outcome.
+
+        Args:
+            sequence: Number of the message on its connection.
+            outcome: Equal neighbours share a range when they are the same object, as ``DONE`` and ``STORED`` are.
+            detail_bytes: What ``codec.check_value`` said of its detail; 0 when that is not known.
+
+        Raises:
+            InvalidInput: its detail cannot be sent, or is too large; nothing was added.
+        """
         if self._ranges:
             first, last, before = self._ranges[-1]
             if last + 1 == sequence and outcome is before:
                 self._ranges[-1] = (first, sequence, outcome)
                 return
+        if not detail_bytes and (detail := outcome_detail(outcome)) is not None:
+            detail_bytes = check_value(detail)
+        if detail_bytes > MAX_DETAIL_BYTES:
+            raise InvalidInput(f"An outcome of {detail_bytes} bytes cannot be sent.", hint="Return a smaller result.")
         self._ranges.append((sequence, sequence, outcome))
-        self._size_bytes += detail_bytes + 16
+        self._size_bytes += detail_bytes + _RANGE_BYTES
 
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame and start anew."""

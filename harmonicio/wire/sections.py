@@ -6,6 +6,7 @@ other. Whatever is wrong raises :class:`RemoteProtocolError`.
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -17,6 +18,10 @@ from harmonicio.wire.codec import pack, unpack
 from harmonicio.wire.frames import FrameType, pack_control
 
 _UNKNOWN_OUTCOME = 0
+#: What a GOODBYE says is meant for people and logs.
+MAX_GOODBYE_LENGTH = 2_000
+#: Together at most 64 KiB in UTF-8, so that a failure always fits beside metadata, and among other outcomes.
+MAX_ERROR_TYPE_LENGTH, MAX_FAILURE_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 200, 4_000, 12_000
 
 
 # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -71,7 +76,7 @@ def drain_frame(within_s: float) -> bytes:
 
 
 def goodbye_frame(goodbye: events.Goodbye) -> bytes:
-    section = {"code": goodbye.code, "text": goodbye.text, "hint": goodbye.hint}
+    section = {"code": goodbye.code, "text": _printable(goodbye.text), "hint": _printable(goodbye.hint)}
     return pack_control(FrameType.GOODBYE, pack({key: value for key, value in section.items() if value}))
 
 
@@ -85,8 +90,6 @@ def message_section(metadata: Metadata | None, text_id: str, failure: Failure | 
     if text_id:
         section["id"] = text_id
     if metadata:
-        if not all(isinstance(key, str) for key in metadata):
-            raise InvalidInput("Metadata has a key that is not text.")
         section["metadata"] = dict(metadata)
     if failure is not None:
         section["failure"] = failure_map(failure)
@@ -94,11 +97,11 @@ def message_section(metadata: Metadata | None, text_id: str, failure: Failure | 
 
 
 def failure_map(failure: Failure) -> dict[str, Any]:
-    """Return a failure as it stands in sections and stores."""
+    """Return a failure as it stands in sections and stores; of a long traceback the end is kept."""
     return {
-        "type": failure.error_type,
-        "text": failure.text,
-        "traceback": failure.traceback,
+        "type": _sendable(failure.error_type[:MAX_ERROR_TYPE_LENGTH]),
+        "text": _sendable(failure.text[:MAX_FAILURE_TEXT_LENGTH]),
+        "traceback": _sendable(failure.traceback[-MAX_TRACEBACK_LENGTH:]),
         "retryable": failure.retryable,
     }
 
@@ -125,7 +128,8 @@ def read_hello(section: bytes) -> events.Hello:
     try:
         role = events.Role(fields.get("role", ""))
     except ValueError:
-        raise RemoteProtocolError(f"HELLO names the role {fields.get('role')!r:.40}, which nobody has.") from None
+        role_text = reprlib.repr(fields.get("role"))
+        raise RemoteProtocolError(f"HELLO names the role {role_text}, which nobody has.") from None
     return events.Hello(
         role=role,
         stream=_text(fields, "stream"),
@@ -178,7 +182,8 @@ def read_drain(section: bytes) -> events.Drain:
 
 def read_goodbye(section: bytes) -> events.Goodbye:
     fields = _map(section, "GOODBYE")
-    return events.Goodbye(_text(fields, "code"), _text(fields, "text"), _text(fields, "hint"))
+    code, text, hint = (_printable(_text(fields, key)) for key in ("code", "text", "hint"))
+    return events.Goodbye(code, text, hint)
 
 
 def read_message_section(section: bytes) -> tuple[str, Metadata, Failure | None]:
@@ -204,7 +209,7 @@ def read_outcome(kind: Any, detail: Any) -> Outcome:
     try:
         outcome_kind = OutcomeKind(kind)
     except ValueError:
-        raise RemoteProtocolError(f"There is no outcome of kind {kind!r:.40}.") from None
+        raise RemoteProtocolError(f"There is no outcome of kind {reprlib.repr(kind)}.") from None
     if outcome_kind is OutcomeKind.FAILED:
         return Outcome(outcome_kind, failure=read_failure(detail))
     if outcome_kind is OutcomeKind.REJECTED:
@@ -218,7 +223,7 @@ def _read_rejection(detail: Any) -> Outcome:
     try:
         reason = RejectReason(detail.get("reason", ""))
     except ValueError:
-        raise RemoteProtocolError(f"There is no rejection for {detail.get('reason')!r:.40}.") from None
+        raise RemoteProtocolError(f"There is no rejection for {reprlib.repr(detail.get('reason'))}.") from None
     return Outcome(OutcomeKind.REJECTED, reason=reason, text=_text(detail, "text"))
 
 
@@ -270,3 +275,13 @@ def _message_id(value: Any) -> str:
         return check_message_id(value)
     except InvalidInput as error:
         raise RemoteProtocolError(error.text) from None
+
+
+def _printable(text: str) -> str:
+    """A peer's words end up in logs and on terminals: one line of bounded length, without control characters."""
+    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_GOODBYE_LENGTH])
+
+
+def _sendable(text: str) -> str:
+    """Texts of exceptions may hold undecodable file names, which UTF-8 cannot express."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

@@ -1,0 +1,308 @@
+"""Properties of the wire: however the bytes are cut, the same events come out, and what was given out stays as it was."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.wire import events, sections
+from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
+from harmonicio.wire.connection import Connection, State, message_prefix
+from harmonicio.wire.decoder import SMALLEST_KEPT_BYTES, Decoder
+from harmonicio.wire.events import Role
+from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
+
+DIALLER_HELLO = events.Hello(Role.CONNECTOR, stream="images", ticket="t", source="s", checksums=SUPPORTED)
+
+texts = st.text(st.characters(codec="utf-8"), max_size=20)
+values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | texts
+    | st.binary(max_size=20),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
+    max_leaves=8,
+)
+message_ids = st.binary(min_size=16, max_size=16).map(bytes.hex) | st.text(
+    st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60
+)
+failures = st.builds(Failure, texts, texts, texts, st.booleans())
+sizes = st.one_of(
+    st.integers(0, 300),
+    st.sampled_from([0, 1, SMALLEST_KEPT_BYTES, MAX_INLINE_BYTES - 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1]),
+    st.integers(0, 3 * MAX_INLINE_BYTES),
+)
+outcomes = st.one_of(
+    st.just(Outcome(OutcomeKind.STORED)),
+    values.map(lambda value: Outcome(OutcomeKind.DONE, result=value)),
+    failures.map(lambda failure: Outcome(OutcomeKind.FAILED, failure=failure)),
+    st.builds(
+        lambda reason, text: Outcome(OutcomeKind.REJECTED, reason=reason, text=text),
+        st.sampled_from(RejectReason),
+        texts,
+    ),
+)
+
+
+@dataclass
+class Sent:
+    """One message as its sender means it."""
+
+    id: str
+    payload: bytes
+    metadata: dict[str, Any] = field(default_factory=dict)
+    priority: int = 0
+    flags: int = 0
+    attempts: int = 0
+    crashes: int = 0
+    failure: Failure | None = None
+    is_intact: bool = True
+
+    def encoded(self) -> bytes:
+        prefix = message_prefix(
+            self.id,
+            len(self.payload),
+            metadata=self.metadata,
+            priority=self.priority,
+            flags=self.flags,
+            attempts=self.attempts,
+            crashes=self.crashes,
+            failure=self.failure,
+        )
+        end = trailer(self.flags, self.payload) if self.flags & 12 else b""
+        return prefix + self.payload + (end if self.is_intact else bytes(byte ^ 0xFF for byte in end))
+
+
+@st.composite
+def messages(draw: st.DrawFn) -> Sent:
+    size = draw(sizes)
+    checksum = FLAG_OF[draw(st.sampled_from(["", *SUPPORTED]))]
+    flags = checksum | draw(st.sampled_from([Flag.NONE, Flag.SUSPECT, Flag.DEAD]))
+    return Sent(
+        id=draw(message_ids),
+        payload=(draw(st.binary(min_size=1, max_size=40)) * (size + 1))[:size],
+        metadata=draw(st.dictionaries(texts, values, max_size=3)),
+        priority=draw(st.integers(-(2**15), 2**15 - 1)),
+        flags=int(flags),
+        attempts=draw(st.integers(0, 255)),
+        crashes=draw(st.integers(0, 255)),
+        failure=draw(st.none() | failures),
+        is_intact=not checksum or draw(st.booleans()),
+    )
+
+
+controls_to_receiver = st.one_of(
+    st.builds(events.Depth, st.integers(0, 2**63 - 1)),
+    st.builds(events.Subscribe, st.lists(message_ids, max_size=5).map(tuple)),
+    st.builds(events.Drain, st.floats(0, 1e8)),
+)
+
+
+def encoded_control(event: events.Event) -> bytes:
+    if isinstance(event, events.Depth):
+        return sections.depth_frame(event.messages)
+    if isinstance(event, events.Subscribe):
+        return sections.subscribe_frame(event.message_ids)
+    assert isinstance(event, events.Drain)
+    return sections.drain_frame(event.within_s)
+
+
+def pieces(data: bytes, cuts: list[int]) -> Iterator[memoryview]:
+    """Cut ``data`` into pieces of the given sizes, repeated as often as needed."""
+    view, at, turn = memoryview(data), 0, 0
+    while at < len(view):
+        size = cuts[turn % len(cuts)]
+        yield view[at : at + size]
+        at, turn = at + size, turn + 1
+
+
+def received(connection: Connection, data: bytes, cuts: list[int], *, is_discarding: bool = False) -> list[Any]:
+    """Feed ``data`` in pieces; return the events by value, messages with their payloads."""
+    found: list[Any] = []
+    for piece in pieces(data, cuts):
+        while len(piece):
+            buffer = connection.receive_buffer()
+            count = min(len(buffer), len(piece))
+            buffer[:count] = piece[:count]
+            connection.bytes_received(count)
+            piece = piece[count:]
+            take_events(connection, found, is_discarding)
+    return found
+
+
+def take_events(connection: Connection, found: list[Any], is_discarding: bool) -> None:
+    while (event := connection.next_event()) is not None:
+        if connection.state is State.HANDSHAKE:
+            connection.hello(events.Hello(Role.ENGINE))
+        if isinstance(event, events.MessageBegun):
+            assert event.message.size_bytes > MAX_INLINE_BYTES
+            if is_discarding:
+                connection.discard_payload()
+            else:
+                connection.provide_payload_buffer(memoryview(bytearray(event.message.size_bytes)))
+        elif isinstance(event, events.MessageReceived):
+            found.append(by_value(event.message))
+        else:
+            found.append(event)
+
+
+def by_value(message: events.IncomingMessage) -> tuple[Any, ...]:
+    assert message.payload is not None and message.payload.readonly
+    return (
+        message.sequence,
+        message.id,
+        bytes(message.payload),
+        dict(message.metadata),
+        message.priority,
+        message.is_suspect,
+        message.is_dead,
+        message.attempts,
+        message.crashes,
+        message.failure,
+        message.size_bytes,
+        message.is_intact,
+    )
+
+
+def meant(number: int, sent: Sent, *, is_discarding: bool) -> tuple[Any, ...]:
+    is_dropped = is_discarding and len(sent.payload) > MAX_INLINE_BYTES
+    return (
+        number,
+        sent.id,
+        b"" if is_dropped else sent.payload,
+        sent.metadata,
+        sent.priority,
+        bool(sent.flags & Flag.SUSPECT),
+        bool(sent.flags & Flag.DEAD),
+        sent.attempts,
+        sent.crashes,
+        sent.failure,
+        len(sent.payload),
+        True if is_dropped else sent.is_intact,
+    )
+
+
+chunkings = st.lists(
+    st.one_of(st.integers(1, 8), st.integers(1, 5000), st.integers(60_000, 300_000)), min_size=1, max_size=10
+).filter(lambda cuts: sum(cuts) / len(cuts) > 3)
+
+
+@given(st.lists(messages() | controls_to_receiver, max_size=6), chunkings, st.booleans())
+def test_any_chunking_gives_the_events_that_were_sent(sent: list[Any], cuts: list[int], is_discarding: bool) -> None:
+    data, expected, number = Connection(Role.CONNECTOR).hello(DIALLER_HELLO), [DIALLER_HELLO], 0
+    for item in sent:
+        if isinstance(item, Sent):
+            data += item.encoded()
+            expected.append(meant(number, item, is_discarding=is_discarding))
+            number += 1
+        else:
+            data += encoded_control(item)
+            expected.append(item)
+    connection = Connection()
+    assert received(connection, data, cuts, is_discarding=is_discarding) == expected
+    assert connection.end_of_stream() == events.ConnectionClosed()
+
+
+outcome_ranges = st.builds(
+    lambda first, more, outcome: events.OutcomeRange(first, first + more, outcome),
+    st.integers(0, 2**62),
+    st.integers(0, 1000),
+    outcomes,
+)
+results = st.builds(events.Result, message_ids, st.none() | outcomes)
+to_sender = st.one_of(
+    st.builds(events.Credit, st.integers(0, 2**63 - 1), st.integers(0, 2**63 - 1)),
+    st.lists(outcome_ranges, max_size=6).map(tuple).map(events.OutcomesReceived),
+    st.lists(results, max_size=6).map(tuple).map(events.ResultsReceived),
+    st.builds(events.Drain, st.floats(0, 1e8)),
+)
+
+
+def encoded_answer(event: events.Event) -> bytes:
+    if isinstance(event, events.Credit):
+        return sections.credit_frame(event.messages, event.bytes)
+    if isinstance(event, events.OutcomesReceived):
+        return sections.outcomes_frame((item.first, item.last, item.outcome) for item in event.ranges)
+    if isinstance(event, events.ResultsReceived):
+        return sections.results_frame(event.results)
+    return encoded_control(event)
+
+
+@given(st.lists(to_sender, max_size=6), chunkings)
+def test_any_chunking_of_answers_gives_what_was_answered(answers: list[events.Event], cuts: list[int]) -> None:
+    dialler = Connection(Role.CONNECTOR)
+    dialler.hello(DIALLER_HELLO)
+    hello, goodbye = events.Hello(Role.ENGINE, max_message_bytes=7), events.Goodbye("draining", "Enough.", "Go on.")
+    data = sections.hello_frame(hello) + b"".join(map(encoded_answer, answers)) + sections.goodbye_frame(goodbye)
+    assert received(dialler, data, cuts) == [hello, *answers, goodbye]
+    assert dialler.state is State.CLOSED
+    assert dialler.end_of_stream() is None
+
+
+hellos = st.builds(
+    events.Hello,
+    role=st.sampled_from(Role),
+    stream=texts,
+    ticket=texts,
+    source=texts,
+    engine=texts,
+    worker=texts,
+    checksums=st.lists(texts, max_size=3).map(tuple),
+    max_message_bytes=st.integers(0, 2**63 - 1),
+    software=texts,
+    versions=st.lists(st.integers(0, 2**63 - 1), max_size=3).map(tuple),
+)
+
+
+@given(hellos)
+def test_a_hello_reads_as_it_was_written(hello: events.Hello) -> None:
+    decoder = Decoder()
+    decoder.feed(sections.hello_frame(hello))
+    frame = decoder.next_frame()
+    assert frame is not None
+    assert sections.read_hello(frame.section) == hello
+
+
+@given(st.lists(st.integers(1, MAX_INLINE_BYTES), min_size=1, max_size=30), st.integers(0, 2**32), chunkings)
+def test_a_kept_view_of_an_inline_payload_never_changes(lengths: list[int], seed: int, cuts: list[int]) -> None:
+    random = np.random.default_rng(seed)
+    payloads = [random.integers(0, 256, length, np.uint8).tobytes() for length in lengths]
+    data = b"".join(message_prefix(f"{at:032x}", len(item)) + item for at, item in enumerate(payloads))
+    decoder, kept = Decoder(), []
+    for piece in pieces(data, cuts):
+        while len(piece):
+            piece = piece[decoder.feed(piece) :]
+            while (message := decoder.next_frame()) is not None:
+                # A numpy array alone holds on to the buffer; the memoryview that it was made from is gone.
+                kept.append(np.frombuffer(message.payload, np.uint8) if random.random() < 0.7 else None)
+    assert len(kept) == len(payloads)
+    for array, payload in zip(kept, payloads, strict=True):
+        assert array is None or array.tobytes() == payload
+
+
+@pytest.mark.parametrize("checksum", ["", *SUPPORTED])
+@pytest.mark.parametrize(
+    "size", [0, 1, MAX_INLINE_BYTES - 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 2**25 - 1, 2**25 + 1]
+)
+def test_every_size_around_a_limit_arrives_whole(size: int, checksum: str) -> None:
+    payload = bytes(range(251)) * (size // 251 + 1)
+    sent = Sent("an id", payload[:size], flags=int(FLAG_OF[checksum]))
+    other = Sent("another id", b"next", flags=int(FLAG_OF[checksum]))
+    connection = Connection()
+    received(connection, Connection(Role.CONNECTOR).hello(DIALLER_HELLO), [1 << 20])
+    found = received(connection, sent.encoded() + other.encoded(), [1 << 22, 100_003])
+    assert found == [meant(0, sent, is_discarding=False), meant(1, other, is_discarding=False)]
+
+
+def test_a_checksum_is_of_the_payload() -> None:
+    assert trailer(Flag.CHECKSUM_CRC32, b"123456789") == zlib.crc32(b"123456789").to_bytes(8, "big")
