@@ -321,6 +321,13 @@ class Status:
 
 
 @dataclass(frozen=True, slots=True)
+class Health:
+    """``GET /healthz`` and ``GET /readyz``: ``status`` is ok or ready."""
+
+    status: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineCount:
     """``POST /streams/{stream}/scale``."""
 

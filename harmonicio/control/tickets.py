@@ -38,7 +38,7 @@ def new_key() -> str:
 
 
 def derive_key(parent_hex: str, kind: str, name: str) -> str:
-    """Return the key of the ``kind`` ("worker", "engine") called ``name`` as hex: HMAC-SHA256 under its parent's key."""
+    """Return the key, as hex, of the ``kind`` ("worker", "engine") called ``name``: HMAC-SHA256 under its parent."""
     return hmac.new(bytes.fromhex(parent_hex), f"{kind}\0{name}".encode(), hashlib.sha256).hexdigest()
 
 

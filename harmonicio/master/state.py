@@ -111,6 +111,11 @@ class MasterState:
             f"<MasterState {self.directory!r} {self.leases!r} streams={len(self._streams)} settled={self._is_settled}>"
         )
 
+    @property
+    def generation(self) -> int:
+        """The latest generation of any worker: it grows whenever desired engines change."""
+        return self._generation
+
     # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def register(self, registration: WorkerRegistration, now: float) -> None:

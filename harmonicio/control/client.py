@@ -1,0 +1,319 @@
+"""The client of the control plane: one method per route, records in and out, our own errors only.
+
+Rules:
+
+- ``requests`` is imported on first use, so that importing a stream connector stays cheap.
+- Every request has time-outs. A request whose connection broke is repeated once, at once, if the second time changes
+  nothing: reading, declaring, registering, reporting, renewing and releasing.
+- Neither environment nor ``.netrc`` is looked at: no proxy and no other credentials slip in.
+
+A client may be used from several threads.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+from harmonicio.control import json_codec, paths
+from harmonicio.control.messages import (
+    BacklogFigures,
+    Desired,
+    EngineCount,
+    EngineView,
+    Health,
+    LeaseGrant,
+    LeaseList,
+    LeaseRenewal,
+    LeaseRequest,
+    OutcomeView,
+    Problem,
+    ReportAnswer,
+    Status,
+    StreamView,
+    TokenRequest,
+    TokenView,
+    WorkerRegistration,
+    WorkerReport,
+    WorkerView,
+    WorkerWelcome,
+)
+from harmonicio.core import errors
+from harmonicio.core.roles import Role
+from harmonicio.core.stream import StreamDeclaration
+
+if TYPE_CHECKING:
+    import requests
+
+Record = TypeVar("Record")
+
+CONNECT_TIMEOUT_S = 3.0
+READ_TIMEOUT_S = 15.0
+_REPEATABLE_METHODS = ("GET", "PUT")
+_HINT = "Check that the master runs and that the address is right; connectors and workers keep trying by themselves."
+
+
+class MasterClient:
+    """Talks to one master.
+
+    Args:
+        url: Where its control plane is, for example ``http://127.0.0.1:8710``.
+        token: Bearer token; an engine's is made by :func:`harmonicio.control.tickets.engine_bearer`.
+
+    Raises:
+        InvalidInput: the URL cannot be used.
+    """
+
+    def __init__(self, url: str, token: str = "") -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise errors.InvalidInput(f"{url!r} is not a master's address.", hint="Write it as http://host:port.")
+        self.url = url.rstrip("/")
+        self._token = token
+        self._lock = threading.Lock()
+        self._session: requests.Session | None = None
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        state = "closed" if self._is_closed else "connected" if self._session else "new"
+        return f"<MasterClient {self.url} {state}>"
+
+    def __enter__(self) -> MasterClient:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections; a request that runs in another thread ends by itself."""
+        with self._lock:
+            self._is_closed = True
+            session, self._session = self._session, None
+        if session is not None:
+            session.close()
+
+    # ── health and status ────────────────────────────────────────────────────────────────────────────────────────────
+
+    def health(self) -> Health:
+        return self._ask(Health, "GET", paths.HEALTH)
+
+    def ready(self) -> Health:
+        """Raises ``Unavailable`` while the master starts or ends."""
+        return self._ask(Health, "GET", paths.READY)
+
+    def status(self) -> Status:
+        return self._ask(Status, "GET", paths.STATUS)
+
+    def openapi(self) -> Mapping[str, Any]:
+        """Return the OpenAPI document of the control plane."""
+        document: Mapping[str, Any] = self._ask_plain("GET", paths.OPENAPI)
+        return document
+
+    # ── workers and engines ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def register_worker(self, registration: WorkerRegistration) -> WorkerWelcome:
+        return self._ask(WorkerWelcome, "POST", paths.WORKERS, registration, is_repeatable=True)
+
+    def report(self, worker: str, report: WorkerReport) -> ReportAnswer:
+        return self._ask(
+            ReportAnswer, "POST", paths.fill(paths.WORKER_REPORT, worker=worker), report, is_repeatable=True
+        )
+
+    def desired(self, worker: str, generation: int = 0, wait_s: float = 0.0) -> Desired:
+        """Return what a worker shall run; held by the master for up to ``wait_s`` until that differs."""
+        path = paths.fill(paths.WORKER_DESIRED, worker=worker)
+        query = {"generation": generation, "wait_s": wait_s}
+        return self._ask(Desired, "GET", path, query=query, read_timeout_s=READ_TIMEOUT_S + wait_s)
+
+    def leave_worker(self, worker: str) -> None:
+        self._tell("DELETE", paths.fill(paths.WORKER, worker=worker))
+
+    def workers(self) -> tuple[WorkerView, ...]:
+        return self._ask(tuple[WorkerView, ...], "GET", paths.WORKERS)
+
+    def worker(self, worker: str) -> WorkerView:
+        return self._ask(WorkerView, "GET", paths.fill(paths.WORKER, worker=worker))
+
+    def engines(self) -> tuple[EngineView, ...]:
+        return self._ask(tuple[EngineView, ...], "GET", paths.ENGINES)
+
+    def engine(self, engine: str) -> EngineView:
+        return self._ask(EngineView, "GET", paths.fill(paths.ENGINE, engine=engine))
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def streams(self) -> tuple[StreamView, ...]:
+        return self._ask(tuple[StreamView, ...], "GET", paths.STREAMS)
+
+    def stream(self, stream: str) -> StreamView:
+        return self._ask(StreamView, "GET", paths.fill(paths.STREAM, stream=stream))
+
+    def declare_stream(self, declaration: StreamDeclaration) -> StreamDeclaration:
+        """Declare a stream; return it with its version."""
+        path = paths.fill(paths.STREAM, stream=declaration.name)
+        return self._ask(StreamDeclaration, "PUT", path, declaration)
+
+    def scale_stream(self, stream: str, engines: int) -> StreamView:
+        return self._ask(StreamView, "POST", paths.fill(paths.STREAM_SCALE, stream=stream), EngineCount(engines))
+
+    def delete_stream(self, stream: str, *, is_forced: bool = False) -> None:
+        """Delete a stream; ``is_forced`` deletes messages that wait, too."""
+        query = {"force": "true"} if is_forced else None
+        self._tell("DELETE", paths.fill(paths.STREAM, stream=stream), query=query)
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+        return self._ask(LeaseGrant, "POST", paths.LEASES, request)
+
+    def renew_leases(self, held: LeaseList) -> LeaseRenewal:
+        return self._ask(LeaseRenewal, "POST", paths.LEASES_RENEW, held, is_repeatable=True)
+
+    def release_leases(self, held: LeaseList) -> None:
+        self._tell("POST", paths.LEASES_RELEASE, held, is_repeatable=True)
+
+    def revoke_all_leases(self) -> None:
+        """End every lease of every source and refuse all tickets made so far."""
+        self._tell("DELETE", paths.LEASES)
+
+    # ── backlog ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def backlog(self) -> tuple[BacklogFigures, ...]:
+        return self._ask(tuple[BacklogFigures, ...], "GET", paths.BACKLOG)
+
+    def outcome(self, stream: str, message: str) -> OutcomeView:
+        """Return what became of a message that took the backlog; ``NotFound`` when nothing is known."""
+        return self._ask(OutcomeView, "GET", paths.fill(paths.OUTCOME, stream=stream, message=message))
+
+    # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tokens(self) -> tuple[TokenView, ...]:
+        return self._ask(tuple[TokenView, ...], "GET", paths.TOKENS)
+
+    def create_token(self, name: str, role: Role) -> TokenView:
+        """Make a token; ``secret`` of the answer is shown this once."""
+        return self._ask(TokenView, "POST", paths.TOKENS, TokenRequest(name, role))
+
+    def revoke_token(self, name: str) -> None:
+        self._tell("DELETE", paths.fill(paths.TOKEN, token=name))
+
+    # ── feature rows ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def post_feature_rows(self, stream: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+        """Commit feature rows of a stream; the first row of a message wins. The answer is the extension's."""
+        return self._ask_plain(
+            "POST", paths.fill(paths.STREAM_FEATURE_ROWS, stream=stream), list(rows), is_repeatable=True
+        )
+
+    def feature_rows(self, stream: str, **filters: str | int | float) -> Any:
+        """Return feature rows of a stream, as the extension answers them."""
+        return self._ask_plain("GET", paths.fill(paths.STREAM_FEATURE_ROWS, stream=stream), query=filters)
+
+    # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ask(self, kind: type[Record], method: str, path: str, body: Any = None, **options: Any) -> Record:
+        """Send a request and return its answer as a record."""
+        return json_codec.from_plain(kind, self._ask_plain(method, path, body, **options))
+
+    def _ask_plain(self, method: str, path: str, body: Any = None, **options: Any) -> Any:
+        """Send a request and return its answer as plain JSON."""
+        response = self._send(method, path, body, **options)
+        try:
+            return response.json()
+        except ValueError as error:
+            raise errors.HarmonicIOError(
+                f"{self.url} does not answer {method} {path} as a master does.",
+                hint="Check that the address is that of a HarmonicIO master.",
+            ) from error
+
+    def _tell(self, method: str, path: str, body: Any = None, **options: Any) -> None:
+        self._send(method, path, body, **options)
+
+    def _send(self, method: str, path: str, body: Any = None, *, is_repeatable: bool = False, **options: Any) -> Any:
+        import requests
+
+        attempts = 2 if is_repeatable or method in _REPEATABLE_METHODS else 1
+        for left in reversed(range(attempts)):
+            try:
+                response = self._request(method, path, body, **options)
+            except (requests.RequestException, OSError) as error:
+                if left and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
+                    continue
+                reason = f"The master at {self.url} does not answer ({_reason(error)})."
+                raise errors.MasterUnavailable(reason, hint=_HINT) from error
+            if response.status_code >= 300:
+                raise _error_of(response, self.url)
+            return response
+
+    def _request(
+        self,
+        method: str,
+        path: str,
+        body: Any,
+        *,
+        query: Mapping[str, Any] | None = None,
+        read_timeout_s: float = READ_TIMEOUT_S,
+    ) -> requests.Response:
+        return self._opened().request(
+            method,
+            self.url + path,
+            params=query,
+            data=None if body is None else json_codec.dumps(body),
+            headers=None if body is None else {"Content-Type": "application/json"},
+            timeout=(CONNECT_TIMEOUT_S, read_timeout_s),
+            allow_redirects=False,
+        )
+
+    def _opened(self) -> requests.Session:
+        with self._lock:
+            if self._is_closed:
+                raise errors.ConnectionEnded(f"The client of {self.url} is closed.")
+            if self._session is None:
+                self._session = _new_session(self._token)
+            return self._session
+
+
+def _new_session(token: str) -> requests.Session:
+    import requests
+
+    session = requests.Session()
+    session.trust_env = False
+    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))
+    session.headers["Accept"] = "application/json, application/problem+json"
+    if token:
+        session.headers["Authorization"] = f"Bearer {token}"
+    return session
+
+
+def _reason(error: BaseException) -> str:
+    """Return the innermost cause that says something, without object addresses."""
+    cause: BaseException = error
+    while True:
+        inner = getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)
+        if not isinstance(inner, BaseException):
+            break
+        cause = inner
+    if isinstance(cause, OSError) and cause.strerror:
+        return cause.strerror
+    return str(cause).rsplit(": ", 1)[-1].rsplit("] ", 1)[-1].strip("()'\" ") or type(cause).__name__
+
+
+def _error_of(response: requests.Response, url: str) -> errors.HarmonicIOError:
+    try:
+        problem = json_codec.loads(Problem, response.content)
+    except errors.InvalidInput:
+        problem = Problem("", response.status_code, "", detail=f"{url} answered {response.status_code}.")
+    text = problem.detail or problem.title or f"{url} answered {problem.status}."
+    if response.status_code in (400, 413, 415, 422):
+        return errors.InvalidInput(text, hint=problem.hint)
+    if response.status_code in (401, 403):
+        return errors.NotAllowed(text, hint=problem.hint)
+    if response.status_code == 404:
+        return errors.NotFound(text, hint=problem.hint)
+    if response.status_code == 409:
+        return errors.Conflict(text, hint=problem.hint)
+    if response.status_code == 503:
+        return errors.Unavailable(text, hint=problem.hint, retry_after_s=problem.retry_after_s)
+    return errors.HarmonicIOError(text, hint=problem.hint)

@@ -1,0 +1,174 @@
+"""The web server that carries the control plane: cheroot, in this process, with threads of its own.
+
+Rules, beyond what cheroot does by itself:
+
+- A request must be read within ``READ_WITHIN_S`` as a whole, not per packet, so that slow senders hold no thread.
+- A connection on which nothing has arrived yet waits in the selector and holds no thread either.
+- Connections, header bytes and body bytes are bounded.
+- What cheroot answers by itself (a broken request line, a header that is too large) is a problem in JSON as well.
+"""
+
+from __future__ import annotations
+
+import http
+import logging
+import socket
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from cheroot import server as cheroot_server
+from cheroot import wsgi
+from cheroot.makefile import MakeFile, StreamReader
+
+from harmonicio.control import json_codec
+from harmonicio.control.messages import Problem
+from harmonicio.core.errors import Unavailable
+from harmonicio.core.lease import Address
+
+_log = logging.getLogger(__name__)
+
+READ_WITHIN_S = 10.0
+MAX_CONNECTIONS = 2_000
+MAX_HEADER_BYTES = 64 * 1024
+#: The application refuses bodies well below this; here the line is drawn for those that it never sees.
+MAX_BODY_BYTES = 2 * 1024 * 1024
+#: How often the selector looks for idle connections, and at most how long closing waits for it.
+SELECTOR_INTERVAL_S = 0.2
+
+
+class HttpServer:
+    """Serves one WSGI application until it is closed.
+
+    Args:
+        address: Where to listen; port 0 takes a free one.
+        application: The WSGI application.
+        threads: Requests that are served at the same time.
+
+    Raises:
+        Unavailable: the address cannot be listened on.
+    """
+
+    def __init__(self, address: Address, application: Callable[..., Any], *, threads: int) -> None:
+        self._server = _Server(
+            (address.host, address.port),
+            application,
+            numthreads=threads,
+            server_name="harmonicio",
+            request_queue_size=128,
+            timeout=READ_WITHIN_S,
+        )
+        try:
+            self._server.prepare()
+        except OSError as error:
+            raise Unavailable(
+                f"The master cannot listen on {address}: {error}.", hint="Choose another port, or stop what uses it."
+            ) from error
+        bound = self._server.socket.getsockname()
+        self.address = Address(bound[0], bound[1])
+        self._thread = threading.Thread(target=self._server.serve, name="master-http", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<HttpServer {self.url} {'serving' if self._server.ready else 'closed'}>"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def close(self) -> None:
+        """Stop listening, let running requests end and join every thread."""
+        self._server.stop()
+        self._thread.join()
+
+
+class _Server(wsgi.Server):
+    _connections: Any
+
+    max_request_header_size = MAX_HEADER_BYTES
+    max_request_body_size = MAX_BODY_BYTES
+    keep_alive_conn_limit = MAX_CONNECTIONS
+    expiration_interval = SELECTOR_INTERVAL_S
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.ConnectionClass = _Connection
+
+    def process_conn(self, conn: Any) -> None:
+        """Give a connection with something to read to a thread; let a new one wait until it has."""
+        if conn.last_used is not None:
+            self.requests.put(conn)
+        elif self._connections.can_add_keepalive_connection:
+            self._connections.put(conn)
+        else:
+            conn.close()
+
+    def serve(self) -> None:
+        """Run the selector until :meth:`stop`; unlike cheroot's own, without a second thread that nobody would join."""
+        while self.ready:
+            try:
+                self._connections.run(self.expiration_interval)
+            except (OSError, ValueError, KeyError, RuntimeError):
+                _log.exception("The web server's selector failed and goes on.")
+
+    def error_log(self, msg: str = "", level: int = logging.INFO, traceback: bool = False) -> None:
+        _log.log(level, "%s", msg, exc_info=traceback)
+
+
+class _Request(cheroot_server.HTTPRequest):
+    def simple_response(self, status: Any, msg: str = "") -> None:
+        """Answer what never reached the application."""
+        number = int(str(status)[:3])
+        title = http.HTTPStatus(number).phrase
+        problem = Problem(title, number, "bad_request" if number < 500 else "internal", detail=msg)
+        body = json_codec.dumps(problem)
+        head = (
+            f"{self.server.protocol} {number} {title}\r\nContent-Type: application/problem+json\r\n"
+            f"Content-Length: {len(body)}\r\nConnection: close\r\n\r\n"
+        )
+        self.close_connection = True
+        try:
+            self.conn.wfile.write(head.encode() + body)
+        except OSError as error:
+            _log.debug("The answer %s did not reach its client: %s", number, error)
+
+
+class _Connection(cheroot_server.HTTPConnection):
+    RequestHandlerClass = _Request
+
+    def __init__(self, server: Any, sock: socket.socket, makefile: Callable[..., Any] = MakeFile) -> None:
+        super().__init__(server, sock, lambda sock, mode, size: _file(makefile, sock, mode, size))
+
+    def communicate(self) -> Any:
+        self.rfile.raw.read_by = time.monotonic() + READ_WITHIN_S
+        return super().communicate()  # type: ignore[no-untyped-call]
+
+
+def _file(makefile: Callable[..., Any], sock: socket.socket, mode: str, size: int) -> Any:
+    return _TimedReader(sock, mode, size) if "r" in mode else makefile(sock, mode, size)
+
+
+class _TimedReader(StreamReader):
+    def __init__(self, sock: socket.socket, mode: str, size: int) -> None:
+        super().__init__(sock, mode, size)
+        self._raw = _TimedSocketIO(sock, "rb")
+
+
+class _TimedSocketIO(socket.SocketIO):
+    """Reads from a socket, and times out when the whole request has not been read by ``read_by``."""
+
+    def __init__(self, sock: socket.socket, mode: Any) -> None:
+        super().__init__(sock, mode)
+        self._timed_socket = sock
+        self.read_by = time.monotonic() + READ_WITHIN_S
+
+    def readinto(self, buffer: Any) -> int | None:
+        left_s = self.read_by - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError("timed out")
+        self._timed_socket.settimeout(left_s)
+        try:
+            return super().readinto(buffer)
+        finally:
+            self._timed_socket.settimeout(READ_WITHIN_S)

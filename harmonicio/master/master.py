@@ -1,0 +1,353 @@
+"""The master behind its routes: the pure state under one lock, with the store, the tokens and the backlog beside it.
+
+    routes ──► Master ──┬── state     decides, under the lock
+                        ├── store     keeps, before the state learns of it
+                        ├── office    signs, outside the lock
+                        └── backlog
+
+Every method may be called from any thread. Nothing here listens on a socket or starts a thread: that is
+:class:`~harmonicio.master.service.MasterService`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+import harmonicio
+from harmonicio.control.messages import (
+    BacklogAccess,
+    BacklogFigures,
+    Desired,
+    EngineView,
+    LeaseGrant,
+    LeaseList,
+    LeaseRenewal,
+    LeaseRequest,
+    OutcomeView,
+    ReportAnswer,
+    Status,
+    StreamView,
+    WorkerRegistration,
+    WorkerReport,
+    WorkerView,
+    WorkerWelcome,
+)
+from harmonicio.core.clock import Clock
+from harmonicio.core.errors import Conflict, NotFound, Unavailable
+from harmonicio.core.lease import Address
+from harmonicio.core.names import check_message_id
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.parts import BacklogPart
+from harmonicio.master.state import MasterState, next_declaration
+from harmonicio.master.store import MasterStore
+from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
+from harmonicio.master.tokens import Identity, TokenBook
+
+REPORT_INTERVAL_S = 1.0
+MAX_WAIT_S = 30.0
+#: Requests that may be held at the same time; the web server has some more threads for all others.
+MAX_HELD_REQUESTS = 64
+MAX_STREAMS = 1_000
+
+
+class Master:
+    """Everything that the routes and the data port ask for.
+
+    Attributes:
+        tokens: The bearer tokens.
+        office: Signs and checks tickets.
+        backlog: Messages that wait here.
+        data_address: Where the data port can be reached; set once it listens.
+        data_received_bytes: Asks the data port for its count.
+    """
+
+    def __init__(
+        self,
+        *,
+        state: MasterState,
+        store: MasterStore,
+        tokens: TokenBook,
+        office: TicketOffice,
+        backlog: BacklogPart,
+        clock: Clock,
+    ) -> None:
+        self.tokens = tokens
+        self.office = office
+        self.backlog = backlog
+        self.data_address = Address("127.0.0.1", 0)
+        self.data_received_bytes: Callable[[], int] = int
+        self._state = state
+        self._store = store
+        self._clock = clock
+        self._changed = threading.Condition()
+        self._declaring = threading.Lock()
+        self._held = threading.BoundedSemaphore(MAX_HELD_REQUESTS)
+        self._started_at = clock.monotonic()
+        self._is_closing = False
+        self._lease_requests = 0
+        self._control_received_bytes = 0
+
+    def __repr__(self) -> str:
+        return f"<Master {self._state!r} {'closing' if self._is_closing else 'open'}>"
+
+    @contextmanager
+    def _deciding(self) -> Iterator[float]:
+        """Hold the lock for one decision; whoever waits for desired engines wakes when they have changed."""
+        with self._changed:
+            before = self._state.generation
+            yield self._clock.monotonic()
+            if self._state.generation != before:
+                self._changed.notify_all()
+
+    @property
+    def is_ready(self) -> bool:
+        return not self._is_closing
+
+    def identify(self, bearer: str) -> Identity:
+        """Return who presents this bearer token.
+
+        Raises:
+            NotAllowed: nobody known here.
+        """
+        return self.office.identify_engine(bearer) or self.tokens.identify(bearer)
+
+    def count_request(self, body_bytes: int) -> None:
+        """Count the body of a control request."""
+        with self._changed:
+            self._control_received_bytes += body_bytes
+
+    def tick(self) -> None:
+        """Let time pass."""
+        with self._deciding() as now:
+            self._state.tick(now)
+        self.backlog.tick()
+
+    def stop_waiting(self) -> None:
+        """Answer all held requests now, and hold none any more: the service ends."""
+        with self._changed:
+            self._is_closing = True
+            self._changed.notify_all()
+
+    # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def register(self, registration: WorkerRegistration) -> WorkerWelcome:
+        with self._deciding() as now:
+            self._state.register(registration, now)
+        return WorkerWelcome(REPORT_INTERVAL_S, self.office.worker_key(registration.worker), self.data_address)
+
+    def report(self, worker: str, report: WorkerReport) -> ReportAnswer:
+        with self._deciding() as now:
+            decision = self._state.report(worker, report, now)
+        for ended in decision.exits:
+            self.backlog.engine_exited(ended)
+        return ReportAnswer(decision.is_known)
+
+    def leave(self, worker: str) -> None:
+        with self._deciding() as now:
+            self._state.leave(worker, now)
+
+    def desired(self, worker: str, generation: int, wait_s: float) -> Desired:
+        """Return what a worker shall run, as soon as it differs from ``generation`` or after ``wait_s`` seconds.
+
+        Raises:
+            NotFound: the worker is not registered.
+            Unavailable: it is not decided yet, or too many requests are held.
+        """
+        found = self._desired_now(worker, generation)
+        if found is not None or wait_s <= 0:
+            return found or self._desired_at_last(worker)
+        if not self._held.acquire(blocking=False):
+            raise Unavailable(f"{MAX_HELD_REQUESTS} requests are being held already.", retry_after_s=REPORT_INTERVAL_S)
+        try:
+            with self._changed:
+                self._changed.wait_for(
+                    lambda: self._is_closing or self._desired_now(worker, generation) is not None,
+                    timeout=min(wait_s, MAX_WAIT_S),
+                )
+                return self._desired_at_last(worker)
+        finally:
+            self._held.release()
+
+    def _desired_now(self, worker: str, generation: int) -> Desired | None:
+        with self._changed:
+            desired = self._state.desired(worker)
+        return desired if desired is not None and desired.generation != generation else None
+
+    def _desired_at_last(self, worker: str) -> Desired:
+        with self._changed:
+            desired = self._state.desired(worker)
+        if desired is None:
+            raise Unavailable(
+                f"What worker {worker!r} shall run is not decided yet.",
+                hint="It is once the worker has reported and the master has settled after its start.",
+                retry_after_s=REPORT_INTERVAL_S,
+            )
+        return desired
+
+    def worker_views(self) -> tuple[WorkerView, ...]:
+        with self._deciding() as now:
+            return self._state.worker_views(now)
+
+    def worker_view(self, worker: str) -> WorkerView:
+        for view in self.worker_views():
+            if view.worker == worker:
+                return view
+        raise NotFound(f"There is no worker {worker!r}.")
+
+    def engine_views(self) -> tuple[EngineView, ...]:
+        with self._deciding() as now:
+            return self._state.engine_views(now)
+
+    def engine_view(self, engine: str) -> EngineView:
+        with self._deciding() as now:
+            return self._state.engine_view(engine, now)
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stream(self, name: str) -> StreamDeclaration:
+        """Return a stream's declaration.
+
+        Raises:
+            NotFound: it is not declared.
+        """
+        with self._changed:
+            return self._state.stream(name)
+
+    def declare(self, given: StreamDeclaration) -> StreamDeclaration:
+        """Take a declaration; return it with its version.
+
+        Raises:
+            InvalidInput: a value of it cannot be used.
+            Conflict: there are too many streams.
+        """
+        given.checked()
+        with self._declaring:
+            with self._changed:
+                streams = self._state.streams()
+            current = streams.get(given.name)
+            if current is None and len(streams) >= MAX_STREAMS:
+                raise Conflict(f"There are {MAX_STREAMS} streams already.", hint="Delete those that nobody uses.")
+            declaration = next_declaration(given, current, self._store.last_version(given.name))
+            if declaration != current:
+                self._store.put_stream(declaration)
+                self.backlog.declare(declaration)
+                with self._deciding() as now:
+                    self._state.put_stream(declaration, now)
+        return declaration
+
+    def scale(self, stream: str, engines: int) -> StreamView:
+        """Want another number of engines of a stream.
+
+        Raises:
+            NotFound: the stream is not declared.
+            InvalidInput: the number cannot be used.
+        """
+        self.declare(replace(self.stream(stream), engines=engines))
+        return self.stream_view(stream)
+
+    def delete_stream(self, stream: str, *, is_forced: bool) -> None:
+        """Forget a stream, its messages and dead letters.
+
+        Raises:
+            NotFound: it is not declared.
+            Conflict: messages of it wait, and the deletion is not forced.
+        """
+        with self._declaring:
+            self.stream(stream)
+            figures = self.backlog.figures(stream)
+            waiting = figures.ready + figures.reserved
+            if waiting and not is_forced:
+                raise Conflict(
+                    f"{waiting} messages of stream {stream!r} wait in the backlog.",
+                    hint="Let them be processed, or use force to delete them too.",
+                )
+            self._store.drop_stream(stream)
+            with self._deciding() as now:
+                self._state.drop_stream(stream, now)
+            self.backlog.drop_stream(stream)
+
+    def stream_view(self, stream: str) -> StreamView:
+        with self._changed:
+            declaration, counts = self._state.stream(stream), self._state.counts(stream)
+        return StreamView(declaration, counts.desired, counts.running, counts.unplaced, self.backlog.figures(stream))
+
+    def stream_views(self) -> tuple[StreamView, ...]:
+        with self._changed:
+            known = [(declaration, self._state.counts(name)) for name, declaration in self._state.streams().items()]
+        return tuple(
+            StreamView(each, counts.desired, counts.running, counts.unplaced, self.backlog.figures(each.name))
+            for each, counts in known
+        )
+
+    def backlog_figures(self) -> tuple[BacklogFigures, ...]:
+        with self._changed:
+            names = list(self._state.streams())
+        return tuple(self.backlog.figures(name) for name in names)
+
+    def outcome(self, stream: str, message: str) -> OutcomeView:
+        """Return what became of a message that took the backlog.
+
+        Raises:
+            NotFound: the stream is not declared, or nothing is known of the message (any more).
+        """
+        self.stream(stream)
+        found = self.backlog.outcome(stream, check_message_id(message))
+        if found is None:
+            raise NotFound(
+                f"Nothing is known of message {message!r} of stream {stream!r}.",
+                hint="It went straight to an engine, it never arrived, or its outcome has expired.",
+            )
+        return found
+
+    # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+        with self._deciding() as now:
+            self._lease_requests += 1
+            decision = self._state.request_leases(request, now)
+            term_s = self._state.leases.term_s
+        return LeaseGrant(
+            leases=tuple(self.office.lease(granted, term_s) for granted in decision.granted),
+            backlog=BacklogAccess(
+                self.data_address, self.office.intake_ticket(request.stream, request.source), INTAKE_TERM_S
+            ),
+            route=decision.route,
+            retry_after_s=decision.retry_after_s,
+        )
+
+    def renew(self, held: LeaseList) -> LeaseRenewal:
+        with self._deciding() as now:
+            return self._state.renew(held.source, held.leases, now)
+
+    def release(self, held: LeaseList) -> None:
+        with self._deciding():
+            self._state.release(held.source, held.leases)
+
+    def revoke_leases(self) -> None:
+        """End every lease and refuse every ticket made so far: the epoch goes up."""
+        with self._declaring:
+            epoch = self._store.raise_epoch()
+            self.office.epoch = epoch
+            with self._deciding():
+                self._state.leases.raise_epoch(epoch)
+
+    # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def status(self) -> Status:
+        with self._deciding() as now:
+            workers, engines = self._state.worker_views(now), self._state.engine_views(now)
+            lease_requests, control_bytes = self._lease_requests, self._control_received_bytes
+        return Status(
+            version=harmonicio.__version__,
+            epoch=self.office.epoch,
+            uptime_s=round(now - self._started_at, 3),
+            lease_requests=lease_requests,
+            data_received_bytes=self.data_received_bytes(),
+            control_received_bytes=control_bytes,
+            workers=workers,
+            engines=engines,
+            streams=self.stream_views(),
+        )

@@ -1,0 +1,12 @@
+"""The routes of the control plane, one module per noun. A new route is one small function here."""
+
+from __future__ import annotations
+
+from harmonicio.master.endpoint import Endpoint
+from harmonicio.master.routes import backlog, engines, health, leases, status, streams, tokens, workers
+
+
+def all_endpoints() -> list[Endpoint]:
+    """Return every route of the master itself; extensions bring theirs."""
+    modules = (health, status, workers, engines, streams, leases, backlog, tokens)
+    return [endpoint for module in modules for endpoint in module.routes.endpoints]

@@ -1,0 +1,53 @@
+"""Streams: declared, shown, scaled and deleted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harmonicio.control import paths
+from harmonicio.control.messages import EngineCount, StreamView
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.endpoint import ADMIN_ONLY, LOOKING, Call, Routes
+from harmonicio.master.master import Master
+
+routes = Routes("streams")
+
+
+@dataclass(frozen=True, slots=True)
+class DeleteQuery:
+    """``force`` deletes the messages that wait, too."""
+
+    force: bool = False
+
+
+@routes.get(paths.STREAMS, LOOKING, answer=tuple[StreamView, ...])
+def list_all(master: Master, call: Call) -> tuple[StreamView, ...]:
+    """List all streams with their engines and backlog."""
+    return master.stream_views()
+
+
+@routes.get(paths.STREAM, LOOKING, answer=StreamView)
+def show(master: Master, call: Call) -> StreamView:
+    """Show one stream."""
+    return master.stream_view(call.names["stream"])
+
+
+@routes.put(paths.STREAM, ADMIN_ONLY, body=StreamDeclaration, answer=StreamDeclaration)
+def declare(master: Master, call: Call) -> StreamDeclaration:
+    """Declare a stream; the answer names the version. The same declaration again changes nothing."""
+    if call.body.name != call.names["stream"]:
+        raise InvalidInput(f"The path names stream {call.names['stream']!r}, the declaration {call.body.name[:100]!r}.")
+    return master.declare(call.body)
+
+
+@routes.post(paths.STREAM_SCALE, ADMIN_ONLY, body=EngineCount, answer=StreamView)
+def scale(master: Master, call: Call) -> StreamView:
+    """Run another number of engines; none that goes on is restarted."""
+    return master.scale(call.names["stream"], call.body.engines)
+
+
+@routes.delete(paths.STREAM, ADMIN_ONLY, query=DeleteQuery)
+def delete(master: Master, call: Call) -> None:
+    """Delete a stream; refused while messages of it wait, unless forced."""
+    master.delete_stream(call.names["stream"], is_forced=call.query.force)

@@ -1,0 +1,100 @@
+"""Where tickets are made and checked on the master's side.
+
+The kinds of ticket and their keys are drawn in :mod:`harmonicio.control.tickets`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from harmonicio.control import tickets
+from harmonicio.control.messages import Lease
+from harmonicio.core.clock import Clock
+from harmonicio.core.errors import InvalidInput, NotAllowed
+from harmonicio.core.lease import Claims, TicketKind
+from harmonicio.core.names import check_name
+from harmonicio.core.roles import Role
+from harmonicio.master.state import Granted
+from harmonicio.master.tokens import Identity
+
+#: How long a connector may open new connections to the backlog with one ticket.
+INTAKE_TERM_S = 3600.0
+
+
+class TicketOffice:
+    """Signs lease and intake tickets; checks intake and engine tickets. Safe to use from several threads.
+
+    Attributes:
+        epoch: Lease and intake tickets of an older epoch are refused.
+    """
+
+    def __init__(self, key_hex: str, *, epoch: int, clock: Clock) -> None:
+        self._key = key_hex
+        self._clock = clock
+        self.epoch = epoch
+
+    def __repr__(self) -> str:
+        return f"<TicketOffice epoch={self.epoch}>"
+
+    def worker_key(self, worker: str) -> str:
+        """Return the key from which a controller derives the keys of its engines."""
+        return tickets.derive_key(self._key, "worker", worker)
+
+    def lease(self, granted: Granted, term_s: float) -> Lease:
+        """Return a lease with its ticket, signed for its engine."""
+        held = granted.held
+        claims = replace(
+            self._claims(TicketKind.LEASE, held.stream, held.source, term_s), lease=held.lease, engine=held.engine
+        )
+        ticket = tickets.sign(tickets.engine_key(self._key, granted.worker, held.engine), claims)
+        return Lease(held.lease, held.engine, granted.address, ticket, term_s)
+
+    def intake_ticket(self, stream: str, source: str) -> str:
+        """Return a ticket with which a source may put messages of a stream into the backlog."""
+        return tickets.sign(self._key, self._claims(TicketKind.INTAKE, stream, source, INTAKE_TERM_S))
+
+    def verify_intake_ticket(self, ticket: str, *, stream: str, source: str) -> Claims:
+        """Return what an intake ticket says, when it is good for this stream and source.
+
+        Raises:
+            NotAllowed: it is not.
+        """
+        claims = tickets.verify(
+            self._key, ticket, TicketKind.INTAKE, wall_s=self._clock.wall(), oldest_epoch=self.epoch
+        )
+        if (claims.stream, claims.source) != (stream, source):
+            raise NotAllowed("The intake ticket was made for another stream or source.", hint="Ask for one of its own.")
+        return claims
+
+    def verify_engine_ticket(self, ticket: str, *, worker: str, engine: str) -> Claims:
+        """Return what an engine's ticket says (its stream), when that engine's controller has signed it.
+
+        Engine tickets have no epoch: they prove who an engine is, and what it may do ends with its controller's word.
+
+        Raises:
+            NotAllowed: it was not signed for this engine of this worker.
+        """
+        try:
+            key = tickets.engine_key(self._key, check_name("worker", worker), check_name("engine", engine))
+        except InvalidInput as error:
+            raise NotAllowed(error.text, hint=error.hint) from None
+        claims = tickets.verify(key, ticket, TicketKind.ENGINE, wall_s=self._clock.wall())
+        if claims.engine != engine:
+            raise NotAllowed("The engine ticket was made for another engine.")
+        return claims
+
+    def identify_engine(self, bearer: str) -> Identity | None:
+        """Return the engine that presents this bearer token on the control plane; ``None``: it is no engine's.
+
+        Raises:
+            NotAllowed: it looks like an engine's, but its ticket is not good.
+        """
+        parts = tickets.split_engine_bearer(bearer)
+        if parts is None:
+            return None
+        worker, engine, ticket = parts
+        claims = self.verify_engine_ticket(ticket, worker=worker, engine=engine)
+        return Identity(engine, Role.ENGINE, worker, engine, claims.stream)
+
+    def _claims(self, kind: TicketKind, stream: str, source: str, term_s: float) -> Claims:
+        return Claims(kind, stream, term_s, issued_at=self._clock.wall(), epoch=self.epoch, source=source)
