@@ -1,4 +1,4 @@
-"""Properties of the wire: however the bytes are cut, the same events come out, and what was given out stays as it was."""
+"""Properties of the wire: however bytes are cut, the same events come out, and what was given out stays as it was."""
 
 from __future__ import annotations
 
@@ -134,6 +134,7 @@ def received(connection: Connection, data: bytes, cuts: list[int], *, is_discard
             buffer = connection.receive_buffer()
             count = min(len(buffer), len(piece))
             buffer[:count] = piece[:count]
+            del buffer  # A view that is kept keeps the buffer, too.
             connection.bytes_received(count)
             piece = piece[count:]
             take_events(connection, found, is_discarding)
@@ -306,3 +307,33 @@ def test_every_size_around_a_limit_arrives_whole(size: int, checksum: str) -> No
 
 def test_a_checksum_is_of_the_payload() -> None:
     assert trailer(Flag.CHECKSUM_CRC32, b"123456789") == zlib.crc32(b"123456789").to_bytes(8, "big")
+
+
+def test_a_decoder_that_nobody_looks_into_keeps_its_buffer() -> None:
+    decoder, frame = Decoder(), message_prefix("00" * 16, 1000) + bytes(1000)
+    for _ in range(1000):
+        decoder.feed(frame)
+        assert decoder.next_frame() is not None
+    assert decoder.abandoned_buffers == 0
+
+
+def test_an_abandoned_buffer_is_counted() -> None:
+    decoder, frame = Decoder(), message_prefix("00" * 16, 1000) + bytes(1000)
+    kept = []
+    for _ in range(20):
+        decoder.feed(frame)
+        kept.append(decoder.next_frame())
+    assert decoder.abandoned_buffers == 2
+
+
+def test_a_resting_decoder_gives_its_memory_back() -> None:
+    decoder = Decoder()
+    decoder.feed(message_prefix("00" * 16, 5000))
+    data = memoryview(bytes(5000) + b"".join(message_prefix("00" * 16, 60_000) + bytes(60_000) for _ in range(20)))
+    while len(data):
+        data = data[decoder.feed(data) :]
+        while decoder.next_frame() is not None:
+            pass
+    assert len(decoder.receive_buffer()) > SMALLEST_KEPT_BYTES
+    decoder.rest()
+    assert len(decoder.receive_buffer()) == SMALLEST_KEPT_BYTES
