@@ -34,7 +34,7 @@ def load_settings(
     """
     variables = os.environ if environ is None else environ
     path = _find_file(variables) if file is None else Path(file)
-    text = "" if path is None else _read_text(path, "settings file")
+    text = "" if path is None else read_text(path, "settings file")
     return resolve(text, variables, flags or {}, file="" if path is None else str(path.absolute()))
 
 
@@ -89,7 +89,8 @@ def _find_file(environ: Mapping[str, str]) -> Path | None:
     return None
 
 
-def _read_text(path: Path, what: str) -> str:
+def read_text(path: Path, what: str) -> str:
+    """Return the text of a small file of ours; ``what`` it is goes into the error."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -103,7 +104,7 @@ def _read_text(path: Path, what: str) -> str:
 
 
 def _read_token_file(path: Path) -> str:
-    secret = _read_text(path, "token file").strip()
+    secret = read_text(path, "token file").strip()
     _check_private(path, "token file")
     if not secret or not secret.isascii() or not secret.isprintable():
         raise ConfigurationError(f"The token file {path} does not hold a token.", hint="It is one line of text.")

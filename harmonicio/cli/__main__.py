@@ -1,0 +1,47 @@
+"""The entry point of ``harmonicio`` and of ``python -m harmonicio.cli``.
+
+Exit codes: 0 done, 1 failed, 2 the command or its input cannot be used, 3 the other side cannot be reached now, 130
+interrupted.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, Unavailable
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command and return the exit code of the process."""
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        from harmonicio.cli import app
+    except ModuleNotFoundError as error:
+        return _complain(f"error: the command line needs {error.name}. Run: pip install 'harmonicio[cluster]'", 1)
+    try:
+        app.build(given)(given, prog_name="harmonicio")
+    except SystemExit as ended:
+        return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
+    except ModuleNotFoundError as error:
+        return _complain(f"error: this command needs {error.name}. Run: pip install 'harmonicio[all]'", 1)
+    except HarmonicIOError as error:
+        return _complain(f"error: {error}", exit_code_of(error))
+    return 0
+
+
+def exit_code_of(error: HarmonicIOError) -> int:
+    """Return the exit code that tells a script what kind of error it was."""
+    if isinstance(error, InvalidInput):
+        return 2
+    return 3 if isinstance(error, Unavailable) else 1
+
+
+def _complain(text: str, exit_code: int) -> int:
+    # What the other side sent may hold line breaks or terminal codes: one line, nothing but text.
+    print("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), file=sys.stderr)
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

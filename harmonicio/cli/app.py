@@ -1,0 +1,70 @@
+"""The table of commands, and the application built from it.
+
+Only the module of the command that runs is imported, so that help is quick and a missing extra hurts nobody who does
+not need it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+
+import typer
+
+from harmonicio.cli.invocation import Invocation
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A row of the table: ``is_noun`` tells a noun with verbs from a bare verb."""
+
+    name: str
+    help: str
+    is_noun: bool = False
+
+    @property
+    def module(self) -> str:
+        return f"harmonicio.cli.{self.name}"
+
+
+COMMANDS = (
+    Command("status", "Show the whole cluster: workers, engines, streams and what waits."),
+    Command("stream", "Declare, list, scale and remove streams.", is_noun=True),
+    Command("worker", "List the hosts that run engines.", is_noun=True),
+    Command("engine", "List processing engines.", is_noun=True),
+    Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
+    Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
+    Command("config", "Show every setting with its value and origin."),
+    Command("version", "Show the version."),
+)
+
+
+def build(arguments: Sequence[str]) -> typer.Typer:
+    """Return the application, with the commands that ``arguments`` name loaded and a line of help for all others."""
+    root = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+    root.callback(help="Large scientific messages, straight from the instrument to the code that processes them.")(
+        _options
+    )
+    for command in COMMANDS:
+        if command.name not in arguments:
+            root.command(command.name, help=command.help)(_not_loaded)
+        elif command.is_noun:
+            root.add_typer(import_module(command.module).app, name=command.name, help=command.help)
+        else:
+            root.command(command.name, help=command.help)(import_module(command.module).run)
+    return root
+
+
+def _options(
+    context: typer.Context,
+    settings: Path | None = typer.Option(None, help="Settings file; by default ./harmonicio.toml, else ~/.harmonicio."),
+    master: str | None = typer.Option(None, help="Address of the master, like http://127.0.0.1:8710."),
+    token_file: Path | None = typer.Option(None, help="File (mode 0600) that holds the bearer token."),
+) -> None:
+    context.obj = Invocation(settings, {"master.url": master, "client.token_file": token_file})
+
+
+def _not_loaded() -> None:
+    """Stands in the help for a command that is not the one that runs."""

@@ -1,0 +1,33 @@
+"""``harmonicio status``: the whole cluster on one page."""
+
+from __future__ import annotations
+
+import typer
+
+from harmonicio.cli import backlog, console, engine, invocation, stream, worker
+from harmonicio.control.messages import Status
+from harmonicio.core.sizes import format_size
+
+
+def run(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
+    with invocation.of(context).master() as master:
+        status = master.status()
+    if as_json:
+        console.show_json(status)
+    else:
+        _show(status)
+
+
+def _show(status: Status) -> None:
+    console.say(
+        f"HarmonicIO {status.version}, up for {console.duration(status.uptime_s)}: "
+        f"{len(status.workers)} workers, {len(status.engines)} engines, {len(status.streams)} streams."
+    )
+    console.say(
+        f"The master took {status.lease_requests:,} lease requests, {format_size(status.data_received_bytes)} of "
+        f"messages for the backlog and {format_size(status.control_received_bytes)} of control requests."
+    )
+    worker.show(status.workers)
+    stream.show_all(status.streams)
+    backlog.show([each.backlog for each in status.streams if each.backlog.stored_total or each.backlog.dead])
+    engine.show(status.engines)

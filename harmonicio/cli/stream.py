@@ -1,0 +1,107 @@
+"""``harmonicio stream …``: streams, as the administrator declares them."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import typer
+
+from harmonicio.cli import backlog, console, invocation
+from harmonicio.control.json_codec import as_plain
+from harmonicio.control.messages import StreamView
+from harmonicio.control.stream_files import load_streams
+from harmonicio.core.sizes import format_size
+
+app = typer.Typer(no_args_is_help=True)
+NAME = typer.Argument(help="The stream's name.")
+
+
+@app.command("apply")
+def apply(
+    context: typer.Context,
+    file: Path = typer.Argument(help="TOML file with a table [streams.NAME] for each stream."),
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Declare every stream of a file; what is the same already is left alone."""
+    declarations = load_streams(file)
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        declared = [master.declare_stream(each) for each in declarations]
+    if as_json:
+        console.show_json(declared)
+        return
+    for each in declared:
+        console.say(f"Stream {each.name!r} is declared: version {each.version}, {each.engines} engines.")
+
+
+@app.command("ls")
+def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
+    """List the streams."""
+    with invocation.of(context).master() as master:
+        streams = master.streams()
+    if as_json:
+        console.show_json(streams)
+    else:
+        show_all(streams)
+
+
+@app.command("show")
+def show(context: typer.Context, name: str = NAME, as_json: bool = console.AS_JSON) -> None:
+    """Show one stream's declaration, engines and backlog."""
+    with invocation.of(context).master() as master:
+        view = master.stream(name)
+    if as_json:
+        console.show_json(view)
+        return
+    plain = {item.name: getattr(view.declaration, item.name) for item in dataclasses.fields(view.declaration)}
+    console.show_table(("setting", "value"), [(key, _value(key, value)) for key, value in plain.items()])
+    console.say(f"{view.running} of {view.desired} engines run; {view.unplaced} have no worker with room.")
+    backlog.show([view.backlog])
+
+
+@app.command("scale")
+def scale(
+    context: typer.Context,
+    name: str = NAME,
+    engines: int = typer.Argument(min=0, help="How many engines shall run."),
+) -> None:
+    """Run more or fewer engines; none that goes on is restarted."""
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        view = master.scale_stream(name, engines)
+    console.say(f"Stream {name!r} shall have {view.desired} engines; {view.running} run now.")
+
+
+@app.command("rm")
+def remove(
+    context: typer.Context,
+    name: str = NAME,
+    is_forced: bool = typer.Option(False, "--force", help="Delete the messages that wait, too."),
+) -> None:
+    """Remove a stream and its engines; refused while messages of it wait."""
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        master.delete_stream(name, is_forced=is_forced)
+    console.say(f"Stream {name!r} is removed.")
+
+
+def show_all(streams: Sequence[StreamView]) -> None:
+    """Print the streams."""
+    console.show_table(
+        ("stream", "version", "runs", "engines", "of", "unplaced", "waiting", "dead"),
+        [_row(each) for each in streams],
+        empty="There are no streams. Declare some with: harmonicio stream apply FILE",
+    )
+
+
+def _row(each: StreamView) -> tuple[console.Cell, ...]:
+    declaration, waits = each.declaration, each.backlog
+    runs = declaration.image or declaration.handler
+    waiting = waits.ready + waits.reserved
+    return (declaration.name, declaration.version, runs, each.running, each.desired, each.unplaced, waiting, waits.dead)
+
+
+def _value(key: str, value: object) -> str:
+    if key.endswith("_bytes") and isinstance(value, int):
+        return format_size(value)
+    return value if isinstance(value, str) else json.dumps(as_plain(value))

@@ -1,0 +1,61 @@
+"""``harmonicio token …``: bearer tokens."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+
+import typer
+
+from harmonicio.cli import console, invocation
+from harmonicio.control.settings_files import write_token_file
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.roles import Role
+from harmonicio.core.settings import nearest
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("create")
+def create(
+    context: typer.Context,
+    name: str = typer.Argument(help="What the token is called, for example who holds it."),
+    role: str = typer.Option(Role.SOURCE.value, help="admin, source, worker or viewer."),
+    file: Path | None = typer.Option(None, help="Write the secret into this file (mode 0600) instead of printing it."),
+    as_json: bool = console.AS_JSON,
+) -> None:
+    """Make a token; its secret is shown this once."""
+    roles = {each.value: each for each in Role if each.can_have_token}
+    if role not in roles:
+        raise InvalidInput(f"{role[:80]!r} is not the role of a token.", hint=nearest(role[:80], roles))
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        view = master.create_token(name, roles[role])
+    if file is not None:
+        write_token_file(file, view.secret)
+        console.say(f"The token {view.name!r} is in {file}.")
+    elif as_json:
+        console.show_json(view)
+    else:
+        console.say(view.secret)
+
+
+@app.command("ls")
+def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
+    """List the tokens, without their secrets."""
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        tokens = master.tokens()
+    if as_json:
+        console.show_json(tokens)
+        return
+    rows = [
+        (each.name, each.role, f"{datetime.fromtimestamp(each.created_at, UTC):%Y-%m-%d %H:%M} UTC") for each in tokens
+    ]
+    console.show_table(("token", "role", "made at"), rows, empty="There are no tokens.")
+
+
+@app.command("revoke")
+def revoke(context: typer.Context, name: str = typer.Argument(help="The token's name.")) -> None:
+    """Revoke a token at once."""
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        master.revoke_token(name)
+    console.say(f"The token {name!r} is revoked.")
