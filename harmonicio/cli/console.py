@@ -58,6 +58,11 @@ def printable(text: str) -> str:
     return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def count(number: int, noun: str) -> str:
+    """Return ``"1 engine"``, ``"2 engines"``."""
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
 def duration(seconds: float) -> str:
     """Return a duration as people say it, with its two largest units: ``"2 h 5 min"``."""
     if seconds < 10:

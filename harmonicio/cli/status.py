@@ -21,7 +21,8 @@ def run(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 def _show(status: Status) -> None:
     console.say(
         f"HarmonicIO {status.version}, up for {console.duration(status.uptime_s)}: "
-        f"{len(status.workers)} workers, {len(status.engines)} engines, {len(status.streams)} streams."
+        f"{console.count(len(status.workers), 'worker')}, {console.count(len(status.engines), 'engine')}, "
+        f"{console.count(len(status.streams), 'stream')}."
     )
     console.say(
         f"The master took {status.lease_requests:,} lease requests, {format_size(status.data_received_bytes)} of "

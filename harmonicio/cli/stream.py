@@ -33,7 +33,9 @@ def apply(
         console.show_json(declared)
         return
     for each in declared:
-        console.say(f"Stream {each.name!r} is declared: version {each.version}, {each.engines} engines.")
+        console.say(
+            f"Stream {each.name!r} is declared: version {each.version}, {console.count(each.engines, 'engine')}."
+        )
 
 
 @app.command("ls")
@@ -70,7 +72,7 @@ def scale(
     """Run more or fewer engines; none that goes on is restarted."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         view = master.scale_stream(name, engines)
-    console.say(f"Stream {name!r} shall have {view.desired} engines; {view.running} run now.")
+    console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; {view.running} run now.")
 
 
 @app.command("rm")
@@ -88,7 +90,7 @@ def remove(
 def show_all(streams: Sequence[StreamView]) -> None:
     """Print the streams."""
     console.show_table(
-        ("stream", "version", "runs", "engines", "of", "unplaced", "waiting", "dead"),
+        ("stream", "version", "runs", "engines", "unplaced", "waiting", "dead"),
         [_row(each) for each in streams],
         empty="There are no streams. Declare some with: harmonicio stream apply FILE",
     )
@@ -97,8 +99,8 @@ def show_all(streams: Sequence[StreamView]) -> None:
 def _row(each: StreamView) -> tuple[console.Cell, ...]:
     declaration, waits = each.declaration, each.backlog
     runs = declaration.image or declaration.handler
-    waiting = waits.ready + waits.reserved
-    return (declaration.name, declaration.version, runs, each.running, each.desired, each.unplaced, waiting, waits.dead)
+    engines, waiting = f"{each.running} of {each.desired}", waits.ready + waits.reserved
+    return (declaration.name, declaration.version, runs, engines, each.unplaced, waiting, waits.dead)
 
 
 def _value(key: str, value: object) -> str:

@@ -32,7 +32,7 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 def show(workers: Sequence[WorkerView]) -> None:
     """Print the workers, and below them why any lacks engines."""
     console.show_table(
-        ("worker", "host", "state", "engines", "of", "busy", "cpu", "memory", "disk free", "last report"),
+        ("worker", "host", "state", "engines", "busy", "cpu", "memory", "disk free", "last report"),
         [_row(each) for each in workers],
         empty="There are no workers. Start one with: harmonicio worker run",
     )
@@ -49,8 +49,7 @@ def _row(each: WorkerView) -> tuple[console.Cell, ...]:
         each.worker,
         each.host,
         each.state,
-        each.engines,
-        each.max_engines,
+        f"{each.engines} of {each.max_engines}",
         each.busy,
         f"{load.cpu_fraction:.0%}" if load else "",
         f"{load.memory_used_bytes / max(load.memory_total_bytes, 1):.0%}" if load else "",

@@ -41,8 +41,9 @@ def load_settings(
 def read_token(settings: Settings, roles: Sequence[Role]) -> str:
     """Return the bearer token to show the master.
 
-    It is ``client.token``, else the content of ``client.token_file``, else that of the first file
-    ``<home>/tokens/<role>.token`` that exists, in the order of ``roles``.
+    It is ``client.token``, else the content of ``client.token_file``, else that of the first file that exists, in the
+    order of ``roles``: ``<home>/tokens/<role>.token``, which somebody put there, or
+    ``<master.data_folder>/tokens/<role>.token``, which a master on this host wrote.
 
     Raises:
         NotAllowed: there is none; names where it was looked for.
@@ -55,18 +56,18 @@ def read_token(settings: Settings, roles: Sequence[Role]) -> str:
         return settings.client.token
     if settings.client.token_file is not None:
         return _read_token_file(settings.client.token_file)
-    files = [token_file(settings, role) for role in roles]
-    for path in files:
-        if path.exists():
-            return _read_token_file(path)
+    for role in roles:
+        for path in (token_file(settings, role), settings.master.data_folder / "tokens" / f"{role}.token"):
+            if os.path.exists(path):  # false as well where this user may not look
+                return _read_token_file(path)
     raise NotAllowed(
         f"There is no token for the master at {settings.master.url}.",
-        hint=f"Put one into {files[0]}, or set client.token_file or HARMONICIO_CLIENT_TOKEN.",
+        hint=f"Put one into {token_file(settings, roles[0])}, or set client.token_file or HARMONICIO_CLIENT_TOKEN.",
     )
 
 
 def token_file(settings: Settings, role: Role) -> Path:
-    """Return where the token of this role is kept on this host."""
+    """Return where a token of this role is put on this host."""
     return settings.home / "tokens" / f"{role}.token"
 
 
@@ -84,7 +85,7 @@ def write_token_file(path: Path, secret: str) -> None:
 def _find_file(environ: Mapping[str, str]) -> Path | None:
     home = environ.get(HOME_VARIABLE) or os.path.join(environ.get("HOME", ""), ".harmonicio")
     for path in (Path(SETTINGS_FILE), Path(home, SETTINGS_FILE)):
-        if path.is_file():
+        if os.path.isfile(path):
             return path
     return None
 

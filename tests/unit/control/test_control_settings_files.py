@@ -72,6 +72,14 @@ def test_the_first_role_that_has_a_token_file_is_used(environ: dict[str, str]) -
     assert read_token(settings, [Role.SOURCE, Role.ADMIN]) == "source's"
 
 
+def test_the_token_that_a_master_on_this_host_wrote_is_found(environ: dict[str, str], tmp_path: Path) -> None:
+    settings = load_settings(environ=environ, flags={"master.data_folder": tmp_path / "m"})
+    write_token_file(tmp_path / "m" / "tokens" / "viewer.token", "the master's")
+    assert read_token(settings, [Role.ADMIN, Role.VIEWER]) == "the master's"
+    write_token_file(token_file(settings, Role.VIEWER), "put here")
+    assert read_token(settings, [Role.ADMIN, Role.VIEWER]) == "put here"
+
+
 def test_without_a_token_the_error_says_where_one_belongs(environ: dict[str, str]) -> None:
     with pytest.raises(NotAllowed, match="no token for the master") as raised:
         read_token(load_settings(environ=environ), [Role.SOURCE, Role.ADMIN])
