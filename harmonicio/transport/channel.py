@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import socket
 import struct
+import threading
 import time
 from collections.abc import Sequence
 
@@ -30,18 +31,23 @@ Buffer = bytes | bytearray | memoryview
 class Channel:
     """An ordered byte stream.
 
+    One thread reads and one writes at a time; :meth:`shutdown` may be called from any thread.
+
     Args:
         sock: A connected stream socket; the channel owns it from now on.
         peer: What to call the other end in error texts.
+        slow_after_s: A transfer is judged each time after this long.
     """
 
-    def __init__(self, sock: socket.socket, peer: str) -> None:
+    def __init__(self, sock: socket.socket, peer: str, *, slow_after_s: float = SLOW_AFTER_S) -> None:
         self._socket = sock
+        self._slow_after_s = slow_after_s
+        self._ending = threading.Lock()
         self.peer = peer
         self.is_closed = False
         sock.setblocking(True)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _timeval(RECEIVE_SLICE_S))
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(SEND_SLICE_S))
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _timeval(min(SEND_SLICE_S, slow_after_s)))
 
     def __repr__(self) -> str:
         return f"<Channel to {self.peer}{', closed' if self.is_closed else ''}>"
@@ -75,7 +81,7 @@ class Channel:
             ConnectionEnded: the stream broke, or it was slower than 64 KB/s for 30 s.
         """
         filled, size = 0, len(buffer)
-        deadline, mark = time.monotonic() + SLOW_AFTER_S, 0
+        deadline, mark = time.monotonic() + self._slow_after_s, 0
         while filled < size:
             try:
                 count = self._socket.recv_into(buffer[filled:], 0, socket.MSG_WAITALL)
@@ -88,7 +94,7 @@ class Channel:
             filled += max(count, 0)
             if time.monotonic() > deadline:
                 self._check_speed(filled - mark)
-                deadline, mark = time.monotonic() + SLOW_AFTER_S, filled
+                deadline, mark = time.monotonic() + self._slow_after_s, filled
         return filled
 
     def send_all(self, buffers: Sequence[Buffer]) -> None:
@@ -105,10 +111,10 @@ class Channel:
                 return
             now = time.monotonic()
             sent_since += count
-            deadline = deadline or now + SLOW_AFTER_S
+            deadline = deadline or now + self._slow_after_s
             if now > deadline:
                 self._check_speed(sent_since)
-                deadline, sent_since = now + SLOW_AFTER_S, 0
+                deadline, sent_since = now + self._slow_after_s, 0
 
     def try_send(self, buffers: Sequence[memoryview]) -> int:
         """Send what the kernel takes without waiting; return how many bytes that was."""
@@ -137,9 +143,9 @@ class Channel:
             raise self._broken(error) from None
 
     def _check_speed(self, count: int) -> None:
-        if count < SLOW_BYTES_PER_S * SLOW_AFTER_S:
+        if count < SLOW_BYTES_PER_S * self._slow_after_s:
             raise ConnectionEnded(
-                f"The transfer with {self.peer} moved {count} bytes in {SLOW_AFTER_S:.0f} s and was cut.",
+                f"The transfer with {self.peer} moved {count} bytes in {self._slow_after_s:.0f} s and was cut.",
                 hint="Look for a stuck process or a broken network path.",
             )
 
@@ -148,10 +154,13 @@ class Channel:
 
     def shutdown(self) -> None:
         """Wake whoever reads or writes this channel and let them see its end; safe from any thread."""
-        try:
-            self._socket.shutdown(socket.SHUT_RDWR)
-        except OSError:
-            return  # It was not connected any more, which is what was wanted.
+        with self._ending:  # The number of a closed socket may already belong to another one.
+            if self.is_closed:
+                return
+            try:
+                self._socket.shutdown(socket.SHUT_RDWR)
+            except OSError:
+                return  # It was not connected any more, which is what was wanted.
 
     def finish_sending(self) -> None:
         """Say that no more bytes follow; the other direction stays open."""
@@ -178,9 +187,10 @@ class Channel:
                 return
 
     def close(self) -> None:
-        """Give the socket back; the owner's last call."""
-        self.is_closed = True
-        self._socket.close()
+        """Give the socket back; the owner's last call, when nobody reads or writes any more."""
+        with self._ending:
+            self.is_closed = True
+            self._socket.close()
 
 
 def _bytes_view(buffer: Buffer) -> memoryview:

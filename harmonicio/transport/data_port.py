@@ -9,6 +9,7 @@ What a connection means is the business of its :class:`Session`; the port knows 
 
 from __future__ import annotations
 
+import itertools
 import logging
 import selectors
 import socket
@@ -19,9 +20,16 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
-from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, ProtocolError
+from harmonicio.core.errors import (
+    ConnectionEnded,
+    HarmonicIOError,
+    LocalProtocolError,
+    RemoteProtocolError,
+    Unavailable,
+)
 from harmonicio.core.lease import Address
 from harmonicio.transport import tcp
+from harmonicio.transport.channel import SLOW_AFTER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
@@ -30,6 +38,10 @@ _log = logging.getLogger(__name__)
 
 MAX_CONNECTIONS = 10_000
 MAX_THREADS = 64
+#: New connections taken in one turn of the selector, so that those which are open have theirs.
+ACCEPT_AT_ONCE = 64
+#: How long no connection is accepted after one could not be, for want of file descriptors or memory.
+ACCEPT_PAUSE_S = 0.25
 
 
 class Session(Protocol):
@@ -57,29 +69,46 @@ Reception = Callable[[Link, Hello], tuple[Hello, Session]]
 
 
 class _Served:
-    __slots__ = ("greeted_by", "link", "session")
+    """One connection. It is in the selector, or a thread of the pool has it, or it is on its way back: never two."""
 
-    def __init__(self, link: Link, greeted_by: float) -> None:
+    __slots__ = ("link", "session")
+
+    def __init__(self, link: Link) -> None:
         self.link = link
         self.session: Session | None = None
-        self.greeted_by = greeted_by
 
 
 class DataPort:
     """Listens for data connections and serves them.
 
+    A session must not close its link, which would take the connection away under the selector: it says goodbye,
+    raises, or calls ``link.channel.shutdown()``, and the port closes the link.
+
     Args:
         host, port: Where to listen; port 0 takes a free one.
         reception: Decides about each HELLO.
         name: For thread names and log lines.
+        max_connections: Connections beyond are closed at once.
+        greeting_within_s: A connection without an accepted HELLO is cut after this long.
+        slow_after_s: A payload that comes slower than 64 KB/s for this long is cut, with its connection.
     """
 
     def __init__(
-        self, host: str, port: int, reception: Reception, *, name: str, max_connections: int = MAX_CONNECTIONS
+        self,
+        host: str,
+        port: int,
+        reception: Reception,
+        *,
+        name: str,
+        max_connections: int = MAX_CONNECTIONS,
+        greeting_within_s: float = GREETING_WITHIN_S,
+        slow_after_s: float = SLOW_AFTER_S,
     ) -> None:
         self._reception = reception
         self._name = name
         self._max_connections = max_connections
+        self._greeting_within_s = greeting_within_s
+        self._slow_after_s = slow_after_s
         self._listener = tcp.listen(host, port)
         bound = self._listener.getsockname()
         self.address = Address(bound[0], bound[1])
@@ -89,9 +118,12 @@ class DataPort:
         self._wake_writer.setblocking(False)
         self._lock = threading.Lock()
         self._served: set[_Served] = set()
+        self._ungreeted: dict[_Served, float] = {}  # By deadline, which is the order of their arrival.
         self._returned: deque[_Served] = deque()
+        self._accept_again_at: float | None = None
+        self._waiting_for_thread = 0
+        self._ended_bytes = 0
         self._is_closing = False
-        self.received_bytes = 0
         self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"{name}-data")
         self._thread = threading.Thread(target=self._run, name=f"{name}-port", daemon=True)
 
@@ -103,6 +135,12 @@ class DataPort:
         """How many connections are open."""
         return len(self._served)
 
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that have arrived on all connections, those that have ended included."""
+        with self._lock:
+            return self._ended_bytes + sum(served.link.received_bytes for served in self._served)
+
     def start(self) -> None:
         self._selector.register(self._listener, selectors.EVENT_READ, None)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
@@ -110,11 +148,10 @@ class DataPort:
 
     def stop_listening(self) -> None:
         """Take no new connections; those that are open go on."""
-        with self._lock:
-            self._max_connections = 0
+        self._max_connections = 0
 
     def close(self) -> None:
-        """End every connection and thread of this port."""
+        """End every connection and thread of this port. Waits for sessions that are at work; never called by one."""
         with self._lock:
             if self._is_closing:
                 return
@@ -136,38 +173,68 @@ class DataPort:
 
     def _run(self) -> None:
         while not self._is_closing:
-            for key, _ in self._selector.select(timeout=1.0):
+            for key, _ in self._selector.select(self._seconds_to_deadline(time.monotonic())):
                 if key.fileobj is self._listener:
-                    self._accept()
+                    self._accept(time.monotonic())
                 elif key.fileobj is self._wake_reader:
                     self._drain_wake()
                 else:
+                    self._selector.unregister(key.fileobj)
                     self._hand_over(key.data)
-            self._take_returned()
-            self._end_the_ungreeted(time.monotonic())
+            while self._returned:
+                self._watch(self._returned.popleft())
+            self._keep_deadlines(time.monotonic())
 
-    def _accept(self) -> None:
-        while (channel := tcp.accept(self._listener)) is not None:
+    def _accept(self, now: float) -> None:
+        for _ in range(ACCEPT_AT_ONCE):
+            try:
+                channel = tcp.accept(self._listener, slow_after_s=self._slow_after_s)
+            except Unavailable as error:
+                _log.warning("%s %d connections are open on %s", error, len(self._served), self.address)
+                self._selector.unregister(self._listener)
+                self._accept_again_at = now + ACCEPT_PAUSE_S
+                return
+            if channel is None:
+                return
             if len(self._served) >= self._max_connections:
                 channel.close()
                 continue
-            served = _Served(Link(channel), time.monotonic() + GREETING_WITHIN_S)
+            served = _Served(Link(channel))
             with self._lock:
                 self._served.add(served)
-            self._selector.register(channel.fileno(), selectors.EVENT_READ, served)
+                self._ungreeted[served] = now + self._greeting_within_s
+            self._watch(served)
+
+    def _watch(self, served: _Served) -> None:
+        """Wait for bytes of this connection."""
+        try:
+            self._selector.register(served.link.channel.fileno(), selectors.EVENT_READ, served)
+        except (OSError, ValueError, KeyError) as error:
+            _log.error("A connection from %s cannot be watched: %s", served.link.channel.peer, error)
+            served.link.channel.shutdown()
+            self._hand_over(served)
 
     def _hand_over(self, served: _Served) -> None:
-        self._selector.unregister(served.link.channel.fileno())
+        with self._lock:
+            self._waiting_for_thread += 1
         self._pool.submit(self._serve, served)
 
-    def _take_returned(self) -> None:
-        while self._returned:
-            served = self._returned.popleft()
-            self._selector.register(served.link.channel.fileno(), selectors.EVENT_READ, served)
+    def _seconds_to_deadline(self, now: float) -> float | None:
+        with self._lock:
+            deadline = next(iter(self._ungreeted.values()), None)
+        deadlines = [time_s for time_s in (deadline, self._accept_again_at) if time_s is not None]
+        return max(0.0, min(deadlines) - now) if deadlines else None
 
-    def _end_the_ungreeted(self, now: float) -> None:
-        for served in [item for item in self._served if item.session is None and now > item.greeted_by]:
-            served.link.channel.shutdown()
+    def _keep_deadlines(self, now: float) -> None:
+        if self._accept_again_at is not None and now >= self._accept_again_at:
+            self._accept_again_at = None
+            self._selector.register(self._listener, selectors.EVENT_READ, None)
+        with self._lock:
+            late = list(itertools.takewhile(lambda served: self._ungreeted[served] <= now, self._ungreeted))
+            for served in late:
+                del self._ungreeted[served]
+        for served in late:
+            served.link.channel.shutdown()  # Its end is seen where its bytes would be.
 
     def _wake(self) -> None:
         try:
@@ -185,61 +252,75 @@ class DataPort:
     # ── a thread of the pool ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _serve(self, served: _Served) -> None:
+        with self._lock:
+            self._waiting_for_thread -= 1
         error: HarmonicIOError | None = None
+        is_open = False
         try:
             is_open = self._serve_events(served)
-        except HarmonicIOError as caught:
-            error, is_open = caught, False
-        except Exception:  # noqa: BLE001  a bug in one session must not end the others; it is logged
-            _log.exception("A data connection from %s ended by an error of ours", served.link.channel.peer)
-            error, is_open = HarmonicIOError("An internal error ended the connection."), False
-        if is_open and not self._is_closing:
-            self._returned.append(served)
-            self._wake()
-        else:
-            self._end(served, error)
+        except Exception as caught:  # noqa: BLE001  a bug in one session must not end the others; it is logged
+            error = _reason(served, caught)
+        finally:
+            if is_open and not self._is_closing:
+                self._returned.append(served)
+                self._wake()
+            else:
+                self._end(served, error)
 
     def _serve_events(self, served: _Served) -> bool:
-        """Serve until nothing comes for a moment; return whether the connection is still open."""
-        link = served.link
-        before = link.received_bytes
-        try:
-            while not self._is_closing:
-                event = link.next_event()
-                if event is None:
-                    if served.session is not None:
-                        served.session.pause()
-                    if link.connection.state is State.CLOSED:
-                        return False
-                    if not link.read():
-                        return True
-                elif isinstance(event, Hello):
-                    self._receive(served, event)
-                elif isinstance(event, Goodbye):
+        """Serve until nothing comes for a moment, or others wait for a thread; return whether it is still open."""
+        link, has_read = served.link, False
+        while not self._is_closing:
+            event = link.next_event()
+            if event is None:
+                if served.session is not None:
+                    served.session.pause()
+                if link.connection.state is State.CLOSED:
                     return False
-                elif served.session is not None:
-                    served.session.handle(event)
-            return False
-        finally:
-            with self._lock:
-                self.received_bytes += link.received_bytes - before
+                if has_read and self._waiting_for_thread:
+                    return True
+                if not link.read():
+                    link.rest()
+                    return True
+                has_read = True
+            elif isinstance(event, Hello):
+                self._receive(served, event)
+            elif isinstance(event, Goodbye):
+                return False
+            elif served.session is not None:
+                served.session.handle(event)
+        return False
 
     def _receive(self, served: _Served, hello: Hello) -> None:
         answer, session = self._reception(served.link, hello)
         served.session = session
+        with self._lock:
+            self._ungreeted.pop(served, None)
         served.link.send(served.link.connection.hello(answer))
         session.opened()
 
     def _end(self, served: _Served, error: HarmonicIOError | None) -> None:
-        with self._lock:
-            if served not in self._served:
-                return
-            self._served.discard(served)
-        if error is not None and not isinstance(error, ConnectionEnded):
-            code = "protocol" if isinstance(error, ProtocolError) else error.code
-            served.link.say_goodbye(code, error.text, error.hint)
-            served.link.channel.discard_briefly()
-            _log.info("Connection from %s refused: %s", served.link.channel.peer, error)
-        if served.session is not None:
-            served.session.closed(error)
-        served.link.close()
+        """End a connection that nobody else has any more."""
+        try:
+            if error is not None and not isinstance(error, ConnectionEnded):
+                _log.info("Connection from %s ended: %s", served.link.channel.peer, error)
+                code = "protocol" if isinstance(error, RemoteProtocolError) else error.code
+                served.link.say_goodbye(code, error.text, error.hint)
+            if served.session is not None:
+                served.session.closed(error)
+        except Exception:  # noqa: BLE001  the connection must be given back all the same
+            _log.exception("A session did not end in order")
+        finally:
+            served.link.close()
+            with self._lock:
+                self._served.discard(served)
+                self._ungreeted.pop(served, None)
+                self._ended_bytes += served.link.received_bytes
+
+
+def _reason(served: _Served, error: Exception) -> HarmonicIOError:
+    """Return what the peer and the session may hear of an error; one of our own making is for the log."""
+    if isinstance(error, HarmonicIOError) and not isinstance(error, LocalProtocolError):
+        return error
+    _log.error("An error of ours ends the connection from %s", served.link.channel.peer, exc_info=error)
+    return HarmonicIOError("An internal error ended the connection.")

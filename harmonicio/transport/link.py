@@ -1,6 +1,7 @@
 """A wire connection on a channel: what both ends of a data connection hold.
 
-One thread reads, any thread may send; writes are kept whole by a lock.
+One thread reads, any thread may send; writes are kept whole by a lock. A write that did not finish ends the connection:
+whatever were sent after it would be taken for the rest of it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,8 @@ class Link:
         self.channel = channel
         self.connection = Connection(dialler_role)
         self._sending = threading.Lock()
+        self._is_cut = False
+        self._has_said_goodbye = False
         self.received_bytes = 0
 
     def __repr__(self) -> str:
@@ -43,7 +46,7 @@ class Link:
         """Read once. Return False when nothing came for a moment.
 
         Raises:
-            ConnectionEnded: the stream broke or ended inside a frame.
+            ConnectionEnded: the stream broke, or it ended.
         """
         count = self.channel.receive_into(self.connection.receive_buffer())
         if count is None:
@@ -51,11 +54,13 @@ class Link:
         self.received_bytes += count
         self.connection.bytes_received(count)
         if count == 0:
-            self._ended()
+            raise self._ended()
         return True
 
     def receive_payload(self, buffer: memoryview) -> None:
         """Fill ``buffer``, which is exactly as long as the payload, with the payload that has begun.
+
+        The message itself is the next event. :meth:`Channel.shutdown` from another thread ends the wait.
 
         Raises:
             ConnectionEnded: the stream broke, ended or was too slow.
@@ -68,11 +73,18 @@ class Link:
         self.received_bytes += count
         self.connection.bytes_received(count)
         if count < len(rest):
-            self._ended()
+            raise self._ended()
 
-    def _ended(self) -> None:
-        if self.connection.end_of_stream() is not None:
-            raise ConnectionEnded(f"{self.channel.peer} closed the connection.")
+    def rest(self) -> None:
+        """Keep as little memory as possible until more is read."""
+        self.connection.rest()
+
+    def _ended(self) -> ConnectionEnded:
+        try:
+            self.connection.end_of_stream()
+        except ConnectionEnded as error:
+            return ConnectionEnded(f"{self.channel.peer}: {error.text}")
+        return ConnectionEnded(f"{self.channel.peer} closed the connection.")
 
     # ── writing: any thread ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -83,20 +95,32 @@ class Link:
             ConnectionEnded: the stream broke or was too slow; the connection is of no further use.
         """
         with self._sending:
-            self.channel.send_all(buffers)
+            if self._is_cut:
+                raise ConnectionEnded(f"The connection to {self.channel.peer} has ended.")
+            is_whole = False
+            try:
+                self.channel.send_all(buffers)
+                is_whole = True
+            finally:
+                if not is_whole:
+                    self._is_cut = True
+                    self.channel.shutdown()
 
     def say_goodbye(self, code: str = "", text: str = "", hint: str = "") -> None:
         """End this side of the connection with a reason, as far as the peer still listens."""
         try:
             self.send(self.connection.goodbye(code, text, hint))
-        except HarmonicIOError:
+        except ConnectionEnded:
             return  # The peer is gone already; its end needs no reason.
         self.channel.finish_sending()
+        self._has_said_goodbye = True
 
     # ── greeting ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def greet(self, hello: Hello, *, within_s: float = GREETING_WITHIN_S) -> Hello:
         """Introduce this end to the listener that it dialled and return the listener's HELLO.
+
+        When this fails, the link is of no further use, but still the caller's to close.
 
         Raises:
             NotAllowed: the listener refused, with its reason.
@@ -119,8 +143,16 @@ class Link:
         return self.connection.state is State.OPEN
 
     def close(self) -> None:
-        """Give the socket back."""
-        self.channel.close()
+        """Give the socket back. The reader's last call; whoever sends at that time gets ConnectionEnded.
+
+        After GOODBYE this waits for the peer's end, at most ``channel.DISCARD_WITHIN_S``.
+        """
+        if self._has_said_goodbye:
+            self.channel.discard_briefly()
+        self.channel.shutdown()
+        with self._sending:
+            self._is_cut = True
+            self.channel.close()
 
 
 def _refusal(goodbye: Goodbye, peer: str) -> HarmonicIOError:

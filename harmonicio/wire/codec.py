@@ -6,6 +6,7 @@ sent, because there it would end the connection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 import msgpack
@@ -13,12 +14,13 @@ import msgpack
 from harmonicio.core.errors import InvalidInput, RemoteProtocolError
 from harmonicio.wire.frames import MAX_HEADER_BYTES
 
-MAX_ENTRIES = 65_536
+MAX_ENTRIES = 65_535
 #: Levels of lists and maps in one section, its own included.
 MAX_DEPTH = 64
 #: What a frame may put around a value that a user gave.
 FRAME_DEPTH = 4
 
+_LIST_HEADER_BYTES = 3
 _USABLE = "Use None, bool, int, float, str, bytes, lists and dicts with text keys."
 #: No other byte opens a list or a map: counting them bounds the depth without a look at the structure.
 _NOT_OPENING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
@@ -47,6 +49,24 @@ def pack(value: Any) -> bytes:
     return packed
 
 
+def pack_lists(rows: Iterable[Any]) -> Iterator[bytes]:
+    """Return ``rows`` as one list in msgpack, or as several where one would be larger than a header section may be.
+
+    Raises:
+        InvalidInput: one row alone cannot be sent.
+    """
+    here: list[bytes] = []
+    size = _LIST_HEADER_BYTES
+    for row in rows:
+        packed = pack([row])[1:]
+        if here and (size + len(packed) > MAX_HEADER_BYTES or len(here) == MAX_ENTRIES):
+            yield _list_header(len(here)) + b"".join(here)
+            here, size = [], _LIST_HEADER_BYTES
+        here.append(packed)
+        size += len(packed)
+    yield _list_header(len(here)) + b"".join(here)
+
+
 def check_value(value: Any) -> int:
     """Return how many bytes a value that a user gave takes, wherever in a frame it will stand.
 
@@ -68,6 +88,10 @@ def unpack(section: bytes | bytearray | memoryview) -> Any:
         return _read(section)
     except (ValueError, msgpack.UnpackException) as error:
         raise RemoteProtocolError(f"A header section is not msgpack within the limits: {_said(error)}.") from None
+
+
+def _list_header(length: int) -> bytes:
+    return bytes([0x90 | length]) if length < 16 else b"\xdc" + length.to_bytes(2, "big")
 
 
 def _read(section: bytes | bytearray | memoryview) -> Any:

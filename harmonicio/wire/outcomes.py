@@ -12,7 +12,7 @@ STORED = Outcome(OutcomeKind.STORED)
 #: Outcomes that carry a result or a failure are sent before they fill a frame.
 FULL_AFTER_BYTES = 128 * 1024
 FULL_AFTER_RANGES = 4096
-#: One detail beside an almost full batch still fits into a frame.
+#: Nothing larger goes with an outcome; a result has a limit of its own.
 MAX_DETAIL_BYTES = 96 * 1024
 _RANGE_BYTES = 24
 
@@ -61,6 +61,6 @@ class OutcomeBatch:
         self._size_bytes += detail_bytes + _RANGE_BYTES
 
     def take_frame(self) -> bytes:
-        """Return everything as one OUTCOMES frame and start anew."""
+        """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
         ranges, self._ranges, self._size_bytes = self._ranges, [], 0
         return outcomes_frame(ranges)

@@ -14,7 +14,7 @@ from harmonicio.core.errors import InvalidInput, RemoteProtocolError
 from harmonicio.core.message import Failure, Metadata, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.names import check_message_id
 from harmonicio.wire import events
-from harmonicio.wire.codec import pack, unpack
+from harmonicio.wire.codec import pack, pack_lists, unpack
 from harmonicio.wire.frames import FrameType, pack_control
 
 _UNKNOWN_OUTCOME = 0
@@ -53,22 +53,24 @@ def depth_frame(messages: int) -> bytes:
 
 
 def outcomes_frame(ranges: Iterable[tuple[int, int, Outcome]]) -> bytes:
-    """Return OUTCOMES for ``(first, last, outcome)`` ranges."""
-    return pack_control(FrameType.OUTCOMES, pack([_range(*item) for item in ranges]))
+    """Return OUTCOMES for ``(first, last, outcome)`` ranges: one frame, or as many as they need."""
+    return _list_frames(FrameType.OUTCOMES, (_range(*item) for item in ranges))
 
 
 def subscribe_frame(message_ids: Sequence[str]) -> bytes:
-    return pack_control(FrameType.SUBSCRIBE, pack(list(message_ids)))
+    """Return SUBSCRIBE for these messages: one frame, or as many as they need."""
+    return _list_frames(FrameType.SUBSCRIBE, message_ids)
 
 
 def results_frame(results: Iterable[events.Result]) -> bytes:
-    rows = []
+    """Return RESULTS: one frame, or as many as they need."""
+    rows: list[Any] = []
     for result in results:
         if result.outcome is None:
             rows.append([_UNKNOWN_OUTCOME, result.message_id, None])
         else:
             rows.append([int(result.outcome.kind), result.message_id, outcome_detail(result.outcome)])
-    return pack_control(FrameType.RESULTS, pack(rows))
+    return _list_frames(FrameType.RESULTS, rows)
 
 
 def drain_frame(within_s: float) -> bytes:
@@ -113,6 +115,10 @@ def outcome_detail(outcome: Outcome) -> Any:
     if outcome.kind is OutcomeKind.REJECTED:
         return {"reason": str(outcome.reason or ""), "text": outcome.text}
     return outcome.result
+
+
+def _list_frames(frame_type: FrameType, rows: Iterable[Any]) -> bytes:
+    return b"".join(pack_control(frame_type, section) for section in pack_lists(rows))
 
 
 def _range(first: int, last: int, outcome: Outcome) -> list[Any]:
