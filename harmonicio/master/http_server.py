@@ -95,6 +95,16 @@ class _Server(wsgi.Server):
         super().__init__(*arguments, **options)
         self.ConnectionClass = _Connection
 
+    @staticmethod
+    def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
+        """Bind, and leave no open socket behind when that fails."""
+        try:
+            socket_.bind(bind_addr)
+        except OSError:
+            socket_.close()
+            raise
+        return socket_
+
     def process_conn(self, conn: Any) -> None:
         """Give a connection with something to read to a thread; let a new one wait until it has."""
         if conn.last_used is not None:

@@ -84,7 +84,7 @@ class Master:
         self._clock = clock
         self._changed = threading.Condition()
         self._declaring = threading.Lock()
-        self._held = threading.BoundedSemaphore(MAX_HELD_REQUESTS)
+        self._held_requests = 0
         self._started_at = clock.monotonic()
         self._is_closing = False
         self._lease_requests = 0
@@ -156,36 +156,34 @@ class Master:
             NotFound: the worker is not registered.
             Unavailable: it is not decided yet, or too many requests are held.
         """
-        found = self._desired_now(worker, generation)
-        if found is not None or wait_s <= 0:
-            return found or self._desired_at_last(worker)
-        if not self._held.acquire(blocking=False):
-            raise Unavailable(f"{MAX_HELD_REQUESTS} requests are being held already.", retry_after_s=REPORT_INTERVAL_S)
-        try:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._is_closing or self._desired_now(worker, generation) is not None,
-                    timeout=min(wait_s, MAX_WAIT_S),
-                )
-                return self._desired_at_last(worker)
-        finally:
-            self._held.release()
-
-    def _desired_now(self, worker: str, generation: int) -> Desired | None:
         with self._changed:
-            desired = self._state.desired(worker)
-        return desired if desired is not None and desired.generation != generation else None
-
-    def _desired_at_last(self, worker: str) -> Desired:
-        with self._changed:
-            desired = self._state.desired(worker)
-        if desired is None:
+            found = self._state.desired(worker)
+            if wait_s > 0 and not _is_news(found, generation):
+                found = self._wait_for_desired(worker, generation, min(wait_s, MAX_WAIT_S))
+        if found is None:
             raise Unavailable(
                 f"What worker {worker!r} shall run is not decided yet.",
                 hint="It is once the worker has reported and the master has settled after its start.",
                 retry_after_s=REPORT_INTERVAL_S,
             )
-        return desired
+        return found
+
+    def _wait_for_desired(self, worker: str, generation: int, wait_s: float) -> Desired | None:
+        if self._held_requests >= MAX_HELD_REQUESTS:
+            raise Unavailable(f"{MAX_HELD_REQUESTS} requests are being held already.", retry_after_s=REPORT_INTERVAL_S)
+        self._held_requests += 1
+        try:
+            self._changed.wait_for(
+                lambda: self._is_closing or _is_news(self._state.desired(worker), generation), timeout=wait_s
+            )
+        finally:
+            self._held_requests -= 1
+        return self._state.desired(worker)
+
+    @property
+    def held_requests(self) -> int:
+        """How many requests wait for a change."""
+        return self._held_requests
 
     def worker_views(self) -> tuple[WorkerView, ...]:
         with self._deciding() as now:
@@ -351,3 +349,7 @@ class Master:
             engines=engines,
             streams=self.stream_views(),
         )
+
+
+def _is_news(desired: Desired | None, generation: int) -> bool:
+    return desired is not None and desired.generation != generation

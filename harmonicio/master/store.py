@@ -55,17 +55,20 @@ class MasterStore:
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE))
             os.chmod(path, OWNER_ONLY_FILE)
             self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._prepare()
+            try:
+                self._prepare()
+            except BaseException:
+                self._database.close()
+                raise
 
     def __repr__(self) -> str:
         return f"<MasterStore {self._path}>"
 
     def _prepare(self) -> None:
+        self._database.execute("PRAGMA journal_mode = WAL")
+        self._database.execute("PRAGMA synchronous = FULL")
         (version,) = self._database.execute("PRAGMA user_version").fetchone()
         if version > SCHEMA_VERSION:
-            self._database.close()
             raise ConfigurationError(
                 f"{self._path} was written by a newer version of HarmonicIO.", hint="Use that version, or a new folder."
             )

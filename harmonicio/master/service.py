@@ -1,0 +1,239 @@
+"""The master as a running service: it owns every thread, socket and file of this role, and ends them.
+
+    MasterService ──┬── data folder     locked: one master at a time
+                    ├── store           streams, tokens, ticket key
+                    ├── backlog         messages
+                    ├── Master          decides
+                    ├── data port       messages in and out          (thread pool of its own)
+                    ├── web server      the control plane            (held requests + 16 threads)
+                    └── ticker          lets time pass               (one thread)
+
+What is opened is closed in the opposite order, also when opening the next part fails.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+import secrets
+import threading
+from collections.abc import Callable
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from harmonicio.core.clock import Clock, SystemClock
+from harmonicio.core.errors import ConfigurationError, HarmonicIOError, Unavailable
+from harmonicio.core.lease import LEASE_TERM_S, Address
+from harmonicio.core.roles import Role
+from harmonicio.master.app import create_app
+from harmonicio.master.directory import LOST_AFTER_S, Directory
+from harmonicio.master.extensions import extension_endpoints, open_extensions
+from harmonicio.master.folder import DataFolder
+from harmonicio.master.http_server import HttpServer
+from harmonicio.master.leases import LeaseTable
+from harmonicio.master.master import MAX_HELD_REQUESTS, Master
+from harmonicio.master.parts import BacklogPart, DataPortPart
+from harmonicio.master.placement import PACKED
+from harmonicio.master.routes import all_endpoints
+from harmonicio.master.state import SETTLE_S, MasterState
+from harmonicio.master.store import MasterStore
+from harmonicio.master.ticket_office import TicketOffice
+from harmonicio.master.tokens import TokenBook
+
+_log = logging.getLogger(__name__)
+
+#: Beside the held requests, so many are served at the same time.
+FREE_THREADS = 16
+TICK_S = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class MasterOptions:
+    """How to run a master.
+
+    Attributes:
+        data_folder: Everything that survives a restart; used by one master at a time.
+        host: Address that is bound, by the web server and the data port.
+        port, data_port: 0 takes a free one.
+        is_insecure: Bind beyond loopback all the same. Neither port can do TLS yet.
+        lost_after_s: A worker that has not reported for so long is lost.
+        lease_term_s: How long a lease lasts without renewal.
+        settle_s: After a restart with known streams: how long workers may take to come back before engines are placed.
+        placement: ``packed`` or ``spread``.
+    """
+
+    data_folder: Path
+    host: str = "127.0.0.1"
+    port: int = 8710
+    data_port: int = 8711
+    is_insecure: bool = False
+    lost_after_s: float = LOST_AFTER_S
+    lease_term_s: float = LEASE_TERM_S
+    settle_s: float = SETTLE_S
+    placement: str = PACKED
+
+
+class MasterService:
+    """A running master. Use it as a context manager, or :meth:`start` and :meth:`close` it.
+
+    Args:
+        options: How to run it.
+        open_backlog: Opens the backlog in a folder of its own.
+        open_data_port: Makes the data port of a master; its ``start`` is called once everything else is there. The
+            master has what it needs: ``office.verify_intake_ticket``, ``office.verify_engine_ticket``, ``stream`` and
+            ``backlog``.
+        clock: The clocks of this host, or a test's.
+
+    Raises:
+        ConfigurationError: the options contradict each other, or would expose the master.
+        Conflict: another master uses the data folder.
+        StorageError: the data folder cannot be used.
+    """
+
+    def __init__(
+        self,
+        options: MasterOptions,
+        *,
+        open_backlog: Callable[[Path], BacklogPart] | None = None,
+        open_data_port: Callable[[Master, Address], DataPortPart] | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        _check_bind(options)
+        self.options = options
+        self._clock = clock or SystemClock()
+        self._http: HttpServer | None = None
+        with ExitStack() as parts:
+            self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
+            store = parts.enter_context(closing(MasterStore(self._folder.database)))
+            backlog = parts.enter_context(closing(open_backlog(self._folder.backlog)))
+            self.master = self._new_master(store, backlog)
+            self._extensions = open_extensions(options.data_folder)
+            for extension in self._extensions.values():
+                parts.callback(extension.close)
+            self._data_port = open_data_port(self.master, Address(options.host, options.data_port))
+            parts.callback(self._data_port.close)
+            self._parts = parts.pop_all()
+
+    def __repr__(self) -> str:
+        return f"<MasterService {self._http or 'not started'} {self.master!r}>"
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _new_master(self, store: MasterStore, backlog: BacklogPart) -> Master:
+        streams, now = store.streams(), self._clock.monotonic()
+        for declaration in streams:
+            backlog.declare(declaration)
+        tokens = TokenBook(store, self._clock)
+        tokens.make_first(self._folder)
+        state = MasterState(
+            directory=Directory(lost_after_s=self.options.lost_after_s),
+            leases=LeaseTable(id_prefix=secrets.token_hex(6), epoch=store.epoch, term_s=self.options.lease_term_s),
+            streams=streams,
+            placement=self.options.placement,
+            first_generation=int(self._clock.wall() * 1000),
+            settled_at=now + self.options.settle_s if streams else now,
+        )
+        office = TicketOffice(store.ticket_key, epoch=store.epoch, clock=self._clock)
+        return Master(state=state, store=store, tokens=tokens, office=office, backlog=backlog, clock=self._clock)
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self) -> None:
+        """Listen. When that fails, everything is closed again.
+
+        Raises:
+            Unavailable: an address cannot be listened on.
+        """
+        try:
+            self._listen()
+        except BaseException:
+            self.close()
+            raise
+        _log.info("The master listens on %s, and on %s for messages.", self.url, self.data_address)
+
+    def _listen(self) -> None:
+        self._data_port.start()
+        self.master.data_address = self._data_port.address
+        self.master.data_received_bytes = lambda: self._data_port.received_bytes
+        self._parts.enter_context(closing(_Ticker(self.master.tick)))
+        app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
+        address = Address(self.options.host, self.options.port)
+        self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + FREE_THREADS)
+        self._parts.callback(self._http.close)
+        self._parts.callback(self.master.stop_waiting)
+
+    def close(self) -> None:
+        """Answer what is being asked, end every thread, socket and file. May be called more than once."""
+        self._parts.close()
+
+    # ── what others want to know ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def url(self) -> str:
+        """Where the control plane is.
+
+        Raises:
+            Unavailable: the service has not been started.
+        """
+        if self._http is None:
+            raise Unavailable("The master has not been started.")
+        return self._http.url
+
+    @property
+    def data_address(self) -> Address:
+        """Where the data port listens."""
+        return self._data_port.address
+
+    def token_file(self, role: Role) -> Path:
+        """Return the file in which the first token of a role was written."""
+        return self._folder.token_file(role)
+
+
+class _Ticker:
+    """Calls ``tick`` every ``TICK_S`` seconds in a thread of its own, until it is closed."""
+
+    def __init__(self, tick: Callable[[], None]) -> None:
+        self._tick = tick
+        self._is_ending = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="master-ticker", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<_Ticker {'ended' if self._is_ending.is_set() else 'running'}>"
+
+    def _run(self) -> None:
+        while not self._is_ending.wait(TICK_S):
+            try:
+                self._tick()
+            except HarmonicIOError as error:
+                _log.error("A tick of the master failed: %s", error, exc_info=error)
+
+    def close(self) -> None:
+        self._is_ending.set()
+        self._thread.join()
+
+
+def _check_bind(options: MasterOptions) -> None:
+    if options.is_insecure or _is_loopback(options.host):
+        return
+    raise ConfigurationError(
+        f"The master would listen on {options.host}, beyond this machine, without TLS.",
+        hint="Use 127.0.0.1, or allow it with master.insecure in a network that you trust.",
+    )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
