@@ -17,13 +17,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         from harmonicio.cli import app
-    except ModuleNotFoundError as error:
-        return _complain(f"error: the command line needs {error.name}. Run: pip install 'harmonicio[cluster]'", 1)
-    try:
+
         app.build(given)(given, prog_name="harmonicio")
     except SystemExit as ended:
         return ended.code if isinstance(ended.code, int) else int(ended.code is not None)
     except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] == "harmonicio":
+            raise  # a bug of ours, not a missing extra
         return _complain(f"error: this command needs {error.name}. Run: pip install 'harmonicio[all]'", 1)
     except HarmonicIOError as error:
         return _complain(f"error: {error}", exit_code_of(error))
