@@ -101,7 +101,9 @@ def _convert_record(kind: Any, plain: Any, where: str) -> Any:
 def _convert_scalar(kind: Any, plain: Any, where: str) -> Any:
     if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
         return float(plain)
-    _expect(isinstance(plain, kind) and not (kind is int and isinstance(plain, bool)), f"of type {kind.__name__}", where)
+    _expect(
+        isinstance(plain, kind) and not (kind is int and isinstance(plain, bool)), f"of type {kind.__name__}", where
+    )
     return plain
 
 

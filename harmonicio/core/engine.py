@@ -8,10 +8,10 @@ from enum import StrEnum
 class Availability(StrEnum):
     """The state of an engine.
 
-        starting ──► idle ◄──► busy
-            │          │         │
-            │          └──► draining ──► (gone)
-            └───────► lost ◄─────┘   no word from it, or from its controller, for too long
+    starting ──► idle ◄──► busy
+        │          │         │
+        │          └──► draining ──► (gone)
+        └───────► lost ◄─────┘   no word from it, or from its controller, for too long
     """
 
     STARTING = "starting"

@@ -26,7 +26,10 @@ MAX_MESSAGE_BYTES = 64 * 1024**3
 
 
 class OutcomeKind(IntEnum):
-    """What the receiver says of a message. ``STORED``: the master has it on stable storage. The numbers are on the wire."""
+    """What the receiver says of a message; the numbers are on the wire.
+
+    ``STORED``: the master has it on stable storage.
+    """
 
     STORED = 1
     DONE = 2
