@@ -262,6 +262,7 @@ class DataPort:
             error = _reason(served, caught)
         finally:
             if is_open and not self._is_closing:
+                served.link.rest()
                 self._returned.append(served)
                 self._wake()
             else:
@@ -280,7 +281,6 @@ class DataPort:
                 if has_read and self._waiting_for_thread:
                     return True
                 if not link.read():
-                    link.rest()
                     return True
                 has_read = True
             elif isinstance(event, Hello):

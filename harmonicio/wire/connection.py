@@ -109,6 +109,11 @@ class Connection:
         """How often a handler kept a view of a message, so that the receive buffer could not be used again."""
         return self._decoder.abandoned_buffers
 
+    @property
+    def kept_bytes(self) -> int:
+        """Memory that this connection keeps for receiving."""
+        return self._decoder.kept_bytes
+
     def receive_buffer(self) -> memoryview:
         """Return where the next bytes belong. All events must have been taken before."""
         buffer = self._decoder.receive_buffer()

@@ -95,6 +95,11 @@ class Decoder:
         """Whether the next bytes go straight into a provided buffer."""
         return self._payload is not None and self._filled < len(self._payload)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Size of the kept buffer."""
+        return len(self._kept)
+
     # ── bytes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def receive_buffer(self) -> memoryview:

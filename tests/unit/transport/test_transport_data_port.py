@@ -1,0 +1,442 @@
+"""The data port: idle connections cost no thread, bad ones end alone, and closing leaves nothing."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotAllowed
+from harmonicio.core.lease import Address
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.testing.channel_suite import next_event
+from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import data_port as data_port_module
+from harmonicio.transport import tcp
+from harmonicio.transport.data_port import MAX_THREADS, DataPort
+from harmonicio.transport.link import Link
+from harmonicio.wire.connection import HANDSHAKE_LIMIT_BYTES, message_prefix
+from harmonicio.wire.decoder import SMALLEST_KEPT_BYTES
+from harmonicio.wire.events import (
+    Depth,
+    Drain,
+    Event,
+    Goodbye,
+    Hello,
+    MessageBegun,
+    MessageReceived,
+    OutcomeRange,
+    OutcomesReceived,
+    Role,
+)
+from harmonicio.wire.frames import FIXED, MAX_HEADER_BYTES, MAX_INLINE_BYTES
+from harmonicio.wire.outcomes import OutcomeBatch
+from harmonicio.wire.sections import depth_frame, drain_frame
+
+Ports = Callable[..., DataPort]
+
+
+class EchoSession:
+    """Answers each message with ``done`` and its size; a DRAIN is answered with GOODBYE, DEPTH 13 with a bug."""
+
+    def __init__(self, port: Receptionist, link: Link) -> None:
+        self._port = port
+        self.link = link
+        self._outcomes = OutcomeBatch()
+        self.ended_by: list[HarmonicIOError | None] = []
+
+    def opened(self) -> None:
+        self._port.opened += 1
+
+    def handle(self, event: Event) -> None:
+        if isinstance(event, MessageBegun):
+            self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
+        elif isinstance(event, MessageReceived):
+            self._outcomes.add(event.message.sequence, Outcome(OutcomeKind.DONE, result=event.message.size_bytes))
+        elif isinstance(event, Drain):
+            self.link.say_goodbye("draining", "As you wish.")
+        elif event == Depth(13):
+            raise ZeroDivisionError("a bug in a session")
+
+    def pause(self) -> None:
+        if self._outcomes:
+            self.link.send(self._outcomes.take_frame())
+
+    def closed(self, error: HarmonicIOError | None) -> None:
+        self.ended_by.append(error)
+
+
+class Receptionist:
+    """Takes everybody but the stream ``forbidden``."""
+
+    def __init__(self) -> None:
+        self.opened = 0
+        self.sessions: list[EchoSession] = []
+
+    def __call__(self, link: Link, hello: Hello) -> tuple[Hello, EchoSession]:
+        if hello.stream == "forbidden":
+            raise NotAllowed("This ticket is not for you.", hint="Ask for your own.")
+        self.sessions.append(EchoSession(self, link))
+        return Hello(Role.ENGINE), self.sessions[-1]
+
+
+@pytest.fixture
+def receptionist() -> Receptionist:
+    return Receptionist()
+
+
+@pytest.fixture
+def ports(receptionist: Receptionist) -> Iterator[Ports]:
+    """Open ports that are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def open_port(**settings: object) -> DataPort:
+            port = DataPort("127.0.0.1", 0, receptionist, name="test", **settings)  # type: ignore[arg-type]
+            port.start()
+            stack.callback(port.close)
+            return port
+
+        yield open_port
+
+
+@pytest.fixture
+def dialled() -> Iterator[Callable[..., Link]]:
+    """Dial ports as a connector that has been greeted; the links are closed at the end."""
+    with contextlib.ExitStack() as stack:
+
+        def dial(address: Address, stream: str = "images") -> Link:
+            link = Link(tcp.dial(address, timeout_s=5), Role.CONNECTOR)
+            stack.callback(link.close)
+            link.greet(Hello(Role.CONNECTOR, stream=stream), within_s=5)
+            return link
+
+        yield dial
+
+
+@pytest.fixture
+def raw() -> Iterator[Callable[[Address], socket.socket]]:
+    """Connect without any protocol."""
+    with contextlib.ExitStack() as stack:
+        yield lambda address: stack.enter_context(socket.create_connection((address.host, address.port), timeout=10))
+
+
+def pool_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("test-")]
+
+
+def last_words(sock: socket.socket) -> bytes:
+    """Everything that the port says until it closes the connection."""
+    said = b""
+    with contextlib.suppress(ConnectionResetError):
+        while piece := sock.recv(65536):
+            said += piece
+    return said
+
+
+# ── the ordinary life ────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_messages_are_served_and_answered(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
+) -> None:
+    port = ports()
+    link = dialled(port.address)
+    link.send(
+        message_prefix("small", 3), b"abc", message_prefix("large", MAX_INLINE_BYTES + 1), bytes(MAX_INLINE_BYTES + 1)
+    )
+    ranges: list[OutcomeRange] = []
+    while len(ranges) < 2:
+        event = next_event(link)
+        assert isinstance(event, OutcomesReceived)
+        ranges += event.ranges
+    assert [item.outcome.result for item in ranges] == [3, MAX_INLINE_BYTES + 1]
+    assert receptionist.opened == port.connections == 1
+    assert port.received_bytes > MAX_INLINE_BYTES
+
+
+def test_idle_connections_take_no_threads_and_little_memory(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
+) -> None:
+    port = ports()
+    links = [dialled(port.address) for _ in range(200)]
+    assert port.connections == 200
+    assert len(pool_threads()) <= MAX_THREADS + 1
+    for link in links:
+        link.send(message_prefix("00" * 16, 60_000), bytes(60_000))
+    for link in links:
+        assert isinstance(next_event(link), OutcomesReceived)
+    wait_until(
+        lambda: all(one.link.connection.kept_bytes == SMALLEST_KEPT_BYTES for one in receptionist.sessions),
+        what="receive buffers to shrink",
+    )
+
+
+def test_more_busy_connections_than_threads_are_all_served(
+    ports: Ports, dialled: Callable[..., Link], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(data_port_module, "MAX_THREADS", 2)
+    port = ports()
+    stop = threading.Event()
+
+    def keep_busy(link: Link) -> None:
+        while not stop.is_set():
+            link.send(message_prefix("00" * 16, 10), bytes(10))
+            next_event(link)
+
+    busy = [threading.Thread(target=keep_busy, args=(dialled(port.address),)) for _ in range(4)]
+    for thread in busy:
+        thread.start()
+    try:
+        late = dialled(port.address)
+        for _ in range(20):
+            late.send(message_prefix("00" * 16, 10), bytes(10))
+            assert isinstance(next_event(late, within_s=5), OutcomesReceived)
+    finally:
+        stop.set()
+        for thread in busy:
+            thread.join()
+
+
+def test_closing_leaves_no_thread_and_no_file(ports: Ports, dialled: Callable[..., Link]) -> None:
+    port = ports()
+    links = [dialled(port.address) for _ in range(20)]
+    port.close()
+    port.close()
+    assert pool_threads() == []
+    assert port.connections == 0
+    for link in links:
+        with pytest.raises(ConnectionEnded):
+            next_event(link)
+
+
+def test_closing_ends_a_connection_that_is_in_the_middle_of_a_payload(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
+) -> None:
+    port = ports()
+    link = dialled(port.address)
+    link.send(message_prefix("large", 10**8), bytes(10**6))
+    wait_until(lambda: port.received_bytes > 0)
+    began = time.monotonic()
+    port.close()
+    assert time.monotonic() - began < 5
+    assert len(receptionist.sessions[0].ended_by) == 1
+
+
+def test_a_port_that_was_never_started_can_be_closed(receptionist: Receptionist) -> None:
+    DataPort("127.0.0.1", 0, receptionist, name="test").close()
+
+
+def test_a_port_that_stops_listening_keeps_what_is_open(ports: Ports, dialled: Callable[..., Link]) -> None:
+    port = ports()
+    link = dialled(port.address)
+    port.stop_listening()
+    with pytest.raises(ConnectionEnded):
+        dialled(port.address)
+    link.send(message_prefix("small", 3), b"abc")
+    assert isinstance(next_event(link), OutcomesReceived)
+
+
+# ── bad peers, and bad sessions ──────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_session_that_raises_ends_only_its_own_connection(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = ports()
+    bad, good = dialled(port.address), dialled(port.address)
+    bad.send(depth_frame(13))
+    goodbye = next_event(bad)
+    assert isinstance(goodbye, Goodbye)
+    assert "internal error" in goodbye.text and "ZeroDivisionError" not in goodbye.text
+    good.send(message_prefix("small", 3), b"abc")
+    assert isinstance(next_event(good), OutcomesReceived)
+    wait_until(lambda: receptionist.sessions[0].ended_by)
+    assert receptionist.sessions[1].ended_by == []
+    assert "a bug in a session" in caplog.text
+
+
+def test_a_session_that_cannot_even_close_is_given_back(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = ports()
+    link = dialled(port.address)
+
+    def closed(error: HarmonicIOError | None) -> None:
+        raise KeyError("lost")
+
+    receptionist.sessions[0].closed = closed  # type: ignore[method-assign]
+    link.close()
+    wait_until(lambda: port.connections == 0)
+    assert "did not end in order" in caplog.text
+
+
+def test_a_refused_peer_hears_why(ports: Ports, dialled: Callable[..., Link]) -> None:
+    with pytest.raises(NotAllowed, match="This ticket is not for you") as caught:
+        dialled(ports().address, stream="forbidden")
+    assert caught.value.hint == "Ask for your own."
+
+
+def test_goodbye_of_a_session_reaches_a_peer_that_is_still_sending(ports: Ports, dialled: Callable[..., Link]) -> None:
+    link = dialled(ports().address)
+    link.send(drain_frame(1.0), *[message_prefix("00" * 16, 60_000) + bytes(60_000) for _ in range(100)])
+    assert next_event(link) == Goodbye("draining", "As you wish.")
+
+
+def test_a_broken_rule_is_answered_with_its_name(ports: Ports, dialled: Callable[..., Link]) -> None:
+    link = dialled(ports().address)
+    link.send(b"garbage" * 100_000)
+    goodbye = next_event(link)
+    assert isinstance(goodbye, Goodbye)
+    assert goodbye.code == "protocol" and "do not start a frame" in goodbye.text
+
+
+@pytest.mark.parametrize(
+    "bytes_of_others",
+    [
+        b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        bytes.fromhex("1603010200010001fc0303") + os.urandom(500),
+        b"SSH-2.0-OpenSSH_9.6\r\n",
+        b"\0" * 100,
+        FIXED.pack(b"HI", 1, 1, 0, 0, 0, MAX_HEADER_BYTES, 0, 0, 0, bytes(16)) + bytes(MAX_HEADER_BYTES),
+        FIXED.pack(b"HI", 1, 4, 0, 0, 0, 0, 0, 0, 2**40, bytes(16)) + bytes(10**6),
+    ],
+    ids=["HTTP", "TLS", "SSH", "zeros", "long HELLO", "MESSAGE"],
+)
+def test_other_protocols_are_refused_early(
+    ports: Ports, raw: Callable[[Address], socket.socket], bytes_of_others: bytes
+) -> None:
+    port = ports()
+    sock = raw(port.address)
+    with contextlib.suppress(ConnectionError):
+        sock.sendall(bytes_of_others)
+    assert b"protocol" in last_words(sock)
+    wait_until(lambda: port.connections == 0)
+    assert port.received_bytes <= HANDSHAKE_LIMIT_BYTES
+
+
+def test_a_port_scan_leaves_nothing(ports: Ports, raw: Callable[[Address], socket.socket]) -> None:
+    port = ports()
+    for _ in range(50):
+        raw(port.address).close()
+    wait_until(lambda: port.connections == 0)
+
+
+def test_who_connects_and_says_nothing_is_cut(ports: Ports, raw: Callable[[Address], socket.socket]) -> None:
+    port = ports(greeting_within_s=0.2)
+    silent = [raw(port.address) for _ in range(3)]
+    slow = raw(port.address)
+    slow.sendall(b"HI\x01\x01")
+    assert [last_words(sock) for sock in [*silent, slow]] == [b""] * 4
+    wait_until(lambda: port.connections == 0)
+
+
+def test_who_was_greeted_in_time_is_not_cut(ports: Ports, dialled: Callable[..., Link]) -> None:
+    port = ports(greeting_within_s=0.2)
+    link = dialled(port.address)
+    time.sleep(0.4)
+    link.send(message_prefix("small", 3), b"abc")
+    assert isinstance(next_event(link), OutcomesReceived)
+
+
+def test_a_payload_that_stops_is_cut(ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist) -> None:
+    link = dialled(ports(slow_after_s=0.2).address)
+    link.send(message_prefix("large", 10**6), bytes(1000))
+    with pytest.raises(ConnectionEnded):
+        next_event(link)
+    (error,) = wait_until(lambda: receptionist.sessions[0].ended_by)
+    assert "was cut" in str(error)
+
+
+def test_a_peer_that_vanishes_is_noticed(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
+) -> None:
+    port = ports()
+    link = dialled(port.address)
+    with socket.socket(fileno=os.dup(link.channel.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, b"\1\0\0\0\0\0\0\0")  # Closing resets it.
+    link.close()
+    wait_until(lambda: port.connections == 0)
+    assert isinstance(receptionist.sessions[0].ended_by[0], ConnectionEnded)
+
+
+def test_connections_beyond_the_limit_are_closed_at_once(
+    ports: Ports, dialled: Callable[..., Link], raw: Callable[[Address], socket.socket]
+) -> None:
+    port = ports(max_connections=2)
+    links = [dialled(port.address) for _ in range(2)]
+    assert last_words(raw(port.address)) == b""
+    links[0].close()
+    wait_until(lambda: port.connections == 1)
+    assert dialled(port.address).is_open
+
+
+def test_a_port_without_file_descriptors_waits_for_some(
+    ports: Ports,
+    dialled: Callable[..., Link],
+    raw: Callable[[Address], socket.socket],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    port = ports()
+    link = dialled(port.address)
+    sock = raw(port.address)  # Made now, because the limit holds for this side, too.
+    wait_until(lambda: port.connections == 2)
+    waiting = socket.socket()
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    highest = max(int(entry.name) for entry in Path("/proc/self/fd").iterdir())
+    resource.setrlimit(resource.RLIMIT_NOFILE, (highest, hard))
+    spare = []
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                spare.append(os.dup(0))
+        waiting.connect((port.address.host, port.address.port))
+        wait_until(lambda: "cannot be accepted" in caplog.text)
+        link.send(message_prefix("small", 3), b"abc")
+        assert isinstance(next_event(link), OutcomesReceived)
+        before = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.2
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        for descriptor in spare:
+            os.close(descriptor)
+    wait_until(lambda: port.connections == 3)
+    waiting.close()
+    sock.close()
+    wait_until(lambda: port.connections == 1)
+
+
+def test_connections_that_come_and_go_from_many_threads_leave_nothing(
+    ports: Ports, dialled: Callable[..., Link]
+) -> None:
+    port = ports(greeting_within_s=0.05)
+
+    def come_and_go() -> None:
+        for turn in range(25):
+            with contextlib.suppress(HarmonicIOError):
+                link = Link(tcp.dial(port.address, timeout_s=5), Role.CONNECTOR)
+                try:
+                    if turn % 3:
+                        link.greet(Hello(Role.CONNECTOR, stream="images"), within_s=5)
+                        link.send(message_prefix("00" * 16, 10), bytes(10))
+                    if turn % 2:
+                        link.say_goodbye()
+                finally:
+                    link.close()
+
+    threads = [threading.Thread(target=come_and_go) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    wait_until(lambda: port.connections == 0)
+    link = dialled(port.address)
+    link.send(message_prefix("small", 3), b"abc")
+    assert isinstance(next_event(link), OutcomesReceived)
