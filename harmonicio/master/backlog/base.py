@@ -1,0 +1,209 @@
+"""What a backlog store does: it keeps entries, payloads and outcomes on stable storage.
+
+Rules for every member:
+
+- ``put``, ``finish`` and ``bury`` return at once and call back, from a thread of the store, when what they ask for is
+  on stable storage, or with the error when it is not; then nothing of a put is left behind. Callbacks must not block
+  and must not put.
+- The counters of an entry are read when they are written, so that the newest are kept, however calls overtake each
+  other.
+- A store that is closed calls back with an error, and does nothing where nobody waits for an answer.
+- What concerns one entry takes effect in the order put, update, bury, finish, forget, whatever else is under way.
+- A store knows nothing of order, reservations or retries: that is the ledger's.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import TracebackType
+
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Failure, Outcome
+from harmonicio.master.backlog.entry import Entry, Finished
+from harmonicio.master.backlog.outcome_codec import KeptOutcome
+
+OUTCOMES_KEPT_S = 3600.0
+
+#: Called with None when it is on stable storage, else with what went wrong.
+Callback = Callable[[StorageError | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class StoreLimits:
+    """What a store may use beside the entries themselves.
+
+    Attributes:
+        hot_cache_bytes: Payloads kept in memory, so that they need not be read back.
+        pending_bytes: Payload bytes in memory that wait to be written; more makes ``put`` block.
+        outcome_bytes: Outcomes kept for those who ask later.
+        max_finished_ids: Ids of finished messages kept to recognise duplicates after a restart.
+    """
+
+    hot_cache_bytes: int = 256 * 1024**2
+    pending_bytes: int = 128 * 1024**2
+    outcome_bytes: int = 256 * 1024**2
+    max_finished_ids: int = 400_000
+
+
+@dataclass(frozen=True, slots=True)
+class Recovery:
+    """What a store has kept from an earlier run.
+
+    Attributes:
+        entries: Messages that wait, in the order of their sequences.
+        dead: Dead letters, likewise.
+        finished: Messages finished not long ago, oldest first.
+        repairs: What was found broken and what was done about it, in sentences.
+    """
+
+    entries: tuple[Entry, ...] = ()
+    dead: tuple[Entry, ...] = ()
+    finished: tuple[Finished, ...] = ()
+    repairs: tuple[str, ...] = ()
+
+
+class PendingPayload(ABC):
+    """Room for a payload that is about to arrive. It belongs to its maker until it is put or discarded."""
+
+    #: Writable, exactly as long as the payload.
+    buffer: memoryview
+    #: Whether the bytes lie in a file rather than in memory.
+    is_on_disk: bool
+
+    @abstractmethod
+    def discard(self) -> None:
+        """Give the room back; nothing of the payload is left. May be repeated."""
+
+
+class MemoryPayload(PendingPayload):
+    """Room in memory."""
+
+    is_on_disk = False
+
+    def __init__(self, size_bytes: int) -> None:
+        self.buffer = memoryview(bytearray(size_bytes))
+
+    def __repr__(self) -> str:
+        return f"<MemoryPayload {len(self.buffer)} bytes>"
+
+    def discard(self) -> None:
+        # The buffer may still be in use by a connection that breaks: it ends with its last user.
+        self.buffer = memoryview(bytearray())
+
+
+class PayloadLease:
+    """A payload to be read, as a context: the view ends with it."""
+
+    def __init__(self, view: memoryview, close: Callable[[], None] | None = None) -> None:
+        self.view = view
+        self._close = close
+
+    def __repr__(self) -> str:
+        return f"<PayloadLease {self.view.nbytes} bytes>" if self._close else "<PayloadLease>"
+
+    def __enter__(self) -> PayloadLease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Give back what the view needed. May be repeated."""
+        close, self._close = self._close, None
+        self.view = memoryview(b"")
+        if close is not None:
+            close()
+
+
+def damaged(text: str) -> StorageError:
+    """Return the error of a payload that is lost: reading it again would not help."""
+    error = StorageError(text, hint="The message becomes a dead letter; the others are served.")
+    error.retryable = False
+    return error
+
+
+class BacklogStore(ABC):
+    """The durable side of the backlog."""
+
+    @abstractmethod
+    def recover(self) -> Recovery:
+        """Open the store and return what it has kept. Called once, before anything else.
+
+        Raises:
+            StorageError: the store cannot be opened or read.
+            Conflict: another process has it open.
+        """
+
+    @abstractmethod
+    def new_payload(self, sequence: int, size_bytes: int, *, to_disk: bool) -> PendingPayload:
+        """Return room for the payload of the entry that will have this sequence.
+
+        Args:
+            to_disk: Receive it straight into a file, as far as the store has files and the payload is not small.
+
+        Raises:
+            StorageError: there is no room.
+        """
+
+    @abstractmethod
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+        """Store an entry, as a dead letter when there is a failure; the payload belongs to the store from here on.
+
+        Blocks while too much waits to be written. Whatever goes wrong is told to ``on_stored``, which is called once.
+        """
+
+    @abstractmethod
+    def read(self, entry: Entry) -> PayloadLease:
+        """Return the payload of a stored entry.
+
+        Raises:
+            StorageError: it cannot be read; not ``retryable`` when it is not what was stored.
+        """
+
+    @abstractmethod
+    def update(self, entry: Entry) -> None:
+        """Write the entry's counters some time soon."""
+
+    @abstractmethod
+    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+        """Make a dead letter of a stored entry."""
+
+    @abstractmethod
+    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        """Replace a stored entry by its outcome."""
+
+    @abstractmethod
+    def forget(self, entry: Entry) -> None:
+        """Remove a stored entry without an outcome."""
+
+    @abstractmethod
+    def drop_stream(self, stream: str, before_sequence: int) -> None:
+        """Remove all of a stream that arrived before this sequence, and all of its outcomes."""
+
+    @abstractmethod
+    def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
+        """Return the outcome of a finished message, kept for an hour as far as the budget goes; else None.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def failure(self, entry: Entry) -> Failure | None:
+        """Return why a dead letter was given up; None when the entry is not buried yet.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def prune(self, wall: float) -> None:
+        """Let go of outcomes and ids whose time is over; called every few seconds."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Write what waits, then give everything back. May be repeated."""

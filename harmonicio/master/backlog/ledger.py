@@ -1,0 +1,379 @@
+"""Which messages wait, who holds them, what becomes of them; :mod:`harmonicio.master.backlog.entry` draws the states.
+
+Rules:
+
+- Within a stream, larger priorities go first, then earlier arrivals. Nothing orders streams among each other.
+- A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
+  connection, or by expiry; an outcome that comes later finds no reservation and changes nothing.
+- An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
+  connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
+  shows it.
+- A message id stays taken while its message waits or is dead, and for 24 h after it was finished.
+
+Pure: no I/O, no clock, no lock. ``now`` is monotonic seconds, ``wall`` seconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from heapq import heapify, heappop, heappush
+
+from harmonicio.control.messages import BacklogFigures
+from harmonicio.core.message import Failure
+from harmonicio.master.backlog import digest as digests
+from harmonicio.master.backlog.budget import Budget, LedgerLimits, Refusal
+from harmonicio.master.backlog.entry import (
+    FINISHED_KEPT_S,
+    WAITING,
+    Decision,
+    Entry,
+    Finished,
+    PutVerdict,
+    Reservation,
+    RetryPolicy,
+    State,
+    Verdict,
+)
+from harmonicio.master.backlog.recent import RecentIds
+from harmonicio.master.backlog.reservations import Reservations
+from harmonicio.master.backlog.stream_book import StreamBook
+
+CHARGES_KEPT_S = 3600.0
+MAX_CHARGES = 20_000
+BACK_OFF_FIRST_S = 0.2
+BACK_OFF_MAX_S = 30.0
+
+
+class Ledger:
+    """The decisions of the backlog."""
+
+    def __init__(self, limits: LedgerLimits | None = None) -> None:
+        limits = limits or LedgerLimits()
+        self.budget = Budget(limits)
+        self.late_outcomes = 0
+        self._books: dict[str, StreamBook] = {}
+        self._reservations = Reservations()
+        self._delays: list[tuple[float, int, Entry]] = []
+        self._finished: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
+        self._charges: RecentIds[tuple[int, int]] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
+        self._next_sequence = 1
+
+    def __repr__(self) -> str:
+        return f"<Ledger of {len(self._books)} streams: {self.budget!r}, {self._reservations!r}>"
+
+    # ── taking messages in ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def admit(self, size_bytes: int) -> Refusal | None:
+        """Set aside room for one message, or say why there is none. What is not put later must be withdrawn."""
+        refusal = self.budget.refusal(size_bytes)
+        if refusal is None:
+            self.budget.admit(size_bytes)
+        return refusal
+
+    def withdraw(self, size_bytes: int) -> None:
+        """Give back room that was admitted."""
+        self.budget.withdraw(size_bytes)
+
+    def draw_sequence(self) -> int:
+        """Return the number of the next arrival."""
+        sequence = self._next_sequence
+        self._next_sequence = sequence + 1
+        return sequence
+
+    def put(
+        self, entry: Entry, now: float, *, is_given_up: bool = False, failure: Failure | None = None
+    ) -> tuple[PutVerdict, Failure | None]:
+        """Enter a message for which room was admitted.
+
+        Args:
+            entry: ``put_at`` says when, by the wall clock.
+            is_given_up: Its source sends it as a dead letter.
+            failure: Why an earlier attempt failed, if the source said so.
+
+        Returns:
+            The verdict and, when the message is a dead letter from the start, the reason. Only after NEW is the entry
+            part of the ledger; :meth:`stored` or :meth:`abandon` follows.
+        """
+        book = self._book(entry.stream)
+        known = book.ids.get(entry.message_id)
+        if known is not None:
+            if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
+                return PutVerdict.CONFLICT, None
+            return (PutVerdict.STORING if known.state is State.STORING else PutVerdict.KNOWN), None
+        finished = self._finished.get(entry.stream, entry.message_id, entry.put_at)
+        if finished is not None:
+            return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
+        attempts, crashes = self._charges.pop(entry.stream, entry.message_id, now) or (0, 0)
+        entry.attempts += attempts
+        entry.crashes += crashes
+        self._enter(book, entry)
+        if is_given_up:
+            return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
+        return PutVerdict.NEW, _cause_of_death(entry, book.policy, failure)
+
+    def stored(self, entry: Entry, *, is_dead: bool = False) -> Decision:
+        """Say that the entry is on stable storage, as a dead letter if ``is_dead``."""
+        if entry.state is not State.STORING:
+            return Decision(Verdict.LATE, entry)
+        book = self._books[entry.stream]
+        book.stored_total += 1
+        if is_dead:
+            self._move_to_dead(book, entry)
+            return Decision(Verdict.DEAD, entry)
+        return self._give_back(entry, 0.0)
+
+    def abandon(self, entry: Entry) -> None:
+        """Forget an entry that could not be stored."""
+        if entry.state is State.STORING:
+            self._remove(entry)
+
+    def restore(self, entry: Entry, *, is_dead: bool) -> None:
+        """Enter what a store has kept from an earlier run; nothing is refused."""
+        self.budget.admit(entry.size_bytes)
+        self._next_sequence = max(self._next_sequence, entry.sequence + 1)
+        book = self._book(entry.stream)
+        self._enter(book, entry)
+        if is_dead:
+            self._move_to_dead(book, entry)
+        else:
+            book.move(entry, State.READY)
+
+    def restore_finished(self, finished: Finished) -> None:
+        """Remember a message that an earlier run has finished; the oldest come first."""
+        self._finished.put(finished.stream, finished.message_id, finished.digest, finished.finished_at)
+
+    # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def reserve(self, stream: str, engine: str, now: float, timeout_s: float | None = None) -> Reservation | None:
+        """Give the next message of the stream to an engine; None when nothing is ready.
+
+        Args:
+            timeout_s: Seconds until the reservation expires; the stream's policy says when left out.
+        """
+        self.promote(now)
+        book = self._books.get(stream)
+        entry = None if book is None else book.next_ready()
+        if book is None or entry is None:
+            return None
+        book.move(entry, State.RESERVED)
+        return self._reservations.make(
+            entry, engine, now + (book.policy.reservation_timeout_s if timeout_s is None else timeout_s)
+        )
+
+    def finish(self, reservation: Reservation) -> Decision:
+        """The engine has processed the message; :meth:`settled` follows when that is on stable storage."""
+        entry = reservation.entry
+        if not self._reservations.end(reservation):
+            return self._late(entry)
+        self._books[entry.stream].move(entry, State.SETTLING)
+        return Decision(Verdict.SETTLING, entry)
+
+    def settled(self, entry: Entry, wall: float) -> None:
+        """The outcome of a finished message is on stable storage: only its id is remembered from here on."""
+        if entry.state is State.SETTLING:
+            self._books[entry.stream].done_total += 1
+            self._finished.put(entry.stream, entry.message_id, entry.digest, wall)
+            self._remove(entry)
+
+    def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
+        """The handler raised: another attempt after a back-off, or a dead letter.
+
+        Args:
+            jitter: A random number in [0, 1): the delay is that far between half and the whole of the back-off.
+        """
+        entry = reservation.entry
+        if not self._reservations.end(reservation):
+            return self._late(entry)
+        entry.attempts += 1
+        if not failure.retryable:
+            return self._bury(entry, failure)
+        # The exponent is bounded: a policy may allow a thousand attempts.
+        back_off_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(entry.attempts - 1, 30))
+        return self._give_back(entry, now + back_off_s * (1.0 + jitter) / 2, failure, has_changed=True)
+
+    def release(
+        self,
+        reservation: Reservation,
+        now: float,
+        *,
+        attempt_counts: bool = False,
+        crash_counts: bool = False,
+        delay_s: float = 0.0,
+        failure: Failure | None = None,
+    ) -> Decision:
+        """The engine gives the message back without an outcome of its handler."""
+        entry = reservation.entry
+        if not self._reservations.end(reservation):
+            return self._late(entry)
+        entry.attempts += attempt_counts
+        entry.crashes += crash_counts
+        has_changed = attempt_counts or crash_counts
+        return self._give_back(entry, now + delay_s if delay_s > 0 else 0.0, failure, has_changed=has_changed)
+
+    def release_all(self, engine: str) -> list[Decision]:
+        """The engine's connection ended: what it held is ready again, free of charge, as suspects."""
+        decisions = []
+        for reservation in self._reservations.end_engine(engine):
+            entry = reservation.entry
+            has_changed, entry.is_suspect = not entry.is_suspect, True
+            decisions.append(self._give_back(entry, 0.0, has_changed=has_changed))
+        return decisions
+
+    def bury(self, reservation: Reservation, failure: Failure) -> Decision:
+        """Give the message up whatever its attempts: it cannot be processed."""
+        entry = reservation.entry
+        return self._bury(entry, failure) if self._reservations.end(reservation) else self._late(entry)
+
+    # ── time, and what controllers report ────────────────────────────────────────────────────────────────────────────
+
+    def expire(self, now: float) -> list[Decision]:
+        """Give up the reservations whose time is over: their messages are ready again."""
+        return [self._give_back(reservation.entry, 0.0) for reservation in self._reservations.end_expired(now)]
+
+    def promote(self, now: float) -> set[str]:
+        """Make ready whose delay is over; return the streams that have more ready messages by that."""
+        streams = set()
+        while self._delays and self._delays[0][0] <= now:
+            not_before, _, entry = heappop(self._delays)
+            if entry.state is State.DELAYED and entry.not_before == not_before:
+                self._books[entry.stream].move(entry, State.READY)
+                streams.add(entry.stream)
+        return streams
+
+    def charge(
+        self, stream: str, message_ids: Iterable[str], now: float, *, attempts: int = 0, crashes: int = 0
+    ) -> list[Decision]:
+        """Count attempts or crashes that a controller reports, also for messages that arrive only later."""
+        decisions = []
+        for message_id in message_ids:
+            entry = self.entry(stream, message_id)
+            if entry is None:
+                before = self._charges.get(stream, message_id, now) or (0, 0)
+                self._charges.put(stream, message_id, (before[0] + attempts, before[1] + crashes), now)
+            elif entry.state in (State.STORING, State.READY, State.DELAYED, State.RESERVED):
+                entry.attempts += attempts
+                entry.crashes += crashes
+                decisions.append(self._reconsider(entry))
+        return decisions
+
+    # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def entry(self, stream: str, message_id: str) -> Entry | None:
+        """Return the entry of a message that waits, is being stored, or is dead."""
+        book = self._books.get(stream)
+        return None if book is None else book.ids.get(message_id)
+
+    def is_finished(self, stream: str, message_id: str, wall: float) -> bool:
+        """Whether the message is remembered as finished."""
+        return self._finished.get(stream, message_id, wall) is not None
+
+    def depth(self, stream: str) -> int:
+        """Return how many messages of the stream could be given out at once."""
+        book = self._books.get(stream)
+        return 0 if book is None else book.counts[State.READY]
+
+    def next_size(self, stream: str) -> int | None:
+        """Return the payload size of the message that would be reserved next; None when nothing is ready."""
+        book = self._books.get(stream)
+        entry = None if book is None else book.next_ready()
+        return None if entry is None else entry.size_bytes
+
+    def figures(self, stream: str, wall: float) -> BacklogFigures:
+        book = self._books.get(stream) or StreamBook()
+        oldest = next(iter(book.waiting.values()), None)
+        return BacklogFigures(
+            stream=stream,
+            ready=book.count(State.READY, State.DELAYED),
+            reserved=book.count(State.RESERVED, State.SETTLING),
+            dead=book.count(State.DEAD),
+            waiting_bytes=book.size_bytes(*WAITING),
+            oldest_age_s=0.0 if oldest is None else max(0.0, wall - oldest.put_at),
+            stored_total=book.stored_total,
+            done_total=book.done_total,
+        )
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def set_policy(self, stream: str, policy: RetryPolicy) -> None:
+        """Say how the stream's messages are retried from now on."""
+        self._book(stream).policy = policy
+
+    def drop_stream(self, stream: str) -> int:
+        """Forget a stream with everything in it; return how many messages that were."""
+        book = self._books.get(stream)
+        if book is None:
+            return 0
+        self._reservations.end_where(lambda entry: entry.stream == stream)
+        entries = list(book.ids.values())
+        for entry in entries:
+            self._remove(entry)
+        self._delays = [item for item in self._delays if item[2].state is State.DELAYED]
+        heapify(self._delays)
+        self._finished.drop_stream(stream)
+        self._charges.drop_stream(stream)
+        del self._books[stream]
+        return len(entries)
+
+    # ── moves ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _book(self, stream: str) -> StreamBook:
+        book = self._books.get(stream)
+        if book is None:
+            book = self._books[stream] = StreamBook()
+        return book
+
+    def _enter(self, book: StreamBook, entry: Entry) -> None:
+        book.enter(entry)
+        self.budget.enter(entry)
+
+    def _late(self, entry: Entry) -> Decision:
+        self.late_outcomes += 1
+        return Decision(Verdict.LATE, entry)
+
+    def _give_back(
+        self, entry: Entry, not_before: float, failure: Failure | None = None, *, has_changed: bool = False
+    ) -> Decision:
+        """Make an entry ready, at once or later, unless its attempts or crashes are used up."""
+        book = self._books[entry.stream]
+        cause = _cause_of_death(entry, book.policy, failure)
+        if cause is not None:
+            return self._bury(entry, cause)
+        entry.not_before = not_before
+        if not_before > 0:
+            book.move(entry, State.DELAYED)
+            heappush(self._delays, (not_before, entry.sequence, entry))
+        else:
+            book.move(entry, State.READY)
+        return Decision(Verdict.READY, entry, has_changed)
+
+    def _reconsider(self, entry: Entry) -> Decision:
+        """An entry's counters changed where it is: one that nobody holds may be dead by that."""
+        if entry.state in (State.READY, State.DELAYED):
+            cause = _cause_of_death(entry, self._books[entry.stream].policy, None)
+            return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause)
+        return Decision(Verdict.RESERVED, entry, True)
+
+    def _bury(self, entry: Entry, failure: Failure) -> Decision:
+        self._move_to_dead(self._books[entry.stream], entry)
+        return Decision(Verdict.DEAD, entry, True, failure)
+
+    def _move_to_dead(self, book: StreamBook, entry: Entry) -> None:
+        book.move(entry, State.DEAD)
+        self.budget.bury(entry)
+
+    def _remove(self, entry: Entry) -> None:
+        if entry.state is State.DEAD:
+            self.budget.unbury(entry)
+        self._books[entry.stream].move(entry, State.GONE)
+        self.budget.leave(entry)
+
+
+def _cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) -> Failure | None:
+    """Return why the entry cannot be tried again; None when it can."""
+    if entry.attempts >= policy.max_attempts:
+        return failure or Failure(
+            "TimedOut", f"Its handler was stopped for taking too long; {entry.attempts} attempts are used up."
+        )
+    if entry.crashes >= policy.max_crashes:
+        return failure or Failure("EngineCrashed", f"{entry.crashes} engines crashed while they handled it.")
+    return None

@@ -1,0 +1,168 @@
+"""The in-memory member: for tests, and for clusters whose backlog need not outlive the master."""
+
+from __future__ import annotations
+
+import threading
+from collections import OrderedDict
+from pathlib import Path
+
+from harmonicio.core.clock import Clock, SystemClock
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Failure, Outcome
+from harmonicio.master.backlog.base import (
+    OUTCOMES_KEPT_S,
+    BacklogStore,
+    Callback,
+    MemoryPayload,
+    PayloadLease,
+    PendingPayload,
+    Recovery,
+    StoreLimits,
+    damaged,
+)
+from harmonicio.master.backlog.entry import Entry, Finished
+from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
+
+
+class MemoryStore(BacklogStore):
+    """Keeps everything in memory and calls back at once, on the caller's thread.
+
+    What it holds outlives :meth:`close`, so that a second :meth:`recover` finds it as after a restart.
+    """
+
+    def __init__(self, limits: StoreLimits | None = None, clock: Clock | None = None) -> None:
+        self._limits = limits or StoreLimits()
+        self._clock = clock or SystemClock()
+        self._lock = threading.Lock()
+        self._entries: dict[int, Entry] = {}
+        self._payloads: dict[int, memoryview] = {}
+        self._failures: dict[int, Failure] = {}
+        self._finished: OrderedDict[tuple[str, str], Finished] = OrderedDict()
+        self._outcomes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._outcome_bytes = 0
+        self._is_open = False
+
+    def __repr__(self) -> str:
+        return f"<MemoryStore {len(self._entries)} entries, {len(self._outcomes)} outcomes>"
+
+    def recover(self) -> Recovery:
+        with self._lock:
+            self._is_open = True
+            entries = [_copy(entry) for _, entry in sorted(self._entries.items())]
+            self._entries = {entry.sequence: entry for entry in entries}
+            return Recovery(
+                tuple(entry for entry in entries if entry.sequence not in self._failures),
+                tuple(entry for entry in entries if entry.sequence in self._failures),
+                tuple(self._finished.values()),
+            )
+
+    def new_payload(self, sequence: int, size_bytes: int, *, to_disk: bool) -> PendingPayload:
+        try:
+            return MemoryPayload(size_bytes)
+        except MemoryError:
+            raise StorageError(f"There is no memory for a payload of {size_bytes} bytes.") from None
+
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+        with self._lock:
+            is_open = self._is_open
+            if is_open:
+                self._entries[entry.sequence] = entry
+                self._payloads[entry.sequence] = payload.buffer.toreadonly()
+                if failure is not None:
+                    self._failures[entry.sequence] = failure
+        on_stored(None if is_open else StorageError("The backlog's store is closed."))
+
+    def read(self, entry: Entry) -> PayloadLease:
+        with self._lock:
+            payload = self._payloads.get(entry.sequence)
+        if payload is None:
+            raise damaged(f"There is no payload of message {entry.message_id!r}.")
+        return PayloadLease(payload)
+
+    def update(self, entry: Entry) -> None:
+        """Nothing to do: entries are kept as they are."""
+
+    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+        with self._lock:
+            if entry.sequence in self._entries:
+                self._failures[entry.sequence] = failure
+        on_done(None)
+
+    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        key = (entry.stream, entry.message_id)
+        kept = encode_outcome(KeptOutcome(outcome, entry.attempts + 1))
+        with self._lock:
+            self._remove(entry.sequence)
+            self._drop_outcome(key)
+            self._finished.pop(key, None)
+            self._finished[key] = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall())
+            self._outcomes[key] = kept
+            self._outcome_bytes += len(kept)
+            while self._outcome_bytes > self._limits.outcome_bytes:
+                self._drop_outcome(next(iter(self._outcomes)))
+            while len(self._finished) > self._limits.max_finished_ids:
+                self._finished.popitem(last=False)
+        on_done(None)
+
+    def forget(self, entry: Entry) -> None:
+        with self._lock:
+            self._remove(entry.sequence)
+
+    def drop_stream(self, stream: str, before_sequence: int) -> None:
+        with self._lock:
+            for entry in list(self._entries.values()):
+                if entry.stream == stream and entry.sequence < before_sequence:
+                    self._remove(entry.sequence)
+            for key in [key for key in self._finished if key[0] == stream]:
+                del self._finished[key]
+                self._drop_outcome(key)
+
+    def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
+        with self._lock:
+            kept = self._outcomes.get((stream, message_id))
+        return None if kept is None else decode_outcome(kept)
+
+    def failure(self, entry: Entry) -> Failure | None:
+        with self._lock:
+            return self._failures.get(entry.sequence)
+
+    def prune(self, wall: float) -> None:
+        with self._lock:
+            for key, finished in list(self._finished.items()):
+                if finished.finished_at >= wall - OUTCOMES_KEPT_S:
+                    break
+                self._drop_outcome(key)
+
+    def close(self) -> None:
+        with self._lock:
+            self._is_open = False
+
+    def _remove(self, sequence: int) -> None:
+        self._entries.pop(sequence, None)
+        self._payloads.pop(sequence, None)
+        self._failures.pop(sequence, None)
+
+    def _drop_outcome(self, key: tuple[str, str]) -> None:
+        kept = self._outcomes.pop(key, None)
+        self._outcome_bytes -= 0 if kept is None else len(kept)
+
+
+def _copy(entry: Entry) -> Entry:
+    return Entry(
+        entry.stream,
+        entry.message_id,
+        entry.sequence,
+        entry.size_bytes,
+        priority=entry.priority,
+        digest=entry.digest,
+        section=entry.section,
+        attempts=entry.attempts,
+        crashes=entry.crashes,
+        is_suspect=entry.is_suspect,
+        put_at=entry.put_at,
+    )
+
+
+def create(folder: Path, limits: StoreLimits) -> MemoryStore:
+    """Return a store in memory; the folder is not used."""
+    return MemoryStore(limits)

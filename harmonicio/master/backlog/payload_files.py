@@ -1,0 +1,177 @@
+"""Large payloads as files: ``payloads/<2 hex>/<sequence>.bin``.
+
+Rules:
+
+- The row in the index is the truth. A file is complete and on stable storage before its row is written, and goes only
+  after its row is gone; a file without a row is rubbish.
+- 256 sequences in a row share a folder, so that one flush of the folder serves many files.
+- A file that arrives through a mapping is allocated first: a full disk is an error then, and not a SIGBUS later.
+- A failed flush is final: what the kernel has dropped does not come back by flushing again.
+- A file is read through once, to check it, before it is mapped: so an unreadable disk is an error, too.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
+from harmonicio.master.backlog.digest import is_intact
+from harmonicio.master.backlog.entry import Entry
+
+_FOLDERS = 256
+_CHUNK_BYTES = 1024**2
+
+
+class FilePayload(PendingPayload):
+    """Room in a file that is mapped for writing."""
+
+    is_on_disk = True
+
+    def __init__(self, path: Path, size_bytes: int) -> None:
+        self._path: Path | None = path
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(self._fd, 0, size_bytes)
+            self._mapping: mmap.mmap | None = mmap.mmap(self._fd, size_bytes)
+        except OSError:
+            os.close(self._fd)
+            path.unlink()
+            raise
+        self.buffer = memoryview(self._mapping)
+
+    def __repr__(self) -> str:
+        return f"<FilePayload {self._path}>"
+
+    def flush(self) -> None:
+        """Bring the payload to stable storage, then give the mapping back; the file stays."""
+        try:
+            os.fsync(self._fd)  # On Linux this covers the pages that were written through the mapping.
+        finally:
+            self._give_back()
+
+    def keep(self) -> None:
+        """The file belongs to a row now: discarding has no effect any more."""
+        self._path = None
+
+    def discard(self) -> None:
+        path, self._path = self._path, None
+        if path is not None:
+            self._give_back()
+            path.unlink(missing_ok=True)
+
+    def _give_back(self) -> None:
+        mapping, self._mapping = self._mapping, None
+        if mapping is None:
+            return
+        os.close(self._fd)
+        self.buffer = memoryview(b"")
+        try:
+            mapping.close()
+        except BufferError:
+            return  # A connection that is breaking still holds the buffer: the mapping ends with its last user.
+
+
+class PayloadFiles:
+    """The folder of payload files.
+
+    Args:
+        folder: Made when it is missing.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<PayloadFiles in {self._folder}>"
+
+    def prepare(self) -> None:
+        """Make the folders. Raises OSError."""
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self._folder.parent)
+        for number in range(_FOLDERS):
+            (self._folder / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        _sync_folder(self._folder)
+
+    def allocate(self, sequence: int, size_bytes: int) -> FilePayload:
+        """Return room for a payload. Raises OSError."""
+        return FilePayload(self._path(sequence), size_bytes)
+
+    def write(self, sequence: int, payload: memoryview) -> None:
+        """Write a whole payload and flush it; nothing is left of it when that fails. Raises OSError."""
+        path = self._path(sequence)
+        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            rest = payload
+            while rest:
+                rest = rest[os.write(fd, rest) :]
+            os.fsync(fd)
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+        finally:
+            os.close(fd)
+
+    def sync_folders(self, sequences: Iterable[int]) -> None:
+        """Flush the folders that hold these payloads. Raises OSError."""
+        for folder in {self._path(sequence).parent for sequence in sequences}:
+            _sync_folder(folder)
+
+    def read(self, entry: Entry) -> PayloadLease:
+        """Return a payload after checking it.
+
+        Raises:
+            OSError: it is missing or cannot be read.
+            StorageError: it is not what was stored.
+        """
+        fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            if os.fstat(fd).st_size != entry.size_bytes or not is_intact(_chunks(fd), entry.digest):
+                raise damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
+            mapping = mmap.mmap(fd, entry.size_bytes, access=mmap.ACCESS_READ)
+        finally:
+            os.close(fd)
+        view = memoryview(mapping)
+
+        def close() -> None:
+            try:
+                view.release()
+                mapping.close()
+            except BufferError:
+                return  # Somebody still holds a slice of it: the mapping ends with the last one.
+
+        return PayloadLease(view, close)
+
+    def remove(self, sequence: int) -> None:
+        """Remove a payload, if it is there. Raises OSError."""
+        self._path(sequence).unlink(missing_ok=True)
+
+    def sizes_bytes(self) -> dict[int, int]:
+        """Return the size of each payload file by its sequence. Raises OSError."""
+        sizes = {}
+        for number in range(_FOLDERS):
+            with os.scandir(self._folder / f"{number:02x}") as items:
+                for item in items:
+                    stem, _, suffix = item.name.partition(".")
+                    if suffix == "bin" and stem.isdecimal() and self._path(int(stem)) == Path(item.path):
+                        sizes[int(stem)] = item.stat().st_size
+        return sizes
+
+    def _path(self, sequence: int) -> Path:
+        return self._folder / f"{sequence // 256 % _FOLDERS:02x}" / f"{sequence}.bin"
+
+
+def _chunks(fd: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    while count := os.readv(fd, [buffer]):
+        yield buffer[:count]
+
+
+def _sync_folder(folder: Path) -> None:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

@@ -1,0 +1,298 @@
+"""The durable member: an index in SQLite, small payloads inside it, large ones in files beside it.
+
+put ─┬─ at most 64 KiB ──────────────────────────────────────────────► writer: one transaction for all that waits
+     └─ larger ──► a file thread writes and flushes the file ────────►   └─ flush ──► on_stored
+                   (or flushes the one that it arrived in)
+
+FOLDER/backlog.sqlite, -wal, -shm    index
+FOLDER/payloads/<2 hex>/<n>.bin      payloads
+FOLDER/lock                          held while a process has the store open
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import logging
+import os
+import sqlite3
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+
+from harmonicio.core.clock import Clock, SystemClock
+from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.core.message import Failure, Outcome
+from harmonicio.master.backlog import sqlite_schema
+from harmonicio.master.backlog.base import (
+    BacklogStore,
+    Callback,
+    MemoryPayload,
+    PayloadLease,
+    PendingPayload,
+    Recovery,
+    StoreLimits,
+    damaged,
+)
+from harmonicio.master.backlog.byte_gate import ByteGate
+from harmonicio.master.backlog.digest import is_intact
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.hot_cache import HotCache
+from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_failure, decode_outcome, encode_outcome
+from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
+from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Ending, Put
+from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
+from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
+
+_log = logging.getLogger(__name__)
+
+FILE_THREADS = 4
+#: Errors on reading that say nothing of the file.
+_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
+
+
+class SqliteStore(BacklogStore):
+    """Keeps the backlog in a folder.
+
+    Args:
+        folder: Made when it is missing; one process at a time.
+        limits: What may be in memory, and how much is remembered.
+    """
+
+    def __init__(self, folder: Path, limits: StoreLimits | None = None, clock: Clock | None = None) -> None:
+        self._folder = folder
+        self._limits = limits or StoreLimits()
+        self._clock = clock or SystemClock()
+        self._files = PayloadFiles(folder / "payloads")
+        self._hot = HotCache(self._limits.hot_cache_bytes)
+        self._gate = ByteGate(self._limits.pending_bytes)
+        self._reading = threading.Lock()
+        self._reader: sqlite3.Connection | None = None
+        self._writer: SqliteWriter | None = None
+        self._threads: ThreadPoolExecutor | None = None
+        self._lock_fd = -1
+
+    def __repr__(self) -> str:
+        return f"<SqliteStore in {self._folder}: {self._writer or 'closed'}, {self._hot!r}, {self._gate!r}>"
+
+    # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def recover(self) -> Recovery:
+        self._acquire_lock()
+        try:
+            recovery, connection = self._open_index()
+            self._writer = SqliteWriter(connection, self._files, self._limits, self._remove_files)
+        except (OSError, sqlite3.Error, StorageError) as error:
+            self.close()
+            raise storage_error(f"open the backlog in {self._folder}", error) from error
+        return recovery
+
+    def _open_index(self) -> tuple[Recovery, sqlite3.Connection]:
+        self._files.prepare()
+        connection = sqlite_schema.connect(self._folder / "backlog.sqlite")
+        try:
+            sqlite_schema.prepare(connection)
+            recovery = sqlite_schema.load(connection, self._files)
+            self._reader = sqlite_schema.connect(self._folder / "backlog.sqlite")
+            self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
+        except BaseException:
+            connection.close()
+            raise
+        return recovery, connection
+
+    def _acquire_lock(self) -> None:
+        try:
+            self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._lock_fd = os.open(self._folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise storage_error(f"open the backlog in {self._folder}", error) from error
+        try:
+            fcntl.flock(self._lock_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._release_lock()
+            raise Conflict(
+                f"Another process has the backlog in {self._folder} open.",
+                hint="Stop the other master, or give this one a folder of its own.",
+            ) from None
+
+    def _release_lock(self) -> None:
+        fd, self._lock_fd = self._lock_fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def close(self) -> None:
+        self._gate.close()
+        if self._threads is not None:
+            self._threads.shutdown(wait=True)
+        if self._writer is not None:
+            self._writer.close()
+        with self._reading:
+            reader, self._reader = self._reader, None
+            if reader is not None:
+                reader.close()
+        self._hot.clear()
+        self._release_lock()
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def new_payload(self, sequence: int, size_bytes: int, *, to_disk: bool) -> PendingPayload:
+        try:
+            if to_disk and size_bytes > INLINE_MAX_BYTES:
+                return self._files.allocate(sequence, size_bytes)
+            return MemoryPayload(size_bytes)
+        except (OSError, MemoryError) as error:
+            raise storage_error(f"make room for a payload of {size_bytes} bytes", error) from error
+
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+        waiting_bytes = 0 if payload.is_on_disk else entry.size_bytes
+        try:
+            self._gate.enter(waiting_bytes)
+        except StorageError as error:
+            payload.discard()
+            on_stored(error)
+            return
+        is_inline = entry.size_bytes <= INLINE_MAX_BYTES
+        put = Put(entry, payload.buffer if is_inline else None, failure, on_stored)
+        put = put._replace(on_stored=partial(self._put_done, put, payload, waiting_bytes, on_stored))
+        if is_inline:
+            self._put_row(put)
+        else:
+            self._submit(put, payload)
+
+    def _submit(self, put: Put, payload: PendingPayload) -> None:
+        try:
+            assert self._threads is not None
+            self._threads.submit(self._put_file, put, payload)
+        except RuntimeError as error:  # The pool is closed.
+            put.on_stored(storage_error("store a message", error))
+
+    def _put_file(self, put: Put, payload: PendingPayload) -> None:
+        try:
+            if isinstance(payload, FilePayload):
+                payload.flush()
+            else:
+                self._files.write(put.entry.sequence, payload.buffer)
+        except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
+            put.on_stored(storage_error(f"store the payload of message {put.entry.message_id!r}", error))
+        else:
+            self._put_row(put)
+
+    def _put_row(self, put: Put) -> None:
+        self._gather(lambda batch: batch.puts.append(put), put.on_stored)
+
+    def _put_done(
+        self,
+        put: Put,
+        payload: PendingPayload,
+        waiting_bytes: int,
+        on_stored: Callback,
+        error: StorageError | None,
+    ) -> None:
+        """Tell how a put ended, and settle what its payload used."""
+        self._gate.leave(waiting_bytes)
+        if error is not None:
+            payload.discard()
+        elif isinstance(payload, FilePayload):
+            payload.keep()
+        elif put.failure is None:
+            self._hot.offer(put.entry.sequence, put.entry.stream, payload.buffer)
+        on_stored(error)
+
+    def update(self, entry: Entry) -> None:
+        self._gather(lambda batch: batch.updates.append(entry))
+
+    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+        self._hot.drop(entry.sequence)
+        self._gather(lambda batch: batch.burials.append(Burial(entry, failure, on_done)), on_done)
+
+    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        self._hot.drop(entry.sequence)
+        kept = encode_outcome(KeptOutcome(outcome, entry.attempts + 1))
+        ending = Ending(entry, kept, self._clock.wall(), on_done)
+        self._gather(lambda batch: batch.endings.append(ending), on_done)
+
+    def forget(self, entry: Entry) -> None:
+        self._hot.drop(entry.sequence)
+        self._gather(lambda batch: batch.removals.append(entry))
+
+    def drop_stream(self, stream: str, before_sequence: int) -> None:
+        self._hot.drop_stream(stream, before_sequence)
+        self._gather(lambda batch: batch.drops.append((stream, before_sequence)))
+
+    def prune(self, wall: float) -> None:
+        self._gather(lambda batch: setattr(batch, "prune_at", wall))
+
+    def _gather(self, add: Callable[[Batch], None], on_done: Callback | None = None) -> None:
+        """Have something written with the next batch; a closed store tells those who want to know."""
+        if self._writer is not None and self._writer.gather(add):
+            return
+        if on_done is not None:
+            on_done(StorageError("The backlog's store is closed."))
+
+    def _remove_files(self, sequences: list[int]) -> None:
+        if not sequences or self._threads is None:
+            return
+        try:
+            self._threads.submit(self._remove_files_now, sequences)
+        except RuntimeError:
+            self._remove_files_now(sequences)  # The pool is closed: this is the writer's last batch.
+
+    def _remove_files_now(self, sequences: list[int]) -> None:
+        for sequence in sequences:
+            self._hot.drop(sequence)
+            try:
+                self._files.remove(sequence)
+            except OSError:
+                _log.exception("Payload file %d could not be removed; the next start will try again", sequence)
+
+    # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def read(self, entry: Entry) -> PayloadLease:
+        hot = self._hot.get(entry.sequence)
+        if hot is not None:
+            return PayloadLease(hot)
+        if entry.size_bytes <= INLINE_MAX_BYTES:
+            return self._read_inline(entry)
+        try:
+            return self._files.read(entry)
+        except OSError as error:
+            mapped = storage_error(f"read the payload of message {entry.message_id!r}", error)
+            mapped.retryable = error.errno in _PASSING
+            raise mapped from error
+
+    def _read_inline(self, entry: Entry) -> PayloadLease:
+        row = self._row("SELECT payload FROM payloads WHERE sequence = ?", entry.sequence)
+        payload = None if row is None else row[0]
+        if payload is None or not is_intact([payload], entry.digest):
+            raise damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
+        return PayloadLease(memoryview(payload))
+
+    def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
+        row = self._row(
+            "SELECT outcome FROM finished WHERE stream = ? AND message_id = ? ORDER BY number DESC LIMIT 1",
+            stream,
+            message_id,
+        )
+        return None if row is None or row[0] is None else decode_outcome(row[0])
+
+    def failure(self, entry: Entry) -> Failure | None:
+        row = self._row("SELECT failure FROM entries WHERE sequence = ?", entry.sequence)
+        return None if row is None or row[0] is None else decode_failure(row[0])
+
+    def _row(self, query: str, *values: object) -> tuple[bytes | None, ...] | None:
+        """Return the first row. All rows are fetched, so that no read transaction stays open."""
+        try:
+            with self._reading:
+                if self._reader is None:
+                    raise StorageError("The backlog's store is not open.")
+                rows = self._reader.execute(query, values).fetchall()
+        except sqlite3.Error as error:
+            raise storage_error("read from the backlog", error) from error
+        return rows[0] if rows else None
+
+
+def create(folder: Path, limits: StoreLimits) -> SqliteStore:
+    """Return a store in this folder."""
+    return SqliteStore(folder, limits)

@@ -1,0 +1,224 @@
+"""What waits to be written to the index, and how it is written in one transaction.
+
+Within a batch the kinds are written in the order in which they can concern the same entry: put, update, bury, finish,
+forget, drop. Counters are read from the entries here and not before, so the newest are written.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from harmonicio.core.message import Failure
+from harmonicio.master.backlog.base import OUTCOMES_KEPT_S, Callback, StoreLimits
+from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Entry
+from harmonicio.master.backlog.outcome_codec import encode_failure
+from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES, INSERT_ENTRY, entry_row
+
+_CHUNK_ROWS = 5_000
+
+
+class Put(NamedTuple):
+    """``payload`` is None when it is in a file, which is on stable storage by now."""
+
+    entry: Entry
+    payload: memoryview | None
+    failure: Failure | None
+    on_stored: Callback
+
+
+class Burial(NamedTuple):
+    entry: Entry
+    failure: Failure
+    on_done: Callback
+
+
+class Ending(NamedTuple):
+    entry: Entry
+    outcome: bytes
+    finished_at: float
+    on_done: Callback
+
+
+@dataclass(slots=True, repr=False)
+class Batch:
+    """Everything that one transaction writes."""
+
+    puts: list[Put] = field(default_factory=list)
+    updates: list[Entry] = field(default_factory=list)
+    burials: list[Burial] = field(default_factory=list)
+    endings: list[Ending] = field(default_factory=list)
+    removals: list[Entry] = field(default_factory=list)
+    drops: list[tuple[str, int]] = field(default_factory=list)
+    prune_at: float | None = None
+
+    def __bool__(self) -> bool:
+        return bool(
+            self.puts
+            or self.updates
+            or self.burials
+            or self.endings
+            or self.removals
+            or self.drops
+            or self.prune_at is not None
+        )
+
+    def __repr__(self) -> str:
+        return (
+            f"<Batch of {len(self.puts)} puts, {len(self.updates)} updates, {len(self.burials)} burials, "
+            f"{len(self.endings)} endings, {len(self.removals)} removals, {len(self.drops)} drops>"
+        )
+
+    def callbacks(self) -> list[Callback]:
+        """Return who wants to know what became of the batch."""
+        return [
+            *(put.on_stored for put in self.puts),
+            *(burial.on_done for burial in self.burials),
+            *(ending.on_done for ending in self.endings),
+        ]
+
+    def files_put(self) -> list[int]:
+        """Return the sequences of new payload files."""
+        return [put.entry.sequence for put in self.puts if put.payload is None]
+
+    def files_removed(self) -> list[int]:
+        """Return the sequences of files that are not needed once the batch is written, those of drops aside."""
+        gone = [*(ending.entry for ending in self.endings), *self.removals]
+        return [entry.sequence for entry in gone if entry.size_bytes > INLINE_MAX_BYTES]
+
+
+class BatchWriter:
+    """Writes batches over one connection.
+
+    Args:
+        connection: Used by one thread at a time.
+    """
+
+    def __init__(self, connection: sqlite3.Connection, limits: StoreLimits) -> None:
+        self._connection = connection
+        self._limits = limits
+        #: No row of ``finished`` below this number has an outcome any more.
+        self._outcomes_from = 0
+        (self._outcome_bytes,) = connection.execute(
+            "SELECT CAST(total(length(outcome)) AS INTEGER) FROM finished"
+        ).fetchone()
+
+    def write(self, batch: Batch) -> list[int]:
+        """Write a batch and flush it; return the sequences of files of dropped streams.
+
+        Raises:
+            sqlite3.Error: nothing of it was written.
+        """
+        before = (self._outcomes_from, self._outcome_bytes)
+        try:
+            self._connection.execute("BEGIN IMMEDIATE")
+            files = self._write(batch)
+            self._connection.execute("COMMIT")
+        except BaseException:
+            self._outcomes_from, self._outcome_bytes = before
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+            raise
+        return files
+
+    def _write(self, batch: Batch) -> list[int]:
+        many = self._connection.executemany
+        many(INSERT_ENTRY, [entry_row(put.entry, put.failure) for put in batch.puts])
+        many(
+            "INSERT INTO payloads VALUES (?, ?)",
+            [(put.entry.sequence, put.payload) for put in batch.puts if put.payload is not None],
+        )
+        many(
+            "UPDATE entries SET attempts = ?, crashes = ?, is_suspect = ? WHERE sequence = ?",
+            [_counters(entry) for entry in (*batch.updates, *(burial.entry for burial in batch.burials))],
+        )
+        many(
+            "UPDATE entries SET failure = ? WHERE sequence = ?",
+            [(encode_failure(burial.failure), burial.entry.sequence) for burial in batch.burials],
+        )
+        self._remove([*(ending.entry for ending in batch.endings), *batch.removals])
+        self._add_finished(batch.endings)
+        files = [sequence for drop in batch.drops for sequence in self._drop(*drop)]
+        if batch.prune_at is not None:
+            self._prune(batch.prune_at)
+        return files
+
+    def _remove(self, entries: list[Entry]) -> None:
+        self._connection.executemany("DELETE FROM entries WHERE sequence = ?", [(each.sequence,) for each in entries])
+        self._connection.executemany(
+            "DELETE FROM payloads WHERE sequence = ?",
+            [(each.sequence,) for each in entries if each.size_bytes <= INLINE_MAX_BYTES],
+        )
+
+    def _add_finished(self, endings: list[Ending]) -> None:
+        self._connection.executemany(
+            "INSERT INTO finished (stream, message_id, digest, finished_at, outcome) VALUES (?, ?, ?, ?, ?)",
+            [
+                (ending.entry.stream, ending.entry.message_id, ending.entry.digest, ending.finished_at, ending.outcome)
+                for ending in endings
+            ],
+        )
+        self._outcome_bytes += sum(len(ending.outcome) for ending in endings)
+        if self._outcome_bytes > self._limits.outcome_bytes:
+            self._let_go_of_outcomes(finished_before=0.0)
+
+    def _drop(self, stream: str, before_sequence: int) -> list[int]:
+        which = (stream, before_sequence)
+        rows = self._connection.execute(
+            "SELECT sequence, size_bytes FROM entries WHERE stream = ? AND sequence < ?", which
+        ).fetchall()
+        self._connection.executemany("DELETE FROM payloads WHERE sequence = ?", [(row[0],) for row in rows])
+        self._connection.execute("DELETE FROM entries WHERE stream = ? AND sequence < ?", which)
+        (size_bytes,) = self._connection.execute(
+            "SELECT CAST(total(length(outcome)) AS INTEGER) FROM finished WHERE stream = ?", (stream,)
+        ).fetchone()
+        self._connection.execute("DELETE FROM finished WHERE stream = ?", (stream,))
+        self._outcome_bytes -= size_bytes
+        return [sequence for sequence, size_bytes in rows if size_bytes > INLINE_MAX_BYTES]
+
+    # ── forgetting ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _prune(self, wall: float) -> None:
+        self._let_go_of_outcomes(finished_before=wall - OUTCOMES_KEPT_S)
+        (last,) = self._connection.execute("SELECT coalesce(max(number), 0) FROM finished").fetchone()
+        self._forget(wall - FINISHED_KEPT_S, last - self._limits.max_finished_ids)
+
+    def _let_go_of_outcomes(self, finished_before: float) -> None:
+        """Forget outcomes, oldest first: those that are too old, and as many as the budget needs."""
+        while True:
+            rows = self._connection.execute(
+                "SELECT number, finished_at, length(outcome) FROM finished WHERE number >= ? AND outcome IS NOT NULL"
+                " ORDER BY number LIMIT ?",
+                (self._outcomes_from, _CHUNK_ROWS),
+            ).fetchall()
+            start = self._outcomes_from
+            for number, finished_at, size_bytes in rows:
+                if finished_at >= finished_before and self._outcome_bytes <= self._limits.outcome_bytes:
+                    break
+                self._outcome_bytes -= size_bytes
+                self._outcomes_from = number + 1
+            self._connection.execute(
+                "UPDATE finished SET outcome = NULL WHERE number >= ? AND number < ?", (start, self._outcomes_from)
+            )
+            if not rows or self._outcomes_from <= rows[-1][0]:
+                return
+
+    def _forget(self, finished_before: float, up_to_number: int) -> None:
+        """Forget ids, oldest first: those that are too old, and those up to a number."""
+        while True:
+            rows = self._connection.execute(
+                "SELECT number, finished_at FROM finished ORDER BY number LIMIT ?", (_CHUNK_ROWS,)
+            ).fetchall()
+            gone = 0
+            for number, finished_at in rows:
+                if finished_at >= finished_before and number > up_to_number:
+                    break
+                gone = number
+            self._connection.execute("DELETE FROM finished WHERE number <= ?", (gone,))
+            if not rows or gone < rows[-1][0]:
+                return
+
+
+def _counters(entry: Entry) -> tuple[int, int, bool, int]:
+    return entry.attempts, entry.crashes, entry.is_suspect, entry.sequence

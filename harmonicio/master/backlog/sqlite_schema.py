@@ -1,0 +1,167 @@
+"""The index of the SQLite store: its tables, how it is opened, and how it is read at start.
+
+    entries     one row for each message that waits or is dead (a dead letter has a failure)
+    payloads    the payload of each message of at most INLINE_MAX_BYTES; larger ones are files
+    finished    messages finished not long ago, by number in that order, with their outcomes as long as these are kept
+
+All three are reached by a whole number that grows, so rows are appended at one end and mostly removed at the other.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+from typing import Any
+
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Failure
+from harmonicio.master.backlog.base import Recovery
+from harmonicio.master.backlog.entry import Entry, Finished
+from harmonicio.master.backlog.outcome_codec import encode_failure
+from harmonicio.master.backlog.payload_files import PayloadFiles
+
+#: Part of the format: it says where a payload is.
+INLINE_MAX_BYTES = 64 * 1024
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE entries (
+    sequence   INTEGER PRIMARY KEY,
+    stream     TEXT    NOT NULL,
+    message_id TEXT    NOT NULL,
+    priority   INTEGER NOT NULL,
+    size_bytes INTEGER NOT NULL,
+    digest     BLOB    NOT NULL,
+    section    BLOB    NOT NULL,
+    attempts   INTEGER NOT NULL,
+    crashes    INTEGER NOT NULL,
+    is_suspect INTEGER NOT NULL,
+    put_at     REAL    NOT NULL,
+    failure    BLOB
+);
+CREATE TABLE payloads (
+    sequence   INTEGER PRIMARY KEY,
+    payload    BLOB    NOT NULL
+);
+CREATE TABLE finished (
+    number      INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream      TEXT    NOT NULL,
+    message_id  TEXT    NOT NULL,
+    digest      BLOB    NOT NULL,
+    finished_at REAL    NOT NULL,
+    outcome     BLOB
+);
+CREATE INDEX finished_by_id ON finished (stream, message_id);
+"""
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Return a connection with the store's guarantees: what is committed is flushed. Raises sqlite3.Error."""
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA wal_autocheckpoint = 4096")
+    connection.execute("PRAGMA journal_size_limit = 67108864")
+    connection.execute("PRAGMA cache_size = -16384")
+    return connection
+
+
+def prepare(connection: sqlite3.Connection) -> None:
+    """Make the tables where they are missing.
+
+    Raises:
+        sqlite3.Error: the index cannot be read.
+        StorageError: a newer release has written it.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version > SCHEMA_VERSION:
+        raise StorageError(
+            f"The backlog was written by a newer release (format {version}, this one reads {SCHEMA_VERSION}).",
+            hint="Start the newer release again.",
+        )
+    if version == 0:
+        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+
+
+def load(connection: sqlite3.Connection, files: PayloadFiles) -> Recovery:
+    """Read what an earlier run has left, and put right what does not fit together.
+
+    A message whose payload file is missing or has another size becomes a dead letter; files without a row are removed.
+    Raises sqlite3.Error and OSError.
+    """
+    sizes_bytes = files.sizes_bytes()
+    entries: list[Entry] = []
+    dead: list[Entry] = []
+    damaged: list[Entry] = []
+    repairs: list[str] = []
+    for *fields, has_failure in connection.execute(
+        "SELECT sequence, stream, message_id, priority, size_bytes, digest, section, attempts, crashes, is_suspect,"
+        " put_at, failure IS NOT NULL FROM entries ORDER BY sequence"
+    ):
+        entry = _entry(*fields)
+        is_whole = entry.size_bytes <= INLINE_MAX_BYTES or sizes_bytes.pop(entry.sequence, -1) == entry.size_bytes
+        if not is_whole and not has_failure:
+            damaged.append(entry)
+            repairs.append(f"The payload of {entry.stream}/{entry.message_id!r} is damaged: it is a dead letter now.")
+        (entries if is_whole and not has_failure else dead).append(entry)
+    lost = encode_failure(Failure("PayloadDamaged", "Its payload file is missing or incomplete.", retryable=False))
+    connection.execute("BEGIN")
+    connection.executemany(
+        "UPDATE entries SET failure = ? WHERE sequence = ?", [(lost, entry.sequence) for entry in damaged]
+    )
+    connection.execute("COMMIT")
+    for sequence in sizes_bytes:
+        files.remove(sequence)
+    if sizes_bytes:
+        repairs.append(f"{len(sizes_bytes)} payload files without a message were removed.")
+    finished = connection.execute("SELECT stream, message_id, digest, finished_at FROM finished ORDER BY number")
+    return Recovery(tuple(entries), tuple(dead), tuple(Finished(*row) for row in finished), tuple(repairs))
+
+
+def entry_row(entry: Entry, failure: Failure | None) -> tuple[Any, ...]:
+    """Return an entry's row as ``INSERT_ENTRY`` wants it, with its counters as they are now."""
+    return (
+        entry.sequence,
+        entry.stream,
+        entry.message_id,
+        entry.priority,
+        entry.size_bytes,
+        entry.digest,
+        entry.section,
+        entry.attempts,
+        entry.crashes,
+        entry.is_suspect,
+        entry.put_at,
+        None if failure is None else encode_failure(failure),
+    )
+
+
+INSERT_ENTRY = "INSERT INTO entries VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+
+
+def _entry(
+    sequence: int,
+    stream: str,
+    message_id: str,
+    priority: int,
+    size_bytes: int,
+    digest: bytes,
+    section: bytes,
+    attempts: int,
+    crashes: int,
+    is_suspect: int,
+    put_at: float,
+) -> Entry:
+    return Entry(
+        stream,
+        message_id,
+        sequence,
+        size_bytes,
+        priority=priority,
+        digest=digest,
+        section=section,
+        attempts=attempts,
+        crashes=crashes,
+        is_suspect=bool(is_suspect),
+        put_at=put_at,
+    )

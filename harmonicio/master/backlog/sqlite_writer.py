@@ -1,0 +1,113 @@
+"""The one thread that writes the index: what has gathered while it was writing goes into its next transaction.
+
+      any thread ──add──► gathering batch ──swap──► transaction ──flush──► callbacks, files removed
+                                ▲                        │
+                                └── more gathers ────────┘
+
+The busier it is, the larger the groups; nothing ever waits for a timer. A transaction that fails leaves nothing behind:
+its callbacks get the error, the files of its puts are removed, and the next batch is tried anew.
+"""
+
+from __future__ import annotations
+
+import logging
+import sqlite3
+import threading
+from collections.abc import Callable, Iterable
+
+from harmonicio.core.errors import StorageError
+from harmonicio.master.backlog.base import Callback, StoreLimits
+from harmonicio.master.backlog.payload_files import PayloadFiles
+from harmonicio.master.backlog.sqlite_batch import Batch, BatchWriter
+
+_log = logging.getLogger(__name__)
+
+
+class SqliteWriter:
+    """Owns the writing connection and its thread.
+
+    Args:
+        connection: Closed by :meth:`close`.
+        remove_files: Removes the payload files of these sequences, soon.
+    """
+
+    def __init__(
+        self,
+        connection: sqlite3.Connection,
+        files: PayloadFiles,
+        limits: StoreLimits,
+        remove_files: Callable[[list[int]], None],
+    ) -> None:
+        self._connection = connection
+        self._files = files
+        self._remove_files = remove_files
+        self._batches = BatchWriter(connection, limits)
+        self._gathered = threading.Condition()
+        self._batch = Batch()
+        self._is_closing = False
+        self._transactions = 0
+        self._thread = threading.Thread(target=self._run, name="backlog-writer", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"<SqliteWriter {'closing' if self._is_closing else 'open'}, {self._transactions} transactions>"
+
+    def gather(self, add: Callable[[Batch], None]) -> bool:
+        """Add to the batch that is written next; False when the writer has been closed."""
+        with self._gathered:
+            if self._is_closing:
+                return False
+            add(self._batch)
+            self._gathered.notify()
+            return True
+
+    def close(self) -> None:
+        """Write what has gathered, then end the thread and the connection. May be repeated."""
+        with self._gathered:
+            self._is_closing = True
+            self._gathered.notify()
+        self._thread.join()
+        self._connection.close()
+
+    # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _run(self) -> None:
+        while batch := self._take():
+            error = self._write(batch)
+            _call(batch.callbacks(), error)
+
+    def _take(self) -> Batch:
+        """Return what has gathered; an empty batch means the end."""
+        with self._gathered:
+            self._gathered.wait_for(lambda: self._batch or self._is_closing)
+            batch, self._batch = self._batch, Batch()
+            return batch
+
+    def _write(self, batch: Batch) -> StorageError | None:
+        try:
+            self._files.sync_folders(batch.files_put())
+            dropped = self._batches.write(batch)
+        except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
+            _log.exception("The backlog could not write %r", batch)
+            self._remove_files(batch.files_put())
+            return storage_error("write to the backlog", error)
+        self._transactions += 1
+        self._remove_files([*batch.files_removed(), *dropped])
+        return None
+
+
+def storage_error(doing: str, error: Exception) -> StorageError:
+    """Return a foreign error as one of ours."""
+    if isinstance(error, StorageError):
+        return error
+    mapped = StorageError(f"Could not {doing}: {error}.", hint="Check the space and the health of the master's disk.")
+    mapped.__cause__ = error
+    return mapped
+
+
+def _call(callbacks: Iterable[Callback], error: StorageError | None) -> None:
+    for callback in callbacks:
+        try:
+            callback(error)
+        except Exception:  # noqa: BLE001  the others must still be called; it is logged
+            _log.exception("A callback of the backlog's store failed")
