@@ -10,6 +10,7 @@ import dataclasses
 import enum
 import functools
 import json
+import math
 import types
 from collections.abc import Mapping
 from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -20,8 +21,15 @@ Record = TypeVar("Record")
 
 
 def dumps(record: Any) -> bytes:
-    """Return the record as compact JSON."""
-    return json.dumps(as_plain(record), separators=(",", ":")).encode()
+    """Return the record as compact JSON.
+
+    Raises:
+        InvalidInput: it holds something that JSON cannot express, such as bytes or an infinite number.
+    """
+    try:
+        return json.dumps(as_plain(record), separators=(",", ":"), allow_nan=False).encode()
+    except (TypeError, ValueError, RecursionError) as error:
+        raise InvalidInput(f"A {type(record).__name__} cannot be written as JSON: {error}.") from None
 
 
 def as_plain(record: Any) -> Any:
@@ -44,7 +52,7 @@ def loads(kind: type[Record], text: bytes | str) -> Record:
         InvalidInput: the text is not JSON, or a field is missing or of another type.
     """
     try:
-        plain = json.loads(text)
+        plain = json.loads(text, parse_float=_finite, parse_constant=_finite)
     except (ValueError, RecursionError) as error:
         raise InvalidInput(f"A {kind.__name__} was expected, but the text is not JSON: {error}.") from None
     return from_plain(kind, plain)
@@ -58,6 +66,14 @@ def from_plain(kind: type[Record], plain: Any) -> Record:
     """
     value: Record = _convert(kind, plain, kind.__name__)
     return value
+
+
+def _finite(text: str) -> float:
+    """JSON has no infinite numbers, although Python reads and writes them."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:40]} is not a finite number")
+    return number
 
 
 @functools.cache
@@ -100,6 +116,7 @@ def _convert_record(kind: Any, plain: Any, where: str) -> Any:
 
 def _convert_scalar(kind: Any, plain: Any, where: str) -> Any:
     if kind is float and isinstance(plain, int) and not isinstance(plain, bool):
+        _expect(abs(plain) < 2**1023, "a finite number", where)
         return float(plain)
     _expect(
         isinstance(plain, kind) and not (kind is int and isinstance(plain, bool)), f"of type {kind.__name__}", where

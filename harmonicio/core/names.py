@@ -7,6 +7,7 @@ A message id is freer, because sources bring their own, but it is one printable 
 from __future__ import annotations
 
 import re
+import reprlib
 
 from harmonicio.core.errors import InvalidInput
 
@@ -23,9 +24,8 @@ def check_name(kind: str, name: object) -> str:
         InvalidInput: it is not 1 to 100 ASCII letters, digits, ``.``, ``_`` or ``-`` that start with a letter or digit.
     """
     if not isinstance(name, str) or not _NAME.fullmatch(name):
-        shown = repr(name)[:80]
         raise InvalidInput(
-            f"{shown} is not a {kind} name.",
+            f"{_shown(name)} is not a {kind} name.",
             hint=f"Use 1 to {MAX_NAME_LENGTH} letters, digits, '.', '_' or '-', starting with a letter or digit.",
         )
     return name
@@ -38,10 +38,15 @@ def check_message_id(message_id: object) -> str:
         InvalidInput: it is not a printable text of 1 to 200 bytes in UTF-8.
     """
     if not isinstance(message_id, str) or not message_id.isprintable() or not message_id.strip():
-        raise InvalidInput(f"{repr(message_id)[:80]} is not a message id.", hint="Use one line of printable text.")
+        raise InvalidInput(f"{_shown(message_id)} is not a message id.", hint="Use one line of printable text.")
     if len(message_id.encode("utf-8", "surrogatepass")) > MAX_MESSAGE_ID_BYTES:
         raise InvalidInput(
             f"The message id that starts with {message_id[:40]!r} is too long.",
             hint=f"Use at most {MAX_MESSAGE_ID_BYTES} bytes of UTF-8.",
         )
     return message_id
+
+
+def _shown(value: object) -> str:
+    """Show what was given in an error, however large or deeply nested it is."""
+    return repr(value[:80])[:100] if isinstance(value, str) else reprlib.repr(value)[:100]
