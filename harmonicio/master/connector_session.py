@@ -1,0 +1,187 @@
+"""A connector's connection to the master: messages come in and are answered when they are on stable storage."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from harmonicio.core.errors import BacklogFull, HarmonicIOError, InvalidInput, RemoteProtocolError, StorageError
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.base import PendingPayload
+from harmonicio.master.session_task import SessionTask
+from harmonicio.transport.link import Link
+from harmonicio.wire.credit import ReceiverCredit
+from harmonicio.wire.events import Drain, Event, IncomingMessage, MessageBegun, MessageReceived, Result, Subscribe
+from harmonicio.wire.outcomes import OutcomeBatch
+from harmonicio.wire.sections import credit_frame, results_frame
+
+#: What one connector may have on its way to the disk.
+WINDOW_MESSAGES, WINDOW_BYTES = 4096, 64 * 1024**2
+#: While less than this is free in the backlog, nobody gets new credit.
+CREDIT_NEEDS_BYTES = 1024**2
+#: A payload that is not wanted is read and forgotten up to this size; beyond it the connection is closed instead.
+DISCARD_MAX_BYTES = 64 * 1024**2
+MAX_SUBSCRIPTIONS = 1_000_000
+RESULTS_PER_FRAME = 512
+
+
+class ConnectorSession:
+    """Takes one connector's messages into the backlog of one stream.
+
+    Args:
+        max_message_bytes: Larger payloads are rejected before they are read.
+        on_closed: Called once when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        stream: str,
+        backlog: Backlog,
+        executor: Executor,
+        *,
+        max_message_bytes: int,
+        on_closed: Callable[[ConnectorSession], None],
+    ) -> None:
+        self.stream = stream
+        self._link = link
+        self._backlog = backlog
+        self._max_message_bytes = max_message_bytes
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._credit = ReceiverCredit()
+        self._outcomes = OutcomeBatch()
+        self._results: list[Result] = []
+        self._subscribed: set[str] = set()
+        self._pending: PendingPayload | None = None
+        self._refusal: Outcome | None = None
+        self._task = SessionTask(executor, self._send_what_waits)
+
+    def __repr__(self) -> str:
+        return f"<ConnectorSession for {self.stream}: {self._credit!r}, {len(self._subscribed)} subscribed>"
+
+    # ── from the connector ───────────────────────────────────────────────────────────────────────────────────────────
+
+    def opened(self) -> None:
+        self._task.kick()
+
+    def handle(self, event: Event) -> None:
+        """Act on messages and subscriptions."""
+        if isinstance(event, MessageBegun):
+            self._begin(event.message)
+        elif isinstance(event, MessageReceived):
+            self._store(event.message)
+        elif isinstance(event, Subscribe):
+            self._subscribe(event.message_ids)
+        elif not isinstance(event, Drain):
+            raise RemoteProtocolError(f"A connector does not send {type(event).__name__}.")
+
+    def _begin(self, message: IncomingMessage) -> None:
+        """A large payload follows: give it a buffer, or say why not."""
+        if message.size_bytes > self._max_message_bytes:
+            self._refuse(
+                message,
+                RejectReason.TOO_LARGE,
+                f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {self._max_message_bytes}.",
+            )
+            return
+        try:
+            self._pending = self._backlog.new_payload(self.stream, message.size_bytes)
+        except BacklogFull as error:
+            self._refuse(message, RejectReason.BACKLOG_FULL, str(error))
+        except StorageError as error:
+            self._refuse(message, RejectReason.STORAGE, str(error))
+        else:
+            self._link.receive_payload(self._pending.buffer)
+
+    def _refuse(self, message: IncomingMessage, reason: RejectReason, text: str) -> None:
+        if message.size_bytes > DISCARD_MAX_BYTES:
+            raise InvalidInput(f"{reason}: {text}")
+        self._refusal = Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
+        self._link.connection.discard_payload()
+
+    def _store(self, message: IncomingMessage) -> None:
+        with self._lock:
+            is_within_credit = self._credit.message_received(message.size_bytes)
+        refusal, self._refusal = self._refusal, None
+        pending, self._pending = self._pending, None
+        if refusal is None and not is_within_credit:
+            refusal = _rejected(RejectReason.NO_CREDIT, "It came without credit.")
+        if refusal is None and not message.is_intact:
+            refusal = _rejected(RejectReason.CHECKSUM, "The payload was damaged on its way.")
+        sequence, size_bytes = message.sequence, message.size_bytes
+
+        def answer(outcome: Outcome) -> None:
+            self._answer(sequence, size_bytes, outcome)
+
+        if refusal is not None:
+            if pending is not None:
+                pending.discard()
+            answer(refusal)
+            return
+        self._backlog.put(self.stream, message, pending, answer)
+
+    def _answer(self, sequence: int, size_bytes: int, outcome: Outcome) -> None:
+        with self._lock:
+            self._outcomes.add(sequence, outcome, detail_bytes=len(outcome.text))
+            self._credit.message_answered(size_bytes)
+        self._task.kick()
+
+    def _subscribe(self, message_ids: tuple[str, ...]) -> None:
+        if len(self._subscribed) + len(message_ids) > MAX_SUBSCRIPTIONS:
+            raise InvalidInput(f"More than {MAX_SUBSCRIPTIONS} outcomes are asked for on one connection.")
+        self._subscribed.update(message_ids)
+        for message_id in message_ids:
+            self._backlog.subscribe(self.stream, message_id, self._final)
+
+    def _final(self, message_id: str, outcome: Outcome | None) -> None:
+        with self._lock:
+            self._subscribed.discard(message_id)
+            self._results.append(Result(message_id, outcome))
+        self._task.kick()
+
+    def pause(self) -> None:
+        """Nothing waits to be sent for the reader's sake: the session's task sends."""
+
+    def room_changed(self) -> None:
+        """The backlog has more room than before: see that the connector gets credit."""
+        self._task.kick()
+
+    def closed(self, error: HarmonicIOError | None) -> None:
+        """Forget what the connector can no longer be told."""
+        self._task.end()
+        if self._pending is not None:
+            self._pending.discard()
+        self._backlog.unsubscribe(self.stream, self._subscribed, self._final)
+        self._on_closed(self)
+
+    # ── to the connector: the session's task ─────────────────────────────────────────────────────────────────────────
+
+    def _send_what_waits(self) -> None:
+        frames: list[bytes] = []
+        can_take = self._backlog.can_take(CREDIT_NEEDS_BYTES)
+        with self._lock:
+            if self._outcomes:
+                frames.append(self._outcomes.take_frame())
+            results, self._results = self._results, []
+            if can_take and self._is_credit_due():
+                frames.append(credit_frame(self._credit.messages_total, self._credit.bytes_total))
+        for at in range(0, len(results), RESULTS_PER_FRAME):
+            frames.append(results_frame(results[at : at + RESULTS_PER_FRAME]))
+        if frames:
+            self._link.send(*frames)
+
+    def _is_credit_due(self) -> bool:
+        """Raise the totals once half of the window is used, so that CREDIT is not sent for every message."""
+        credit = self._credit
+        left_messages = credit.messages_total - credit.received
+        left_bytes = credit.bytes_total - credit.received_bytes
+        if left_messages > WINDOW_MESSAGES // 2 and left_bytes > WINDOW_BYTES // 2:
+            return False
+        return credit.grant(credit.answered + WINDOW_MESSAGES, credit.answered_bytes + WINDOW_BYTES)
+
+
+def _rejected(reason: RejectReason, text: str) -> Outcome:
+    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)

@@ -1,0 +1,188 @@
+"""An engine's connection to the master: the backlog is pushed over it.
+
+The engine gives credit and hears by DEPTH whether more waits. Which message goes to which engine is decided by the
+intake, under one lock; this session sends what it was assigned and passes on the outcomes.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from harmonicio.core.errors import HarmonicIOError, RemoteProtocolError, StorageError
+from harmonicio.core.message import Outcome
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.entry import Reservation
+from harmonicio.master.session_task import SessionTask
+from harmonicio.transport.link import Link
+from harmonicio.wire.connection import prefix_with_section
+from harmonicio.wire.credit import SenderCredit
+from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived
+from harmonicio.wire.frames import Flag
+from harmonicio.wire.sections import depth_frame
+
+#: Small messages are gathered up to this size for one call.
+BATCH_BYTES = 256 * 1024
+
+
+class EngineSession:
+    """Pushes the backlog of one stream to one engine.
+
+    Args:
+        holder: Names this connection of an engine in reservations; ``stream`` is the stream that it serves.
+        on_room: Called when the engine may take more, so that waiting messages are assigned.
+        on_closed: Called once when the connection has ended.
+    """
+
+    def __init__(
+        self,
+        link: Link,
+        holder: str,
+        stream: str,
+        backlog: Backlog,
+        executor: Executor,
+        *,
+        on_room: Callable[[str], None],
+        on_closed: Callable[[EngineSession], None],
+    ) -> None:
+        self.holder = holder
+        self.stream = stream
+        self._link = link
+        self._backlog = backlog
+        self._on_room = on_room
+        self._on_closed = on_closed
+        self._lock = threading.Lock()
+        self._credit = SenderCredit()
+        self._assigned: deque[Reservation] = deque()
+        self._assigned_bytes = 0
+        self._sent: dict[int, Reservation] = {}
+        self._is_draining = False
+        self._is_depth_told = False
+        self._task = SessionTask(executor, self._send_what_waits)
+
+    def __repr__(self) -> str:
+        return f"<EngineSession {self.holder}: {len(self._assigned)} assigned, {len(self._sent)} at the engine>"
+
+    # ── what the intake decides by ───────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def load(self) -> int:
+        """Messages that this engine has, or is about to have, from the backlog."""
+        return len(self._assigned) + len(self._sent)
+
+    def can_take(self, size_bytes: int) -> bool:
+        """Whether the engine's credit admits one more message of this size."""
+        with self._lock:
+            if self._is_draining:
+                return False
+            if not self._assigned:
+                return self._credit.can_send(size_bytes)
+            is_within_count = self._credit.sent + len(self._assigned) < self._credit.messages_total
+            to_come = self._credit.sent_bytes + self._assigned_bytes + size_bytes
+            return is_within_count and to_come <= self._credit.bytes_total
+
+    def assign(self, reservation: Reservation) -> None:
+        """Send this message next."""
+        with self._lock:
+            self._assigned.append(reservation)
+            self._assigned_bytes += reservation.entry.size_bytes
+        self._task.kick()
+
+    def depth_changed(self) -> None:
+        """See that the engine hears whether messages wait."""
+        self._task.kick()
+
+    # ── from the engine ──────────────────────────────────────────────────────────────────────────────────────────────
+
+    def opened(self) -> None:
+        self._on_room(self.stream)
+        self._task.kick()
+
+    def handle(self, event: Event) -> None:
+        """Act on credit and outcomes."""
+        if isinstance(event, Credit):
+            with self._lock:
+                self._credit.granted(event.messages, event.bytes)
+            self._on_room(self.stream)
+        elif isinstance(event, OutcomesReceived):
+            for answered in event.ranges:
+                self._settle(answered.first, answered.last, answered.outcome)
+            self._on_room(self.stream)
+        elif isinstance(event, Drain):
+            with self._lock:
+                self._is_draining = True
+        else:
+            raise RemoteProtocolError(f"An engine does not send {type(event).__name__}.")
+
+    def _settle(self, first: int, last: int, outcome: Outcome) -> None:
+        with self._lock:
+            self._credit.outcomes_received(first, last)
+            reservations = [self._sent.pop(number, None) for number in range(first, last + 1)]
+        if None in reservations:
+            raise RemoteProtocolError(f"Messages {first} to {last} are answered twice.")
+        for reservation in reservations:
+            if reservation is not None:
+                self._backlog.settle(reservation, outcome)
+
+    def pause(self) -> None:
+        """Nothing waits to be sent for the reader's sake: the session's task sends."""
+
+    def closed(self, error: HarmonicIOError | None) -> None:
+        """Give back what the engine still had."""
+        self._task.end()
+        self._on_closed(self)
+        self._backlog.engine_gone(self.holder)
+
+    # ── to the engine: the session's task ────────────────────────────────────────────────────────────────────────────
+
+    def _send_what_waits(self) -> None:
+        while batch := self._next_batch():
+            self._send(batch)
+        is_waiting = self._backlog.depth(self.stream) > 0
+        if is_waiting != self._is_depth_told:
+            self._is_depth_told = is_waiting
+            self._link.send(depth_frame(self._backlog.depth(self.stream)))
+
+    def _next_batch(self) -> list[Reservation]:
+        batch: list[Reservation] = []
+        size_bytes = 0
+        with self._lock:
+            while self._assigned and (not batch or size_bytes + self._assigned[0].entry.size_bytes <= BATCH_BYTES):
+                reservation = self._assigned.popleft()
+                self._assigned_bytes -= reservation.entry.size_bytes
+                size_bytes += reservation.entry.size_bytes
+                batch.append(reservation)
+        return batch
+
+    def _send(self, batch: list[Reservation]) -> None:
+        readable = []
+        try:
+            for reservation in batch:
+                try:
+                    readable.append((reservation, self._backlog.open_payload(reservation)))
+                except StorageError:
+                    continue  # The backlog has put it aside and recorded why.
+            buffers: list[bytes | memoryview] = []
+            for reservation, payload in readable:
+                buffers += (self._prefix(reservation), payload.view)
+            with self._lock:
+                for reservation, _ in readable:
+                    self._sent[self._credit.message_sent(reservation.entry.size_bytes)] = reservation
+            self._link.send(*buffers)
+        finally:
+            for _, payload in readable:
+                payload.close()
+
+    def _prefix(self, reservation: Reservation) -> bytes:
+        entry = reservation.entry
+        return prefix_with_section(
+            entry.message_id,
+            entry.size_bytes,
+            entry.section,
+            priority=entry.priority,
+            flags=int(Flag.SUSPECT) if entry.is_suspect else 0,
+            attempts=entry.attempts,
+            crashes=entry.crashes,
+        )

@@ -1,0 +1,184 @@
+"""The master's data port: takes messages into the backlog and pushes them to engines.
+
+      connector ──MESSAGE──► ConnectorSession ──put──► backlog ──reserve──► EngineSession ──MESSAGE──► engine
+                ◄─OUTCOMES──                  ◄─stored─        ◄──settle───               ◄─OUTCOMES──
+
+Whoever changes something (the store's writer, an engine's credit, a new message) only kicks a session; what then has to
+be sent is sent by that session's own task in a bounded pool, so a slow peer holds up nobody else.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from harmonicio import __version__
+from harmonicio.core.errors import NotAllowed
+from harmonicio.core.lease import Address, Claims
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.connector_session import ConnectorSession
+from harmonicio.master.engine_session import EngineSession
+from harmonicio.transport.data_port import DataPort, Session
+from harmonicio.transport.link import Link
+from harmonicio.wire import checksum
+from harmonicio.wire.events import Hello, Role
+from harmonicio.wire.frames import VERSION
+
+MAX_SENDING_THREADS = 64
+
+#: Checks a ticket and returns what it says; raises NotAllowed.
+VerifyIntake = Callable[[str], Claims]
+#: Checks an engine's ticket, given the worker and engine that it says to be.
+VerifyEngine = Callable[[str, str, str], Claims]
+#: Returns a stream's declaration; raises NotFound.
+FindStream = Callable[[str], StreamDeclaration]
+
+
+class Intake:
+    """Serves the master's data port.
+
+    Args:
+        host, port: Where to listen; port 0 takes a free one.
+        backlog: Where messages are put and come from; the intake listens to its changes.
+        verify_intake, verify_engine, find_stream: Ask the master's state.
+    """
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        backlog: Backlog,
+        *,
+        verify_intake: VerifyIntake,
+        verify_engine: VerifyEngine,
+        find_stream: FindStream,
+    ) -> None:
+        self._backlog = backlog
+        self._verify_intake = verify_intake
+        self._verify_engine = verify_engine
+        self._find_stream = find_stream
+        self._lock = threading.Lock()
+        self._engines: dict[str, list[EngineSession]] = {}
+        self._connectors: set[ConnectorSession] = set()
+        self._opened = 0
+        self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
+        self._port = DataPort(host, port, self._receive, name="intake")
+        backlog.set_listeners(on_change=self._depth_changed, on_room=self._room_changed)
+
+    def __repr__(self) -> str:
+        engines = sum(len(sessions) for sessions in self._engines.values())
+        return f"<Intake on {self.address}: {len(self._connectors)} connectors, {engines} engines>"
+
+    @property
+    def address(self) -> Address:
+        return self._port.address
+
+    @property
+    def received_bytes(self) -> int:
+        """Every byte that reached the data port."""
+        return self._port.received_bytes
+
+    def start(self) -> None:
+        self._port.start()
+
+    def close(self) -> None:
+        """End all connections and threads; what is stored stays stored."""
+        self._port.close()
+        self._executor.shutdown(wait=True)
+
+    # ── reception ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _receive(self, link: Link, hello: Hello) -> tuple[Hello, Session]:
+        declaration = self._check(hello)
+        answer = Hello(
+            Role.MASTER,
+            stream=declaration.name,
+            checksums=tuple(filter(None, [checksum.choose(hello.checksums)])),
+            max_message_bytes=declaration.max_message_bytes,
+            software=f"harmonicio {__version__}",
+            versions=(VERSION,),
+        )
+        if hello.role is Role.ENGINE:
+            return answer, self._engine_session(link, hello)
+        session = ConnectorSession(
+            link,
+            declaration.name,
+            self._backlog,
+            self._executor,
+            max_message_bytes=declaration.max_message_bytes,
+            on_closed=self._connector_closed,
+        )
+        with self._lock:
+            self._connectors.add(session)
+        return answer, session
+
+    def _check(self, hello: Hello) -> StreamDeclaration:
+        if hello.role is Role.ENGINE:
+            claims = self._verify_engine(hello.worker, hello.engine, hello.ticket)
+            is_right = claims.engine == hello.engine and claims.stream == hello.stream
+        else:
+            claims = self._verify_intake(hello.ticket)
+            is_right = claims.source == hello.source and claims.stream == hello.stream
+        if not is_right:
+            raise NotAllowed("The ticket was given to somebody else.", hint="Ask the master for a ticket of your own.")
+        return self._find_stream(hello.stream)
+
+    def _engine_session(self, link: Link, hello: Hello) -> EngineSession:
+        with self._lock:
+            self._opened += 1
+            # An engine may dial again before its broken connection is noticed: each connection holds for itself.
+            holder = f"{hello.engine}#{self._opened}"
+        session = EngineSession(
+            link,
+            holder,
+            hello.stream,
+            self._backlog,
+            self._executor,
+            on_room=self._assign,
+            on_closed=self._engine_closed,
+        )
+        with self._lock:
+            self._engines.setdefault(hello.stream, []).append(session)
+        return session
+
+    def _engine_closed(self, session: EngineSession) -> None:
+        with self._lock:
+            self._engines[session.stream].remove(session)
+            if not self._engines[session.stream]:
+                del self._engines[session.stream]
+
+    def _connector_closed(self, session: ConnectorSession) -> None:
+        with self._lock:
+            self._connectors.discard(session)
+
+    # ── which message goes where ─────────────────────────────────────────────────────────────────────────────────────
+
+    def _assign(self, stream: str) -> None:
+        """Give waiting messages to engines with credit, those with the least work from the backlog first."""
+        with self._lock:
+            sessions = self._engines.get(stream, [])
+            while (size_bytes := self._backlog.next_size(stream)) is not None:
+                able = [session for session in sessions if session.can_take(size_bytes)]
+                if not able:
+                    return
+                session = min(able, key=lambda item: item.load)
+                reservation = self._backlog.reserve(stream, session.holder, time.monotonic())
+                if reservation is None:
+                    return
+                session.assign(reservation)
+
+    def _depth_changed(self, stream: str) -> None:
+        self._assign(stream)
+        with self._lock:
+            sessions = list(self._engines.get(stream, []))
+        for session in sessions:
+            session.depth_changed()
+
+    def _room_changed(self) -> None:
+        with self._lock:
+            sessions = list(self._connectors)
+        for session in sessions:
+            session.room_changed()

@@ -1,0 +1,73 @@
+"""Work that one session does for itself, in a bounded pool, never twice at the same time.
+
+Anybody may :meth:`SessionTask.kick` it, from any thread and as often as they like, without waiting: kicks that come
+while the work runs make it run once more. So a slow peer holds up only its own session.
+
+      resting ──kick──► queued ──► running ──► resting
+                                     │  ▲
+                                     └──┘ kicked meanwhile
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from concurrent.futures import Executor
+
+from harmonicio.core.errors import ConnectionEnded
+
+_log = logging.getLogger(__name__)
+
+
+class SessionTask:
+    """Runs ``work`` once for any number of kicks.
+
+    Args:
+        executor: Whose threads do the work.
+        work: Sends what is to be sent; a connection that has ended is no error, its reader notices.
+    """
+
+    def __init__(self, executor: Executor, work: Callable[[], None]) -> None:
+        self._executor = executor
+        self._work = work
+        self._lock = threading.Lock()
+        self._is_active = False
+        self._is_kicked = False
+        self._is_ended = False
+
+    def __repr__(self) -> str:
+        return f"<SessionTask {'active' if self._is_active else 'resting'}{', ended' if self._is_ended else ''}>"
+
+    def kick(self) -> None:
+        """See that the work runs once more, soon."""
+        with self._lock:
+            self._is_kicked = True
+            if self._is_active or self._is_ended:
+                return
+            self._is_active = True
+        try:
+            self._executor.submit(self._run)
+        except RuntimeError:
+            self.end()  # The pool is closed: the port ends and nothing has to be sent any more.
+
+    def end(self) -> None:
+        """Start the work no more."""
+        with self._lock:
+            self._is_ended = True
+
+    def _run(self) -> None:
+        while self._begin():
+            try:
+                self._work()
+            except ConnectionEnded as error:
+                _log.debug("A session has nobody to send to any more: %s", error)
+            except Exception:  # noqa: BLE001  a bug in one session must not stop the others; it is logged
+                _log.exception("A session's work failed")
+                self.end()
+
+    def _begin(self) -> bool:
+        with self._lock:
+            self._is_active = self._is_kicked and not self._is_ended
+            self._is_kicked = False
+            return self._is_active

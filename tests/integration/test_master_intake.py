@@ -1,0 +1,235 @@
+"""The master's data port between a connector and an engine that the tests play over real sockets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from harmonicio.core.errors import NotAllowed
+from harmonicio.core.lease import Claims, TicketKind
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.stores import create_store
+from harmonicio.master.intake import Intake
+from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import tcp
+from harmonicio.transport.link import Link
+from harmonicio.wire.connection import message_prefix
+from harmonicio.wire.events import (
+    Credit,
+    Depth,
+    Event,
+    Hello,
+    MessageBegun,
+    MessageReceived,
+    OutcomesReceived,
+    ResultsReceived,
+    Role,
+)
+from harmonicio.wire.frames import VERSION
+from harmonicio.wire.outcomes import DONE
+from harmonicio.wire.sections import credit_frame, outcomes_frame, subscribe_frame
+
+STREAM = StreamDeclaration("images", handler="/handler.py", max_message_bytes=50_000_000, max_attempts=2)
+
+
+@pytest.fixture(params=["memory", "sqlite"])
+def backlog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backlog]:
+    with closing(Backlog(create_store(request.param, tmp_path / "backlog"))) as opened:
+        opened.declare(STREAM)
+        yield opened
+
+
+@pytest.fixture
+def intake(backlog: Backlog) -> Iterator[Intake]:
+    def verify_intake(ticket: str) -> Claims:
+        if ticket != "good":
+            raise NotAllowed("The intake ticket is not valid here.", hint="Ask the master for a new one.")
+        return Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
+
+    def verify_engine(worker: str, engine: str, ticket: str) -> Claims:
+        return Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine)
+
+    served = Intake(
+        "127.0.0.1",
+        0,
+        backlog,
+        verify_intake=verify_intake,
+        verify_engine=verify_engine,
+        find_stream=lambda _: STREAM,
+    )
+    served.start()
+    with closing(served):
+        yield served
+
+
+class Peer:
+    """A dialled link that collects events until a test has seen what it waits for."""
+
+    def __init__(self, intake: Intake, hello: Hello) -> None:
+        self.link = Link(tcp.dial(intake.address, timeout_s=5), hello.role)
+        self.answer = self.link.greet(hello)
+        self.seen: list[Event] = []
+
+    def wait_for(self, kind: type, count: int = 1) -> list[Event]:
+        def is_there() -> bool:
+            self._read()
+            return sum(isinstance(event, kind) for event in self.seen) >= count
+
+        wait_until(is_there, 20, what=f"{count} {kind.__name__}")
+        return [event for event in self.seen if isinstance(event, kind)]
+
+    def outcomes(self, count: int) -> dict[int, Outcome]:
+        known: dict[int, Outcome] = {}
+
+        def are_there() -> bool:
+            self._read()
+            for event in self.seen:
+                if isinstance(event, OutcomesReceived):
+                    for each in event.ranges:
+                        known.update(dict.fromkeys(range(each.first, each.last + 1), each.outcome))
+            return len(known) >= count
+
+        wait_until(are_there, 20, what=f"{count} outcomes")
+        return known
+
+    def _read(self) -> None:
+        while (event := self.link.next_event()) is not None:
+            if isinstance(event, MessageBegun):
+                self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
+            else:
+                self.seen.append(event)
+        self.link.read()
+
+    def close(self) -> None:
+        self.link.close()
+
+
+def connector(intake: Intake) -> Peer:
+    hello = Hello(Role.CONNECTOR, stream="images", ticket="good", source="microscope", versions=(VERSION,))
+    return Peer(intake, hello)
+
+
+def engine(intake: Intake, name: str = "e-1") -> Peer:
+    hello = Hello(Role.ENGINE, stream="images", ticket="any", engine=name, worker="w", versions=(VERSION,))
+    return Peer(intake, hello)
+
+
+def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: Intake, backlog: Backlog) -> None:
+    payloads = [os.urandom(size) for size in (0, 10, 70_000, 3_000_000)]
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        for number, payload in enumerate(payloads):
+            source.link.send(message_prefix(f"m{number}", len(payload), priority=number), payload)
+        assert {each.kind for each in source.outcomes(4).values()} == {OutcomeKind.STORED}
+        assert backlog.depth("images") == 4
+        with closing(engine(intake)) as worker:
+            worker.link.send(credit_frame(4, 100_000_000))
+            received = worker.wait_for(MessageReceived, 4)
+            ids = [event.message.id for event in received]
+            assert ids == ["m3", "m2", "m1", "m0"]
+            assert [bytes(event.message.payload) for event in received] == payloads[::-1]
+            worker.link.send(outcomes_frame([(0, 3, DONE)]))
+            wait_until(lambda: backlog.figures("images").done_total == 4)
+    assert backlog.figures("images").reserved == 0
+
+
+def test_a_message_that_is_stored_while_an_engine_waits_is_pushed_at_once(intake: Intake) -> None:
+    with closing(engine(intake)) as worker, closing(connector(intake)) as source:
+        worker.link.send(credit_frame(1, 1_000))
+        source.wait_for(Credit)
+        source.link.send(message_prefix("only", 3), b"abc")
+        (event,) = worker.wait_for(MessageReceived)
+        assert event.message.id == "only"
+
+
+def test_an_engine_hears_when_messages_wait_and_when_none_does(intake: Intake) -> None:
+    with closing(engine(intake)) as worker, closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("first", 0), message_prefix("second", 0))
+        assert worker.wait_for(Depth)[0].messages > 0
+        worker.link.send(credit_frame(2, 1_000))
+        assert worker.wait_for(Depth, 2)[-1].messages == 0
+
+
+def test_what_an_engine_held_when_its_connection_ended_goes_to_another_as_a_suspect(
+    intake: Intake, backlog: Backlog
+) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("held", 1), b"x")
+        with closing(engine(intake)) as first:
+            first.link.send(credit_frame(1, 10))
+            first.wait_for(MessageReceived)
+        with closing(engine(intake, "e-2")) as second:
+            second.link.send(credit_frame(1, 10))
+            (event,) = second.wait_for(MessageReceived)
+            assert event.message.id == "held"
+            assert event.message.is_suspect
+            second.link.send(outcomes_frame([(0, 0, DONE)]))
+            wait_until(lambda: backlog.figures("images").done_total == 1)
+
+
+def test_a_subscriber_hears_the_result_of_a_message_that_took_the_backlog(intake: Intake) -> None:
+    with closing(connector(intake)) as source, closing(engine(intake)) as worker:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("asked", 1), b"x")
+        source.outcomes(1)
+        source.link.send(subscribe_frame(["asked", "unknown"]))
+        worker.link.send(credit_frame(1, 10))
+        worker.wait_for(MessageReceived)
+        worker.link.send(outcomes_frame([(0, 0, Outcome(OutcomeKind.DONE, result={"mean": 0.5}))]))
+        source.wait_for(ResultsReceived, 2)
+        results = {
+            each.message_id: each.outcome
+            for event in source.seen
+            if isinstance(event, ResultsReceived)
+            for each in event.results
+        }
+        assert results["unknown"] is None
+        assert results["asked"].result == {"mean": 0.5}
+
+
+def test_a_payload_beyond_the_streams_limit_is_rejected_before_it_is_kept(intake: Intake, backlog: Backlog) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("big", 50_000_001), bytes(50_000_001))
+        source.link.send(message_prefix("small", 1), b"x")
+        answers = source.outcomes(2)
+    assert answers[0].reason is RejectReason.TOO_LARGE
+    assert answers[1].kind is OutcomeKind.STORED
+    assert backlog.depth("images") == 1
+
+
+def test_the_same_id_with_other_bytes_is_a_conflict_and_with_the_same_bytes_is_stored_once(
+    intake: Intake, backlog: Backlog
+) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        for payload in (b"abc", b"abc", b"xyz"):
+            source.link.send(message_prefix("same", 3), payload)
+        answers = source.outcomes(3)
+    assert [answers[n].kind for n in range(3)] == [OutcomeKind.STORED, OutcomeKind.STORED, OutcomeKind.REJECTED]
+    assert answers[2].reason is RejectReason.ID_CONFLICT
+    assert backlog.depth("images") == 1
+
+
+def test_a_ticket_of_somebody_else_is_refused_with_the_reason(intake: Intake) -> None:
+    hello = Hello(Role.CONNECTOR, stream="images", ticket="good", source="thief", versions=(VERSION,))
+    link = Link(tcp.dial(intake.address, timeout_s=5), Role.CONNECTOR)
+    with closing(link), pytest.raises(NotAllowed, match="somebody else"):
+        link.greet(hello)
+
+
+def test_a_connector_that_vanishes_in_the_middle_of_a_message_leaves_nothing(intake: Intake, backlog: Backlog) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("half", 1_000_000), bytes(500_000))
+    wait_until(lambda: "0 connectors" in repr(intake))
+    assert backlog.depth("images") == 0
+    assert backlog.figures("images").waiting_bytes == 0
