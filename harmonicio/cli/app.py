@@ -31,6 +31,7 @@ class Command:
 
 COMMANDS = (
     Command("status", "Show the whole cluster: workers, engines, streams and what waits."),
+    Command("master", "Run the master of a cluster.", is_noun=True),
     Command("stream", "Declare, list, scale and remove streams.", is_noun=True),
     Command("worker", "List the hosts that run engines.", is_noun=True),
     Command("engine", "List processing engines.", is_noun=True),

@@ -1,0 +1,57 @@
+"""``harmonicio master …``: the master of a cluster."""
+
+from __future__ import annotations
+
+import typer
+
+from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.core.settings import Settings
+from harmonicio.master.assembly import BacklogOptions, assemble
+from harmonicio.master.service import MasterOptions, MasterService
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.callback()
+def _noun() -> None:
+    """The master of a cluster."""
+
+
+@app.command("run")
+def run(
+    context: typer.Context,
+    host: str | None = typer.Option(None, help="Address to bind."),
+    port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
+    data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
+    is_insecure: bool | None = typer.Option(None, "--insecure", help="Bind beyond loopback without TLS."),
+) -> None:
+    """Run a master until it is interrupted."""
+    flags = {
+        "master.host": host,
+        "master.port": port,
+        "master.data_port": data_port,
+        "master.insecure": is_insecure,
+    }
+    settings = invocation.of(context).settings(flags)
+    logs.start()
+    with foreground.until_interrupted() as interrupted, open_master(settings) as service:
+        console.say(f"The master listens on {service.url}, and on {service.data_address} for messages.")
+        interrupted.wait()
+
+
+def open_master(settings: Settings) -> MasterService:
+    """Return a master as the settings say, not started yet."""
+    wanted = settings.master
+    options = MasterOptions(
+        data_folder=wanted.data_folder,
+        host=wanted.host,
+        port=wanted.port,
+        data_port=wanted.data_port,
+        is_insecure=wanted.insecure,
+    )
+    backlog = BacklogOptions(
+        max_disk_bytes=wanted.backlog_max_disk_bytes,
+        hot_cache_bytes=wanted.backlog_hot_cache_bytes,
+        dead_letter_max_bytes=wanted.dead_letter_max_bytes,
+    )
+    return assemble(options, backlog)
