@@ -1,0 +1,162 @@
+"""Has written what the ledger decided, and tells those who wait for it.
+
+    decision ──► store.update                                   counters
+             ├─► store.bury ──flush──► subscribers              dead letter
+             └─► store.finish ──flush──► ledger.settled, subscribers
+
+What must be written but could not be is tried again every few seconds. Until then the message is not forgotten; after a
+restart it is simply ready again.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable
+from functools import partial
+
+from harmonicio.core.clock import Clock
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Failure, Outcome, OutcomeKind
+from harmonicio.master.backlog.base import BacklogStore
+from harmonicio.master.backlog.entry import Decision, Entry, State, Verdict
+from harmonicio.master.backlog.ledger import Ledger
+from harmonicio.master.backlog.notifier import Notifier
+from harmonicio.master.backlog.outcome_codec import KeptOutcome
+from harmonicio.master.backlog.subscriptions import OnFinal, Subscriptions
+
+REPEAT_INTERVAL_S = 5.0
+
+
+class Clerk:
+    """The hand of the ledger.
+
+    Args:
+        lock: Guards the ledger. Methods are called without it, those whose names begin with ``locked_`` with it.
+    """
+
+    def __init__(
+        self, lock: threading.Lock, ledger: Ledger, store: BacklogStore, notifier: Notifier, clock: Clock
+    ) -> None:
+        self._lock = lock
+        self._ledger = ledger
+        self._store = store
+        self._notifier = notifier
+        self._clock = clock
+        self._subscriptions = Subscriptions()
+        #: Reasons of dead letters that are not on stable storage yet, by their sequence.
+        self._burying: dict[int, Failure] = {}
+        self._to_repeat: list[Callable[[], None]] = []
+        self._repeat_at = 0.0
+        #: The smallest message for which there was no room.
+        self._wanted_bytes: int | None = None
+
+    def __repr__(self) -> str:
+        return f"<Clerk: {self._subscriptions!r}, {len(self._burying)} to bury, {len(self._to_repeat)} to repeat>"
+
+    # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def carry_out(self, decisions: Iterable[Decision]) -> None:
+        """Have decisions written, finished messages aside."""
+        for decision in decisions:
+            if decision.verdict is Verdict.LATE:
+                continue
+            if decision.failure is not None:
+                with self._lock:
+                    self._burying[decision.entry.sequence] = decision.failure
+                self._bury(decision.entry, decision.failure)
+            elif decision.has_changed:
+                self._store.update(decision.entry)
+            self._notifier.changed(decision.entry.stream)
+
+    def finish(self, entry: Entry, outcome: Outcome) -> None:
+        """Have the outcome of a message written that the ledger calls finished."""
+        self._store.finish(entry, outcome, partial(self._finished, entry, outcome))
+
+    def repeat(self, now: float) -> None:
+        """Try again what could not be written."""
+        with self._lock:
+            if not self._to_repeat or now < self._repeat_at:
+                return
+            repeats, self._to_repeat = self._to_repeat, []
+            self._repeat_at = now + REPEAT_INTERVAL_S
+        for each in repeats:
+            each()
+
+    def _finished(self, entry: Entry, outcome: Outcome, error: StorageError | None) -> None:
+        with self._lock:
+            if error is not None:
+                self._to_repeat.append(partial(self.finish, entry, outcome))
+                return
+            self._ledger.settled(entry, self._clock.wall())
+        self.tell_final(entry, outcome)
+        self.room_freed()
+
+    def _bury(self, entry: Entry, failure: Failure) -> None:
+        self._store.bury(entry, failure, partial(self._buried, entry, failure))
+
+    def _buried(self, entry: Entry, failure: Failure, error: StorageError | None) -> None:
+        with self._lock:
+            if error is not None:
+                self._to_repeat.append(partial(self._bury, entry, failure))
+                return
+            self._burying.pop(entry.sequence, None)
+        self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
+
+    # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def tell_final(self, entry: Entry, outcome: Outcome) -> None:
+        """Tell the subscribers of a message, whose outcome is on stable storage."""
+        with self._lock:
+            subscribers = self._subscriptions.take(entry.stream, entry.message_id)
+        for on_final in subscribers:
+            on_final(entry.message_id, outcome)
+
+    def subscribe(self, stream: str, message_id: str, on_final: OnFinal) -> None:
+        with self._lock:
+            entry = self._ledger.entry(stream, message_id)
+            if entry is not None and (entry.state is not State.DEAD or entry.sequence in self._burying):
+                self._subscriptions.add(stream, message_id, on_final)
+                return
+        outcome: Outcome | None = None
+        if entry is None:
+            kept = self.kept_outcome(stream, message_id)
+            outcome = None if kept is None else kept.outcome
+        elif (failure := self._store.failure(entry)) is not None:
+            outcome = Outcome(OutcomeKind.FAILED, failure=failure)
+        on_final(message_id, outcome)
+
+    def unsubscribe(self, stream: str, message_ids: Iterable[str], on_final: OnFinal) -> None:
+        with self._lock:
+            self._subscriptions.remove(stream, tuple(message_ids), on_final)
+
+    def locked_subscribers(self, stream: str) -> list[tuple[str, OnFinal]]:
+        """Return who waits for messages of a stream that is going, and forget them."""
+        return self._subscriptions.take_stream(stream)
+
+    def kept_outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
+        """Return the outcome of a finished message. Raises StorageError."""
+        return self._store.outcome(stream, message_id)
+
+    def failure(self, entry: Entry) -> Failure | None:
+        """Return why a dead letter was given up. Raises StorageError."""
+        with self._lock:
+            failure = self._burying.get(entry.sequence)
+        return self._store.failure(entry) if failure is None else failure
+
+    # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def locked_has_room(self, size_bytes: int) -> bool:
+        """Whether a message of this size can be taken; when not, see that it is told once it can."""
+        if self._ledger.budget.refusal(size_bytes) is None:
+            return True
+        self._wanted_bytes = size_bytes if self._wanted_bytes is None else min(size_bytes, self._wanted_bytes)
+        return False
+
+    def room_freed(self) -> None:
+        """Something has left the backlog: tell those for whom there was no room."""
+        with self._lock:
+            wanted_bytes = self._wanted_bytes
+            if wanted_bytes is None or self._ledger.budget.refusal(wanted_bytes) is not None:
+                return
+            self._wanted_bytes = None
+        self._notifier.has_room()

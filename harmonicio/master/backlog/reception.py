@@ -1,0 +1,207 @@
+"""How messages come in: room is admitted, the payload arrives, the message is stored, its sender is answered.
+
+new_payload ──► (bytes arrive) ──► ledger.put ──► store.put ──flush──► ledger.stored ──► answer `stored`
+                                     │
+                                     └─ known already: `stored`    other bytes under this id: `id_conflict`
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import partial
+
+from harmonicio.core.clock import Clock
+from harmonicio.core.errors import BacklogFull, LocalProtocolError, StorageError
+from harmonicio.core.message import MEMORY_PAYLOAD_MAX_BYTES, Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.master.backlog.arrival import Arrival
+from harmonicio.master.backlog.base import BacklogStore, PendingPayload
+from harmonicio.master.backlog.clerk import Clerk
+from harmonicio.master.backlog.digest import digest_of
+from harmonicio.master.backlog.entry import Entry, PutVerdict, Verdict
+from harmonicio.master.backlog.ledger import Ledger
+from harmonicio.wire.events import IncomingMessage
+from harmonicio.wire.outcomes import STORED
+
+#: Called once, from any thread, with `stored` or the reason why not.
+Answer = Callable[[Outcome], None]
+
+
+class Reception:
+    """The incoming side of the backlog.
+
+    Args:
+        lock: Guards the ledger.
+        memory_max_bytes: Payload bytes in memory that may be on their way in; what comes beyond arrives in files.
+    """
+
+    def __init__(
+        self,
+        lock: threading.Lock,
+        ledger: Ledger,
+        store: BacklogStore,
+        clerk: Clerk,
+        clock: Clock,
+        *,
+        memory_max_bytes: int,
+    ) -> None:
+        self._lock = lock
+        self._ledger = ledger
+        self._store = store
+        self._clerk = clerk
+        self._clock = clock
+        self._memory_max_bytes = memory_max_bytes
+        self._memory_bytes = 0
+        self._payload_max_bytes: dict[str, int] = {}
+        self._arrivals: set[Arrival] = set()
+        #: Further answers to a message that arrived again while it was being stored, by its sequence.
+        self._also_waiting: dict[int, list[Answer]] = {}
+
+    def __repr__(self) -> str:
+        return f"<Reception: {len(self._arrivals)} arriving, {self._memory_bytes} bytes of them in memory>"
+
+    # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def locked_declare(self, stream: str, memory_payload_max_bytes: int) -> None:
+        """Larger payloads of this stream arrive in files from now on."""
+        self._payload_max_bytes[stream] = memory_payload_max_bytes
+
+    def locked_drop_stream(self, stream: str) -> None:
+        """What is arriving for this stream will not be put."""
+        self._payload_max_bytes.pop(stream, None)
+        for arrival in self._arrivals:
+            arrival.is_void = arrival.is_void or arrival.stream == stream
+
+    def new_payload(self, stream: str, size_bytes: int) -> Arrival:
+        with self._lock:
+            refusal = self._ledger.admit(size_bytes)
+            if refusal is not None:
+                self._clerk.locked_has_room(size_bytes)
+                raise BacklogFull(refusal.text, retry_after_s=refusal.retry_after_s)
+            arrival = Arrival(stream, self._ledger.draw_sequence(), size_bytes, self._discarded)
+            payload_max_bytes = self._payload_max_bytes.get(stream, MEMORY_PAYLOAD_MAX_BYTES)
+            to_disk = size_bytes > min(payload_max_bytes, self._memory_max_bytes - self._memory_bytes)
+            arrival.memory_bytes = 0 if to_disk else size_bytes
+            self._memory_bytes += arrival.memory_bytes
+            self._arrivals.add(arrival)
+        try:
+            arrival.provide(self._store.new_payload(arrival.sequence, size_bytes, to_disk=to_disk))
+        except StorageError:
+            arrival.discard()
+            raise
+        return arrival
+
+    def _discarded(self, arrival: Arrival) -> None:
+        with self._lock:
+            self._end(arrival)
+            self._ledger.withdraw(arrival.size_bytes)
+        self._clerk.room_freed()
+
+    def _end(self, arrival: Arrival) -> None:
+        self._arrivals.discard(arrival)
+        self._memory_bytes -= arrival.memory_bytes
+        arrival.memory_bytes = 0
+
+    # ── putting ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def put(self, stream: str, message: IncomingMessage, pending: PendingPayload | None, answer: Answer) -> None:
+        if pending is None:
+            try:
+                pending = self._copy(stream, message)
+            except BacklogFull as error:
+                answer(_rejected(RejectReason.BACKLOG_FULL, str(error)))
+                return
+            except StorageError as error:
+                answer(_rejected(RejectReason.STORAGE, str(error)))
+                return
+        if not isinstance(pending, Arrival):
+            raise LocalProtocolError("A payload is put that the backlog has not made.")
+        self._put(pending, _entry(pending, message, self._clock.wall()), message, answer)
+
+    def _copy(self, stream: str, message: IncomingMessage) -> Arrival:
+        arrival = self.new_payload(stream, message.size_bytes)
+        if message.payload is not None:
+            arrival.buffer[:] = message.payload
+        return arrival
+
+    def _put(self, arrival: Arrival, entry: Entry, message: IncomingMessage, answer: Answer) -> None:
+        verdict, failure = self._decide(arrival, entry, message, answer)
+        if verdict is PutVerdict.NEW:
+            stored = partial(self._stored, arrival, entry, failure, answer)
+            self._store.put(entry, arrival.take(), stored, failure)
+            return
+        arrival.discard()
+        if verdict is None:
+            answer(_deleted(entry))
+        elif verdict is PutVerdict.KNOWN:
+            answer(STORED)
+        elif verdict is PutVerdict.CONFLICT:
+            answer(_rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
+
+    def _decide(
+        self, arrival: Arrival, entry: Entry, message: IncomingMessage, answer: Answer
+    ) -> tuple[PutVerdict | None, Failure | None]:
+        """Ask the ledger; no verdict means that the stream is gone."""
+        with self._lock:
+            if arrival.is_void:
+                return None, None
+            verdict, failure = self._ledger.put(
+                entry, self._clock.monotonic(), is_given_up=message.is_dead, failure=message.failure
+            )
+            if verdict is PutVerdict.STORING:
+                known = self._ledger.entry(entry.stream, entry.message_id)
+                assert known is not None
+                self._also_waiting.setdefault(known.sequence, []).append(answer)
+            return verdict, failure
+
+    def _stored(
+        self, arrival: Arrival, entry: Entry, failure: Failure | None, answer: Answer, error: StorageError | None
+    ) -> None:
+        """The store has, or has not, put an entry."""
+        decision = None
+        with self._lock:
+            self._end(arrival)
+            answers = [answer, *self._also_waiting.pop(entry.sequence, ())]
+            if error is None:
+                decision = self._ledger.stored(entry, is_dead=failure is not None)
+            else:
+                self._ledger.abandon(entry)
+        if decision is None:
+            outcome = _rejected(RejectReason.STORAGE, str(error))
+        elif decision.verdict is Verdict.LATE:
+            self._store.forget(entry)
+            outcome = _deleted(entry)
+        else:
+            outcome = STORED
+        for each in answers:
+            each(outcome)
+        if decision is None:
+            self._clerk.room_freed()
+        elif failure is not None:
+            self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
+        else:
+            self._clerk.carry_out([decision])
+
+
+def _entry(arrival: Arrival, message: IncomingMessage, wall: float) -> Entry:
+    return Entry(
+        arrival.stream,
+        message.id,
+        arrival.sequence,
+        arrival.size_bytes,
+        priority=message.priority,
+        digest=digest_of(arrival.buffer),
+        section=message.section,
+        attempts=message.attempts,
+        crashes=message.crashes,
+        is_suspect=message.is_suspect,
+        put_at=wall,
+    )
+
+
+def _rejected(reason: RejectReason, text: str) -> Outcome:
+    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
+
+
+def _deleted(entry: Entry) -> Outcome:
+    return _rejected(RejectReason.STORAGE, f"Stream {entry.stream!r} was deleted meanwhile.")
