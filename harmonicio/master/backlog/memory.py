@@ -20,7 +20,7 @@ from harmonicio.master.backlog.base import (
     StoreLimits,
     damaged,
 )
-from harmonicio.master.backlog.entry import Entry, Finished
+from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Entry, Finished
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
 
 
@@ -128,10 +128,14 @@ class MemoryStore(BacklogStore):
 
     def prune(self, wall: float) -> None:
         with self._lock:
-            for key, finished in list(self._finished.items()):
-                if finished.finished_at >= wall - OUTCOMES_KEPT_S:
-                    break
+            while self._outcomes and self._is_past(key := next(iter(self._outcomes)), wall - OUTCOMES_KEPT_S):
                 self._drop_outcome(key)
+            while self._finished and self._is_past(key := next(iter(self._finished)), wall - FINISHED_KEPT_S):
+                del self._finished[key]
+
+    def _is_past(self, key: tuple[str, str], wall: float) -> bool:
+        finished = self._finished.get(key)
+        return finished is None or finished.finished_at < wall
 
     def close(self) -> None:
         with self._lock:
