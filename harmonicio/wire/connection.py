@@ -48,6 +48,10 @@ class Part(StrEnum):
 #: Until HELLO is accepted, a listener reads at most this many bytes.
 HANDSHAKE_LIMIT_BYTES = FIXED_LENGTH + 16 * 1024
 
+# Reading a member of an enumeration is slow, and these are read once per message.
+_OPEN, _CLOSED, _RECEIVER = State.OPEN, State.CLOSED, Part.RECEIVER
+_MESSAGE, _TEXT_ID = int(FrameType.MESSAGE), int(Flag.TEXT_ID)
+
 _Reader = Callable[[bytes], events.Event]
 
 _READERS: dict[FrameType, _Reader] = {
@@ -136,7 +140,7 @@ class Connection:
             RemoteProtocolError: the peer broke the protocol; send GOODBYE and close.
         """
         state = self.state  # Another thread's goodbye() may change it meanwhile.
-        if state is State.CLOSED:
+        if state is _CLOSED:
             return None
         frame = self._decoder.next_frame()
         if frame is None:
@@ -145,7 +149,7 @@ class Connection:
             return None
         if isinstance(frame, Frame):
             return self._control_event(frame, state)
-        if state is not State.OPEN or self.part is not Part.RECEIVER:
+        if state is not _OPEN or self.part is not _RECEIVER:
             raise self._unexpected(FrameType.MESSAGE)
         return events.MessageBegun(frame) if frame.payload is None else events.MessageReceived(frame)
 
@@ -244,11 +248,10 @@ def message_prefix(
     Raises:
         InvalidInput: the metadata cannot be sent, or a number does not fit its place in the header.
     """
-    text_id = message_id if raw_message_id(message_id) is None else ""
-    section = sections.message_section(metadata, text_id, failure)
-    return prefix_with_section(
-        message_id, size_bytes, section, priority=priority, flags=flags, attempts=attempts, crashes=crashes
-    )
+    raw_id, section = raw_message_id(message_id), b""
+    if metadata or failure is not None or raw_id is None:
+        section = sections.message_section(metadata, message_id if raw_id is None else "", failure)
+    return _prefix(raw_id, size_bytes, section, priority, flags, attempts, crashes)
 
 
 def prefix_with_section(
@@ -266,15 +269,21 @@ def prefix_with_section(
     Raises:
         InvalidInput: a number does not fit its place in the header.
     """
-    raw_id = raw_message_id(message_id)
+    return _prefix(raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
+
+
+def _prefix(
+    raw_id: bytes | None, size_bytes: int, section: bytes, priority: int, flags: int, attempts: int, crashes: int
+) -> bytes:
     if raw_id is None:
-        raw_id, flags = NO_ID, flags | Flag.TEXT_ID
+        raw_id, flags = NO_ID, flags | _TEXT_ID
     else:
-        flags &= ~int(Flag.TEXT_ID)
-    attempts, crashes = min(attempts, MAX_COUNT), min(crashes, MAX_COUNT)
+        flags &= ~_TEXT_ID
+    if attempts or crashes:
+        attempts, crashes = min(attempts, MAX_COUNT), min(crashes, MAX_COUNT)
     try:
         fixed = FIXED.pack(
-            MAGIC, VERSION, FrameType.MESSAGE, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id
+            MAGIC, VERSION, _MESSAGE, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id
         )
     except struct.error as error:
         raise InvalidInput(
