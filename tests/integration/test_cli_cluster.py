@@ -1,0 +1,139 @@
+"""The commands that look at a cluster and change it, against a real master with a worker that reports."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harmonicio.cli.__main__ import main
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import EngineReport, HostLoad, StreamTrouble, WorkerRegistration, WorkerReport
+from harmonicio.core.engine import Availability
+from harmonicio.core.lease import Address
+from harmonicio.core.roles import Role
+from harmonicio.master.assembly import assemble
+from harmonicio.master.service import MasterOptions, MasterService
+
+Command = Callable[..., str]
+
+
+@pytest.fixture
+def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterService]:
+    """A master whose data folder, and so whose tokens, are where the settings say."""
+    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    with assemble(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
+        yield running
+
+
+@pytest.fixture
+def command(service: MasterService, capsys: pytest.CaptureFixture[str]) -> Command:
+    """Run a command that must succeed, and return what it printed."""
+
+    def run(*arguments: str) -> str:
+        capsys.readouterr()
+        exit_code = main(arguments)
+        written = capsys.readouterr()
+        assert (exit_code, written.err) == (0, "")
+        return written.out
+
+    return run
+
+
+@pytest.fixture
+def declared(command: Command, tmp_path: Path) -> str:
+    """Two streams from a file."""
+    file = tmp_path / "streams.toml"
+    file.write_text("[streams.plates]\nhandler = 'plates.py'\nengines = 2\n[streams.spectra]\nimage = 'lab/spectra'\n")
+    return command("stream", "apply", str(file))
+
+
+@pytest.fixture
+def worker(service: MasterService, declared: str) -> None:
+    """A worker with one busy engine, which cannot start another."""
+    engine = EngineReport("plates-1", "plates", 1, Availability.BUSY, 2.0, Address("127.0.0.1", 4000), 77, handled=1234)
+    trouble = StreamTrouble("spectra", "There is no image lab/spectra.", 4.0)
+    load = HostLoad(0.25, 1_000_000_000, 4_000_000_000, 50_000_000_000)
+    with MasterClient(service.url, service.token_file(Role.WORKER).read_text().strip()) as client:
+        client.register_worker(WorkerRegistration("w1", "127.0.0.1", 4, "process", "0.1.0"))
+        client.report("w1", WorkerReport(1, (engine,), load=load, troubles=(trouble,)))
+
+
+def row(table: str, name: str) -> list[str]:
+    """Return the cells of the row that starts with this name."""
+    return next(line.split() for line in table.splitlines() if line.split()[:1] == [name])
+
+
+def test_streams_are_declared_from_a_file_and_what_is_the_same_stays(
+    command: Command, declared: str, tmp_path: Path
+) -> None:
+    assert "Stream 'plates' is declared: version 1, 2 engines." in declared
+    assert command("stream", "apply", str(tmp_path / "streams.toml")) == declared
+    assert row(command("stream", "ls"), "plates")[:3] == ["plates", "1", str(tmp_path / "plates.py")]
+
+
+def test_a_stream_is_shown_with_its_declaration(command: Command, declared: str) -> None:
+    shown = command("stream", "show", "spectra")
+    assert row(shown, "image") == ["image", "lab/spectra"]
+    assert row(shown, "max_attempts") == ["max_attempts", "3"]
+    assert "0 of 1 engines run" in shown
+
+
+def test_a_stream_is_scaled_and_removed(command: Command, declared: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert "shall have 5 engines" in command("stream", "scale", "plates", "5")
+    assert json.loads(command("stream", "show", "plates", "--json"))["desired"] == 5
+    command("stream", "rm", "plates")
+    assert main(["stream", "show", "plates"]) == 1
+    assert "error: There is no stream 'plates'" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("worker")
+def test_status_shows_the_whole_cluster_on_one_page(command: Command) -> None:
+    shown = command("status")
+    assert "1 worker, 1 engine, 2 streams." in shown
+    assert row(shown, "w1")[:7] == ["w1", "127.0.0.1", "present", "1", "of", "4", "1"]
+    assert "w1, stream spectra: There is no image lab/spectra. Next try in 4 s." in shown
+    assert row(shown, "plates-1")[:5] == ["plates-1", "plates", "w1", "77", "busy"]
+    assert json.loads(command("status", "--json"))["engines"][0]["handled"] == 1234
+
+
+@pytest.mark.usefixtures("worker")
+def test_workers_and_engines_are_listed(command: Command) -> None:
+    assert "25%" in row(command("worker", "ls"), "w1")
+    assert "1,234" in row(command("engine", "ls"), "plates-1")
+    assert command("engine", "ls", "--stream", "spectra").strip() == "There are no engines."
+    assert [each["engine"] for each in json.loads(command("engine", "ls", "--json"))] == ["plates-1"]
+
+
+def test_the_backlog_of_each_stream_is_shown(
+    command: Command, declared: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert row(command("backlog", "show"), "plates")[:4] == ["plates", "0", "0", "0"]
+    assert [each["stream"] for each in json.loads(command("backlog", "show", "spectra", "--json"))] == ["spectra"]
+    assert main(["backlog", "show", "plaets"]) == 1
+    assert "error: There is no stream 'plaets'" in capsys.readouterr().err
+
+
+def test_a_token_works_until_it_is_revoked(
+    command: Command, service: MasterService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "looker.token"
+    command("token", "create", "looker", "--role", "viewer", "--file", str(file))
+    assert row(command("token", "ls"), "looker")[1] == "viewer"
+    assert "0 workers" in command("--token-file", str(file), "status")
+    assert main(["--token-file", str(file), "token", "ls"]) == 1
+    assert file.read_text().strip() not in command("token", "ls", "--json")
+    command("token", "revoke", "looker")
+    capsys.readouterr()
+    assert main(["--token-file", str(file), "status"]) == 1
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_secret_of_a_new_token_is_printed_alone(command: Command, service: MasterService) -> None:
+    secret = command("token", "create", "camera").strip()
+    with MasterClient(service.url, secret) as client:
+        assert client.streams() == ()
