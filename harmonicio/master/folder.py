@@ -30,6 +30,7 @@ class DataFolder:
         self.path = path
         try:
             path.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
+            self.backlog.mkdir(exist_ok=True, mode=OWNER_ONLY_FOLDER)
             self._lock_file = os.open(path / "master.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE)
         except OSError as error:
             raise StorageError(

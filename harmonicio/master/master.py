@@ -83,7 +83,7 @@ class Master:
         self._store = store
         self._clock = clock
         self._changed = threading.Condition()
-        self._declaring = threading.Lock()
+        self._declaring = threading.RLock()
         self._held_requests = 0
         self._started_at = clock.monotonic()
         self._is_closing = False
@@ -243,7 +243,8 @@ class Master:
             NotFound: the stream is not declared.
             InvalidInput: the number cannot be used.
         """
-        self.declare(replace(self.stream(stream), engines=engines))
+        with self._declaring:
+            self.declare(replace(self.stream(stream), engines=engines))
         return self.stream_view(stream)
 
     def delete_stream(self, stream: str, *, is_forced: bool) -> None:
@@ -259,7 +260,7 @@ class Master:
             waiting = figures.ready + figures.reserved
             if waiting and not is_forced:
                 raise Conflict(
-                    f"{waiting} messages of stream {stream!r} wait in the backlog.",
+                    f"Messages of stream {stream!r} wait in the backlog: {waiting}.",
                     hint="Let them be processed, or use force to delete them too.",
                 )
             self._store.drop_stream(stream)

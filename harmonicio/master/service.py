@@ -1,5 +1,7 @@
 """The master as a running service: it owns every thread, socket and file of this role, and ends them.
 
+:func:`harmonicio.master.assembly.assemble` makes one with its real parts.
+
     MasterService ──┬── data folder     locked: one master at a time
                     ├── store           streams, tokens, ticket key
                     ├── backlog         messages
@@ -97,8 +99,8 @@ class MasterService:
         self,
         options: MasterOptions,
         *,
-        open_backlog: Callable[[Path], BacklogPart] | None = None,
-        open_data_port: Callable[[Master, Address], DataPortPart] | None = None,
+        open_backlog: Callable[[Path], BacklogPart],
+        open_data_port: Callable[[Master, Address], DataPortPart],
         clock: Clock | None = None,
     ) -> None:
         _check_bind(options)
