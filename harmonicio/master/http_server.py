@@ -17,6 +17,7 @@ import threading
 import time
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote_to_bytes
 
 from cheroot import server as cheroot_server
 from cheroot import wsgi
@@ -53,7 +54,7 @@ class HttpServer:
     def __init__(self, address: Address, application: Callable[..., Any], *, threads: int) -> None:
         self._server = _Server(
             (address.host, address.port),
-            application,
+            _with_decoded_path(application),
             numthreads=threads,
             server_name="harmonicio",
             request_queue_size=128,
@@ -81,6 +82,18 @@ class HttpServer:
         """Stop listening, let running requests end and join every thread."""
         self._server.stop()
         self._thread.join()
+
+
+def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:
+    """Decode the whole path, as WSGI has it; cheroot leaves ``%2F`` as it is, and message ids may contain slashes."""
+
+    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        if "%2f" in environ["PATH_INFO"].lower():
+            raw_path = environ["REQUEST_URI"].partition("?")[0]
+            environ["PATH_INFO"] = unquote_to_bytes(raw_path).decode("latin-1")
+        return application(environ, start_response)
+
+    return call
 
 
 class _Server(wsgi.Server):

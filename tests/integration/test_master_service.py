@@ -409,10 +409,12 @@ def test_a_source_puts_messages_into_the_backlog_with_the_ticket_of_its_grant(
     assert (grant.leases, grant.route, grant.backlog.address) == ((), "queue", service.data_address)
     with closing(dial(service, grant.backlog.ticket)) as link:
         put(link, "parent/1", b"x" * 1_000, wait_until)
+        put(link, "100%2F ü?#", b"", wait_until)
     (figures,) = admin.backlog()
-    assert (figures.ready, figures.stored_total, figures.waiting_bytes) == (1, 1, 1_000)
-    assert admin.stream("plates").backlog.ready == 1
-    assert admin.outcome("plates", "parent/1").state == "waiting"
+    assert (figures.ready, figures.stored_total, figures.waiting_bytes) == (2, 2, 1_000)
+    assert admin.stream("plates").backlog.ready == 2
+    for message in ("parent/1", "100%2F ü?#"):
+        assert admin.outcome("plates", message).state == "waiting"
     with pytest.raises(NotFound, match="Nothing is known"):
         admin.outcome("plates", "parent/2")
     status = admin.status()

@@ -1,0 +1,120 @@
+"""Routes that an extension brings are routes like all others: guarded, documented, and mapped to problems."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from harmonicio.control import paths, tickets
+from harmonicio.control.client import MasterClient
+from harmonicio.control.extension import ExtensionRoute
+from harmonicio.control.messages import WorkerRegistration
+from harmonicio.core.errors import InvalidInput, NotAllowed
+from harmonicio.core.lease import Claims, TicketKind
+from harmonicio.core.roles import Role
+from harmonicio.master import extensions
+from harmonicio.master.assembly import assemble
+from harmonicio.master.service import MasterOptions, MasterService
+
+
+class Notebook:
+    """An extension that writes down what it is given."""
+
+    def __init__(self, data_folder: Path) -> None:
+        self.data_folder = data_folder
+        self.is_closed = False
+        self.written: list[tuple[str, Any]] = []
+        self.routes = (
+            ExtensionRoute(paths.STREAM_FEATURE_ROWS, "POST", frozenset({Role.ENGINE}), self._write),
+            ExtensionRoute(paths.STREAM_FEATURE_ROWS, "GET", frozenset({Role.VIEWER}), self._read),
+        )
+
+    def _write(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
+        """Write rows."""
+        if not isinstance(body, list):
+            raise InvalidInput("Rows come in a list.")
+        self.written.append((names["stream"], body))
+        return {"accepted": len(body)}
+
+    def _read(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
+        """Read rows."""
+        return {"query": query, "rows": [rows for stream, rows in self.written if stream == names["stream"]]}
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch) -> list[Notebook]:
+    made: list[Notebook] = []
+
+    def create(data_folder: Path) -> Notebook:
+        made.append(Notebook(data_folder))
+        return made[-1]
+
+    module = ModuleType("lab_notebook")
+    module.create = create  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lab_notebook", module)
+    monkeypatch.setattr(extensions, "entry_points", lambda group: [])
+    monkeypatch.setattr(extensions, "_TABLE", {"notebook": "lab_notebook:create", "absent": "no_such_package:create"})
+    return made
+
+
+@pytest.fixture
+def service(tmp_path: Path, opened: list[Notebook]) -> Iterator[MasterService]:
+    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)) as running:
+        yield running
+
+
+def client_of(service: MasterService, role: Role) -> MasterClient:
+    return MasterClient(service.url, service.token_file(role).read_text().strip())
+
+
+def engine_client(service: MasterService) -> MasterClient:
+    with client_of(service, Role.WORKER) as worker:
+        key = worker.register_worker(WorkerRegistration("w1", "127.0.0.1", 1, "memory", "1")).ticket_key
+    claims = Claims(TicketKind.ENGINE, "plates", tickets.ENGINE_TICKET_TERM_S, time.time(), 0, engine="e1")
+    ticket = tickets.sign(tickets.derive_key(key, "engine", "e1"), claims)
+    return MasterClient(service.url, tickets.engine_bearer("w1", "e1", ticket))
+
+
+def test_an_engine_writes_rows_of_its_own_stream_and_of_no_other(service: MasterService) -> None:
+    with engine_client(service) as engine, client_of(service, Role.VIEWER) as viewer:
+        assert engine.post_feature_rows("plates", [{"message": "m1", "score": 0.5}]) == {"accepted": 1}
+        with pytest.raises(NotAllowed, match="own stream"):
+            engine.post_feature_rows("spectra", [])
+        answer = viewer.feature_rows("plates", tier="a")
+        assert answer == {"query": {"tier": "a"}, "rows": [[{"message": "m1", "score": 0.5}]]}
+
+
+def test_the_routes_of_an_extension_are_guarded_by_role_and_documented(service: MasterService) -> None:
+    with client_of(service, Role.VIEWER) as viewer, MasterClient(service.url) as stranger:
+        with pytest.raises(NotAllowed):
+            viewer.post_feature_rows("plates", [])
+        with pytest.raises(NotAllowed):
+            stranger.feature_rows("plates")
+        operations = viewer.openapi()["paths"][paths.STREAM_FEATURE_ROWS]
+        assert {method: each["security"] for method, each in operations.items()} == {
+            "get": [{"bearer": []}],
+            "post": [{"bearer": []}],
+        }
+
+
+def test_errors_of_an_extension_are_problems(service: MasterService) -> None:
+    with engine_client(service) as engine, pytest.raises(InvalidInput, match="in a list"):
+        engine._ask_plain("POST", paths.fill(paths.STREAM_FEATURE_ROWS, stream="plates"), {"no": "list"})
+
+
+def test_an_extension_is_given_the_data_folder_and_closed_with_the_master(
+    tmp_path: Path, opened: list[Notebook]
+) -> None:
+    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)):
+        (notebook,) = opened
+        assert notebook.data_folder == tmp_path / "master" and not notebook.is_closed
+    assert notebook.is_closed
