@@ -1,0 +1,112 @@
+"""Images out of payloads, with the declared size checked before anything is decoded.
+
+A file of a few bytes can claim to hold 200,000 x 200,000 pixels; a decoder that believes it takes the memory of the
+host. So the header is read first, and what is larger than the limit is refused.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from harmonicio.core.errors import InvalidInput
+
+MAX_PIXELS = 64 * 1024**2
+
+_PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
+_TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+_RAW_DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
+
+
+def decode(payload: memoryview | bytes, metadata: Mapping[str, Any], *, max_pixels: int = MAX_PIXELS) -> NDArray[Any]:
+    """Return the image that a payload holds.
+
+    Args:
+        payload: A TIFF or PNG file, or raw pixels in C order whose metadata has ``shape`` and ``dtype``.
+        max_pixels: Samples (pixels times channels) that an image may have.
+
+    Returns:
+        Array of shape (height, width) or (height, width, channels); the first page of a TIFF. Raw pixels are a view of
+        the payload.
+
+    Raises:
+        InvalidInput: it is no image of these kinds, is damaged, or declares more than ``max_pixels``.
+    """
+    head = bytes(memoryview(payload)[:8])
+    if head == _PNG_MAGIC:
+        return _decode_png(payload, max_pixels)
+    if head[:4] in _TIFF_MAGICS:
+        return _decode_tiff(payload, max_pixels)
+    if "shape" in metadata and "dtype" in metadata:
+        return _view_raw(payload, metadata["shape"], metadata["dtype"], max_pixels)
+    raise InvalidInput(
+        "The payload is not an image.", hint="Send TIFF or PNG, or raw pixels with 'shape' and 'dtype' as metadata."
+    )
+
+
+def grey(image: NDArray[Any]) -> NDArray[np.float64]:
+    """Return an image of shape (height, width) as float64; channels are averaged.
+
+    Raises:
+        InvalidInput: it has another number of dimensions.
+    """
+    if image.ndim == 3 and image.shape[2] <= 4:
+        image = image[:, :, :3].mean(axis=2)
+    if image.ndim != 2:
+        raise InvalidInput(f"An image of shape {image.shape} is not (height, width) or (height, width, channels).")
+    return image.astype(np.float64)
+
+
+def _decode_png(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
+            _check_size((*image.size[::-1], len(image.getbands())), max_pixels)
+            return np.asarray(image)
+    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+        raise _damaged("PNG", error) from None
+
+
+def _decode_tiff(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(payload)) as file:
+            page = file.pages.first
+            _check_size(page.shape, max_pixels)
+            pixels: NDArray[Any] = page.asarray()
+            return pixels
+    except InvalidInput:
+        raise
+    except Exception as error:  # noqa: BLE001  the decoders below tifffile raise errors of every kind on damaged files
+        raise _damaged("TIFF", error) from None
+
+
+def _view_raw(payload: memoryview | bytes, shape: object, dtype: object, max_pixels: int) -> NDArray[Any]:
+    if dtype not in _RAW_DTYPES:
+        raise InvalidInput(f"Raw pixels have the dtype {dtype!r:.40}.", hint=f"Use one of {', '.join(_RAW_DTYPES)}.")
+    if not isinstance(shape, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in shape):
+        raise InvalidInput(f"Raw pixels have the shape {shape!r:.60}.", hint="Use a list of positive whole numbers.")
+    _check_size(tuple(shape), max_pixels)
+    expected = math.prod(shape) * np.dtype(str(dtype)).itemsize
+    if memoryview(payload).nbytes != expected:
+        raise InvalidInput(f"Raw pixels of {shape} {dtype} are {expected} bytes, not {memoryview(payload).nbytes}.")
+    return np.frombuffer(payload, dtype=str(dtype)).reshape(shape)
+
+
+def _check_size(shape: tuple[int, ...], max_pixels: int) -> None:
+    if math.prod(shape) > max_pixels or not shape:
+        sides = " x ".join(map(str, shape))
+        raise InvalidInput(f"The image declares {sides} pixels, more than {max_pixels}.", hint="Send it in tiles.")
+
+
+def _damaged(kind: str, error: Exception) -> InvalidInput:
+    if isinstance(error, InvalidInput):
+        return error
+    return InvalidInput(f"The {kind} file cannot be read: {str(error) or type(error).__name__}.")

@@ -1,0 +1,1 @@
+"""Interestingness functions: ``f(features, metadata)`` -> score, a float in [0, 1]."""

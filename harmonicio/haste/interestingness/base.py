@@ -1,0 +1,65 @@
+"""What an interestingness function is, and how one is found by name.
+
+A function gets the features and the metadata of one message and returns its score. It keeps no state, so that the same
+message always has the same score. Which score goes where is no business of it: that is the policy's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from typing import Any
+
+from harmonicio.core.errors import ConfigurationError
+from harmonicio.haste.registry import load
+
+Features = Mapping[str, float]
+InterestingnessFunction = Callable[[Features, Mapping[str, Any]], float]
+
+ENTRY_POINT_GROUP = "harmonicio.interestingness"
+
+#: Each makes a function from its options.
+_TABLE = {
+    "feature": "harmonicio.haste.interestingness.single_feature:create",
+    "logistic": "harmonicio.haste.interestingness.logistic:create",
+    "precomputed": "harmonicio.haste.interestingness.precomputed:create",
+}
+
+
+def create_function(options: Mapping[str, Any]) -> InterestingnessFunction:
+    """Return the function that a declaration describes.
+
+    Args:
+        options: ``name``, and what that function takes. A name ``file.py:function`` or ``package.module:function`` is a
+            function of the user's own, called as ``function(features, metadata)``.
+
+    Raises:
+        ConfigurationError: there is no such function, or it does not take these options.
+    """
+    given = dict(options)
+    name = given.pop("name", None)
+    if isinstance(name, str) and ":" in name:
+        if given:
+            raise ConfigurationError(f"The function {name!r} takes no options.", hint="Put them into its code.")
+        return _users_own(name)
+    function: InterestingnessFunction = load("interestingness function", ENTRY_POINT_GROUP, _TABLE, name)(given)
+    return function
+
+
+def _users_own(reference: str) -> InterestingnessFunction:
+    place, _, attribute = reference.rpartition(":")
+    try:
+        if place.endswith(".py"):
+            spec = spec_from_file_location(Path(place).stem, place)
+            if spec is None or spec.loader is None:
+                raise ConfigurationError(f"{place} cannot be imported.")
+            module = module_from_spec(spec)
+            spec.loader.exec_module(module)
+        else:
+            module = import_module(place)
+        function: InterestingnessFunction = getattr(module, attribute)
+    except (ImportError, OSError, AttributeError, SyntaxError) as error:
+        raise ConfigurationError(f"The interestingness function {reference!r} cannot be loaded: {error}.") from None
+    return function

@@ -1,0 +1,34 @@
+"""One feature as the score, scaled linearly from its own range to [0, 1]."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from harmonicio.core.errors import ConfigurationError
+from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
+from harmonicio.haste.registry import check_options
+
+
+def single_feature(feature: str, *, lowest: float = 0.0, highest: float = 1.0) -> InterestingnessFunction:
+    """Return a function whose score is 0 at ``lowest`` or below, 1 at ``highest`` or above, and linear between.
+
+    ``lowest`` may be the larger one: then small values are interesting.
+    """
+    if lowest == highest:
+        raise ConfigurationError(f"The range of {feature!r} is empty: {lowest} to {highest}.")
+
+    def function(features: Features, metadata: Mapping[str, Any]) -> float:
+        scaled = (features[feature] - lowest) / (highest - lowest)
+        # Comparisons with NaN are false: it stays NaN and the message is unscored.
+        return 0.0 if scaled < 0 else 1.0 if scaled > 1 else scaled
+
+    return function
+
+
+def create(options: Mapping[str, Any]) -> InterestingnessFunction:
+    """Options: ``feature``, ``lowest``, ``highest``."""
+    check_options("The interestingness function 'feature'", options, ("feature", "lowest", "highest"))
+    if "feature" not in options:
+        raise ConfigurationError("The interestingness function 'feature' needs the option 'feature'.")
+    return single_feature(**options)

@@ -1,0 +1,72 @@
+"""The features of images: what they are of known images, and that they follow the focus of real ones."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+from scipy.ndimage import gaussian_filter
+from scipy.stats import spearmanr
+
+from harmonicio.haste.features.image_quality import PLLS, image_quality, power_log_log_slope
+from harmonicio.haste.features.images import decode, grey
+
+IMAGES = Path(__file__).parents[3] / "examples" / "images"
+
+
+def test_the_slope_of_an_image_made_with_a_power_law_is_that_of_the_law() -> None:
+    side, exponent = 512, -3.0
+    distance = np.hypot(*np.meshgrid(np.fft.fftfreq(side, 1 / side), np.fft.fftfreq(side, 1 / side)))
+    amplitude = np.where(distance > 0, np.maximum(distance, 1) ** (exponent / 2), 0)
+    phases = np.fft.fft2(np.random.default_rng(7).normal(size=(side, side)))
+    image = np.fft.ifft2(amplitude * phases / np.abs(phases)).real
+    # Summing over a ring, whose length grows with its radius, adds one to the slope.
+    assert power_log_log_slope(image) == pytest.approx(exponent + 1, abs=0.1)
+
+
+def test_white_noise_has_a_slope_of_one() -> None:
+    noise = np.random.default_rng(3).normal(size=(512, 512))
+    assert power_log_log_slope(noise) == pytest.approx(1.0, abs=0.1)
+
+
+def test_the_slope_does_not_depend_on_brightness_or_contrast() -> None:
+    image = tifffile.imread(IMAGES / "nuclei_cells3d.tif", key=30).astype(float)
+    assert power_log_log_slope(3 * image + 100) == pytest.approx(power_log_log_slope(image), abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    "image", [np.full((64, 64), 7.0), np.zeros((64, 64)), np.full((64, 64), np.nan), np.eye(31)], ids=str
+)
+def test_an_image_without_a_spectrum_has_no_slope(image: np.ndarray) -> None:
+    assert math.isnan(power_log_log_slope(image))
+
+
+def test_blur_lowers_slope_and_laplacian_variance_of_every_shipped_image() -> None:
+    stack = tifffile.imread(IMAGES / "nuclei_cells3d.tif").astype(float)
+    cases = [(plane, np.linspace(0, 3, 7)) for plane in stack[::6]]
+    cases += [(tifffile.imread(path).astype(float), np.linspace(0, 6, 7)) for path in IMAGES.glob("*_1024.tif")]
+    for image, sigmas_px in cases:
+        rows = [image_quality(gaussian_filter(image, sigma)) for sigma in sigmas_px]
+        for feature in (PLLS, "laplacian_variance"):
+            assert spearmanr(sigmas_px, [row[feature] for row in rows]).statistic <= -0.9
+
+
+def test_images_in_focus_have_larger_slopes_than_the_same_plate_out_of_focus(shared_data: Path) -> None:
+    slopes = {
+        folder: [
+            power_log_log_slope(grey(decode(path.read_bytes(), {})))
+            for path in (shared_data / "hcs_focus" / folder).iterdir()
+        ]
+        for folder in ("in_focus", "defocus")
+    }
+    assert min(slopes["in_focus"]) > max(slopes["defocus"])
+    assert -2.0 < np.median(slopes["in_focus"]) < -1.4
+    assert -3.1 < np.median(slopes["defocus"]) < -2.3
+
+
+def test_features_are_the_same_when_taken_again() -> None:
+    image = tifffile.imread(next(IMAGES.glob("epu*"))).astype(float)
+    assert image_quality(image) == image_quality(image.copy())

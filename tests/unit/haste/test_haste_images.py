@@ -1,0 +1,88 @@
+"""Images out of payloads, good and hostile."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from harmonicio.core.errors import InvalidInput
+from harmonicio.haste.features.images import decode, grey
+
+PIXELS = np.arange(48 * 40, dtype=np.uint16).reshape(48, 40)
+
+
+def as_tiff(pixels: np.ndarray, **options: object) -> bytes:
+    encoded = io.BytesIO()
+    tifffile.imwrite(encoded, pixels, **options)
+    return encoded.getvalue()
+
+
+def as_png(pixels: np.ndarray) -> bytes:
+    encoded = io.BytesIO()
+    Image.fromarray(pixels).save(encoded, "PNG")
+    return encoded.getvalue()
+
+
+@pytest.mark.parametrize("payload", [as_tiff(PIXELS), as_tiff(PIXELS, compression="zlib"), as_png(PIXELS)])
+def test_tiff_and_png_files_give_their_pixels(payload: bytes) -> None:
+    assert np.array_equal(decode(memoryview(payload), {}), PIXELS)
+
+
+def test_raw_pixels_are_a_view_of_the_payload() -> None:
+    payload = PIXELS.tobytes()
+    image = decode(payload, {"shape": [48, 40], "dtype": "uint16"})
+    assert np.array_equal(image, PIXELS)
+    assert not image.flags.owndata
+
+
+def test_a_tiff_that_declares_forty_billion_pixels_is_refused_at_once() -> None:
+    small = bytearray(as_tiff(np.zeros((8, 8), np.uint8)))
+    with tifffile.TiffFile(io.BytesIO(small)) as file:
+        tags = file.pages.first.tags
+        for tag in (tags["ImageWidth"], tags["ImageLength"]):
+            struct.pack_into("<HIH" if tag.dtype == 3 else "<HII", small, tag.offset + 2, 4, 1, 0)
+            struct.pack_into("<I", small, tag.offset + 8, 200_000)
+    begun = time.monotonic()
+    with pytest.raises(InvalidInput, match=r"200000 x 200000"):
+        decode(bytes(small), {})
+    assert time.monotonic() - begun < 1
+
+
+def test_a_png_that_declares_too_much_is_refused() -> None:
+    payload = bytearray(as_png(np.zeros((8, 8), np.uint8)))
+    payload[16:24] = struct.pack(">II", 200_000, 200_000)
+    with pytest.raises(InvalidInput):
+        decode(bytes(payload), {})
+
+
+@pytest.mark.parametrize(
+    "payload", [b"", b"not an image at all", as_tiff(PIXELS)[:60], as_png(PIXELS)[:40], b"<OME xmlns='x'/>"]
+)
+def test_what_is_no_image_is_refused_with_a_reason(payload: bytes) -> None:
+    with pytest.raises(InvalidInput):
+        decode(payload, {})
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"shape": [48, 41], "dtype": "uint16"},
+        {"shape": [48, 40], "dtype": "object"},
+        {"shape": [-48, 40], "dtype": "uint16"},
+        {"shape": "48x40", "dtype": "uint16"},
+        {"shape": [200_000, 200_000], "dtype": "uint8"},
+    ],
+)
+def test_raw_pixels_that_contradict_their_metadata_are_refused(metadata: dict) -> None:
+    with pytest.raises(InvalidInput):
+        decode(PIXELS.tobytes(), metadata)
+
+
+def test_colours_are_averaged_to_grey() -> None:
+    assert np.array_equal(grey(np.dstack([PIXELS * 0, PIXELS, PIXELS * 2])), PIXELS.astype(float))
