@@ -225,9 +225,9 @@ class BacklogStoreSuite(ABC):
             assert kept is not None and (kept.outcome, kept.attempts) == (outcome, 2)
             assert opened.store.outcome("plates", "m2") is None
             assert opened.store.outcome("wells", "m1") is None
-            with pytest.raises(StorageError):
-                opened.read(entry)
             opened = reopen()
+        with pytest.raises(StorageError):
+            opened.read(entry)
         found = opened.recovery
         assert found.entries == () and [done.message_id for done in found.finished] == ["m1"]
         assert found.finished[0].digest == entry.digest

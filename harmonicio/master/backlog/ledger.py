@@ -207,6 +207,7 @@ class Ledger:
             return self._late(entry)
         entry.attempts += attempt_counts
         entry.crashes += crash_counts
+        entry.is_suspect = entry.is_suspect or crash_counts
         has_changed = attempt_counts or crash_counts
         return self._give_back(entry, now + delay_s if delay_s > 0 else 0.0, failure, has_changed=has_changed)
 

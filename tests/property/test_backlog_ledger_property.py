@@ -1,0 +1,268 @@
+"""Whatever happens in whatever order: each message is in exactly one state, and nothing is lost, doubled or leaked."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, invariant, multiple, rule
+
+from harmonicio.core.message import Failure
+from harmonicio.master.backlog.digest import digest_of
+from harmonicio.master.backlog.entry import Decision, Entry, PutVerdict, Reservation, RetryPolicy, Verdict
+from harmonicio.master.backlog.ledger import Ledger
+
+STREAMS = ("plates", "wells")
+ENGINES = ("e1", "e2")
+MAX_ATTEMPTS, MAX_CRASHES = 2, 2
+TIMEOUT_S = 50.0
+
+
+@dataclass
+class Known:
+    """What the model knows of one message."""
+
+    entry: Entry
+    state: str
+    attempts: int = 0
+    crashes: int = 0
+    ready_at: float = 0.0
+
+
+class LedgerMachine(RuleBasedStateMachine):
+    """A ledger beside a model that keeps everything in one dictionary and sorts it whenever it is asked."""
+
+    reservations = Bundle("reservations")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ledger = Ledger()
+        for stream in STREAMS:
+            self.ledger.set_policy(stream, RetryPolicy(MAX_ATTEMPTS, MAX_CRASHES, TIMEOUT_S))
+        self.now = 0.0
+        self.known: dict[tuple[str, str], Known] = {}
+        self.held: dict[int, tuple[Reservation, Known]] = {}
+        self.finished: dict[tuple[str, str], bytes] = {}
+        self.charged: dict[tuple[str, str], int] = {}
+
+    # ── coming in ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(
+        stream=st.sampled_from(STREAMS),
+        number=st.integers(0, 7),
+        payload=st.sampled_from([b"", b"one", b"two"]),
+        priority=st.integers(-2, 2),
+        is_given_up=st.sampled_from([False, False, False, True]),
+        is_stored=st.sampled_from([True, True, False]),
+    )
+    def put(self, stream: str, number: int, payload: bytes, priority: int, is_given_up: bool, is_stored: bool) -> None:
+        key = (stream, f"m{number}")
+        entry = Entry(
+            *key, self.ledger.draw_sequence(), len(payload), priority=priority, digest=digest_of(payload), section=b"s"
+        )
+        assert self.ledger.admit(len(payload)) is None
+        verdict, failure = self.ledger.put(entry, self.now, is_given_up=is_given_up)
+        before = self.known[key].entry.digest if key in self.known else self.finished.get(key)
+        if before is None:
+            assert verdict is PutVerdict.NEW
+            attempts = self.charged.pop(key, 0)
+            is_dead = is_given_up or attempts >= MAX_ATTEMPTS
+            assert (failure is not None) == is_dead
+            self.known[key] = Known(entry, "storing to dead" if is_dead else "storing", attempts)
+            if is_stored:
+                self.store(stream, True)
+            return
+        self.ledger.withdraw(len(payload))
+        if before != entry.digest:
+            assert verdict is PutVerdict.CONFLICT
+        elif key in self.known and self.known[key].state.startswith("storing"):
+            assert verdict is PutVerdict.STORING
+        else:
+            assert verdict is PutVerdict.KNOWN
+
+    @rule(stream=st.sampled_from(STREAMS), is_stored=st.booleans())
+    def store(self, stream: str, is_stored: bool) -> None:
+        for key, known in list(self.known.items()):
+            if key[0] != stream or not known.state.startswith("storing"):
+                continue
+            if not is_stored:
+                self.ledger.abandon(known.entry)
+                del self.known[key]
+                continue
+            is_dead = known.state == "storing to dead"
+            decision = self.ledger.stored(known.entry, is_dead=is_dead)
+            if is_dead:
+                known.state = "dead"
+                assert decision.verdict is Verdict.DEAD
+            else:
+                self._expect_given_back(known, decision, self.now)
+
+    # ── going out ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(target=reservations, stream=st.sampled_from(STREAMS), engine=st.sampled_from(ENGINES))
+    def reserve(self, stream: str, engine: str) -> Reservation | MultipleResults[Reservation]:
+        reservation = self._reserve(stream, engine)
+        return multiple() if reservation is None else reservation
+
+    def _reserve(self, stream: str, engine: str) -> Reservation | None:
+        ready = [
+            known
+            for key, known in self.known.items()
+            if key[0] == stream and known.state == "ready" and known.ready_at <= self.now
+        ]
+        ready.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
+        reservation = self.ledger.reserve(stream, engine, self.now)
+        if not ready:
+            assert reservation is None
+            return None
+        assert reservation is not None and reservation.entry is ready[0].entry
+        assert reservation.attempt == ready[0].attempts + 1
+        ready[0].state = "reserved"
+        self.held[reservation.token] = (reservation, ready[0])
+        return reservation
+
+    @rule(reservation=reservations, is_settled=st.booleans())
+    def finish(self, reservation: Reservation, is_settled: bool) -> None:
+        known = self._let_go(reservation)
+        decision = self.ledger.finish(reservation)
+        if known is None:
+            assert decision.verdict is Verdict.LATE
+            return
+        assert decision.verdict is Verdict.SETTLING
+        known.state = "settling"
+        if is_settled:
+            self._settle(known)
+
+    @rule()
+    def settle_all(self) -> None:
+        for known in list(self.known.values()):
+            if known.state == "settling":
+                self._settle(known)
+
+    def _settle(self, known: Known) -> None:
+        self.ledger.settled(known.entry, self.now)
+        key = (known.entry.stream, known.entry.message_id)
+        self.finished[key] = known.entry.digest
+        del self.known[key]
+
+    @rule(reservation=reservations, is_retryable=st.booleans(), jitter=st.floats(0, 0.99))
+    def fail(self, reservation: Reservation, is_retryable: bool, jitter: float) -> None:
+        known = self._let_go(reservation)
+        failure = Failure("ValueError", "no", retryable=is_retryable)
+        decision = self.ledger.fail(reservation, failure, self.now, jitter)
+        if known is None:
+            assert decision.verdict is Verdict.LATE
+            return
+        known.attempts += 1
+        if not is_retryable:
+            assert (decision.verdict, decision.failure) == (Verdict.DEAD, failure)
+            known.state = "dead"
+        else:
+            self._expect_given_back(known, decision, known.entry.not_before)
+            assert known.state == "dead" or known.entry.not_before > self.now
+
+    @rule(reservation=reservations, attempt=st.booleans(), crash=st.booleans(), delay_s=st.sampled_from([0.0, 3.0]))
+    def release(self, reservation: Reservation, attempt: bool, crash: bool, delay_s: float) -> None:
+        known = self._let_go(reservation)
+        decision = self.ledger.release(
+            reservation, self.now, attempt_counts=attempt, crash_counts=crash, delay_s=delay_s
+        )
+        if known is None:
+            assert decision.verdict is Verdict.LATE
+            return
+        known.attempts += attempt
+        known.crashes += crash
+        self._expect_given_back(known, decision, self.now + delay_s)
+
+    @rule(engine=st.sampled_from(ENGINES))
+    def end_connection(self, engine: str) -> None:
+        mine = [(token, known) for token, (held, known) in sorted(self.held.items()) if held.engine == engine]
+        decisions = self.ledger.release_all(engine)
+        assert len(decisions) == len(mine)
+        for (token, known), decision in zip(mine, decisions, strict=True):
+            del self.held[token]
+            assert known.entry.is_suspect
+            self._expect_given_back(known, decision, self.now)
+
+    # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 60.0]))
+    def wait(self, seconds: float) -> None:
+        self.now += seconds
+        over = {token for token, (held, _) in self.held.items() if held.expires_at <= self.now}
+        decisions = {decision.entry.sequence: decision for decision in self.ledger.expire(self.now)}
+        assert len(decisions) == len(over)
+        for token in over:
+            _, known = self.held.pop(token)
+            self._expect_given_back(known, decisions[known.entry.sequence], self.now)
+
+    @rule(stream=st.sampled_from(STREAMS), number=st.integers(0, 7))
+    def time_out(self, stream: str, number: int) -> None:
+        key = (stream, f"m{number}")
+        decisions = self.ledger.charge(stream, [key[1]], self.now, attempts=1)
+        known = self.known.get(key)
+        if known is None:
+            assert decisions == []
+            self.charged[key] = self.charged.get(key, 0) + 1
+        elif known.state in ("dead", "settling"):
+            assert decisions == []
+        else:
+            known.attempts += 1
+            if known.state == "ready" and known.attempts >= MAX_ATTEMPTS:
+                known.state = "dead"
+                assert decisions[0].verdict is Verdict.DEAD
+
+    # ── what always holds ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def gauges_agree_with_the_model(self) -> None:
+        for stream in STREAMS:
+            mine = [known for key, known in self.known.items() if key[0] == stream]
+            states = [known.state for known in mine]
+            figures = self.ledger.figures(stream, 0.0)
+            assert figures.ready == states.count("ready")
+            assert figures.reserved == states.count("reserved") + states.count("settling")
+            assert figures.dead == states.count("dead")
+            waiting = [known for known in mine if known.state in ("ready", "reserved", "settling")]
+            assert figures.waiting_bytes == sum(known.entry.size_bytes for known in waiting)
+        budget = self.ledger.budget
+        assert budget.messages == len(self.known)
+        assert budget.used_bytes == sum(known.entry.cost_bytes for known in self.known.values())
+        assert budget.dead_bytes == sum(
+            known.entry.cost_bytes for known in self.known.values() if known.state == "dead"
+        )
+
+    def teardown(self) -> None:
+        """Everything can be brought to an end, and then nothing is left."""
+        for stream in STREAMS:
+            self.store(stream, True)
+        for engine in ENGINES:
+            self.end_connection(engine)
+        self.now += 1e6
+        for stream in STREAMS:
+            while (reservation := self._reserve(stream, "e1")) is not None:
+                self.finish(reservation, True)
+        self.settle_all()
+        assert all(known.state == "dead" for known in self.known.values())
+        self.gauges_agree_with_the_model()
+        for stream in STREAMS:
+            self.ledger.drop_stream(stream)
+        budget = self.ledger.budget
+        assert (budget.messages, budget.used_bytes, budget.section_bytes, budget.dead_bytes) == (0, 0, 0, 0)
+
+    def _let_go(self, reservation: Reservation) -> Known | None:
+        held = self.held.pop(reservation.token, None)
+        return None if held is None else held[1]
+
+    def _expect_given_back(self, known: Known, decision: Decision, ready_at: float) -> None:
+        if known.attempts >= MAX_ATTEMPTS or known.crashes >= MAX_CRASHES:
+            assert decision.verdict is Verdict.DEAD and decision.failure is not None
+            known.state = "dead"
+        else:
+            assert decision.verdict is Verdict.READY
+            known.state, known.ready_at = "ready", ready_at
+
+
+TestLedger = LedgerMachine.TestCase
+TestLedger.settings = settings(max_examples=120, stateful_step_count=50, deadline=None)
