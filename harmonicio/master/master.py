@@ -11,6 +11,7 @@ Every method may be called from any thread. Nothing here listens on a socket or 
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -45,6 +46,8 @@ from harmonicio.master.state import MasterState, next_declaration
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
 from harmonicio.master.tokens import Identity, TokenBook
+
+_log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 1.0
 MAX_WAIT_S = 30.0
@@ -122,7 +125,9 @@ class Master:
     def tick(self) -> None:
         """Let time pass."""
         with self._deciding() as now:
-            self._state.tick(now)
+            lost = self._state.tick(now)
+        for worker in lost:
+            _log.warning("Worker %s is lost: it has not reported for too long.", worker)
         self.backlog.tick()
 
     def stop_waiting(self) -> None:
@@ -136,6 +141,7 @@ class Master:
     def register(self, registration: WorkerRegistration) -> WorkerWelcome:
         with self._deciding() as now:
             self._state.register(registration, now)
+        _log.info("Worker %s has registered with room for %d engines.", registration.worker, registration.max_engines)
         return WorkerWelcome(REPORT_INTERVAL_S, self.office.worker_key(registration.worker), self.data_address)
 
     def report(self, worker: str, report: WorkerReport) -> ReportAnswer:
@@ -148,6 +154,7 @@ class Master:
     def leave(self, worker: str) -> None:
         with self._deciding() as now:
             self._state.leave(worker, now)
+        _log.info("Worker %s has left.", worker)
 
     def desired(self, worker: str, generation: int, wait_s: float) -> Desired:
         """Return what a worker shall run, as soon as it differs from ``generation`` or after ``wait_s`` seconds.
@@ -308,6 +315,9 @@ class Master:
             self._lease_requests += 1
             decision = self._state.request_leases(request, now)
             term_s = self._state.leases.term_s
+        for granted in decision.granted:
+            held = granted.held
+            _log.info("Lease %s: source %s to engine %s at %s.", held.lease, held.source, held.engine, granted.address)
         return LeaseGrant(
             leases=tuple(self.office.lease(granted, term_s) for granted in decision.granted),
             backlog=BacklogAccess(

@@ -18,6 +18,7 @@ from __future__ import annotations
 import ipaddress
 import logging
 import secrets
+import socket
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
@@ -165,7 +166,7 @@ class MasterService:
 
     def _listen(self) -> None:
         self._data_port.start()
-        self.master.data_address = self._data_port.address
+        self.master.data_address = self.data_address
         self.master.data_received_bytes = lambda: self._data_port.received_bytes
         self._parts.enter_context(closing(_Ticker(self.master.tick)))
         app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
@@ -193,8 +194,9 @@ class MasterService:
 
     @property
     def data_address(self) -> Address:
-        """Where the data port listens."""
-        return self._data_port.address
+        """Where others reach the data port: the address it listens on, or this host's name when that is all of them."""
+        bound = self._data_port.address
+        return Address(socket.gethostname(), bound.port) if _is_wildcard(bound.host) else bound
 
     def token_file(self, role: Role) -> Path:
         """Return the file in which the first token of a role was written."""
@@ -232,6 +234,10 @@ def _check_bind(options: MasterOptions) -> None:
         f"The master would listen on {options.host}, beyond this machine, without TLS.",
         hint="Use 127.0.0.1, or allow it with master.insecure in a network that you trust.",
     )
+
+
+def _is_wildcard(host: str) -> bool:
+    return host in ("0.0.0.0", "::")
 
 
 def _is_loopback(host: str) -> bool:

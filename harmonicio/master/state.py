@@ -161,19 +161,23 @@ class MasterState:
             raise NotFound(f"There is no worker {worker!r}.", hint="Register it first.")
         return self._desired.get(worker)
 
-    def tick(self, now: float) -> bool:
+    def tick(self, now: float) -> tuple[str, ...]:
         """Let time pass: silent workers are lost, leases run out, and the master settles.
 
         Returns:
-            Whether placement was redone.
+            The workers that were lost.
         """
         self.leases.expire(now)
-        present = {name for name, worker in self.directory.workers() if worker.is_present}
+        present = [name for name, worker in self.directory.workers() if worker.is_present]
         self._revoke(self.directory.expire(now))
-        has_lost_any = present != {name for name, worker in self.directory.workers() if worker.is_present}
-        if has_lost_any or (not self._is_settled and now >= self._settled_at):
-            return self._place(now)
-        return False
+        lost = tuple(name for name in present if not self._is_present(name))
+        if lost or not self._is_settled:
+            self._place(now)
+        return lost
+
+    def _is_present(self, name: str) -> bool:
+        worker = self.directory.worker(name)
+        return worker is not None and worker.is_present
 
     def _revoke(self, engines: Iterable[str]) -> None:
         for engine in engines:
@@ -267,9 +271,9 @@ class MasterState:
 
     # ── placement ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _place(self, now: float) -> bool:
+    def _place(self, now: float) -> None:
         if now < self._settled_at:
-            return False
+            return
         self._is_settled = True
         hosts = [self._host(name, worker) for name, worker in self.directory.workers() if worker.is_present]
         wanted = {name: declaration.engines for name, declaration in self._streams.items()}
@@ -277,7 +281,6 @@ class MasterState:
         before, self._desired = self._desired, {}
         for worker, counts in self._placement.placed.items():
             self._desired[worker] = self._next_desired(before.get(worker), counts)
-        return True
 
     def _host(self, name: str, worker: KnownWorker) -> Host:
         return Host(name, worker.registration.max_engines, self._placement.placed.get(name), worker.at_work())

@@ -16,6 +16,7 @@ from harmonicio.control import tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import (
     Desired,
+    EngineExit,
     EngineReport,
     LeaseGrant,
     LeaseList,
@@ -23,7 +24,7 @@ from harmonicio.control.messages import (
     WorkerRegistration,
     WorkerReport,
 )
-from harmonicio.core.engine import Availability
+from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.errors import (
     ConfigurationError,
     Conflict,
@@ -242,6 +243,13 @@ def test_another_worker_takes_over_the_engines_of_a_lost_one(admin: MasterClient
         return [item.count for item in admin.desired("w2").streams] == [2]
 
     wait_until(taken_over, timeout_s=5)
+
+
+def test_exits_of_engines_of_streams_that_are_gone_are_heard_without_harm(admin: MasterClient) -> None:
+    FakeController(admin, "w1")
+    ended = tuple(EngineExit(f"e{n}", "gone", reason, held=("m1",)) for n, reason in enumerate(ExitReason))
+    assert admin.report("w1", WorkerReport(1, (), exits=ended)).is_known
+    assert admin.report("w1", WorkerReport(2, (), exits=ended)).is_known
 
 
 def test_an_unknown_worker_is_told_to_register(admin: MasterClient) -> None:
