@@ -12,11 +12,12 @@ per call; a larger payload goes straight into a buffer that its receiver provide
 
 Three rules. What decides inline or not is the announced size alone, never how the bytes were cut. The kept buffer is
 written again only when no view of it is left: a trial resize raises BufferError where releasing one's own memoryview
-does not notice a numpy array; then the decoder takes a new buffer and counts it. And the kept buffer grows only when
-bytes that really came have filled it, so that neither an idle connection nor an announcement costs memory.
+does not notice a numpy array; then the decoder takes a new buffer and counts it. And a read reaches further only after
+one that was filled, so that neither an idle connection nor an announcement costs memory; it is short again where a
+large payload begins, because what a header's read takes of the payload must be copied.
 
-      kept:   |  taken, perhaps still viewed  |  waiting  |  room for the next read  |
-              0                             start        end                     capacity
+      kept:   |  taken, perhaps still viewed  |  waiting  |  reach of the next read  |    |
+              0                             start        end                          capacity
 """
 
 from __future__ import annotations
@@ -42,11 +43,11 @@ from harmonicio.wire.frames import (
 from harmonicio.wire.sections import read_message_section
 
 #: The kept buffer of an idle connection, and the most that a busy one may have.
-SMALLEST_KEPT_BYTES = 16 * 1024
-LARGEST_KEPT_BYTES = 512 * 1024
+SMALLEST_KEPT_BYTES, LARGEST_KEPT_BYTES = 16 * 1024, 640 * 1024
+SHORTEST_REACH_BYTES, LONGEST_REACH_BYTES = 8 * 1024, 256 * 1024
 #: The longest piece that must lie in the kept buffer as a whole.
 MAX_FRAME_BYTES = FIXED_LENGTH + MAX_HEADER_BYTES + MAX_INLINE_BYTES + TRAILER_LENGTH
-assert MAX_FRAME_BYTES < LARGEST_KEPT_BYTES  # Room for a read is left behind any part of a frame.
+assert MAX_FRAME_BYTES + LONGEST_REACH_BYTES <= LARGEST_KEPT_BYTES
 
 # Operations on members of IntFlag and IntEnum are slow, and these run once per message.
 _MESSAGE, _TEXT_ID, _UNKNOWN_FLAGS = int(FrameType.MESSAGE), int(Flag.TEXT_ID), ~KNOWN_FLAGS
@@ -73,6 +74,7 @@ class Decoder:
 
     def __init__(self) -> None:
         self._use(bytearray(SMALLEST_KEPT_BYTES))
+        self._reach = SHORTEST_REACH_BYTES
         self._start = 0
         self._end = 0
         self._begun: IncomingMessage | None = None
@@ -106,17 +108,20 @@ class Decoder:
         """Return where the next bytes belong. It is empty when frames wait to be taken."""
         if self._payload is not None and self._filled < len(self._payload):
             return self._payload[self._filled :]
-        capacity = len(self._kept)
-        if capacity - self._end < capacity // 2:
-            self._make_room(capacity)
-        return self._view[self._end :]
+        end = self._end
+        if len(self._kept) - end < self._reach:
+            self._make_room()
+            end = self._end
+        return self._view[end : end + self._reach]
 
     def bytes_received(self, count: int) -> None:
         """Say that ``count`` bytes were written into the last receive buffer."""
-        if self.is_in_payload:
+        if self._payload is not None and self._filled < len(self._payload):
             self._filled += count
-        else:
-            self._end += count
+            return
+        self._end += count
+        if count == self._reach:
+            self._reach = min(4 * count, LONGEST_REACH_BYTES)
 
     def feed(self, data: bytes | memoryview) -> int:
         """Copy as much of ``data`` as fits into the receive buffer; return how many bytes that was."""
@@ -128,23 +133,22 @@ class Decoder:
 
     def rest(self) -> None:
         """Keep as little memory as possible: nothing is expected soon."""
+        self._reach = SHORTEST_REACH_BYTES
         if self._start == self._end and len(self._kept) > SMALLEST_KEPT_BYTES:
             self._use(bytearray(SMALLEST_KEPT_BYTES))
             self._start = self._end = 0
 
-    def _make_room(self, capacity: int) -> None:
-        """Move what waits to the front; when the last read left no room at all, into a larger buffer."""
-        is_full = self._end == capacity
-        if self._start == 0 and not is_full:
-            return
-        rest = bytes(self._view[self._start : self._end])
-        if is_full and capacity < LARGEST_KEPT_BYTES:
-            self._use(bytearray(min(4 * capacity, LARGEST_KEPT_BYTES)))
+    def _make_room(self) -> None:
+        """Move what waits to the front, or into a larger buffer where the next read would find no room behind it."""
+        capacity, waiting = len(self._kept), bytes(self._view[self._start : self._end])
+        needed = len(waiting) + self._reach
+        if needed > capacity:
+            self._use(bytearray(min(2 * needed, LARGEST_KEPT_BYTES)))
         elif not self._is_unviewed():
             self._use(bytearray(capacity))
             self.abandoned_buffers += 1
-        self._view[: len(rest)] = rest
-        self._start, self._end = 0, len(rest)
+        self._view[: len(waiting)] = waiting
+        self._start, self._end = 0, len(waiting)
 
     def _is_unviewed(self) -> bool:
         """Try whether anybody still holds a view of the kept buffer, by a resize that changes nothing."""
@@ -210,6 +214,7 @@ class Decoder:
         else:
             self._start = body
             self._begun = message
+            self._reach = SHORTEST_REACH_BYTES
         return message
 
     def _check_opening(self) -> None:

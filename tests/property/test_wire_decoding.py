@@ -16,7 +16,7 @@ from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
 from harmonicio.wire.connection import Connection, State, message_prefix
-from harmonicio.wire.decoder import SMALLEST_KEPT_BYTES, Decoder
+from harmonicio.wire.decoder import LONGEST_REACH_BYTES, SHORTEST_REACH_BYTES, SMALLEST_KEPT_BYTES, Decoder
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
 
@@ -334,6 +334,22 @@ def test_a_resting_decoder_gives_its_memory_back() -> None:
         data = data[decoder.feed(data) :]
         while decoder.next_frame() is not None:
             pass
-    assert len(decoder.receive_buffer()) > SMALLEST_KEPT_BYTES
+    assert decoder.kept_bytes > SMALLEST_KEPT_BYTES
     decoder.rest()
-    assert len(decoder.receive_buffer()) == SMALLEST_KEPT_BYTES
+    assert decoder.kept_bytes == SMALLEST_KEPT_BYTES
+
+
+def test_a_decoder_reads_far_ahead_only_where_small_messages_come() -> None:
+    decoder = Decoder()
+    stream = memoryview((message_prefix("00" * 16, 1000) + bytes(1000)) * 3000)
+    while len(stream):
+        stream = stream[decoder.feed(stream) :]
+        while decoder.next_frame() is not None:
+            pass
+    assert len(decoder.receive_buffer()) == LONGEST_REACH_BYTES
+    decoder.feed(message_prefix("00" * 16, 10**6) + bytes(1000))
+    assert decoder.next_frame() is not None
+    decoder.provide_payload_buffer(memoryview(bytearray(10**6)))
+    decoder.bytes_received(len(decoder.receive_buffer()))
+    assert decoder.next_frame() is not None
+    assert len(decoder.receive_buffer()) == SHORTEST_REACH_BYTES
