@@ -6,16 +6,13 @@ failure    {type, text, traceback, retryable}
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 
 from harmonicio.core.errors import RemoteProtocolError, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.wire.codec import pack, unpack
 from harmonicio.wire.sections import failure_map, outcome_detail, read_failure, read_outcome
-
-#: What is kept of a failure; the end of a traceback says most.
-MAX_TEXT_LENGTH, MAX_TRACEBACK_LENGTH = 4_000, 32_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,17 +45,8 @@ def decode_outcome(data: bytes) -> KeptOutcome:
 
 
 def encode_failure(failure: Failure) -> bytes:
-    """Return a failure as a store keeps it, at most some tens of kilobytes."""
-    return pack(
-        failure_map(
-            replace(
-                failure,
-                error_type=failure.error_type[:MAX_TEXT_LENGTH],
-                text=failure.text[:MAX_TEXT_LENGTH],
-                traceback=failure.traceback[-MAX_TRACEBACK_LENGTH:],
-            )
-        )
-    )
+    """Return a failure as a store keeps it."""
+    return pack(failure_map(failure))
 
 
 def decode_failure(data: bytes) -> Failure:

@@ -1,0 +1,222 @@
+"""The SQLite store beyond the contract: kills, full disks, damaged files, two processes, other formats."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+import pytest
+
+from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.backlog_store_suite import OpenStore
+
+CHILD = Path(__file__).with_name("backlog_child.py")
+NO_CACHE = StoreLimits(hot_cache_bytes=0)
+
+
+@pytest.fixture(scope="module")
+def payload_of() -> Callable[[int], bytes]:
+    spec = spec_from_file_location("backlog_child", CHILD)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: Callable[[int], bytes] = module.payload_of
+    return found
+
+
+@pytest.fixture
+def reopen(tmp_path: Path) -> Iterator[Callable[[], OpenStore]]:
+    opened: list[OpenStore] = []
+
+    def reopen() -> OpenStore:
+        for each in opened:
+            each.store.close()
+        opened.append(OpenStore(SqliteStore(tmp_path / "backlog", NO_CACHE)))
+        return opened[-1]
+
+    yield reopen
+    for each in opened:
+        each.store.close()
+
+
+def file_of(folder: Path, entry: Entry) -> Path:
+    (path,) = folder.glob(f"**/{entry.sequence}.bin")
+    return path
+
+
+# ── kills ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("lines", [1, 100, 500])
+def test_whatever_was_reported_safe_survives_sigkill(
+    tmp_path: Path, reopen: Callable[[], OpenStore], payload_of: Callable[[int], bytes], lines: int
+) -> None:
+    command = [sys.executable, str(CHILD), "kill", str(tmp_path / "backlog")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        said = [child.stdout.readline().decode().split() for _ in range(lines + 1)]
+        child.send_signal(signal.SIGKILL)
+        rest = child.stdout.read().decode()
+    said += [line.split() for line in rest.splitlines()]
+    stored = {int(words[1]) for words in said if words[0] == "stored"}
+    done = {int(words[1]) for words in said if words[0] == "done"}
+
+    opened = reopen()
+    waiting = {entry.sequence: entry for entry in opened.recovery.entries}
+    finished = {int(each.message_id[1:]) for each in opened.recovery.finished}
+    assert stored <= waiting.keys() | finished
+    assert done <= finished
+    assert not waiting.keys() & finished
+    assert opened.recovery.dead == ()
+    for sequence, entry in waiting.items():
+        assert opened.read(entry) == payload_of(sequence)
+    for sequence in done:
+        kept = opened.store.outcome("plates", f"m{sequence}")
+        assert kept is not None and kept.outcome.result == sequence
+    files = {int(path.stem) for path in tmp_path.glob("backlog/payloads/*/*")}
+    assert files == {sequence for sequence, entry in waiting.items() if entry.size_bytes > 64 * 1024}
+
+
+def test_a_full_disk_is_reported_leaves_nothing_behind_and_passes(
+    tmp_path: Path, reopen: Callable[[], OpenStore], payload_of: Callable[[int], bytes]
+) -> None:
+    command = [sys.executable, str(CHILD), "full", str(tmp_path / "backlog")]
+    ended = subprocess.run(command, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr.decode()
+    said = [line.rsplit(" ", 1) for line in ended.stdout.decode().splitlines()[1:]]
+    stored = {int(number) for word, number in said if word == "stored"}
+    failed = {int(number) for word, number in said if word == "failed"}
+    done = {int(number) for word, number in said if word == "done"}
+    assert 60 in failed and ["no room", "61"] in said
+    assert len(failed) > 5 and set(range(62, 80)) <= stored
+
+    opened = reopen()
+    assert {entry.sequence for entry in opened.recovery.entries} == stored - done
+    assert (opened.recovery.dead, opened.recovery.repairs) == ((), ())
+    for entry in opened.recovery.entries:
+        assert opened.read(entry) == payload_of(entry.sequence)
+
+
+# ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_files_without_a_message_are_removed_and_strange_ones_are_left(
+    tmp_path: Path, reopen: Callable[[], OpenStore]
+) -> None:
+    opened = reopen()
+    kept = opened.put(1, b"x" * 100_000)
+    folder = file_of(tmp_path, kept).parent
+    for name in ("77.bin", "notes.txt", "1.bin.old", "99999.bin"):
+        (folder / name).write_bytes(b"y" * 10)
+    opened = reopen()
+    assert sorted(path.name for path in folder.iterdir()) == ["1.bin", "1.bin.old", "99999.bin", "notes.txt"]
+    assert opened.recovery.repairs == ("1 payload files without a message were removed.",)
+    assert opened.read(opened.recovery.entries[0]) == b"x" * 100_000
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "long"])
+def test_a_message_whose_file_is_broken_becomes_a_dead_letter_and_the_rest_is_served(
+    tmp_path: Path, reopen: Callable[[], OpenStore], damage: str
+) -> None:
+    opened = reopen()
+    broken, whole = opened.put(1, b"x" * 100_000), opened.put(2, b"y" * 100_000)
+    path = file_of(tmp_path, broken)
+    if damage == "missing":
+        path.unlink()
+    else:
+        os.truncate(path, 50_000 if damage == "short" else 100_001)
+    opened = reopen()
+    assert [entry.sequence for entry in opened.recovery.dead] == [1]
+    assert len(opened.recovery.repairs) == 1 and "plates/'m1'" in opened.recovery.repairs[0]
+    failure = opened.store.failure(opened.recovery.dead[0])
+    assert failure is not None and failure.error_type == "PayloadDamaged"
+    assert [opened.read(entry) for entry in opened.recovery.entries] == [b"y" * 100_000]
+    assert whole.sequence == 2
+    assert [entry.sequence for entry in reopen().recovery.dead] == [1]
+
+
+@pytest.mark.parametrize("damage", ["missing", "short", "changed"])
+def test_damage_while_the_store_is_open_shows_when_the_payload_is_read(
+    tmp_path: Path, reopen: Callable[[], OpenStore], damage: str
+) -> None:
+    opened = reopen()
+    entry = opened.put(1, b"x" * 2_000_000)
+    path = file_of(tmp_path, entry)
+    if damage == "missing":
+        path.unlink()
+    elif damage == "short":
+        os.truncate(path, 1)
+    else:
+        with path.open("r+b") as file:
+            file.seek(1_500_000)
+            file.write(b"y")
+    with pytest.raises(StorageError) as caught:
+        opened.store.read(entry)
+    assert not caught.value.retryable
+
+
+def test_a_changed_payload_inside_the_index_shows_when_it_is_read(
+    tmp_path: Path, reopen: Callable[[], OpenStore]
+) -> None:
+    opened = reopen()
+    opened.put(1, b"x" * 100)
+    opened.store.close()
+    connection = sqlite3.connect(tmp_path / "backlog" / "backlog.sqlite")
+    connection.execute("UPDATE payloads SET payload = zeroblob(100)")
+    connection.commit()
+    connection.close()
+    opened = reopen()
+    with pytest.raises(StorageError) as caught:
+        opened.store.read(opened.recovery.entries[0])
+    assert not caught.value.retryable
+
+
+# ── opening ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_only_one_process_has_the_store_open(tmp_path: Path, reopen: Callable[[], OpenStore]) -> None:
+    opened = reopen()
+    with pytest.raises(Conflict, match="Another process"):
+        SqliteStore(tmp_path / "backlog").recover()
+    opened.store.close()
+    reopen()
+
+
+def test_an_index_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path, reopen: Callable[[], OpenStore]) -> None:
+    opened = reopen()
+    opened.put(1, b"x")
+    opened.store.close()
+    set_version(tmp_path, 99)
+    with pytest.raises(StorageError, match="newer release"):
+        reopen()
+    set_version(tmp_path, 1)
+    assert len(reopen().recovery.entries) == 1
+
+
+def set_version(folder: Path, version: int) -> None:
+    connection = sqlite3.connect(folder / "backlog" / "backlog.sqlite")
+    connection.execute(f"PRAGMA user_version = {version}")
+    connection.close()
+
+
+def test_an_index_that_is_no_database_is_an_error_of_ours(tmp_path: Path) -> None:
+    folder = tmp_path / "backlog"
+    folder.mkdir()
+    (folder / "backlog.sqlite").write_bytes(b"not a database" * 1_000)
+    with pytest.raises(StorageError, match="open the backlog"):
+        SqliteStore(folder).recover()
+
+
+def test_a_folder_that_cannot_be_made_is_an_error_of_ours(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError, match="open the backlog"):
+        SqliteStore(tmp_path / "file" / "backlog").recover()
