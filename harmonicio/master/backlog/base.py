@@ -39,12 +39,14 @@ class StoreLimits:
         pending_bytes: Payload bytes in memory that wait to be written; more makes ``put`` block.
         outcome_bytes: Outcomes kept for those who ask later.
         max_finished_ids: Ids of finished messages kept to recognise duplicates after a restart.
+        ballast_bytes: Disk space held back, so that messages can still leave a full disk.
     """
 
     hot_cache_bytes: int = 256 * 1024**2
     pending_bytes: int = 128 * 1024**2
     outcome_bytes: int = 256 * 1024**2
     max_finished_ids: int = 400_000
+    ballast_bytes: int = 8 * 1024**2
 
 
 @dataclass(frozen=True, slots=True)

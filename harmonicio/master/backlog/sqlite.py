@@ -6,6 +6,7 @@ put ─┬─ at most 64 KiB ─────────────────
 
 FOLDER/backlog.sqlite, -wal, -shm    index
 FOLDER/payloads/<2 hex>/<n>.bin      payloads
+FOLDER/ballast                       space for the case that the disk is full
 FOLDER/lock                          held while a process has the store open
 """
 
@@ -26,6 +27,7 @@ from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome
 from harmonicio.master.backlog import sqlite_schema
+from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import (
     BacklogStore,
     Callback,
@@ -66,6 +68,7 @@ class SqliteStore(BacklogStore):
         self._limits = limits or StoreLimits()
         self._clock = clock or SystemClock()
         self._files = PayloadFiles(folder / "payloads")
+        self._ballast = Ballast(folder / "ballast", self._limits.ballast_bytes)
         self._hot = HotCache(self._limits.hot_cache_bytes)
         self._gate = ByteGate(self._limits.pending_bytes)
         self._reading = threading.Lock()
@@ -82,8 +85,9 @@ class SqliteStore(BacklogStore):
     def recover(self) -> Recovery:
         self._acquire_lock()
         try:
+            self._ballast.give_up()  # To open an index takes some space, too; the first put holds it again.
             recovery, connection = self._open_index()
-            self._writer = SqliteWriter(connection, self._files, self._limits, self._remove_files)
+            self._writer = SqliteWriter(connection, self._files, self._ballast, self._limits, self._remove_files)
         except (OSError, sqlite3.Error, StorageError) as error:
             self.close()
             raise storage_error(f"open the backlog in {self._folder}", error) from error
@@ -140,6 +144,7 @@ class SqliteStore(BacklogStore):
     def new_payload(self, sequence: int, size_bytes: int, *, to_disk: bool) -> PendingPayload:
         try:
             if to_disk and size_bytes > INLINE_MAX_BYTES:
+                self._ballast.hold()
                 return self._files.allocate(sequence, size_bytes)
             return MemoryPayload(size_bytes)
         except (OSError, MemoryError) as error:
@@ -173,6 +178,7 @@ class SqliteStore(BacklogStore):
             if isinstance(payload, FilePayload):
                 payload.flush()
             else:
+                self._ballast.hold()
                 self._files.write(put.entry.sequence, payload.buffer)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
             put.on_stored(storage_error(f"store the payload of message {put.entry.message_id!r}", error))

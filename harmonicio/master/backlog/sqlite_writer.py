@@ -4,8 +4,9 @@
                                 ▲                        │
                                 └── more gathers ────────┘
 
-The busier it is, the larger the groups; nothing ever waits for a timer. A transaction that fails leaves nothing behind:
-its callbacks get the error, the files of its puts are removed, and the next batch is tried anew.
+The busier it is, the larger the groups; nothing ever waits for a timer. A transaction that fails leaves nothing behind.
+Then its puts get the error and their files are removed, the ballast is given up, and the rest is tried once more: what
+is finished must be written even on a full disk, or nothing would ever leave it.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from harmonicio.core.errors import StorageError
+from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import Callback, StoreLimits
 from harmonicio.master.backlog.payload_files import PayloadFiles
 from harmonicio.master.backlog.sqlite_batch import Batch, BatchWriter
@@ -35,16 +37,19 @@ class SqliteWriter:
         self,
         connection: sqlite3.Connection,
         files: PayloadFiles,
+        ballast: Ballast,
         limits: StoreLimits,
         remove_files: Callable[[list[int]], None],
     ) -> None:
         self._connection = connection
         self._files = files
+        self._ballast = ballast
         self._remove_files = remove_files
         self._batches = BatchWriter(connection, limits)
         self._gathered = threading.Condition()
         self._batch = Batch()
         self._is_closing = False
+        self._is_in_trouble = False
         self._transactions = 0
         self._thread = threading.Thread(target=self._run, name="backlog-writer", daemon=True)
         self._thread.start()
@@ -74,6 +79,8 @@ class SqliteWriter:
     def _run(self) -> None:
         while batch := self._take():
             error = self._write(batch)
+            if error is not None:
+                error = self._write_without_puts(batch, error)
             _call(batch.callbacks(), error)
 
     def _take(self) -> Batch:
@@ -85,15 +92,36 @@ class SqliteWriter:
 
     def _write(self, batch: Batch) -> StorageError | None:
         try:
+            if batch.puts:
+                self._ballast.hold()
             self._files.sync_folders(batch.files_put())
             dropped = self._batches.write(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
-            _log.exception("The backlog could not write %r", batch)
-            self._remove_files(batch.files_put())
-            return storage_error("write to the backlog", error)
+            mapped = storage_error("write to the backlog", error)
+            self._note_trouble(mapped)
+            return mapped
+        self._note_trouble(None)
         self._transactions += 1
         self._remove_files([*batch.files_removed(), *dropped])
         return None
+
+    def _write_without_puts(self, batch: Batch, error: StorageError) -> StorageError | None:
+        self._remove_files(batch.files_put())
+        puts, batch.puts = batch.puts, []
+        _call((put.on_stored for put in puts), error)
+        try:
+            self._ballast.give_up()
+        except OSError as failed:
+            self._note_trouble(storage_error("give up the ballast", failed))
+        return self._write(batch) if batch else None
+
+    def _note_trouble(self, error: StorageError | None) -> None:
+        """Log when trouble begins and when it is over, not each write in between."""
+        if error is not None and not self._is_in_trouble:
+            _log.error("The backlog cannot be written: %s", error, exc_info=error)
+        elif error is None and self._is_in_trouble:
+            _log.info("The backlog can be written again")
+        self._is_in_trouble = error is not None
 
 
 def storage_error(doing: str, error: Exception) -> StorageError:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.master.backlog.base import Callback
+from harmonicio.master.backlog.base import Callback, StoreLimits
 from harmonicio.master.backlog.digest import digest_of
 from harmonicio.master.backlog.entry import Entry
 from harmonicio.master.backlog.sqlite import SqliteStore
@@ -93,6 +93,21 @@ def run_on_a_full_disk(store: SqliteStore) -> None:
     store.close()
 
 
+def run_until_drained(store: SqliteStore) -> None:
+    """Put until ten in a row have failed, finish what was stored, and put once more."""
+    stored: list[Entry] = []
+    sequence = failed = 0
+    while failed < 10:
+        sequence += 1
+        entry = put_and_say(store, sequence, payload_of(sequence))
+        failed = 0 if entry is not None else failed + 1
+        stored += [] if entry is None else [entry]
+    for entry in stored:
+        say(f"{'done' if finish(store, entry) is None else 'unfinished'} {entry.sequence}")
+    put_and_say(store, sequence + 1, payload_of(sequence + 1))
+    store.close()
+
+
 def put_and_say(store: SqliteStore, sequence: int, payload: bytes) -> Entry | None:
     """Put a message and wait for the answer; return its entry when it was stored."""
     error, entry = wait_for(lambda told: put(store, sequence, payload, told))
@@ -117,11 +132,10 @@ def wait_for(ask: Callable[[Callback], T]) -> tuple[StorageError | None, T]:
     return errors[0], returned
 
 
+RUNS = {"kill": run_until_killed, "full": run_on_a_full_disk, "drain": run_until_drained}
+
 if __name__ == "__main__":
-    opened = SqliteStore(Path(sys.argv[2]))
+    opened = SqliteStore(Path(sys.argv[2]), StoreLimits(ballast_bytes=FILE_LIMIT_BYTES // 2))
     opened.recover()
     say("open")
-    if sys.argv[1] == "kill":
-        run_until_killed(opened)
-    else:
-        run_on_a_full_disk(opened)
+    RUNS[sys.argv[1]](opened)

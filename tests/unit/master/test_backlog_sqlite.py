@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -104,6 +105,23 @@ def test_a_full_disk_is_reported_leaves_nothing_behind_and_passes(
     assert (opened.recovery.dead, opened.recovery.repairs) == ((), ())
     for entry in opened.recovery.entries:
         assert opened.read(entry) == payload_of(entry.sequence)
+
+
+def test_a_full_disk_can_be_emptied_by_processing_what_is_on_it(tmp_path: Path) -> None:
+    # A small disk of its own, in name spaces that end with the process.
+    unshare = ["unshare", "--map-root-user", "--mount"]
+    if shutil.which("unshare") is None or subprocess.run([*unshare, "true"], capture_output=True).returncode:
+        pytest.skip("this user may not mount a small disk")
+    script = 'mount -t tmpfs -o size=6m none "$1" && exec "$2" "$3" drain "$1/backlog"'
+    command = [*unshare, "sh", "-c", script, "sh", str(tmp_path), sys.executable, str(CHILD)]
+    ended = subprocess.run(command, capture_output=True, timeout=60)
+    assert ended.returncode == 0, ended.stderr.decode()
+    said = [line.split() for line in ended.stdout.decode().splitlines()[1:]]
+    stored = [number for word, number in said if word == "stored"]
+    done = [number for word, number in said if word == "done"]
+    assert len(done) > 10
+    assert stored[:-1] == done
+    assert said[-1][0] == "stored"
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
