@@ -1,0 +1,89 @@
+"""HASTE around a handler: the handler returns features, the message is scored, kept and recorded.
+
+    handler ──features──► storage client ──► tier, feature row ──► {"score": …, "tier": …}
+
+A handler that raises, or returns no features, leaves a message without a score: it is kept in the tier ``unscored``
+with the reason, and is done. A tier or database that cannot be written fails the message, which is tried again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from harmonicio.core.message import Message
+from harmonicio.haste.storage_client import StorageClient
+
+
+class Context(Protocol):
+    """Where a plugin works; the engine's ``PluginContext`` is one."""
+
+    @property
+    def stream(self) -> str: ...
+
+    @property
+    def stream_version(self) -> int: ...
+
+    @property
+    def engine(self) -> str: ...
+
+    @property
+    def control_client(self) -> Any: ...
+
+
+class HastePlugin:
+    """Wraps the handler of one engine."""
+
+    def __init__(self, storage: StorageClient, context: Context) -> None:
+        self._storage = storage
+        self._context = context
+
+    def __repr__(self) -> str:
+        return f"<HastePlugin of {self._context.stream}: {self._storage!r}>"
+
+    def handle(self, message: Message, call: Callable[[Message], Any]) -> dict[str, Any]:
+        """Take the features of a message and keep it; return score, tier and features.
+
+        Raises:
+            StorageError: it cannot be kept now.
+            Conflict: its id is known with other bytes.
+        """
+        features, reason = _features(message, call)
+        row = self._storage.save(
+            message.payload,
+            features=features,
+            metadata=message.metadata,
+            message_id=message.id,
+            stream=message.stream,
+            attempt=message.attempt,
+            stream_version=self._context.stream_version,
+            engine=self._context.engine,
+            unscored_because=reason,
+        )
+        return {"score": row.score, "tier": row.tier, "features": dict(row.features), "reason": row.reason}
+
+    def close(self) -> None:
+        self._storage.close()
+
+
+def create(options: Mapping[str, Any], context: Context) -> HastePlugin:
+    """Return the plugin for a stream's table ``plugins.haste``; feature rows go to the master unless it says otherwise.
+
+    Raises:
+        ConfigurationError: the table cannot be used.
+    """
+    storage = StorageClient.from_options(options, client=context.control_client, default_feature_db="master")
+    return HastePlugin(storage, context)
+
+
+def _features(message: Message, call: Callable[[Message], Any]) -> tuple[dict[str, float], str]:
+    try:
+        returned = call(message)
+    except Exception as error:  # noqa: BLE001  whatever the handler raises is recorded with the message
+        return {}, f"The handler raised {type(error).__name__}: {error}"
+    if not isinstance(returned, Mapping):
+        return {}, f"The handler returned {type(returned).__name__} instead of features"
+    try:
+        return {str(name): float(value) for name, value in returned.items()}, ""
+    except (TypeError, ValueError) as error:
+        return {}, f"The handler returned a feature that is not a number: {error}"

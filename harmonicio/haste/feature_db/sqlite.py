@@ -1,0 +1,171 @@
+"""Feature rows in SQLite: write-ahead log, synchronous FULL, one writer at a time.
+
+``commit_many`` commits a whole group at once: a commit costs an fsync, a row next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.sqlite import insert
+from sqlalchemy.exc import SQLAlchemyError
+
+from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
+from harmonicio.haste.feature_db.base import Committed, FeatureRow, RowFilter, as_plain, judge
+from harmonicio.haste.registry import check_options
+
+_JSON_FIELDS = ("features", "metadata")
+_METADATA = sa.MetaData()
+_ROWS = sa.Table(
+    "feature_rows",
+    _METADATA,
+    sa.Column("number", sa.Integer, primary_key=True),
+    sa.Column("stream", sa.Text, nullable=False),
+    sa.Column("message_id", sa.Text, nullable=False),
+    sa.Column("digest", sa.Text, nullable=False),
+    sa.Column("size_bytes", sa.Integer, nullable=False),
+    sa.Column("tier", sa.Text, nullable=False),
+    sa.Column("location", sa.Text, nullable=False),
+    sa.Column("attempt", sa.Integer, nullable=False),
+    sa.Column("features", sa.Text, nullable=False),
+    sa.Column("score", sa.Float),
+    sa.Column("reason", sa.Text, nullable=False),
+    sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("stream_version", sa.Integer, nullable=False),
+    sa.Column("engine", sa.Text, nullable=False),
+    sa.Column("processed_at", sa.Float, nullable=False),
+    sa.UniqueConstraint("stream", "message_id"),
+    sa.Index("feature_rows_by_score", "stream", "score"),
+)
+_BATCH_ROWS = 500
+
+
+class SqliteFeatureDatabase:
+    """Keeps rows in one file.
+
+    Raises:
+        StorageError: the file cannot be opened or written.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._writing = threading.Lock()
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            self._engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": 30.0})
+            sa.event.listen(self._engine, "connect", _prepare)
+            _METADATA.create_all(self._engine)
+        except (OSError, SQLAlchemyError) as error:
+            raise self._broken(error) from None
+
+    def __repr__(self) -> str:
+        return f"<SqliteFeatureDatabase {self._file}>"
+
+    def commit(self, row: FeatureRow) -> Committed:
+        (verdict,) = self.commit_many([row])
+        if isinstance(verdict, Conflict):
+            raise verdict
+        return verdict
+
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Committed | Conflict]:
+        """Commit rows in one transaction; each gets its own verdict, in their order.
+
+        Raises:
+            StorageError: none of them could be written.
+        """
+        try:
+            with self._writing, self._engine.begin() as connection:
+                return [self._commit(connection, row) for row in rows]
+        except SQLAlchemyError as error:
+            raise self._broken(error) from None
+
+    def _commit(self, connection: sa.Connection, row: FeatureRow) -> Committed | Conflict:
+        written = connection.execute(insert(_ROWS).values(_values(row)).on_conflict_do_nothing())
+        if written.rowcount:
+            return Committed(row, is_first=True)
+        is_known = (_ROWS.c.stream == row.stream) & (_ROWS.c.message_id == row.message_id)
+        known = _row(connection.execute(sa.select(_ROWS).where(is_known)).one())
+        try:
+            return judge(row, known)
+        except Conflict as conflict:
+            return conflict
+
+    def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
+        after = 0
+        while True:
+            batch, after = self.page(wanted, after, _BATCH_ROWS)
+            yield from batch
+            if len(batch) < _BATCH_ROWS:
+                return
+
+    def page(self, wanted: RowFilter, after: int, limit: int) -> tuple[list[FeatureRow], int]:
+        """Return up to ``limit`` rows behind row number ``after``, and the number of the last of them."""
+        query = sa.select(_ROWS).where(_condition(wanted), _ROWS.c.number > after).order_by(_ROWS.c.number)
+        stored = self._read(query.limit(limit))
+        return [_row(each) for each in stored], int(stored[-1].number) if stored else after
+
+    def count(self, wanted: RowFilter) -> int:
+        (row,) = self._read(sa.select(sa.func.count()).select_from(_ROWS).where(_condition(wanted)))
+        return int(row[0])
+
+    def _read(self, query: sa.Select[Any]) -> Sequence[sa.Row[Any]]:
+        try:
+            with self._engine.connect() as connection:
+                return connection.execute(query).all()
+        except SQLAlchemyError as error:
+            raise self._broken(error) from None
+
+    def close(self) -> None:
+        self._engine.dispose()
+
+    def _broken(self, error: Exception) -> StorageError:
+        reason = str(getattr(error, "orig", None) or error)
+        return StorageError(
+            f"The feature database {self._file} cannot be used: {reason}.", hint="See that there is room."
+        )
+
+
+def create(options: Mapping[str, Any], client: Any) -> SqliteFeatureDatabase:
+    """Options: ``file``, an absolute path."""
+    check_options("The feature database 'sqlite'", options, ("file",))
+    file = Path(str(options.get("file", "")))
+    if not file.is_absolute():
+        raise ConfigurationError(f"The feature database 'sqlite' needs an absolute 'file', not {str(file)!r:.80}.")
+    return SqliteFeatureDatabase(file)
+
+
+def _prepare(connection: Any, _: Any) -> None:
+    for pragma in ("journal_mode=WAL", "synchronous=FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _condition(wanted: RowFilter) -> sa.ColumnElement[bool]:
+    conditions: list[sa.ColumnElement[bool]] = [sa.true()]
+    if wanted.stream is not None:
+        conditions.append(_ROWS.c.stream == wanted.stream)
+    if wanted.tier is not None:
+        conditions.append(_ROWS.c.tier == wanted.tier)
+    if wanted.min_score is not None:
+        conditions.append(_ROWS.c.score >= wanted.min_score)
+    if wanted.max_score is not None:
+        conditions.append(_ROWS.c.score <= wanted.max_score)
+    for key, value in wanted.metadata.items():
+        path = "$." + json.dumps(key)
+        conditions.append(sa.func.json_extract(_ROWS.c.metadata, path) == value)
+    return sa.and_(*conditions)
+
+
+def _values(row: FeatureRow) -> dict[str, Any]:
+    plain = as_plain(row)
+    return {**plain, **{name: json.dumps(plain[name]) for name in _JSON_FIELDS}}
+
+
+def _row(stored: sa.Row[Any]) -> FeatureRow:
+    fields = dict(stored._mapping)
+    del fields["number"]
+    return FeatureRow(**{**fields, **{name: json.loads(fields[name]) for name in _JSON_FIELDS}})

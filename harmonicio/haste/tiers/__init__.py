@@ -1,0 +1,1 @@
+"""Tiers: named stores of a data hierarchy."""
