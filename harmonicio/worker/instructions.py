@@ -1,0 +1,130 @@
+"""What the controller hears and what it orders: the words between the pure controller and its shell.
+
+Besides the events here, :class:`~harmonicio.control.messages.Desired` (from the master) and
+:class:`~harmonicio.control.messages.EngineReport` (from an engine) are events as they stand.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from harmonicio.control.messages import Desired, EngineReport
+from harmonicio.core.stream import StreamDeclaration
+
+# ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFound:
+    """An engine of an earlier controller is there when this one starts; ``text`` is its last word when it has ended."""
+
+    engine: str
+    declaration: StreamDeclaration
+    pid: int
+    is_running: bool
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStarted:
+    """The runtime has started it; nothing has been heard of it yet."""
+
+    engine: str
+    pid: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNotStarted:
+    """The runtime could not start it, and nothing of it is there."""
+
+    engine: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExited:
+    """Its process or container is gone.
+
+    Attributes:
+        exit_code: Negative for a signal; ``None`` where it is not known.
+        text: The last line of its log.
+    """
+
+    engine: str
+    exit_code: int | None
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitsAcknowledged:
+    """The master has answered a report that carried the exits of these engines."""
+
+    engines: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StopOrdered:
+    """The worker ends: every engine is drained, and killed after ``within_s`` seconds."""
+
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Tick:
+    """Time passes."""
+
+
+Event = (
+    Desired
+    | EngineReport
+    | EngineFound
+    | EngineStarted
+    | EngineNotStarted
+    | EngineExited
+    | ExitsAcknowledged
+    | StopOrdered
+    | Tick
+)
+
+# ── instructions ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    """Answered by EngineStarted or EngineNotStarted."""
+
+    engine: str
+    declaration: StreamDeclaration
+
+
+@dataclass(frozen=True, slots=True)
+class DrainEngine:
+    """Tell it to finish what it runs and end; over its control connection, else as the runtime can. May be repeated."""
+
+    engine: str
+    within_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class KillEngine:
+    """End it now, whatever it does. Repeated while it has not ended."""
+
+    engine: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetEngine:
+    """It has ended and is recorded: remove what is left of it."""
+
+    engine: str
+
+
+@dataclass(frozen=True, slots=True)
+class ReportNow:
+    """The master should hear of a change within so many seconds."""
+
+    within_s: float
+
+
+Instruction = StartEngine | DrainEngine | KillEngine | ForgetEngine | ReportNow

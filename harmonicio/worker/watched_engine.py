@@ -1,0 +1,171 @@
+"""One engine as the controller watches it.
+
+                     first report that is idle or busy            drain ordered, or it drains by itself
+    starting ───────────────────────────────────────► serving ───────────────────────────────────────► leaving
+       │                                                 │                                               │
+       └────────── time-out, silence or deadline ────────┴──────────────► killed ◄───────────────────────┘
+                                                                            │
+    Its exit can come from every state, and is the only way out of killed.  ▼
+                                                                         (gone)
+
+Running times go on between reports: a message that was said to run for 3 s is at 10 s seven seconds later, also when
+the engine is frozen and says nothing.
+
+Pure: time is an argument.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+
+from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
+from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.worker.instructions import EngineExited, EngineNotStarted
+
+#: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` where that is longer.
+SILENT_AFTER_S = 10.0
+SILENT_START_AFTER_S = 60.0
+MAX_TEXT_LENGTH = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """That, when and why an engine was killed; ``held`` are the messages that count as its victims."""
+
+    reason: ExitReason
+    text: str
+    at: float
+    held: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class WatchedEngine:
+    """What is known of one engine.
+
+    Attributes:
+        is_adopted: An earlier controller started it.
+        heard_at: When something was heard of it last, or when it was started or found.
+        state, since: Its own word, or starting; and when that began.
+        ready_at: When it first could take messages.
+        drain_by: Until when it may drain, once it does.
+        drain_ordered_at: When the last order to drain was given.
+    """
+
+    engine: str
+    declaration: StreamDeclaration
+    since: float
+    pid: int = 0
+    is_adopted: bool = False
+    state: Availability = Availability.STARTING
+    heard_at: float = field(init=False)
+    report: EngineReport | None = None
+    ready_at: float | None = None
+    drain_by: float | None = None
+    drain_ordered_at: float | None = None
+    kill: Kill | None = None
+
+    def __post_init__(self) -> None:
+        self.heard_at = self.since
+
+    @property
+    def stream(self) -> str:
+        return self.declaration.name
+
+    @property
+    def is_leaving(self) -> bool:
+        return self.drain_by is not None or self.kill is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it takes messages now."""
+        return not self.is_leaving and self.state.can_be_leased
+
+    # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def hear(self, report: EngineReport, now: float) -> bool:
+        """Take in the engine's own word; return whether its state or address changed."""
+        before = (self.state, self.report.address if self.report else None)
+        self.report, self.heard_at = report, now
+        can_work = report.state.can_be_leased and report.address is not None
+        state = report.state if can_work or report.state is Availability.DRAINING else Availability.STARTING
+        if state is not self.state:
+            self.state, self.since = state, now
+        if self.ready_at is None and can_work:
+            self.ready_at = now
+        if state is Availability.DRAINING and self.drain_by is None:
+            self.drain_by = now + self.declaration.timeout_s
+        return before != (self.state, report.address)
+
+    def excuse(self, gap_s: float) -> None:
+        """The controller itself did not run for so long: nobody else is to blame for the silence."""
+        self.heard_at += gap_s
+
+    # ── what follows from it ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def running(self, now: float) -> tuple[RunningMessage, ...]:
+        """Return what its handlers run, as far as is known."""
+        if self.report is None:
+            return ()
+        elapsed_s = max(0.0, now - self.heard_at)
+        return tuple(replace(each, running_s=each.running_s + elapsed_s) for each in self.report.running)
+
+    def overdue(self, now: float) -> tuple[str, ...]:
+        """Return the messages that have been running for longer than the stream allows."""
+        return tuple(each.message for each in self.running(now) if each.running_s > self.declaration.timeout_s)
+
+    def silent_for_too_long_s(self, now: float) -> float | None:
+        """Return the limit that its silence exceeds, or ``None``."""
+        if self.state is Availability.STARTING:
+            limit_s = SILENT_START_AFTER_S
+        elif self.state is Availability.IDLE:
+            limit_s = SILENT_AFTER_S
+        else:
+            limit_s = max(SILENT_AFTER_S, self.declaration.timeout_s)
+        return limit_s if now - self.heard_at > limit_s else None
+
+    def ended(self, event: EngineExited | EngineNotStarted, now: float) -> EngineExit:
+        """Return the record of its exit."""
+        reason, text, held = self._verdict(event, now)
+        said = f"{text} {event.text}".strip()
+        return EngineExit(self.engine, self.stream, reason, said[:MAX_TEXT_LENGTH], held)
+
+    def _verdict(self, event: EngineExited | EngineNotStarted, now: float) -> tuple[ExitReason, str, tuple[str, ...]]:
+        if isinstance(event, EngineNotStarted):
+            return ExitReason.FAILED_TO_START, "It could not be started.", ()
+        held = tuple(each.message for each in self.running(now))
+        if self.kill is not None:
+            return self.kill.reason, self.kill.text, self.kill.held
+        if self.drain_ordered_at is not None:
+            return ExitReason.ORDERED, "", held
+        how = _described(event.exit_code)
+        if self.ready_at is None and not self.is_adopted:
+            return ExitReason.FAILED_TO_START, f"It ended {how} before it was ready.", held
+        if event.exit_code == 0 or self.report is None:
+            return ExitReason.UNKNOWN, f"It ended by itself {how}.", held
+        return ExitReason.CRASHED, f"It ended {how}.", held
+
+    def as_report(self, now: float) -> EngineReport:
+        """Return what the master is told of it."""
+        known = self.report or EngineReport(self.engine, self.stream, 0, self.state, 0.0)
+        return replace(
+            known,
+            engine=self.engine,
+            stream=self.stream,
+            stream_version=self.declaration.version,
+            state=Availability.DRAINING if self.is_leaving else self.state,
+            state_since_s=max(0.0, now - self.since),
+            pid=self.pid or known.pid,
+            running=self.running(now),
+        )
+
+
+def is_same_recipe(one: StreamDeclaration, other: StreamDeclaration) -> bool:
+    """Whether both say the same engine; how many of them there shall be does not matter."""
+    return replace(one, engines=0) == replace(other, engines=0)
+
+
+def _described(exit_code: int | None) -> str:
+    if exit_code is None:
+        return "with an unknown exit code"
+    return f"by signal {-exit_code}" if exit_code < 0 else f"with exit code {exit_code}"
