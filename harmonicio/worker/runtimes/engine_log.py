@@ -1,0 +1,91 @@
+"""Logs of engines: files that are bounded, read at their end, and kept for a while after their engine.
+
+An engine appends to ``engine.log`` through its standard output. When that has more than ``MAX_LOG_BYTES`` it is copied
+to ``engine.log.1`` and emptied, because the engine keeps it open; lines written during the copy may be lost.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+
+_log = logging.getLogger(__name__)
+
+LOG_NAME = "engine.log"
+MAX_LOG_BYTES = 10_000_000
+MAX_KEPT_LOGS = 20
+MAX_KEPT_LOG_BYTES = 1_000_000
+MAX_LINE_LENGTH = 400
+
+
+def open_log(folder: Path) -> int:
+    """Return a descriptor that appends to the log in an engine's folder."""
+    return os.open(folder / LOG_NAME, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+
+
+def bound_log(folder: Path) -> None:
+    """Set the older part of a log that has become too long aside."""
+    path = folder / LOG_NAME
+    try:
+        if path.stat().st_size > MAX_LOG_BYTES:
+            shutil.copyfile(path, path.with_suffix(".log.1"))
+            path.with_suffix(".log.1").chmod(0o600)
+            os.truncate(path, 0)
+    except FileNotFoundError:
+        return  # The engine was forgotten meanwhile.
+    except OSError as error:
+        _log.warning("The log %s could not be shortened: %s", path, error)
+
+
+def log_tail(path: Path, last_bytes: int) -> str:
+    """Return the end of a log as text, whole lines where there are several; empty when there is no log."""
+    try:
+        with path.open("rb") as log:
+            size = log.seek(0, os.SEEK_END)
+            log.seek(max(0, size - last_bytes))
+            tail = log.read(last_bytes)
+    except FileNotFoundError:
+        return ""
+    if size > last_bytes and b"\n" in tail:
+        tail = tail.partition(b"\n")[2]
+    return tail.decode("utf-8", "replace")
+
+
+def last_line(folder: Path) -> str:
+    """Return the last line that says anything, as one short printable text."""
+    lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
+    line = lines[-1] if lines else ""
+    return "".join(each if each.isprintable() else " " for each in line)[:MAX_LINE_LENGTH]
+
+
+class LogArchive:
+    """The ends of the logs of the last engines that have ended."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def __repr__(self) -> str:
+        return f"<LogArchive {self._folder}>"
+
+    def keep(self, engine: str, engine_folder: Path) -> None:
+        """Keep the end of an engine's log, and drop the oldest ones that are kept."""
+        text = log_tail(engine_folder / LOG_NAME, MAX_KEPT_LOG_BYTES)
+        self._folder.mkdir(mode=0o700, exist_ok=True)
+        with open(
+            os.open(self._path(engine), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"
+        ) as kept:
+            kept.write(text)
+        by_age = sorted(self._folder.glob("*.log"), key=lambda path: path.stat().st_mtime_ns)
+        for path in by_age[:-MAX_KEPT_LOGS]:
+            path.unlink(missing_ok=True)
+
+    def has(self, engine: str) -> bool:
+        return self._path(engine).exists()
+
+    def tail(self, engine: str, last_bytes: int) -> str:
+        return log_tail(self._path(engine), last_bytes)
+
+    def _path(self, engine: str) -> Path:
+        return self._folder / f"{engine}.log"

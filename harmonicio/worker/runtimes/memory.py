@@ -1,0 +1,177 @@
+"""Engines as threads of this process: a runtime without processes, for tests.
+
+What is started lives in a :class:`MemoryHost`, which stands for the machine: a runtime that is closed lets go, and the
+next one on the same host finds the engines. A thread cannot be killed; a killed engine counts as gone at once, and its
+thread is asked to end.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from harmonicio.core.errors import NotFound
+from harmonicio.worker.instructions import EngineExited, EngineFound
+from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, OnExit, Runtime
+
+MAX_KEPT_LOGS = 20
+MAX_LOG_LINES = 1_000
+KILLED = -9
+
+
+@dataclass(slots=True, eq=False)
+class MemoryEngine:
+    """One engine: what it was started with, what it is asked, and how it ended."""
+
+    spec: EngineSpec
+    is_asked_to_stop: threading.Event = field(default_factory=threading.Event)
+    is_killed: threading.Event = field(default_factory=threading.Event)
+    lines: list[str] = field(default_factory=list)
+    exit_code: int | None = None
+
+    def say(self, line: str) -> None:
+        """Write a line to the engine's log."""
+        self.lines.append(line)
+        del self.lines[:-MAX_LOG_LINES]
+
+
+Body = Callable[[MemoryEngine], int]
+
+
+def wait_to_be_stopped(engine: MemoryEngine) -> int:
+    """Be an engine that does nothing."""
+    engine.is_asked_to_stop.wait()
+    return 0
+
+
+class MemoryHost:
+    """The machine: the engines that live on it, and who is told of their ends.
+
+    Args:
+        body: What an engine does, in a thread of its own; returns its exit code.
+    """
+
+    def __init__(self, body: Body = wait_to_be_stopped) -> None:
+        self._body = body
+        self._lock = threading.Lock()
+        self._listener: OnExit | None = None
+        self._threads: list[threading.Thread] = []
+        self.engines: dict[str, MemoryEngine] = {}
+
+    def __repr__(self) -> str:
+        return f"<MemoryHost {len(self.engines)} engines>"
+
+    def __enter__(self) -> MemoryHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def listen(self, listener: OnExit | None) -> None:
+        """Tell this one, and nobody else, of ends from now on."""
+        with self._lock:
+            self._listener = listener
+
+    def start(self, spec: EngineSpec) -> None:
+        engine = MemoryEngine(spec)
+        thread = threading.Thread(target=self._run, args=(engine,), name=f"engine-{spec.engine}", daemon=True)
+        with self._lock:
+            self.engines[spec.engine] = engine
+            self._threads.append(thread)
+        thread.start()
+
+    def end(self, engine: MemoryEngine, exit_code: int) -> None:
+        """An engine has ended; the first one to say so is believed."""
+        with self._lock:
+            if engine.exit_code is not None:
+                return
+            engine.exit_code = exit_code
+            listener = self._listener
+        if listener is not None:
+            listener(EngineExited(engine.spec.engine, exit_code, engine.lines[-1] if engine.lines else ""))
+
+    def close(self) -> None:
+        """End every engine and its thread."""
+        self.listen(None)
+        for engine in list(self.engines.values()):
+            engine.is_killed.set()
+            engine.is_asked_to_stop.set()
+        for thread in self._threads:
+            thread.join()
+
+    def _run(self, engine: MemoryEngine) -> None:
+        self.end(engine, self._body(engine))
+
+
+class MemoryRuntime(Runtime):
+    """Starts engines as threads.
+
+    Args:
+        folder: Not used.
+        on_exit: Told of each end.
+        host: Where the engines live; by default a host that nobody else knows and that ends with this runtime.
+    """
+
+    def __init__(self, folder: Path, on_exit: OnExit, *, host: MemoryHost | None = None) -> None:
+        self._host = host or MemoryHost()
+        self._owns_host = host is None
+        self._is_closed = False
+        self._logs: dict[str, list[str]] = {}
+        self._on_exit = on_exit
+        self._host.listen(self._tell)
+
+    def __repr__(self) -> str:
+        return f"<MemoryRuntime {'closed' if self._is_closed else self._host!r}>"
+
+    def _tell(self, exited: EngineExited) -> None:
+        # From a thread of its own, like every runtime: whoever ordered the end may hold locks.
+        threading.Thread(target=self._on_exit, args=(exited,), name="engine-exit", daemon=True).start()
+
+    def start(self, spec: EngineSpec) -> int:
+        self._host.start(spec)
+        return 0
+
+    def stop(self, engine: str) -> None:
+        if engine in self._host.engines:
+            self._host.engines[engine].is_asked_to_stop.set()
+
+    def kill(self, engine: str) -> None:
+        known = self._host.engines.get(engine)
+        if known is not None:
+            self._host.end(known, KILLED)
+            known.is_killed.set()
+            known.is_asked_to_stop.set()
+
+    def list(self) -> tuple[EngineFound, ...]:
+        return tuple(
+            EngineFound(name, each.spec.declaration, 0, each.exit_code is None, each.lines[-1] if each.lines else "")
+            for name, each in sorted(self._host.engines.items())
+        )
+
+    def forget(self, engine: str) -> None:
+        known = self._host.engines.get(engine)
+        if known is None or known.exit_code is None:
+            return
+        del self._host.engines[engine]
+        self._logs[engine] = known.lines
+        while len(self._logs) > MAX_KEPT_LOGS:
+            del self._logs[next(iter(self._logs))]
+
+    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
+        known = self._host.engines.get(engine)
+        lines = known.lines if known is not None else self._logs.get(engine)
+        if lines is None:
+            raise NotFound(
+                f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept."
+            )
+        return "".join(f"{line}\n" for line in lines)[-last_bytes:]
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._host.listen(None)
+        if self._owns_host:
+            self._host.close()

@@ -1,0 +1,265 @@
+"""Engines as child processes of the controller, which they outlive.
+
+    <folder>/<engine>/engine.json   which process it is, to find it again      (process_mark)
+                      engine.log    its standard output and error              (engine_log)
+                      control.sock  the controller's, not ours
+    <folder>/../engine-logs/        the ends of the logs of the last engines that have ended
+
+Rules:
+
+- An engine leads a session and process group of its own: signals to the controller's terminal do not reach it, and a
+  kill takes its own children along.
+- The configuration is written to its standard input only after the mark: an engine that is not marked reads an empty
+  input and ends, so a controller that dies in between leaves nothing unknown behind.
+- The environment is the controller's without our own variables, in which tokens could be.
+- A process is watched through its pidfd. No signal is ever sent to a pid that may have been reused: our children keep
+  theirs until we have waited for them, under the lock; others are asked for through their pidfd first.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import os
+import select
+import signal
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from harmonicio.control import json_codec
+from harmonicio.control.messages import EngineConfiguration
+from harmonicio.core.errors import InvalidInput, NotFound, Unavailable
+from harmonicio.core.settings import ENVIRONMENT_PREFIX
+from harmonicio.worker.instructions import EngineExited, EngineFound
+from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, OnExit, Runtime
+from harmonicio.worker.runtimes.engine_log import LOG_NAME, LogArchive, bound_log, last_line, log_tail, open_log
+from harmonicio.worker.runtimes.process_mark import MARK_NAME, ProcessMark, read_mark
+
+_log = logging.getLogger(__name__)
+
+ENGINE_COMMAND = (sys.executable, "-m", "harmonicio.engine")
+LOG_CHECK_S = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Process:
+    """A process that is watched; its pidfd stays open until its end has been told."""
+
+    engine: str
+    pid: int
+    pidfd: int
+    folder: Path
+
+    @property
+    def has_ended(self) -> bool:
+        poll = select.poll()
+        poll.register(self.pidfd, select.POLLIN)
+        return bool(poll.poll(0))
+
+
+class ProcessRuntime(Runtime):
+    """Starts engines as processes.
+
+    Args:
+        folder: Holds one folder per engine.
+        on_exit: Told of each end.
+        command: What is run, with the stream's handler as last argument.
+    """
+
+    def __init__(self, folder: Path, on_exit: OnExit, *, command: Sequence[str] = ENGINE_COMMAND) -> None:
+        self._folder = folder
+        self._on_exit = on_exit
+        self._command = tuple(command)
+        self._archive = LogArchive(folder.parent / "engine-logs")
+        self._lock = threading.Lock()
+        self._processes: dict[str, _Process] = {}
+        self._is_closed = False
+        self._epoll = select.epoll()
+        self._wake = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._epoll.register(self._wake, select.EPOLLIN)
+        self._watcher = threading.Thread(target=self._watch, name="worker-processes", daemon=True)
+        self._watcher.start()
+
+    def __repr__(self) -> str:
+        return f"<ProcessRuntime {self._folder} {'closed' if self._is_closed else f'{len(self._processes)} running'}>"
+
+    # ── starting and finding ─────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, spec: EngineSpec) -> int:
+        if not spec.declaration.handler:
+            raise InvalidInput(
+                f"Stream {spec.declaration.name!r} has an image and no handler.",
+                hint="Run it on a worker with a container runtime, or give it a handler.",
+            )
+        try:
+            return self._start(spec)
+        except OSError as error:
+            raise Unavailable(f"The process cannot be started: {error.strerror or error}.") from error
+
+    def _start(self, spec: EngineSpec) -> int:
+        with contextlib.ExitStack() as descriptors:
+            log = open_log(spec.folder)
+            descriptors.callback(os.close, log)
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            descriptors.callback(os.close, writing)
+            with contextlib.ExitStack() as childs_end:
+                childs_end.callback(os.close, reading)
+                line = _configuration_line(spec.configuration, writing)
+                with self._lock:
+                    pid = self._spawn(spec.declaration.handler, reading, log)
+                    process = _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
+                    self._processes[spec.engine] = process
+            ProcessMark.of(spec.engine, pid, spec.declaration).write(spec.folder)
+            with contextlib.suppress(BrokenPipeError):  # It has ended already, which is told like every end.
+                os.write(writing, line)
+        self._epoll.register(process.pidfd, select.EPOLLIN)
+        return pid
+
+    def _spawn(self, handler: str, standard_input: int, log: int) -> int:
+        return os.posix_spawn(
+            self._command[0],
+            [*self._command, handler],
+            _environment(),
+            file_actions=[
+                (os.POSIX_SPAWN_DUP2, standard_input, 0),
+                (os.POSIX_SPAWN_DUP2, log, 1),
+                (os.POSIX_SPAWN_DUP2, log, 2),
+            ],
+            setsid=True,
+            setsigmask=(),
+            # Python ignores these, and what is ignored would stay so in the engine.
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+        )
+
+    def list(self) -> tuple[EngineFound, ...]:
+        marks = [mark for folder in sorted(self._folder.glob("*")) if (mark := read_mark(folder)) is not None]
+        with self._lock:
+            return tuple(self._find(mark) for mark in marks if mark.engine not in self._processes)
+
+    def _find(self, mark: ProcessMark) -> EngineFound:
+        folder = self._folder / mark.engine
+        pidfd = _open_pidfd(mark.pid)
+        if pidfd is not None and mark.is_alive():
+            process = _Process(mark.engine, mark.pid, pidfd, folder)
+            self._processes[mark.engine] = process
+            self._epoll.register(pidfd, select.EPOLLIN)
+            return EngineFound(mark.engine, mark.declaration, mark.pid, is_running=True)
+        if pidfd is not None:
+            os.close(pidfd)
+        return EngineFound(mark.engine, mark.declaration, mark.pid, is_running=False, text=last_line(folder))
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, engine: str) -> None:
+        with self._lock:
+            process = self._processes.get(engine)
+            if process is not None:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process.pidfd, signal.SIGTERM)
+
+    def kill(self, engine: str) -> None:
+        with self._lock:
+            process = self._processes.get(engine)
+            if process is not None and not process.has_ended:
+                _kill_group(process.pid)
+
+    def forget(self, engine: str) -> None:
+        with self._lock:
+            is_running = engine in self._processes
+        folder = self._folder / engine
+        if is_running or not folder.is_dir():
+            return
+        try:
+            self._archive.keep(engine, folder)
+            for name in (MARK_NAME, LOG_NAME, f"{LOG_NAME}.1"):
+                (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise Unavailable(f"What is left of engine {engine} cannot be removed: {error}.") from error
+
+    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
+        if (self._folder / engine / LOG_NAME).exists():
+            return log_tail(self._folder / engine / LOG_NAME, last_bytes)
+        if self._archive.has(engine):
+            return self._archive.tail(engine, last_bytes)
+        raise NotFound(f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept.")
+
+    def close(self) -> None:
+        with self._lock:
+            if self._is_closed:
+                return
+            self._is_closed = True
+        os.eventfd_write(self._wake, 1)
+        self._watcher.join()
+        self._epoll.close()
+        os.close(self._wake)
+        for process in self._processes.values():
+            os.close(process.pidfd)
+        self._processes.clear()
+
+    # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _watch(self) -> None:
+        while not self._is_closed:
+            ready = {descriptor for descriptor, _ in self._epoll.poll(LOG_CHECK_S)}
+            with self._lock:
+                running = tuple(self._processes.values())
+            for process in running:
+                if process.pidfd in ready:
+                    self._tell_end(process)
+                else:
+                    bound_log(process.folder)
+
+    def _tell_end(self, process: _Process) -> None:
+        with self._lock:
+            self._epoll.unregister(process.pidfd)
+            exit_code = _wait_for(process)
+            del self._processes[process.engine]
+            os.close(process.pidfd)
+        self._on_exit(EngineExited(process.engine, exit_code, last_line(process.folder)))
+
+
+def _configuration_line(configuration: EngineConfiguration, writing: int) -> bytes:
+    """Return what the engine reads, for which there is room in the pipe, so that writing never blocks."""
+    line = json_codec.dumps(configuration) + b"\n"
+    try:
+        if len(line) > fcntl.fcntl(writing, fcntl.F_GETPIPE_SZ):
+            fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, len(line))
+    except OSError as error:
+        name = configuration.declaration.name
+        raise InvalidInput(
+            f"The declaration of stream {name!r} takes {len(line)} bytes.", hint="Put large parameters into a file."
+        ) from error
+    return line
+
+
+def _environment() -> dict[str, str]:
+    own = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {**own, "PYTHONUNBUFFERED": "1"}
+
+
+def _open_pidfd(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _kill_group(pid: int) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(pid, signal.SIGKILL)
+
+
+def _wait_for(process: _Process) -> int | None:
+    """Wait for a process that has ended; return its exit code, which is known of our own children only."""
+    try:
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return None
+    # Until it is waited for, nobody else can have its pid, so this reaches only what it has started and left behind.
+    _kill_group(process.pid)
+    _, status = os.waitpid(process.pid, 0)
+    return os.waitstatus_to_exitcode(status)
