@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotAllowed, RemoteProtocolError
 from harmonicio.transport.channel import Buffer, Channel
@@ -15,6 +16,8 @@ from harmonicio.wire.connection import Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
 
 GREETING_WITHIN_S = 10.0
+#: Who reads a payload while it arrives hears of it in steps of this size.
+PROGRESS_BYTES = 1024**2
 
 
 class Link:
@@ -57,23 +60,29 @@ class Link:
             raise self._ended()
         return True
 
-    def receive_payload(self, buffer: memoryview) -> None:
+    def receive_payload(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> None:
         """Fill ``buffer``, which is exactly as long as the payload, with the payload that has begun.
 
         The message itself is the next event. :meth:`Channel.shutdown` from another thread ends the wait.
+
+        Args:
+            on_progress: Called with the number of bytes that are in the buffer, each time after at most
+                ``PROGRESS_BYTES``.
 
         Raises:
             ConnectionEnded: the stream broke, ended or was too slow.
         """
         self.connection.provide_payload_buffer(buffer)
-        if not self.connection.is_in_payload:
-            return
-        rest = self.connection.receive_buffer()
-        count = self.channel.receive_exactly(rest)
-        self.received_bytes += count
-        self.connection.bytes_received(count)
-        if count < len(rest):
-            raise self._ended()
+        while self.connection.is_in_payload:
+            rest = self.connection.receive_buffer()
+            if on_progress is not None:
+                on_progress(self.connection.payload_received_bytes)
+                rest = rest[:PROGRESS_BYTES]
+            count = self.channel.receive_exactly(rest)
+            self.received_bytes += count
+            self.connection.bytes_received(count)
+            if count < len(rest):
+                raise self._ended()
 
     def rest(self) -> None:
         """Keep as little memory as possible until more is read."""

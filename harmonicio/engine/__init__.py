@@ -1,0 +1,16 @@
+"""The processing engine: one process that runs a user's handler on the messages of one stream.
+
+    handler     the decorator, and loading what it marked        loop      slots and credit: pure
+    streaming   payloads that are read while they arrive         slots     the loop under its lock, with its threads
+    work        one message to one outcome, plugins included     session   one connection that brings messages
+    outputs     results and exceptions to outcomes               flusher   nothing waits unsent
+    payloads    buffers, files and the byte budget               reception HELLO and tickets
+    backlog_connection, control_connection   to the master, to the controller
+    daemon      joins them                                       run       the process around it
+
+Importing this package is cheap: a handler file needs only the decorator.
+"""
+
+from harmonicio.engine.handler import handler
+
+__all__ = ["handler"]

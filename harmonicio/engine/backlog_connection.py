@@ -1,0 +1,133 @@
+"""The engine's connection to the master, over which the backlog is pushed: dialled again whenever it ends.
+
+(closed) ──dial, HELLO──► serving ──ended──► wait, longer each time, by chance ──► dial …
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import select
+import threading
+from collections.abc import Callable
+
+from harmonicio.control.messages import EngineConfiguration
+from harmonicio.core.errors import HarmonicIOError
+from harmonicio.engine.reception import SOFTWARE
+from harmonicio.engine.session import Session
+from harmonicio.transport import tcp
+from harmonicio.transport.link import Link
+from harmonicio.wire import checksum
+from harmonicio.wire.connection import State
+from harmonicio.wire.events import Goodbye, Hello, Role
+
+_log = logging.getLogger(__name__)
+
+DIAL_TIMEOUT_S = 5.0
+FIRST_DELAY_S, LONGEST_DELAY_S = 0.1, 5.0
+
+
+class BacklogConnection:
+    """Keeps one connection to the master's data port, in a thread of its own.
+
+    Args:
+        open_session: Makes the session of a connection that the master has accepted.
+    """
+
+    def __init__(self, configuration: EngineConfiguration, open_session: Callable[[Link], Session]) -> None:
+        self._configuration = configuration
+        self._open_session = open_session
+        self._lock = threading.Lock()
+        self._link: Link | None = None
+        self._closing = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="engine-backlog", daemon=True)
+        self.is_connected = False
+
+    def __repr__(self) -> str:
+        state = "connected" if self.is_connected else "not connected"
+        return f"<BacklogConnection to {self._configuration.master_data}, {state}>"
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the connection and its thread; waits for a handler that the thread runs."""
+        self._closing.set()
+        with self._lock:
+            if self._link is not None:
+                self._link.channel.shutdown()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _run(self) -> None:
+        delay_s = FIRST_DELAY_S
+        while not self._closing.is_set():
+            try:
+                self._serve_once()
+            except HarmonicIOError as error:
+                was_connected, self.is_connected = self.is_connected, False
+                if self._closing.is_set():
+                    return
+                if was_connected:
+                    delay_s = FIRST_DELAY_S
+                level = logging.WARNING if was_connected or delay_s == FIRST_DELAY_S else logging.DEBUG
+                _log.log(level, "No backlog connection to the master, dialling again: %s", error)
+            except Exception:  # noqa: BLE001  a bug in serving must not end the engine's part in the backlog; it is logged
+                _log.exception("The backlog connection failed, dialling again")
+            self._closing.wait(delay_s * random.uniform(0.5, 1.0))
+            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+
+    def _serve_once(self) -> None:
+        link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S), Role.ENGINE)
+        try:
+            with self._lock:
+                self._link = link
+            if not self._closing.is_set():
+                link.greet(self._hello())
+                self._serve(link, self._open_session(link))
+        finally:
+            with self._lock:
+                self._link = None
+            link.close()
+
+    def _serve(self, link: Link, session: Session) -> None:
+        error: HarmonicIOError | None = None
+        try:
+            self.is_connected = True
+            session.opened()
+            self._serve_events(link, session)
+        except HarmonicIOError as caught:
+            error = caught
+            raise
+        finally:
+            session.closed(error)
+
+    def _serve_events(self, link: Link, session: Session) -> None:
+        poll = select.poll()
+        poll.register(link.channel.fileno(), select.POLLIN)
+        while not self._closing.is_set():
+            event = link.next_event()
+            if event is None:
+                session.pause()
+                if link.connection.state is State.CLOSED:
+                    return
+                if not link.read():
+                    link.rest()
+                    poll.poll()
+            elif isinstance(event, Goodbye):
+                raise HarmonicIOError(f"The master ended the connection: {event.text or event.code or 'no reason'}.")
+            else:
+                session.handle(event)
+
+    def _hello(self) -> Hello:
+        configuration = self._configuration
+        return Hello(
+            Role.ENGINE,
+            stream=configuration.declaration.name,
+            ticket=configuration.ticket,
+            engine=configuration.engine,
+            worker=configuration.worker,
+            checksums=checksum.SUPPORTED,
+            max_message_bytes=configuration.declaration.max_message_bytes,
+            software=SOFTWARE,
+        )

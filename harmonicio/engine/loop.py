@@ -1,0 +1,316 @@
+"""Which message runs next, and how much each sender may send: the engine's decisions, without I/O.
+
+    sender ──credit──► received ──► waits for a slot ──► started ──► answered
+              └──────────── open: granted and not started ─────────┘
+
+Slots: as many handlers run at once as the stream says. A free slot goes to a waiting message of the backlog first,
+then to the peers in the order in which they asked.
+
+Credit, in messages. The *window* is what ``prefetch_s`` of measured handler time can hold, at least one message; before
+anything was measured, one for each slot.
+
+- What is open at active peers together stays within the window; they share it by deficit round robin in bytes, so that
+  a source of small messages does not starve because its neighbour sends large ones.
+- A peer that has credit and is quiet for a moment is idle: it keeps what it has, and that counts no more.
+- A new peer has one message at once.
+- The master has one message beyond what it has started. While messages wait in its backlog, connectors get no new
+  credit, and what they leave of the window is the master's.
+
+Credit in bytes follows the engine's byte budget, in equal shares. It reserves no memory.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from harmonicio.wire.credit import ReceiverCredit
+
+#: More messages are never open, however fast the handler is.
+LARGEST_WINDOW = 10_000
+#: A peer that has not used its credit for this long is idle.
+IDLE_AFTER_S = 0.02
+#: In the round robin nobody's messages count for less than this fraction of the largest ones.
+SMALLEST_FRACTION = 1 / 16
+_SHORTEST_HANDLER_S = 1e-7
+#: What one measured message changes of the mean.
+_WEIGHT = 0.2
+
+
+class Peer:
+    """One connection that brings messages.
+
+    Attributes:
+        credit: What was granted and received; counted by the session of the connection.
+        started: Messages that no longer wait, those included that were refused.
+        window: Messages that may be open, as the last review decided; ``window_bytes`` likewise.
+    """
+
+    __slots__ = (
+        "_seen",
+        "active_at",
+        "credit",
+        "deficit_bytes",
+        "is_backlog",
+        "name",
+        "started",
+        "window",
+        "window_bytes",
+    )
+
+    def __init__(self, name: str, *, is_backlog: bool = False) -> None:
+        self.name = name
+        self.is_backlog = is_backlog
+        self.credit = ReceiverCredit()
+        self.started = 0
+        self.window = 1
+        self.window_bytes = 0
+        self.active_at = 0.0
+        self.deficit_bytes = 0.0
+        self._seen = (0, 0, 0)
+
+    def __repr__(self) -> str:
+        return f"<Peer {self.name}: {self.open} open, {self.waiting} waiting of {self.credit!r}>"
+
+    @property
+    def unused(self) -> int:
+        """Messages that the peer may still send."""
+        return max(0, self.credit.messages_total - self.credit.received)
+
+    @property
+    def open(self) -> int:
+        """Messages granted and not started."""
+        return max(0, self.credit.messages_total - self.started)
+
+    @property
+    def open_bytes(self) -> int:
+        """Payload bytes granted and not answered."""
+        return max(0, self.credit.bytes_total - self.credit.answered_bytes)
+
+    @property
+    def waiting(self) -> int:
+        """Messages received and not started."""
+        return self.credit.received - self.started
+
+    @property
+    def is_credit_low(self) -> bool:
+        """Whether half of the window is used up, in messages or in bytes, so that more should be told."""
+        credit = self.credit
+        return (
+            2 * (credit.messages_total - credit.received) <= self.window
+            or 2 * (credit.bytes_total - credit.received_bytes) <= self.window_bytes
+        )
+
+    @property
+    def mean_bytes(self) -> float:
+        """Size of this peer's messages so far, at least one byte."""
+        credit = self.credit
+        return max(1.0, credit.received_bytes / credit.received) if credit.received else 1.0
+
+    def observe(self, now: float) -> None:
+        """Take note of whether anything has happened since the last look."""
+        seen = (self.credit.received, self.started, self.credit.answered)
+        if seen != self._seen:
+            self._seen = seen
+            self.active_at = now
+
+    def is_active(self, now: float) -> bool:
+        """Whether this peer competes for the window: it has work here, has no credit, or was busy a moment ago."""
+        return self.credit.outstanding > 0 or self.unused == 0 or now - self.active_at < IDLE_AFTER_S
+
+
+class EngineLoop:
+    """The engine's slots and credit.
+
+    Args:
+        concurrency: Handlers that run at the same time.
+        prefetch_s: Seconds of handler time that may wait here.
+        budget_bytes: Payload bytes that the engine may hold.
+    """
+
+    def __init__(self, concurrency: int, prefetch_s: float, budget_bytes: int) -> None:
+        self._concurrency = concurrency
+        self._prefetch_s = prefetch_s
+        self._budget_bytes = budget_bytes
+        self._peers: deque[Peer] = deque()
+        self._waiting: deque[Any] = deque()
+        self._waiting_from_backlog: deque[Any] = deque()
+        self.free_slots = concurrency
+        self.depth = 0
+        self.handler_s: float | None = None
+        self.is_draining = False
+        self.has_hungry_peers = False
+
+    def __repr__(self) -> str:
+        return (
+            f"<EngineLoop: {self.free_slots} of {self._concurrency} slots free, {len(self._waiting)} waiting, "
+            f"{len(self._waiting_from_backlog)} from the backlog, depth {self.depth}, {len(self._peers)} peers>"
+        )
+
+    # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def is_backlog_waiting(self) -> bool:
+        """Whether a message of the backlog waits for a slot."""
+        return bool(self._waiting_from_backlog)
+
+    def take_slot(self) -> bool:
+        """Take a free slot, if there is one."""
+        if not self.free_slots:
+            return False
+        self.free_slots -= 1
+        return True
+
+    def wait_for_slot(self, waiter: Any, *, is_backlog: bool) -> None:
+        """Queue for the next slot that is freed."""
+        (self._waiting_from_backlog if is_backlog else self._waiting).append(waiter)
+
+    def free_slot(self) -> Any | None:
+        """Give a slot back; return the waiter whose it is now, if there is one."""
+        if self._waiting_from_backlog:
+            return self._waiting_from_backlog.popleft()
+        if self._waiting:
+            return self._waiting.popleft()
+        self.free_slots += 1
+        return None
+
+    def drain(self) -> list[Any]:
+        """Give no more credit; return the waiters, none of whom will have a slot."""
+        self.is_draining = True
+        waiters = [*self._waiting_from_backlog, *self._waiting]
+        self._waiting_from_backlog.clear()
+        self._waiting.clear()
+        return waiters
+
+    def measured(self, count: int, seconds: float) -> None:
+        """Take note that ``count`` messages took ``seconds`` of one slot."""
+        if count <= 0:
+            return
+        mean = max(seconds / count, _SHORTEST_HANDLER_S)
+        if self.handler_s is None:
+            self.handler_s = mean
+        else:
+            self.handler_s += (mean - self.handler_s) * (1.0 - (1.0 - _WEIGHT) ** min(count, 100))
+
+    # ── credit ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def window(self) -> int:
+        """Messages that may be open at the same time."""
+        if self.handler_s is None:
+            return self._concurrency
+        return max(1, min(LARGEST_WINDOW, int(self._prefetch_s * self._concurrency / self.handler_s)))
+
+    def join(self, peer: Peer, now: float) -> None:
+        """Serve this peer, too; it takes its place at the end of the round."""
+        peer.active_at = now
+        self._peers.append(peer)
+
+    def leave(self, peer: Peer) -> None:
+        """Forget a peer. Without its connection nothing is known of the backlog."""
+        if peer in self._peers:
+            self._peers.remove(peer)
+        if peer.is_backlog:
+            self.depth = 0
+
+    def grants(self, now: float) -> tuple[list[Peer], float | None]:
+        """Raise the totals of those who shall have more.
+
+        Returns:
+            The peers to tell, and when to ask again although nothing happens, if that is needed.
+        """
+        self.has_hungry_peers = False
+        if self.is_draining:
+            return [], None
+        for peer in self._peers:
+            peer.observe(now)
+        active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]
+        masters = [peer for peer in self._peers if peer.is_backlog]
+        told = [peer for peer in masters if self._grant_master(peer, active)]
+        if self.depth:
+            return told, None
+        told += self._grant_connectors(active, masters)
+        hungry = [peer for peer in active if not peer.unused and peer not in told]
+        self.has_hungry_peers = bool(hungry)
+        return told, self._look_again_at(active) if hungry else None
+
+    def _grant_master(self, peer: Peer, active: list[Peer]) -> bool:
+        window = max(1, self.window - sum(each.open for each in active)) if self.depth else 1
+        peer.window, peer.window_bytes = window, self._budget_bytes // (len(active) + 1)
+        if not peer.is_credit_low:
+            return False
+        room_bytes = self._budget_bytes - sum(each.open_bytes for each in active)
+        bytes_total = peer.credit.answered_bytes + max(0, min(peer.window_bytes, room_bytes))
+        return peer.credit.grant(peer.started + window, bytes_total)
+
+    def _grant_connectors(self, active: list[Peer], masters: list[Peer]) -> list[Peer]:
+        self._set_windows(active, len(masters))
+        more = self._share_messages(active)
+        room_bytes = self._budget_bytes - sum(peer.open_bytes for peer in active + masters)
+        told = []
+        for peer in active:
+            messages, size_bytes = more.get(peer, 0), 0
+            if peer.is_credit_low:
+                size_bytes = max(0, min(peer.window_bytes - peer.open_bytes, room_bytes))
+            if messages or size_bytes:
+                room_bytes -= size_bytes
+                told.append(peer)
+                # A message beyond the credit's bytes, or beyond its count, has left the totals behind.
+                peer.credit.grant(
+                    max(peer.credit.messages_total, peer.started) + messages,
+                    max(peer.credit.bytes_total, peer.credit.answered_bytes) + size_bytes,
+                )
+        return told
+
+    def _set_windows(self, active: list[Peer], masters: int) -> None:
+        """Set how much may be open at each peer: the same bytes for all, in whole messages."""
+        if not active:
+            return
+        sizes = _counted_sizes(active)
+        fair_bytes = self.window / sum(1.0 / size for size in sizes)
+        for peer, size in zip(active, sizes, strict=True):
+            peer.window = max(1, int(fair_bytes / size))
+            peer.window_bytes = self._budget_bytes // (len(active) + masters)
+
+    def _share_messages(self, active: list[Peer]) -> dict[Peer, int]:
+        """Return how many more messages each peer may send: deficit round robin over those that need them."""
+        more = {peer: 1 for peer in active if not peer.credit.messages_total}
+        room = self.window - sum(peer.open for peer in active) - len(more)
+        if not active or room <= 0:
+            return more
+        sizes = dict(zip(active, _counted_sizes(active), strict=True))
+        quantum = max(self.window / sum(1.0 / size for size in sizes.values()), *sizes.values(), 1.0)
+        # What is less than a quarter of a window is not worth a frame yet.
+        hungry = [
+            peer for peer in active if 2 * peer.unused <= peer.window and 4 * (peer.window - peer.open) >= peer.window
+        ]
+        last: Peer | None = None
+        while room > 0 and hungry:
+            for peer in list(hungry):
+                wanted = peer.window - peer.open - more.get(peer, 0)
+                peer.deficit_bytes = min(peer.deficit_bytes, quantum) + quantum
+                count = max(0, min(room, wanted, int(peer.deficit_bytes / sizes[peer])))
+                peer.deficit_bytes -= count * sizes[peer]
+                if count:
+                    more[peer] = more.get(peer, 0) + count
+                    room -= count
+                    last = peer
+                if count >= wanted:
+                    hungry.remove(peer)
+                    peer.deficit_bytes = 0.0
+                if room <= 0:
+                    break
+        if last is not None:  # The next round begins behind the one who had the last turn.
+            self._peers.rotate(-self._peers.index(last) - 1)
+        return more
+
+    def _look_again_at(self, active: list[Peer]) -> float | None:
+        """Return when the first peer that holds unused credit will count as idle."""
+        quiet = [peer.active_at for peer in active if peer.unused and not peer.credit.outstanding]
+        return min(quiet) + IDLE_AFTER_S if quiet else None
+
+
+def _counted_sizes(peers: list[Peer]) -> list[float]:
+    """Return the mean message size of each peer, the smallest ones raised, so that no ratio is beyond bounds."""
+    largest = max(peer.mean_bytes for peer in peers)
+    return [max(peer.mean_bytes, largest * SMALLEST_FRACTION) for peer in peers]

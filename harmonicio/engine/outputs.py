@@ -1,0 +1,77 @@
+"""What a handler returned, or raised, as the outcome that crosses the wire."""
+
+from __future__ import annotations
+
+import traceback
+from typing import Any
+
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.wire.codec import check_value
+from harmonicio.wire.outcomes import DONE
+
+MAX_TRACEBACK_BYTES = 16 * 1024
+MAX_TEXT_LENGTH = 4_000
+_STORE_IT = "Store it (a file, a tier, a database) and return where it is."
+
+
+def outcome_of(result: Any) -> tuple[Outcome, int]:
+    """Return the outcome of a handler that returned, and the bytes of its detail.
+
+    A result that cannot travel is a failure that no further attempt can mend.
+    """
+    if result is None:
+        return DONE, 0
+    try:
+        size_bytes = check_value(result)
+    except InvalidInput as error:
+        kind = type(result).__name__
+        return _unusable(f"The handler returned a {kind} that cannot be sent: {error.text} {error.hint}"), 0
+    if size_bytes > MAX_RESULT_BYTES:
+        return _unusable(f"The handler's result has {size_bytes} bytes; at most {MAX_RESULT_BYTES} can be sent."), 0
+    return Outcome(OutcomeKind.DONE, result=result), size_bytes
+
+
+def failure_of(error: BaseException) -> Outcome:
+    """Return the outcome of a handler that raised; of a long traceback the end is kept.
+
+    Another attempt is worth while unless the exception says ``retryable = False``, as
+    :class:`~harmonicio.core.errors.InvalidInput` does.
+    """
+    is_retryable = not isinstance(error, InvalidInput) and getattr(error, "retryable", True) is not False
+    failure = Failure(
+        type(error).__name__, _text_of(error)[:MAX_TEXT_LENGTH], _bounded(_traceback_of(error)), is_retryable
+    )
+    return Outcome(OutcomeKind.FAILED, failure=failure)
+
+
+def rejection(reason: RejectReason, text: str) -> Outcome:
+    """Return the answer to a message that is not taken."""
+    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
+
+
+def _unusable(text: str) -> Outcome:
+    return Outcome(OutcomeKind.FAILED, failure=Failure("InvalidResult", f"{text} {_STORE_IT}", "", retryable=False))
+
+
+def _text_of(error: BaseException) -> str:
+    try:
+        return str(error)
+    except Exception as broken:  # noqa: BLE001  a user's __str__ may do anything
+        return f"(its text cannot be shown: {type(broken).__name__})"
+
+
+def _traceback_of(error: BaseException) -> str:
+    """Return the traceback from the user's own frames on."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("harmonicio.engine."):
+        frames = frames.tb_next
+    try:
+        return "".join(traceback.format_exception(type(error), error, frames))
+    except Exception as broken:  # noqa: BLE001  a user's __str__ may do anything
+        return f"(the traceback cannot be shown: {type(broken).__name__})"
+
+
+def _bounded(text: str) -> str:
+    encoded = text.encode("utf-8", "backslashreplace")
+    return encoded[-MAX_TRACEBACK_BYTES:].decode("utf-8", "replace") if len(encoded) > MAX_TRACEBACK_BYTES else text

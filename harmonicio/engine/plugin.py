@@ -1,0 +1,87 @@
+"""Engine plugins: what stands around a handler, found by name so that the engine imports none of them.
+
+    message ──► plugin ──call──► the next plugin … ──call──► handler
+    result  ◄──        ◄────────                   ◄────────
+
+A stream's declaration names its plugins with their options; the first one named is the outermost. A package brings a
+plugin by an entry point in the group ``harmonicio.engine_plugins``.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import entry_points
+from typing import Any, Protocol
+
+from harmonicio.control.client import MasterClient
+from harmonicio.core.errors import ConfigurationError
+
+ENTRY_POINT_GROUP = "harmonicio.engine_plugins"
+
+#: Our own plugins; imported only when a stream names them.
+PLUGINS: dict[str, str] = {"haste": "harmonicio.haste.engine_plugin:create"}
+
+#: Hands a message on: to the next plugin, or to the handler, whose result it returns.
+Call = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class PluginContext:
+    """Where a plugin works.
+
+    Attributes:
+        stream_version: Of the declaration that this engine was started with.
+        control_client: Talks to the master as this engine; connects on first use. Closed by the engine.
+    """
+
+    stream: str
+    stream_version: int
+    engine: str
+    control_client: MasterClient
+
+
+class EnginePlugin(Protocol):
+    """Stands around the handler of one engine; called by several threads where the stream has concurrency."""
+
+    def handle(self, message: Any, call: Call) -> Any:
+        """Return the result for the message, usually from what ``call(message)`` returns; may raise."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds. Called once, after the last message."""
+        ...
+
+
+#: Makes a plugin of the options in the stream's declaration.
+CreatePlugin = Callable[[Mapping[str, Any], PluginContext], EnginePlugin]
+
+
+def find(name: str) -> CreatePlugin:
+    """Return the function that makes the plugin called ``name``.
+
+    Raises:
+        ConfigurationError: nobody offers it, or it cannot be imported.
+    """
+    target = PLUGINS.get(name) or next(
+        (point.value for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name), ""
+    )
+    if not target:
+        raise ConfigurationError(
+            f"There is no engine plugin {name!r}.",
+            hint=f"Known are {', '.join(sorted(_known()))}; install the package that brings it.",
+        )
+    module, _, attribute = target.partition(":")
+    try:
+        create: CreatePlugin = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigurationError(
+            f"The engine plugin {name!r} cannot be loaded: {error}.",
+            hint=f"Install what it needs, for example harmonicio[{name}].",
+        ) from error
+    return create
+
+
+def _known() -> set[str]:
+    return {*PLUGINS, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}

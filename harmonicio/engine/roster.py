@@ -1,0 +1,89 @@
+"""The open connections of one engine, and what all of them together have done."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, fields
+
+from harmonicio.engine.session import Session
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Counted since the engine started; ``received_bytes`` are payload bytes of handled messages."""
+
+    handled: int = 0
+    failed: int = 0
+    handled_from_backlog: int = 0
+    received_bytes: int = 0
+
+    def __add__(self, other: Figures) -> Figures:
+        return Figures(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Figures)))
+
+
+@dataclass(slots=True)
+class _Entry:
+    """How long a connection has been quiet, and until when it may be whatever happens."""
+
+    session: Session
+    may_idle_until: float
+    idle_for_s: float
+    received: int = 0
+    quiet_since: float = 0.0
+
+
+class Roster:
+    """Knows every open session."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._entries: dict[Session, _Entry] = {}
+        self._ended = Figures()
+
+    def __repr__(self) -> str:
+        return f"<Roster: {len(self._entries)} sessions, {self.figures()}>"
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def add(self, session: Session, now: float, *, may_idle_until: float, idle_for_s: float) -> None:
+        """Take a session in.
+
+        Args:
+            may_idle_until, idle_for_s: It ends when both this moment has passed and it was quiet for so long.
+        """
+        with self._lock:
+            self._entries[session] = _Entry(session, may_idle_until, idle_for_s, quiet_since=now)
+
+    def remove(self, session: Session) -> None:
+        with self._lock:
+            if self._entries.pop(session, None) is not None:
+                self._ended += _figures_of(session)
+
+    def sessions(self) -> list[Session]:
+        with self._lock:
+            return list(self._entries)
+
+    def figures(self) -> Figures:
+        """Return what all sessions, those that have ended included, have done."""
+        with self._lock:
+            return sum((_figures_of(session) for session in self._entries), self._ended)
+
+    def idle_sessions(self, now: float) -> list[Session]:
+        """Return the connectors' sessions whose lease has ended and that were quiet for a term."""
+        with self._lock:
+            for entry in self._entries.values():
+                credit = entry.session.peer.credit
+                if credit.received != entry.received or credit.outstanding:
+                    entry.received, entry.quiet_since = credit.received, now
+            return [
+                entry.session
+                for entry in self._entries.values()
+                if now >= entry.may_idle_until and now - entry.quiet_since >= entry.idle_for_s
+            ]
+
+
+def _figures_of(session: Session) -> Figures:
+    answers = session.answers
+    from_backlog = answers.handled if session.peer.is_backlog else 0
+    return Figures(answers.handled, answers.failed, from_backlog, answers.received_bytes)

@@ -1,0 +1,119 @@
+"""The process around an engine: configuration from standard input, signals, exit codes.
+
+0   drained: ordered, by SIGTERM or SIGINT, or because the controller stayed away
+1   handlers were still running at the deadline
+2   no usable configuration on standard input
+3   the handler or a plugin could not be loaded, or its setup raised
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import NoReturn
+
+from harmonicio.control import json_codec
+from harmonicio.control.messages import EngineConfiguration
+from harmonicio.core.errors import HarmonicIOError
+from harmonicio.engine.daemon import Daemon
+
+_log = logging.getLogger(__name__)
+
+EXIT_DRAINED, EXIT_FORCED, EXIT_NO_CONFIGURATION, EXIT_CANNOT_START = 0, 1, 2, 3
+MAX_CONFIGURATION_BYTES = 4 * 1024**2
+#: How long a signal lets handlers run on; a controller's order says its own time.
+SIGNAL_DRAIN_S = 30.0
+_CLOSE_WITHIN_S = 10.0
+
+
+def run_from_stdin(file_or_module: str) -> int:
+    """Run one engine in the main thread until it has drained; return the process's exit code.
+
+    Args:
+        file_or_module: ``FILE.py`` or the dotted name of a module that holds the handler.
+    """
+    _log_to_stderr()
+    try:
+        line = sys.stdin.buffer.readline(MAX_CONFIGURATION_BYTES)
+        configuration = json_codec.loads(EngineConfiguration, line)
+    except HarmonicIOError as error:
+        _say(f"harmonicio engine: no configuration on standard input: {error}")
+        return EXIT_NO_CONFIGURATION
+    return run(configuration, file_or_module)
+
+
+def run(configuration: EngineConfiguration, file_or_module: str) -> int:
+    """Run one engine in the main thread until it has drained; return the process's exit code."""
+    daemon = Daemon(configuration, file_or_module)
+    try:
+        with _signals_end(daemon):
+            daemon.start()
+            is_finished = daemon.finish()
+    except _Stopped:
+        return _close(daemon, EXIT_DRAINED)
+    except HarmonicIOError as error:
+        if error.__cause__ is not None:
+            _log.error("The engine cannot start", exc_info=error.__cause__)
+        _close(daemon, EXIT_CANNOT_START)
+        _say(f"harmonicio engine: {error}")
+        return EXIT_CANNOT_START
+    if not is_finished:
+        _say("harmonicio engine: handlers were still running at the deadline")
+        _exit_now(EXIT_FORCED)
+    return _close(daemon, EXIT_DRAINED)
+
+
+class _Stopped(BaseException):
+    """A signal arrived while the handler was being set up; no user's code should catch it."""
+
+
+@contextmanager
+def _signals_end(daemon: Daemon) -> Iterator[None]:
+    """Let SIGTERM and SIGINT drain the engine; while it is starting, they end it at once."""
+
+    def drain(number: int, frame: FrameType | None) -> None:
+        if daemon.address is None:
+            raise _Stopped
+        # In a thread, because this one may hold any lock at this moment.
+        threading.Thread(target=daemon.drain, args=(SIGNAL_DRAIN_S,), name="engine-signal", daemon=True).start()
+
+    before = {number: signal.signal(number, drain) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, action in before.items():
+            signal.signal(number, action)
+
+
+def _close(daemon: Daemon, code: int) -> int:
+    """Close in order; when that takes too long, end the process as it is."""
+    watchdog = threading.Timer(_CLOSE_WITHIN_S, _exit_now, args=(code,))
+    watchdog.daemon = True
+    watchdog.start()
+    daemon.close()
+    watchdog.cancel()
+    watchdog.join()
+    return code
+
+
+def _exit_now(code: int) -> NoReturn:
+    """End the process without waiting for its threads."""
+    logging.shutdown()
+    sys.stderr.flush()
+    sys.stdout.flush()
+    os._exit(code)
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,309 @@
+"""One connection that brings messages, from a connector or from the master's backlog.
+
+Small messages are run on the thread that received them, many under one slot; large ones, and those of slow handlers
+where another slot may be free, are handed over when their handlers are slow enough to be worth it:
+
+    MESSAGE, inline ──► run here ──────────────────┐
+                   └──► copy ──► task ─────────────┤
+    MESSAGE, large  ──► memory ──► payload ──► run here, or task
+                   └──► memory ──► task, streaming ┤
+    not taken       ──► discard ──► rejected ──────┴──► OUTCOMES, in ranges
+
+While this thread holds a slot it does nothing that can wait for the peer: the slot is given back before anything is
+sent or a large payload is received.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, RemoteProtocolError, StorageError
+from harmonicio.core.message import Message, Outcome, RejectReason
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.engine.answers import Answers
+from harmonicio.engine.flusher import OLDEST_UNSENT_S
+from harmonicio.engine.loop import Peer
+from harmonicio.engine.outputs import rejection
+from harmonicio.engine.payloads import Payload, PayloadStore
+from harmonicio.engine.slots import Slot, Slots
+from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
+from harmonicio.engine.task import DAMAGED, DRAINING, Task
+from harmonicio.engine.work import Work
+from harmonicio.transport.link import Link
+from harmonicio.wire.events import Depth, Drain, Event, IncomingMessage, MessageBegun, MessageReceived
+from harmonicio.wire.frames import MAX_INLINE_BYTES
+from harmonicio.wire.sections import drain_frame
+
+#: A slot is given up after this long, so that others have their turn and outcomes are sent.
+HOLD_AT_MOST_S = OLDEST_UNSENT_S
+#: A payload that is not taken is read and forgotten up to this size; beyond, the connection ends.
+MAX_DISCARDED_BYTES = 64 * 1024**2
+
+_NOTHING = memoryview(b"")
+_NO_CREDIT = rejection(RejectReason.NO_CREDIT, "The message is beyond the credit that this engine gave.")
+
+
+@dataclass(frozen=True, slots=True)
+class Workshop:
+    """What all sessions of one engine share."""
+
+    declaration: StreamDeclaration
+    work: Work
+    slots: Slots
+    payloads: PayloadStore
+
+
+class Session:
+    """Runs the messages of one connection and answers them.
+
+    One thread at a time calls :meth:`opened`, :meth:`handle`, :meth:`pause` and :meth:`closed`, as
+    :class:`harmonicio.transport.data_port.Session` says; the rest may be called by any thread.
+    """
+
+    def __init__(self, workshop: Workshop, link: Link, name: str, *, is_backlog: bool = False) -> None:
+        self.peer = Peer(name, is_backlog=is_backlog)
+        self.answers = Answers(link, self.peer)
+        self.is_closed = False
+        self._work = workshop.work
+        self._slots = workshop.slots
+        self._payloads = workshop.payloads
+        self._stream = workshop.declaration.name
+        self._max_message_bytes = workshop.declaration.max_message_bytes
+        self._link = link
+        self._credit = self.peer.credit
+        self._is_backlog = is_backlog
+        self._slot: Slot | None = None
+        self._held_since = 0.0
+        self._held_messages = 0
+        self._payload: Payload | None = None
+        self._streamed: Task | None = None
+        self._has_said_goodbye = False
+
+    def __repr__(self) -> str:
+        return f"<Session {self.peer!r}, {self.answers!r}{', closed' if self.is_closed else ''}>"
+
+    # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def opened(self) -> None:
+        """Give the first credit."""
+        self._slots.join(self)
+        self.answers.flush()
+
+    def handle(self, event: Event) -> None:
+        """Act on one event of the peer."""
+        if type(event) is MessageReceived:
+            message = event.message
+            if message.size_bytes <= MAX_INLINE_BYTES:
+                self._small_received(message)
+            else:
+                self._large_received(message)
+        elif isinstance(event, MessageBegun):
+            self._large_begun(event.message)
+        elif isinstance(event, Depth) and self._is_backlog:
+            self._slots.depth_changed(event.messages)
+        elif not isinstance(event, Drain):  # A peer that sends no more will close; there is nothing to do about it.
+            raise RemoteProtocolError(f"An engine is not sent {type(event).__name__}.")
+
+    def pause(self) -> None:
+        """No complete message is here: send what waits."""
+        self._end_hold()
+        self.checkpoint()
+
+    def closed(self, error: HarmonicIOError | None) -> None:
+        """The connection has ended; outcomes that were not sent are lost, and the sender will send again."""
+        self.is_closed = True
+        self.answers.end()
+        self._end_hold()
+        task, self._streamed = self._streamed, None
+        if task is not None and task.arrival is not None:
+            task.arrival.fail(error or ConnectionEnded("The connection ended before the payload was here."))
+        payload, self._payload = self._payload, None
+        if payload is not None:
+            payload.release()
+        self._slots.leave(self)
+
+    # ── sending: any thread ──────────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def flush_due_at(self) -> float | None:
+        """When the oldest news of this session will have waited for 5 ms; None when there is none.
+
+        That a message was started is news, too: its sender may have credit for the next one.
+        """
+        oldest_at = self.answers.oldest_at
+        if self._slot is not None:
+            oldest_at = self._held_since if oldest_at is None else min(oldest_at, self._held_since)
+        return None if oldest_at is None else oldest_at + OLDEST_UNSENT_S
+
+    def checkpoint(self) -> None:
+        """See that the peer has its credit and its outcomes.
+
+        Raises:
+            ConnectionEnded: nobody is there any more.
+        """
+        if self.peer.is_credit_low or self._slots.has_hungry_peers:
+            self._slots.review(self)
+        self.answers.flush()
+
+    def say_drain(self, within_s: float) -> None:
+        """Tell the peer that nothing new is taken.
+
+        Raises:
+            ConnectionEnded: nobody is there any more.
+        """
+        self._link.send(drain_frame(within_s))
+
+    def say_goodbye(self, code: str = "", text: str = "", hint: str = "") -> None:
+        """End the connection with a reason; its thread will see the end. Said again, it does not wait for the peer."""
+        if self._has_said_goodbye:
+            self._link.channel.shutdown()
+            return
+        self._has_said_goodbye = True
+        self.answers.end()
+        self._link.say_goodbye(code, text, hint)
+
+    # ── handlers that run here ───────────────────────────────────────────────────────────────────────────────────────
+
+    def _small_received(self, message: IncomingMessage) -> None:
+        refusal = self._refusal(message)
+        if refusal is None and not message.is_intact:
+            refusal = DAMAGED
+        if refusal is not None:
+            self.answers.message_refused(message, refusal)
+        elif self._slots.should_hand_over(message.size_bytes):
+            self._end_hold()
+            payload = self._payloads.copy(message.payload or _NOTHING)
+            message.payload = None
+            self._hand_over(message, payload)
+        else:
+            self._run_here(message, message.payload or _NOTHING)
+
+    def _refusal(self, message: IncomingMessage) -> Outcome | None:
+        """Count a message that arrives; return why it is not taken, if so."""
+        is_within_credit = self._credit.message_received(message.size_bytes)
+        if message.is_dead:
+            raise RemoteProtocolError("A message that was given up is for the master, not for an engine.")
+        if self._slots.is_draining:
+            return DRAINING
+        if message.size_bytes > self._max_message_bytes:
+            text = f"The payload has {message.size_bytes} bytes; this stream takes at most {self._max_message_bytes}."
+            return rejection(RejectReason.TOO_LARGE, text)
+        return None if is_within_credit else _NO_CREDIT
+
+    def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
+        slot = self._slot_for_next()
+        if slot is None:
+            self.answers.message_refused(message, DRAINING)
+            return
+        content = self._content_of(message, payload)
+        self.answers.message_started()
+        slot.since, slot.message_id = time.monotonic(), message.id
+        outcome, detail_bytes = self._work.run(content)
+        slot.message_id = ""
+        self._held_messages += 1
+        self.answers.message_handled(message, outcome, detail_bytes)
+
+    def _slot_for_next(self) -> Slot | None:
+        """Return the slot that this thread holds or waits for; None when there will be none."""
+        if self._slot is not None:
+            is_backlog_first = self._slots.is_backlog_waiting and not self._is_backlog
+            is_over = time.monotonic() - self._held_since >= HOLD_AT_MOST_S
+            if not (is_over or is_backlog_first or self.answers.is_full):
+                return self._slot
+            self._end_hold()
+            self.checkpoint()
+        if self.answers.oldest_at is not None:
+            self._slots.flusher.watch(self)
+        slot = self._slots.acquire(is_backlog=self._is_backlog)
+        self._held_since = time.monotonic()
+        self._slot = slot
+        self._slots.flusher.watch(self)
+        return slot
+
+    def _end_hold(self) -> None:
+        slot, self._slot = self._slot, None
+        if slot is not None:
+            messages, self._held_messages = self._held_messages, 0
+            self._slots.release(slot, messages, time.monotonic() - self._held_since)
+
+    def _content_of(self, message: IncomingMessage, payload: memoryview) -> Any:
+        """Return what the handler gets of a payload that is here."""
+        if self._work.is_streaming:
+            arrival = Arrival(payload)
+            arrival.complete(is_intact=True)
+            return self._streaming_message(message, arrival)
+        return Message(message.id, self._stream, payload, message.metadata, message.priority, message.attempts + 1)
+
+    def _streaming_message(self, message: IncomingMessage, arrival: Arrival) -> StreamingMessage:
+        reader = PayloadReader(arrival)
+        attempt = message.attempts + 1
+        return StreamingMessage(
+            message.id, self._stream, message.size_bytes, reader, message.metadata, message.priority, attempt
+        )
+
+    def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:
+        content = self._content_of(message, payload.view.toreadonly())
+        task = Task(self, self._slots, self._work, message, content, payload)
+        self._slots.submit(task, is_backlog=self._is_backlog)
+
+    # ── large messages ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _large_begun(self, message: IncomingMessage) -> None:
+        self._end_hold()
+        self.checkpoint()
+        refusal = self._refusal(message)
+        if refusal is None:
+            try:
+                self._payload = self._payloads.take(message.size_bytes)
+            except StorageError as error:
+                refusal = rejection(RejectReason.STORAGE, str(error))
+        if refusal is not None:
+            self._discard(message, refusal)
+        elif self._work.is_streaming:
+            self._receive_streaming(message)
+        elif self._payload is not None:
+            self._link.receive_payload(self._payload.view)
+
+    def _receive_streaming(self, message: IncomingMessage) -> None:
+        payload, self._payload = self._payload, None
+        assert payload is not None
+        arrival = Arrival(payload.view)
+        content = self._streaming_message(message, arrival)
+        task = self._streamed = Task(self, self._slots, self._work, message, content, payload, arrival)
+        self._slots.submit(task, is_backlog=self._is_backlog)
+        self.checkpoint()
+        self._link.receive_payload(payload.view, on_progress=arrival.advance)
+
+    def _discard(self, message: IncomingMessage, refusal: Outcome) -> None:
+        """Refuse a payload before it is read; if reading it would take long, end the connection."""
+        self.answers.message_refused(message, refusal)
+        self.answers.flush()
+        if message.size_bytes <= MAX_DISCARDED_BYTES:
+            self._link.connection.discard_payload()
+        else:
+            hint = "Connect again; other messages can be sent as before."
+            self.say_goodbye(str(refusal.reason or ""), refusal.text, hint)
+
+    def _large_received(self, message: IncomingMessage) -> None:
+        """Act on a large message whose payload is over; if it was refused before, nothing is left to do."""
+        payload, self._payload = self._payload, None
+        task, self._streamed = self._streamed, None
+        view, message.payload = message.payload or _NOTHING, None
+        if task is not None and task.arrival is not None:
+            del view
+            task.arrival.complete(is_intact=message.is_intact)
+        elif payload is None:
+            return
+        elif not message.is_intact:
+            del view
+            payload.release()
+            self.answers.message_refused(message, DAMAGED)
+        elif self._slots.should_hand_over(message.size_bytes):
+            del view
+            self._hand_over(message, payload)
+        else:
+            self._run_here(message, view)
+            del view
+            payload.release()

@@ -1,0 +1,256 @@
+"""The loop under its lock: handler slots and credit for the threads that need them.
+
+    acquire   the calling thread waits for a slot and runs the handler itself
+    submit    a task waits for a slot and runs in a thread of the pool
+    review    peers get the credit that they shall have now
+
+Decided under the lock, acted on outside it.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Protocol
+
+from harmonicio.control.messages import RunningMessage
+from harmonicio.engine.flusher import Flusher
+from harmonicio.engine.loop import EngineLoop, Peer
+
+#: Threads beyond the slots, for those that still send the outcome of what has given its slot back.
+_SPARE_THREADS = 4
+#: A hand-over to another thread costs a tenth of this.
+HAND_OVER_ABOVE_S = 0.0002
+#: From this size on, receiving the next message while a handler runs is worth a hand-over.
+OVERLAP_BYTES = 512 * 1024
+
+
+class Slot:
+    """The right to run one handler; says which message that is, for the reports."""
+
+    __slots__ = ("message_id", "since")
+
+    def __init__(self) -> None:
+        self.message_id = ""
+        self.since = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Slot {self.message_id or 'between messages'}>"
+
+
+class Waiter(Protocol):
+    """Who waits for a slot; exactly one of the two is called, outside the lock, and must not block."""
+
+    def granted(self, slot: Slot) -> None: ...
+
+    def refused(self) -> None: ...
+
+
+class Session(Protocol):
+    """The connection of a peer, as far as credit and flushing need it."""
+
+    @property
+    def peer(self) -> Peer: ...
+
+    @property
+    def flush_due_at(self) -> float | None: ...
+
+    def checkpoint(self) -> None: ...
+
+
+class _WaitingThread:
+    """A thread that waits until it has a slot or will have none."""
+
+    def __init__(self) -> None:
+        self._gate = threading.Lock()
+        self._gate.acquire()
+        self._slot: Slot | None = None
+
+    def granted(self, slot: Slot) -> None:
+        self._slot = slot
+        self._gate.release()
+
+    def refused(self) -> None:
+        self._gate.release()
+
+    def wait(self) -> Slot | None:
+        self._gate.acquire()
+        return self._slot
+
+
+class Slots:
+    """Hands out slots and credit.
+
+    Args:
+        on_busy: Called when a slot is taken after :meth:`is_idle` has said that none was; must not block.
+    """
+
+    def __init__(
+        self, concurrency: int, prefetch_s: float, budget_bytes: int, *, on_busy: Callable[[], None] = lambda: None
+    ) -> None:
+        self._loop = EngineLoop(concurrency, prefetch_s, budget_bytes)
+        self._lock = threading.Lock()
+        self._idle_slots = [Slot() for _ in range(concurrency)]
+        self._slots = tuple(self._idle_slots)
+        self._concurrency = concurrency
+        self._sessions: dict[Peer, Session] = {}
+        self._on_busy = on_busy
+        self._is_told_idle = True
+        self._taken = 0
+        self._taken_before = 0
+        self._executor = ThreadPoolExecutor(concurrency + _SPARE_THREADS, thread_name_prefix="engine-handler")
+        self.flusher = Flusher(self.review)
+        self.is_draining = False
+
+    def __repr__(self) -> str:
+        return f"<Slots: {self._loop!r}>"
+
+    @property
+    def depth(self) -> int:
+        """Messages that wait in the backlog, as the master last said."""
+        return self._loop.depth
+
+    @property
+    def in_use(self) -> int:
+        return self._concurrency - len(self._idle_slots)
+
+    @property
+    def is_backlog_waiting(self) -> bool:
+        return self._loop.is_backlog_waiting
+
+    @property
+    def has_hungry_peers(self) -> bool:
+        """Whether a peer without credit waits for what others leave."""
+        return self._loop.has_hungry_peers
+
+    def should_hand_over(self, size_bytes: int) -> bool:
+        """Whether another thread should run the handler, so that this one can go on receiving."""
+        if self._concurrency == 1 and size_bytes < OVERLAP_BYTES:
+            return False
+        handler_s = self._loop.handler_s
+        return handler_s is None or handler_s > HAND_OVER_ABOVE_S
+
+    def start(self) -> None:
+        self.flusher.start()
+
+    # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def acquire(self, *, is_backlog: bool) -> Slot | None:
+        """Wait for a slot; return None when there will be none, because the engine drains."""
+        waiter = None
+        with self._lock:
+            if self.is_draining:
+                return None
+            if self._loop.take_slot():
+                slot = self._idle_slots.pop()
+                self._taken += 1
+            else:
+                waiter = _WaitingThread()
+                self._loop.wait_for_slot(waiter, is_backlog=is_backlog)
+        if waiter is not None:
+            return waiter.wait()
+        if self._is_told_idle:
+            self._say_busy()
+        return slot
+
+    def submit(self, task: Waiter, *, is_backlog: bool) -> None:
+        """Give the task the next slot that is free for it, or refuse it because the engine drains."""
+        slot = None
+        with self._lock:
+            if is_refused := self.is_draining:
+                pass
+            elif self._loop.take_slot():
+                slot = self._idle_slots.pop()
+                self._taken += 1
+            else:
+                self._loop.wait_for_slot(task, is_backlog=is_backlog)
+        if is_refused:
+            task.refused()
+        elif slot is not None:
+            if self._is_told_idle:
+                self._say_busy()
+            task.granted(slot)
+
+    def release(self, slot: Slot, messages: int, seconds: float) -> None:
+        """Give a slot back after running ``messages`` handlers in ``seconds``."""
+        slot.message_id = ""
+        with self._lock:
+            self._loop.measured(messages, seconds)
+            waiter = self._loop.free_slot()
+            if waiter is None:
+                self._idle_slots.append(slot)
+            else:
+                self._taken += 1
+        if waiter is not None:
+            waiter.granted(slot)
+
+    def run_soon(self, work: Callable[[Slot], None], slot: Slot) -> None:
+        """Run work that has been granted its slot in a thread of the pool."""
+        self._executor.submit(work, slot)
+
+    def running(self, now: float) -> tuple[RunningMessage, ...]:
+        """Return the messages whose handlers run."""
+        seen = [(slot.message_id, slot.since) for slot in self._slots]
+        return tuple(RunningMessage(message, max(0.0, now - since)) for message, since in seen if message)
+
+    def is_idle(self) -> bool:
+        """Whether no slot was in use since this was last asked; ``on_busy`` follows when that changes."""
+        with self._lock:
+            is_idle = len(self._idle_slots) == self._concurrency and self._taken == self._taken_before
+            self._taken_before = self._taken
+            self._is_told_idle = is_idle
+        return is_idle
+
+    def _say_busy(self) -> None:
+        self._is_told_idle = False
+        self._on_busy()
+
+    # ── credit ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def join(self, session: Session) -> None:
+        """Give credit to this connection from now on."""
+        with self._lock:
+            self._sessions[session.peer] = session
+            self._loop.join(session.peer, time.monotonic())
+        self.review(session)
+
+    def leave(self, session: Session) -> None:
+        with self._lock:
+            self._sessions.pop(session.peer, None)
+            self._loop.leave(session.peer)
+        self.review()
+
+    def depth_changed(self, depth: int) -> None:
+        """Take over how many messages wait in the backlog."""
+        with self._lock:
+            self._loop.depth = depth
+        self.review()
+
+    def review(self, own: Session | None = None) -> None:
+        """Decide about credit. The sessions concerned are flushed soon, but ``own``, whose caller does it."""
+        with self._lock:
+            peers, again_at = self._loop.grants(time.monotonic())
+            sessions = [self._sessions[peer] for peer in peers]
+        for session in sessions:
+            if session is not own:
+                self.flusher.flush_soon(session)
+        if again_at is not None:
+            self.flusher.review_at(again_at)
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def drain(self) -> None:
+        """Refuse whoever waits, and everybody from now on; those who have a slot keep it until they are done."""
+        with self._lock:
+            self.is_draining = True
+            waiters = self._loop.drain()
+        for waiter in waiters:
+            waiter.refused()
+
+    def close(self) -> None:
+        """End the threads; waits for handlers that run."""
+        self.drain()
+        self._executor.shutdown(wait=True)
+        self.flusher.close()

@@ -1,0 +1,114 @@
+"""A handler that runs in another thread than its connection's, so that the connection goes on meanwhile.
+
+submitted ──granted──► running ──► (streamed payload is over) ──► answered
+    └─────refused────► rejected: draining
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, Protocol
+
+from harmonicio.core.errors import ConnectionEnded
+from harmonicio.core.message import RejectReason
+from harmonicio.engine.answers import Answers
+from harmonicio.engine.outputs import rejection
+from harmonicio.engine.payloads import Payload
+from harmonicio.engine.slots import Slot, Slots
+from harmonicio.engine.streaming import Arrival
+from harmonicio.engine.work import Work
+from harmonicio.wire.events import IncomingMessage
+
+_log = logging.getLogger(__name__)
+
+DRAINING = rejection(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
+DAMAGED = rejection(RejectReason.CHECKSUM, "The payload was damaged on its way: its checksum does not match.")
+
+
+class Owner(Protocol):
+    """The session that a task belongs to."""
+
+    @property
+    def is_closed(self) -> bool: ...
+
+    @property
+    def answers(self) -> Answers: ...
+
+    @property
+    def flush_due_at(self) -> float | None: ...
+
+    def checkpoint(self) -> None: ...
+
+
+class Task:
+    """One message with its payload, on its way through a slot.
+
+    Args:
+        content: What the handler gets.
+        arrival: Of a payload that is still arriving; None when it is here.
+    """
+
+    def __init__(
+        self,
+        owner: Owner,
+        slots: Slots,
+        work: Work,
+        message: IncomingMessage,
+        content: Any,
+        payload: Payload,
+        arrival: Arrival | None = None,
+    ) -> None:
+        self._owner = owner
+        self._slots = slots
+        self._work = work
+        self._message = message
+        self._content = content
+        self._payload = payload
+        self.arrival = arrival
+
+    def __repr__(self) -> str:
+        return f"<Task {self._message!r}>"
+
+    def granted(self, slot: Slot) -> None:
+        self._owner.answers.message_started()
+        self._slots.run_soon(self._run, slot)
+
+    def refused(self) -> None:
+        self._slots.flusher.start_soon(self._refuse)
+
+    def _run(self, slot: Slot) -> None:
+        if self._owner.is_closed:  # The sender sends it again elsewhere: running it here would be for nothing.
+            self._slots.release(slot, 0, 0.0)
+            self._release()
+            return
+        begun = slot.since = time.monotonic()
+        slot.message_id = self._message.id
+        outcome, detail_bytes = self._work.run(self._content)
+        self._slots.release(slot, 1, time.monotonic() - begun)
+        is_damaged = self.arrival is not None and not self.arrival.wait_until_over()
+        self._release()
+        if is_damaged:
+            self._owner.answers.message_refused(self._message, DAMAGED, was_started=True)
+        else:
+            self._owner.answers.message_handled(self._message, outcome, detail_bytes)
+        self._flush()
+
+    def _refuse(self) -> None:
+        if self.arrival is not None:
+            self.arrival.wait_until_over()
+        self._release()
+        self._owner.answers.message_refused(self._message, DRAINING)
+        self._flush()
+
+    def _release(self) -> None:
+        self._content = None
+        if self.arrival is not None:
+            self.arrival.close()
+        self._payload.release()
+
+    def _flush(self) -> None:
+        try:
+            self._owner.checkpoint()
+        except ConnectionEnded as error:
+            _log.debug("An answer has nobody to go to any more: %s", error)
