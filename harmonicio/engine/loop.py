@@ -246,7 +246,8 @@ class EngineLoop:
     def _grant_connectors(self, active: list[Peer], masters: list[Peer]) -> list[Peer]:
         self._set_windows(active, len(masters))
         more = self._share_messages(active)
-        room_bytes = self._budget_bytes - sum(peer.open_bytes for peer in active + masters)
+        # What is open at the master is one message, whatever its bytes: it takes nothing from the connectors.
+        room_bytes = self._budget_bytes - sum(peer.open_bytes for peer in active)
         told = []
         for peer in active:
             messages, size_bytes = more.get(peer, 0), 0
