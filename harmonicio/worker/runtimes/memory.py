@@ -36,6 +36,15 @@ class MemoryEngine:
         self.lines.append(line)
         del self.lines[:-MAX_LOG_LINES]
 
+    @property
+    def last_line(self) -> str:
+        return self.lines[-1] if self.lines else ""
+
+    def found(self) -> EngineFound:
+        """Return it as the next runtime finds it."""
+        text = "" if self.exit_code is None else self.last_line
+        return EngineFound(self.spec.engine, self.spec.declaration, 0, self.exit_code is None, text)
+
 
 Body = Callable[[MemoryEngine], int]
 
@@ -90,7 +99,7 @@ class MemoryHost:
             engine.exit_code = exit_code
             listener = self._listener
         if listener is not None:
-            listener(EngineExited(engine.spec.engine, exit_code, engine.lines[-1] if engine.lines else ""))
+            listener(EngineExited(engine.spec.engine, exit_code, engine.last_line))
 
     def close(self) -> None:
         """End every engine and its thread."""
@@ -145,10 +154,7 @@ class MemoryRuntime(Runtime):
             known.is_asked_to_stop.set()
 
     def list(self) -> tuple[EngineFound, ...]:
-        return tuple(
-            EngineFound(name, each.spec.declaration, 0, each.exit_code is None, each.lines[-1] if each.lines else "")
-            for name, each in sorted(self._host.engines.items())
-        )
+        return tuple(each.found() for _, each in sorted(self._host.engines.items()))
 
     def forget(self, engine: str) -> None:
         known = self._host.engines.get(engine)

@@ -102,38 +102,43 @@ class ProcessRuntime(Runtime):
 
     def _start(self, spec: EngineSpec) -> int:
         with contextlib.ExitStack() as descriptors:
+            reading, writing = os.pipe2(os.O_CLOEXEC)
+            descriptors.callback(os.close, reading)
+            descriptors.callback(os.close, writing)
+            line = _configuration_line(spec.configuration, writing)
             log = open_log(spec.folder)
             descriptors.callback(os.close, log)
-            reading, writing = os.pipe2(os.O_CLOEXEC)
-            descriptors.callback(os.close, writing)
-            with contextlib.ExitStack() as childs_end:
-                childs_end.callback(os.close, reading)
-                line = _configuration_line(spec.configuration, writing)
-                with self._lock:
-                    pid = self._spawn(spec.declaration.handler, reading, log)
-                    process = _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
-                    self._processes[spec.engine] = process
-            ProcessMark.of(spec.engine, pid, spec.declaration).write(spec.folder)
-            with contextlib.suppress(BrokenPipeError):  # It has ended already, which is told like every end.
+            process = self._spawn(spec, reading, log)
+            try:
+                ProcessMark.of(spec.engine, process.pid, spec.declaration).write(spec.folder)
                 os.write(writing, line)
-        self._epoll.register(process.pidfd, select.EPOLLIN)
-        return pid
+            except OSError:
+                _kill_group(process.pid)
+                _wait_for(process)
+                os.close(process.pidfd)
+                raise
+        with self._lock:
+            self._processes[spec.engine] = process
+            self._epoll.register(process.pidfd, select.EPOLLIN)
+        return process.pid
 
-    def _spawn(self, handler: str, standard_input: int, log: int) -> int:
-        return os.posix_spawn(
+    def _spawn(self, spec: EngineSpec, standard_input: int, log: int) -> _Process:
+        pid = os.posix_spawn(
             self._command[0],
-            [*self._command, handler],
+            [*self._command, spec.declaration.handler],
             _environment(),
             file_actions=[
                 (os.POSIX_SPAWN_DUP2, standard_input, 0),
                 (os.POSIX_SPAWN_DUP2, log, 1),
                 (os.POSIX_SPAWN_DUP2, log, 2),
+                *((os.POSIX_SPAWN_CLOSE, descriptor) for descriptor in _inheritable_descriptors()),
             ],
             setsid=True,
             setsigmask=(),
-            # Python ignores these, and what is ignored would stay so in the engine.
-            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+            # Python ignores the first two, a shell perhaps the others; what is ignored would stay so in the engine.
+            setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
         )
+        return _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
 
     def list(self) -> tuple[EngineFound, ...]:
         marks = [mark for folder in sorted(self._folder.glob("*")) if (mark := read_mark(folder)) is not None]
@@ -174,7 +179,8 @@ class ProcessRuntime(Runtime):
         if is_running or not folder.is_dir():
             return
         try:
-            self._archive.keep(engine, folder)
+            if (folder / LOG_NAME).exists():
+                self._archive.keep(engine, folder)
             for name in (MARK_NAME, LOG_NAME, f"{LOG_NAME}.1"):
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -241,6 +247,16 @@ def _environment() -> dict[str, str]:
     return {**own, "PYTHONUNBUFFERED": "1"}
 
 
+def _inheritable_descriptors() -> list[int]:
+    """Return what the controller was given open by whoever started it; Python's own files are not inherited."""
+    found = []
+    for descriptor in map(int, os.listdir("/proc/self/fd")):
+        with contextlib.suppress(OSError):  # The one that listed the folder is closed by now.
+            if descriptor > 2 and os.get_inheritable(descriptor):
+                found.append(descriptor)
+    return found
+
+
 def _open_pidfd(pid: int) -> int | None:
     try:
         return os.pidfd_open(pid)
@@ -254,9 +270,9 @@ def _kill_group(pid: int) -> None:
 
 
 def _wait_for(process: _Process) -> int | None:
-    """Wait for a process that has ended; return its exit code, which is known of our own children only."""
+    """Wait for a process that is ending; return its exit code, which is known of our own children only."""
     try:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
         return None
     # Until it is waited for, nobody else can have its pid, so this reaches only what it has started and left behind.

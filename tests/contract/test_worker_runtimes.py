@@ -1,0 +1,60 @@
+"""Every runtime keeps the contract."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harmonicio.testing.runtime_suite import Behaviour, RuntimeSuite
+from harmonicio.worker.runtimes.base import OnExit, Runtime
+from harmonicio.worker.runtimes.memory import MemoryEngine, MemoryHost, MemoryRuntime
+from harmonicio.worker.runtimes.process import ProcessRuntime
+
+STAND_IN = """
+import json, signal, sys, time
+behaviour = sys.argv[1]
+if behaviour == "is_stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+print("ready", json.loads(sys.stdin.readline())["engine"], flush=True)
+assert sys.stdin.read() == ""
+if behaviour == "fails":
+    print("there is no such module\\n", flush=True)
+    sys.exit(3)
+while True:
+    time.sleep(60)
+"""
+
+
+def behave(engine: MemoryEngine) -> int:
+    engine.say(f"ready {engine.spec.engine}")
+    if engine.spec.declaration.handler == Behaviour.FAILS:
+        engine.say("there is no such module")
+        return 3
+    (engine.is_killed if engine.spec.declaration.handler == Behaviour.IS_STUBBORN else engine.is_asked_to_stop).wait()
+    return 0
+
+
+class TestMemoryRuntime(RuntimeSuite):
+    @pytest.fixture(autouse=True)
+    def machine(self) -> Iterator[None]:
+        with MemoryHost(behave) as self.memory_host:
+            yield
+
+    def open(self, folder: Path, on_exit: OnExit) -> Runtime:
+        return MemoryRuntime(folder, on_exit, host=self.memory_host)
+
+    def handler(self, behaviour: Behaviour) -> str:
+        return str(behaviour)
+
+
+class TestProcessRuntime(RuntimeSuite):
+    def open(self, folder: Path, on_exit: OnExit) -> Runtime:
+        script = folder.parent / "stand_in.py"
+        script.write_text(STAND_IN)
+        return ProcessRuntime(folder, on_exit, command=(sys.executable, "-I", "-S", str(script)))
+
+    def handler(self, behaviour: Behaviour) -> str:
+        return str(behaviour)
