@@ -193,12 +193,12 @@ class StorageClient:
         removed = []
         kept = set()
         for name, tier in self._tiers.items():
-            for _, location in tier.contents(stream):
-                if (name, location) in rows:
-                    kept.add((name, location))
+            for each in tier.contents(stream):
+                if (name, each.location) in rows:
+                    kept.add((name, each.location))
                 else:
-                    tier.remove(location)
-                    removed.append(f"{name}:{location}")
+                    tier.remove(each.location)
+                    removed.append(f"{name}:{each.location}")
         return Reconciled(tuple(removed), tuple(f"{name}:{location}" for name, location in sorted(rows - kept)))
 
 

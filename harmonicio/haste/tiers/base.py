@@ -1,12 +1,18 @@
 """What a tier does, and how its driver is found by name.
 
-A tier keeps payloads under locations of its own choosing. Writing is finished when ``write`` returns: the payload
-survives a crash as far as the driver can promise that at all.
+A tier keeps payloads under locations of its own choosing, which do not name the tier's own place, so that a tier can
+move. Writing is finished when ``write`` returns: the payload survives a crash as far as the driver can promise that at
+all. Two things follow from messages being tried again:
+
+- the same bytes under the same id, written again, are at the same location, once
+- other bytes under the same id never replace the first ones: they get a location of their own, because which of them
+  counts is not known before the feature row is committed
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harmonicio.core.errors import ConfigurationError, InvalidInput
@@ -23,11 +29,20 @@ _TABLE = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One payload in a tier; ``written_at`` is the wall clock in seconds."""
+
+    location: str
+    size_bytes: int
+    written_at: float
+
+
 class Tier(Protocol):
-    """One named store; may be used by several threads."""
+    """One named store; may be used by several threads, and a shared place by several processes."""
 
     def write(self, stream: str, message_id: str, payload: memoryview | bytes) -> str:
-        """Keep a payload and return its location; one that was there under the same name is replaced as a whole.
+        """Keep a payload and return its location, empty where the tier keeps nothing.
 
         Raises:
             StorageError: it cannot be written; nothing of it is left.
@@ -50,8 +65,12 @@ class Tier(Protocol):
         """
         ...
 
-    def contents(self, stream: str) -> Iterator[tuple[str, str]]:
-        """Yield message id and location of everything kept for a stream."""
+    def contents(self, stream: str) -> Iterator[Kept]:
+        """Yield everything kept for a stream, in any order.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
         ...
 
 

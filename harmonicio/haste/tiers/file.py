@@ -1,27 +1,36 @@
 """A tier in a folder: one file per message, in a folder per stream.
 
     <folder>/<stream>/<message id, percent-encoded>          long ids: their first bytes, "~", a digest
+                                                             id taken by other bytes: the name, "~", their digest
 
-Written to a temporary name, fsynced, renamed, and the folder fsynced: a file is whole or absent. Names that try to
-leave the folder cannot: every byte but letters, digits, ``-``, ``_`` and inner ``.`` is encoded, and symbolic links are
-not followed.
+Written to a draft, fsynced, linked to its name, and the folder fsynced: a file is whole or absent, and never replaces
+other bytes. Names that try to leave the folder cannot: every byte but letters, digits, ``-``, ``_`` and inner ``.`` is
+encoded. Symbolic links below the folder are refused, and everything is opened relative to the stream's open folder, so
+that nobody can plant one between check and use.
 """
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.names import check_name
 from harmonicio.haste.registry import check_options
+from harmonicio.haste.tiers.base import Kept
 
 MAX_NAME_BYTES = 180
+CHUNK_BYTES = 1024**2
 _DRAFT = ".draft-"
+#: What file systems say that know no hard links.
+_NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK)
 
 
 class FileTier:
@@ -40,77 +49,89 @@ class FileTier:
         return f"<FileTier {self._name} in {self._folder}>"
 
     def write(self, stream: str, message_id: str, payload: memoryview | bytes) -> str:
-        location = f"{check_name('stream', stream)}/{encode(message_id)}"
-        target = self._folder / location
-        draft = target.with_name(f"{_DRAFT}{os.getpid()}-{os.urandom(4).hex()}")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            self._check_no_link(target.parent)
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
+        view = memoryview(payload).cast("B")
+        with self._errors("written"), self._opened(stream, is_made=True) as folder:
+            draft = f"{_DRAFT}{os.getpid()}-{os.urandom(4).hex()}"
             try:
-                with os.fdopen(descriptor, "wb", buffering=0) as file:
-                    _write_all(file.fileno(), memoryview(payload))
-                    os.fsync(file.fileno())
-                os.replace(draft, target)
-            except BaseException:
-                draft.unlink(missing_ok=True)
-                raise
-            _sync_folder(target.parent)
-        except OSError as error:
-            raise self._broken("written", error) from None
-        return location
+                _write_whole(folder, draft, view)
+                name = _settle(folder, draft, encode(message_id), view)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.unlink(draft, dir_fd=folder)
+            os.fsync(folder)
+        return f"{stream}/{name}"
 
     def read(self, location: str) -> bytes:
-        try:
-            descriptor = os.open(self._path(location), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            with os.fdopen(descriptor, "rb") as file:
-                return file.read()
-        except OSError as error:
-            raise self._broken("read", error) from None
+        stream, name = self._parts(location)
+        with (
+            self._errors("read"),
+            self._opened(stream) as folder,
+            open(_open(folder, name, os.O_RDONLY), "rb", buffering=0) as file,
+        ):
+            return file.readall()
 
     def remove(self, location: str) -> None:
+        stream, name = self._parts(location)
+        with self._errors("removed"), suppress(FileNotFoundError), self._opened(stream) as folder:
+            os.unlink(name, dir_fd=folder)
+            os.fsync(folder)
+
+    def contents(self, stream: str) -> Iterator[Kept]:
+        """Yield what is kept, and the drafts that a crash has left."""
+        with self._errors("read"):
+            try:
+                with self._opened(stream) as folder:
+                    found = [(name, os.lstat(name, dir_fd=folder)) for name in sorted(os.listdir(folder))]
+            except FileNotFoundError:
+                return
+        for name, about in found:
+            if stat.S_ISREG(about.st_mode):
+                yield Kept(f"{stream}/{name}", about.st_size, about.st_mtime)
+
+    @contextmanager
+    def _opened(self, stream: str, *, is_made: bool = False) -> Iterator[int]:
+        """Open the folder of a stream, never through a symbolic link; ``is_made``: make it where it is missing."""
+        path = self._folder / check_name("stream", stream)
+        if is_made and not path.exists():
+            path.mkdir(parents=True, exist_ok=True)
+            for holder in (self._folder, self._folder.parent):
+                _sync(holder)
+        folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            self._path(location).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._broken("removed", error) from None
+            yield folder
+        finally:
+            os.close(folder)
 
-    def contents(self, stream: str) -> Iterator[tuple[str, str]]:
-        folder = self._folder / check_name("stream", stream)
-        names = sorted(os.listdir(folder)) if folder.is_dir() else []
-        for name in names:
-            if not name.startswith(_DRAFT):
-                yield decode(name), f"{stream}/{name}"
-
-    def _path(self, location: str) -> Path:
+    def _parts(self, location: str) -> tuple[str, str]:
         stream, _, name = location.partition("/")
         if not name or "/" in name or name in (".", "..") or "\0" in name:
             raise StorageError(f"{location!r:.80} is no location in the tier {self._name!r}.")
-        folder = self._folder / check_name("stream", stream)
-        self._check_no_link(folder)
-        return folder / name
+        return stream, name
 
-    def _check_no_link(self, folder: Path) -> None:
-        if folder.is_symlink():
-            raise StorageError(f"{folder} is a symbolic link; the tier {self._name!r} does not follow it.")
-
-    def _broken(self, done: str, error: OSError) -> StorageError:
-        return StorageError(
-            f"The tier {self._name!r} cannot be {done}: {error.strerror or error} ({self._folder}).",
-            hint="Make the folder writable and see that there is room.",
-        )
+    @contextmanager
+    def _errors(self, done: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            is_link = error.errno in (errno.ELOOP, errno.ENOTDIR)
+            reason = "a symbolic link or a file is in the way" if is_link else error.strerror or str(error)
+            raise StorageError(
+                f"The tier {self._name!r} cannot be {done}: {reason} ({self._folder}).",
+                hint="Make the folder writable and see that there is room.",
+            ) from error
 
 
 def create(name: str, options: Mapping[str, Any]) -> FileTier:
     """Options: ``folder``, an absolute path."""
     check_options(f"The file tier {name!r}", options, ("folder",))
     folder = Path(str(options.get("folder", "")))
-    if not folder.is_absolute():
+    if not folder.is_absolute() or "\0" in str(folder):
         raise ConfigurationError(f"The file tier {name!r} needs an absolute 'folder', not {str(folder)!r:.80}.")
     return FileTier(name, folder)
 
 
 def encode(message_id: str) -> str:
-    """Return a file name for a message id; different ids have different names."""
+    """Return a file name for a message id; different ids have different names, and one without ``~`` can be unquoted."""
     name = quote(message_id, safe="").replace("~", "%7E")
     if name.startswith("."):
         name = "%2E" + name[1:]
@@ -119,20 +140,61 @@ def encode(message_id: str) -> str:
     return f"{name[: MAX_NAME_BYTES - 33]}~{blake2b(message_id.encode(), digest_size=16).hexdigest()}"
 
 
-def decode(name: str) -> str:
-    """Return the message id of a file name, or of a long one its beginning and digest."""
-    return unquote(name)
+def _settle(folder: int, draft: str, name: str, payload: memoryview) -> str:
+    """Give a draft its name, or that of the file which has its bytes already; return it."""
+    if _take_name(folder, draft, name) or _has_bytes(folder, name, payload):
+        return name
+    other = f"{name}~{blake2b(payload, digest_size=16).hexdigest()}"
+    _take_name(folder, draft, other)
+    return other
 
 
-def _write_all(descriptor: int, payload: memoryview) -> None:
-    written = 0
-    while written < len(payload):
-        written += os.write(descriptor, payload[written : written + 2**30])
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _take_name(folder: int, draft: str, name: str) -> bool:
+    """Link a draft to a name; return whether the name was free."""
     try:
-        os.fsync(descriptor)
+        os.link(draft, name, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        if _exists(folder, name):
+            return False
+        os.rename(draft, name, src_dir_fd=folder, dst_dir_fd=folder)
+    return True
+
+
+def _has_bytes(folder: int, name: str, payload: memoryview) -> bool:
+    with open(_open(folder, name, os.O_RDONLY), "rb", buffering=0) as file:
+        if os.fstat(file.fileno()).st_size != len(payload):
+            return False
+        chunks = (payload[at : at + CHUNK_BYTES] for at in range(0, len(payload), CHUNK_BYTES))
+        return all(file.read(len(chunk)) == chunk for chunk in chunks)
+
+
+def _exists(folder: int, name: str) -> bool:
+    try:
+        os.lstat(name, dir_fd=folder)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _write_whole(folder: int, name: str, payload: memoryview) -> None:
+    with open(_open(folder, name, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb", buffering=0) as file:
+        written = 0
+        while written < len(payload):
+            written += file.write(payload[written : written + 2**30])
+        os.fsync(file.fileno())
+
+
+def _open(folder: int, name: str, flags: int) -> int:
+    return os.open(name, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640, dir_fd=folder)
+
+
+def _sync(path: Path) -> None:
+    folder = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
     finally:
-        os.close(descriptor)
+        os.close(folder)

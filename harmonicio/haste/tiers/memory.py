@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator, Mapping
+from hashlib import blake2b
 from typing import Any
 
 from harmonicio.core.errors import StorageError
+from harmonicio.core.names import check_name
 from harmonicio.haste.registry import check_options
+from harmonicio.haste.tiers.base import Kept
+
+MAX_BYTES = 1024**3
 
 
 class MemoryTier:
     """Keeps payloads for as long as it lives, up to ``max_bytes``."""
 
-    def __init__(self, name: str, max_bytes: int = 1024**3) -> None:
+    def __init__(self, name: str, max_bytes: int = MAX_BYTES) -> None:
         self._name = name
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
-        self._kept: dict[tuple[str, str], bytes] = {}
+        self._kept: dict[str, tuple[bytes, float]] = {}
         self._size_bytes = 0
 
     def __repr__(self) -> str:
@@ -25,38 +31,38 @@ class MemoryTier:
 
     def write(self, stream: str, message_id: str, payload: memoryview | bytes) -> str:
         kept = bytes(payload)
+        location = f"{check_name('stream', stream)}/{message_id}"
         with self._lock:
-            before = len(self._kept.get((stream, message_id), b""))
-            if self._size_bytes - before + len(kept) > self._max_bytes:
-                raise StorageError(f"The tier {self._name!r} is full.", hint="Give it more max_bytes.")
-            self._size_bytes += len(kept) - before
-            self._kept[stream, message_id] = kept
-        return f"{stream}/{message_id}"
+            if self._kept.get(location, (kept,))[0] != kept:
+                location = f"{location}~{blake2b(kept, digest_size=16).hexdigest()}"
+            if location not in self._kept:
+                self._add(location, kept)
+        return location
 
     def read(self, location: str) -> bytes:
         with self._lock:
-            kept = self._kept.get(_key(location))
+            kept = self._kept.get(location)
         if kept is None:
             raise StorageError(f"The tier {self._name!r} has nothing at {location!r:.80}.")
-        return kept
+        return kept[0]
 
     def remove(self, location: str) -> None:
         with self._lock:
-            self._size_bytes -= len(self._kept.pop(_key(location), b""))
+            self._size_bytes -= len(self._kept.pop(location, (b"",))[0])
 
-    def contents(self, stream: str) -> Iterator[tuple[str, str]]:
+    def contents(self, stream: str) -> Iterator[Kept]:
         with self._lock:
-            ids = sorted(message_id for its_stream, message_id in self._kept if its_stream == stream)
-        for message_id in ids:
-            yield message_id, f"{stream}/{message_id}"
+            kept = [(place, *of) for place, of in self._kept.items() if place.startswith(f"{stream}/")]
+        return (Kept(place, len(payload), written_at) for place, payload, written_at in kept)
+
+    def _add(self, location: str, payload: bytes) -> None:
+        if self._size_bytes + len(payload) > self._max_bytes:
+            raise StorageError(f"The tier {self._name!r} is full.", hint="Give it more max_bytes.")
+        self._kept[location] = (payload, time.time())
+        self._size_bytes += len(payload)
 
 
 def create(name: str, options: Mapping[str, Any]) -> MemoryTier:
     """Options: ``max_bytes``."""
     check_options(f"The memory tier {name!r}", options, ("max_bytes",))
     return MemoryTier(name, **options)
-
-
-def _key(location: str) -> tuple[str, str]:
-    stream, _, message_id = location.partition("/")
-    return stream, message_id

@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harmonicio.core.errors import StorageError
 from harmonicio.haste.registry import check_options
+from harmonicio.haste.tiers.base import Kept
 
 
 class TrashTier:
-    """Forgets every payload."""
+    """Forgets every payload, and counts them."""
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self._lock = threading.Lock()
+        self.forgotten = 0
 
     def __repr__(self) -> str:
-        return f"<TrashTier {self._name}>"
+        return f"<TrashTier {self._name}: {self.forgotten} payloads forgotten>"
 
     def write(self, stream: str, message_id: str, payload: memoryview | bytes) -> str:
+        with self._lock:
+            self.forgotten += 1
         return ""
 
     def read(self, location: str) -> bytes:
@@ -27,7 +33,7 @@ class TrashTier:
     def remove(self, location: str) -> None:
         """There is nothing to remove."""
 
-    def contents(self, stream: str) -> Iterator[tuple[str, str]]:
+    def contents(self, stream: str) -> Iterator[Kept]:
         return iter(())
 
 
