@@ -30,13 +30,17 @@ class Command:
 
 
 COMMANDS = (
+    Command("up", "Start a whole cluster on this machine."),
+    Command("demo", "Sort real micrographs by focus, from end to end."),
+    Command("send", "Send files to a stream."),
     Command("status", "Show the whole cluster: workers, engines, streams and what waits."),
     Command("master", "Run the master of a cluster.", is_noun=True),
     Command("stream", "Declare, list, scale and remove streams.", is_noun=True),
-    Command("worker", "List the hosts that run engines.", is_noun=True),
-    Command("engine", "List processing engines.", is_noun=True),
+    Command("worker", "Run this host's controller, and list the hosts that run engines.", is_noun=True),
+    Command("engine", "Run, try out and list processing engines.", is_noun=True),
     Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
+    Command("report", "Write what was found interesting as CSV and HTML."),
     Command("config", "Show every setting with its value and origin."),
     Command("version", "Show the version."),
 )

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
-from harmonicio.cli import console, invocation
+from harmonicio.cli import console, foreground, invocation
 from harmonicio.control.messages import EngineView
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.engine.run import run_from_stdin
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _noun() -> None:
-    """Keep the verbs apart, however few they are."""
 
 
 @app.command("ls")
@@ -31,6 +31,35 @@ def list_all(
         console.show_json(engines)
     else:
         show(engines)
+
+
+@app.command("run")
+def run(
+    context: typer.Context,
+    handler: Path = typer.Argument(help="FILE.py that holds the handler."),
+    stream: str | None = typer.Option(None, help="Run it as the engines of this stream, until interrupted."),
+    engines: int = typer.Option(1, min=1, help="How many engines, with --stream."),
+) -> None:
+    """Run a handler.
+
+    Without --stream this is one engine, which gets its configuration on standard input from a controller. With it, the
+    stream is declared with this handler, workers of the cluster run it, and it is scaled to none at the end.
+    """
+    if stream is None:
+        if sys.stdin.isatty():
+            raise InvalidInput(
+                "An engine gets its configuration from a controller.",
+                hint=f"To try a handler: harmonicio up {handler}, or add --stream NAME.",
+            )
+        raise typer.Exit(run_from_stdin(str(handler)))
+    if not handler.is_file():
+        raise InvalidInput(f"There is no file {handler}.")
+    declaration = StreamDeclaration(stream, handler=str(handler.resolve()), engines=engines).checked()
+    with foreground.until_interrupted() as interrupted, invocation.of(context).master(invocation.CHANGING) as master:
+        master.declare_stream(declaration)
+        console.say(f"Stream {stream!r} runs {handler} with {engines} engines. Stop with Ctrl-C.")
+        interrupted.wait()
+        master.scale_stream(stream, 0)
 
 
 def show(engines: Sequence[EngineView]) -> None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import socket
 from collections.abc import Sequence
 
 import typer
 
-from harmonicio.cli import console, invocation
+from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
+from harmonicio.control.settings_files import read_token
+from harmonicio.core.roles import Role
 from harmonicio.core.sizes import format_size
+from harmonicio.worker.service import WorkerOptions, WorkerService
 
 app = typer.Typer(no_args_is_help=True)
-
-
-@app.callback()
-def _noun() -> None:
-    """Keep the verbs apart, however few they are."""
 
 
 @app.command("ls")
@@ -27,6 +28,37 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
         console.show_json(workers)
     else:
         show(workers)
+
+
+@app.command("run")
+def run(
+    context: typer.Context,
+    name: str | None = typer.Option(None, help="Name of this worker; by default the host's."),
+    max_engines: int | None = typer.Option(None, help="Engines on this host; 0 takes one per CPU core."),
+    drain_s: float = typer.Option(30.0, help="Seconds that engines may take to finish when the worker stops."),
+) -> None:
+    """Run this host's controller until it is interrupted; it starts and watches engines."""
+    settings = invocation.of(context).settings({"worker.name": name, "worker.max_engines": max_engines})
+    wanted = settings.worker
+    logs.start()
+    options = WorkerOptions(
+        name=wanted.name or socket.gethostname(),
+        data_folder=wanted.data_folder,
+        scratch_folder=wanted.scratch_folder,
+        max_engines=wanted.max_engines or os.cpu_count() or 1,
+        runtime=wanted.runtime,
+        host=wanted.host,
+        payload_budget_bytes=wanted.payload_budget_bytes,
+    )
+    client = MasterClient(settings.master.url, read_token(settings, (Role.WORKER, Role.ADMIN)))
+    with foreground.until_interrupted() as interrupted:
+        service = WorkerService(options, client)
+        service.start()
+        try:
+            console.say(f"Worker {options.name!r} reports to {settings.master.url}.")
+            interrupted.wait()
+        finally:
+            service.stop(drain_s)
 
 
 def show(workers: Sequence[WorkerView]) -> None:

@@ -1,0 +1,241 @@
+"""``harmonicio demo``: the main job from end to end, on real micrographs.
+
+sample ──calibrate──► streams declared ──► all images sent in a burst ──► engines ──► tiers and feature rows
+                                                                                        │ read back and checked
+                                                                                        ▼
+                                                                      tier table, routes, lost = 0, report
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import typer
+from scipy.stats import spearmanr
+
+from harmonicio.cli import console, logs
+from harmonicio.cli.demo_images import DemoImage, own_images, shipped_images
+from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.cli.report import hierarchy_of
+from harmonicio.core.errors import HarmonicIOError, InvalidInput
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.haste.calibration import calibrate
+from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
+from harmonicio.haste.feature_db.master import MasterFeatureDatabase
+from harmonicio.haste.features.image_quality import PLLS, power_log_log_slope
+from harmonicio.haste.features.images import decode, grey
+from harmonicio.haste.reports.report import ReportOptions, write_report
+from harmonicio.haste.reports.summary import Traffic
+from harmonicio.haste.tiers.base import create_tiers
+from harmonicio.stream_connector import Delivery, StreamConnector
+from harmonicio.stream_connector.progress import Progress
+
+TIERS = ("D", "C", "B", "A")
+SAMPLE_IMAGES = 24
+ENGINES = 2
+#: The scores of the shipped images must fall with their known blur at least this clearly (Spearman).
+MAX_CORRELATION = -0.9
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What was read back: sent messages that have no row, or whose payload is not where the row says."""
+
+    sent: int
+    processed: int
+    lost: tuple[str, ...]
+
+
+def run(
+    images: Path | None = typer.Option(None, help="A folder with your own TIFF and PNG files."),
+    shipped: Path = typer.Option(Path("examples/images"), help="Where the images that come with HarmonicIO are."),
+    handler: Path = typer.Option(Path("processing_engines/image_quality/engine.py"), help="The engine's handler."),
+    output: Path = typer.Option(Path("demo-output"), help="Folder for tiers and report; replaced at each run."),
+    runtime: str = typer.Option("process", help="What starts the engines."),
+) -> None:
+    """Stream micrographs through two engines on this machine and sort them by focus."""
+    logs.start("WARNING")
+    if not handler.is_file():
+        raise InvalidInput(f"There is no handler {handler}.", hint="Run this in the repository, or give --handler.")
+    console.say("Reading the images …")
+    chosen = list(own_images(images) if images is not None else shipped_images(shipped))
+    folder = _fresh(output)
+    declarations = _declarations(chosen, handler, folder)
+    with LocalCluster(folder / "cluster", max_engines=ENGINES, runtime=runtime) as cluster:
+        for declaration in declarations:
+            cluster.declare(declaration)
+        for declaration in declarations:
+            cluster.wait_for_engines(declaration.name, declaration.engines)
+        begun = time.monotonic()
+        traffic = _send(cluster, chosen, begun)
+        rows = [
+            row
+            for declaration in declarations
+            for row in MasterFeatureDatabase(cluster.client).rows(RowFilter(declaration.name))
+        ]
+    verdict = _read_back(chosen, rows, declarations)
+    _show(verdict, rows, traffic)
+    correlations = _correlations(rows)
+    _show_correlations(correlations)
+    files = write_report(rows, folder / "report", _report_options(rows, declarations, traffic))
+    console.say(f"Report: {files.page.resolve()}")
+    if verdict.lost or max(correlations.values(), default=-1.0) > MAX_CORRELATION:
+        raise typer.Exit(1)
+
+
+def _fresh(output: Path) -> Path:
+    """Return an empty output folder; one that something else made is left alone."""
+    folder = output.resolve()
+    mark = folder / ".harmonicio-demo"
+    if folder.exists() and not mark.exists() and any(folder.iterdir()):
+        raise InvalidInput(f"{folder} is not empty and not of an earlier demo.", hint="Give another --output.")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    mark.touch()
+    return folder
+
+
+# ── declaring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _declarations(images: Sequence[DemoImage], handler: Path, folder: Path) -> list[StreamDeclaration]:
+    """Return a stream per source, each calibrated on a sample of its images."""
+    by_source = defaultdict(list)
+    for image in images:
+        by_source[image.source].append(image)
+    share = max(1, ENGINES // len(by_source))
+    return [
+        StreamDeclaration(
+            source,
+            handler=str(handler.resolve()),
+            engines=share,
+            plugins={"haste": _haste_options(source, group, folder)},
+        ).checked()
+        for source, group in by_source.items()
+    ]
+
+
+def _haste_options(source: str, images: Sequence[DemoImage], folder: Path) -> dict[str, Any]:
+    step = max(1, len(images) // SAMPLE_IMAGES)
+    found = calibrate([_slope(image) for image in images[::step]], tiers=len(TIERS))
+    console.say(
+        f"{source}: k = {found.k:.3g}, x0 = {found.x0:.3g}, edges {', '.join(f'{edge:.2f}' for edge in found.edges)}"
+        f" from a sample of {len(images[::step])} images"
+    )
+    return {
+        "function": {"name": "logistic", "feature": PLLS, "k": found.k, "x0": found.x0},
+        "policy": {"name": "interval", "intervals": found.intervals(TIERS)},
+        "tiers": {tier: {"folder": str(folder / "tiers" / tier)} for tier in (*TIERS, "unscored")},
+    }
+
+
+def _slope(image: DemoImage) -> float:
+    try:
+        return power_log_log_slope(grey(decode(image.payload, image.metadata)))
+    except InvalidInput:
+        return float("nan")
+
+
+# ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _send(cluster: LocalCluster, images: Sequence[DemoImage], begun: float) -> Traffic:
+    """Send everything in a burst, wait until it is processed, and say which way it went."""
+    deliveries: list[Delivery] = []
+    with ExitStack() as stack:
+        connectors = {
+            source: stack.enter_context(StreamConnector(source, master=cluster.url, token=cluster.source_token))
+            for source in {image.source for image in images}
+        }
+        for image in images:
+            deliveries.append(
+                connectors[image.source].send(image.payload, metadata=image.metadata, message_id=image.message_id)
+            )
+        with Progress("processed", len(deliveries)) as progress:
+            for number, delivery in enumerate(deliveries, 1):
+                try:
+                    delivery.result()
+                except HarmonicIOError as error:
+                    console.say(f"{delivery.message_id}: {error}")
+                progress.reach(number)
+    took_s = time.monotonic() - begun
+    routes = [delivery.route for delivery in deliveries]
+    return Traffic(routes.count("engine"), routes.count("backlog"), took_s)
+
+
+# ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _read_back(
+    images: Sequence[DemoImage], rows: Sequence[FeatureRow], declarations: Sequence[StreamDeclaration]
+) -> Verdict:
+    """Compare what was sent with the payloads in the tiers, by way of the feature rows."""
+    known = {(row.stream, row.message_id): row for row in rows}
+    tiers = {each.name: create_tiers(each.plugins["haste"]["tiers"]) for each in declarations}
+    lost = []
+    for image in images:
+        row = known.get((image.source, image.message_id))
+        if row is None or _digest(tiers[image.source][row.tier].read(row.location)) != _digest(image.payload):
+            lost.append(image.message_id)
+    return Verdict(len(images), len(images) - len(lost), tuple(lost))
+
+
+def _digest(payload: bytes) -> bytes:
+    return blake2b(payload, digest_size=16).digest()
+
+
+def _correlations(rows: Sequence[FeatureRow]) -> dict[str, float]:
+    """Return, for each image whose blur is known, the rank correlation of score and blur."""
+    points = defaultdict(list)
+    for row in rows:
+        if "sigma_px" in row.metadata and row.score is not None:
+            points[f"{row.stream}/{row.metadata['image']}"].append((row.metadata["sigma_px"], row.score))
+    return {image: float(spearmanr(found).statistic) for image, found in points.items() if len(found) > 2}
+
+
+def _show(verdict: Verdict, rows: Sequence[FeatureRow], traffic: Traffic) -> None:
+    table = []
+    for stream in sorted({row.stream for row in rows}):
+        for tier in (*reversed(TIERS), "unscored"):
+            inside = [row for row in rows if (row.stream, row.tier) == (stream, tier)]
+            if inside or tier != "unscored":
+                table.append((stream, tier, len(inside), round(sum(row.size_bytes for row in inside) / 1e6, 1)))
+    console.show_table(("stream", "tier", "images", "MB"), table)
+    duration_s = traffic.duration_s or 0.0
+    console.say(
+        f"Routes: {traffic.peer_to_peer} peer to peer, {traffic.backlog} by the backlog; "
+        f"{verdict.sent / duration_s:.0f} images/s in {duration_s:.1f} s."
+    )
+    console.say(f"sent = {verdict.sent}, processed = {verdict.processed}, lost = {len(verdict.lost)}")
+    for message_id in verdict.lost[:10]:
+        console.say(f"  lost: {message_id}")
+
+
+def _show_correlations(correlations: dict[str, float]) -> None:
+    if correlations:
+        worst = max(correlations, key=lambda image: correlations[image])
+        console.say(
+            f"Scores fall with the known blur of each of {len(correlations)} images: Spearman at most "
+            f"{correlations[worst]:.3f} ({worst})."
+        )
+
+
+def _report_options(
+    rows: Sequence[FeatureRow], declarations: Sequence[StreamDeclaration], traffic: Traffic
+) -> ReportOptions:
+    tiers = {each.name: create_tiers(each.plugins["haste"]["tiers"]) for each in declarations}
+    return ReportOptions(
+        written_at=time.time(),
+        title="HarmonicIO demonstration",
+        hierarchies={each.name: hierarchy_of(each) for each in declarations},
+        traffic=traffic,
+        read_payload=lambda row: tiers[row.stream][row.tier].read(row.location),
+    )

@@ -1,0 +1,58 @@
+"""``harmonicio up``: a whole cluster on this machine, in one command."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import typer
+
+from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.control.settings_files import token_file, write_token_file
+from harmonicio.control.stream_files import load_streams
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.roles import Role
+from harmonicio.core.stream import StreamDeclaration
+
+ECHO = "harmonicio.engine.echo"
+
+
+def run(
+    context: typer.Context,
+    what: Path | None = typer.Argument(None, help="A handler (FILE.py) or streams (FILE.toml); nothing: an echo."),
+    engines: int = typer.Option(1, min=0, help="Engines of the handler's stream."),
+    stream: str | None = typer.Option(None, help="Name of the handler's stream; by default the file's name."),
+    port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
+    data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
+) -> None:
+    """Start master, worker and engines on this machine, until interrupted."""
+    settings = invocation.of(context).settings({"master.port": port, "master.data_port": data_port})
+    declarations = _declarations(what, stream, engines)
+    logs.start("WARNING")
+    with foreground.until_interrupted() as interrupted, LocalCluster.of(settings, declarations) as cluster:
+        for role in (Role.ADMIN, Role.SOURCE):
+            write_token_file(token_file(settings, role), cluster.token(role))
+        for each in declarations:
+            cluster.declare(each)
+        console.say(
+            f"The master listens on {cluster.url}; your tokens are in {token_file(settings, Role.ADMIN).parent}."
+        )
+        for each in declarations:
+            cluster.wait_for_engines(each.name, each.engines, stop=interrupted)
+            if not interrupted.is_set():
+                console.say(f"Stream {each.name!r} has {each.engines} engines.")
+        console.say("Stop with Ctrl-C.")
+        interrupted.wait()
+        console.say("Finishing what runs …")
+
+
+def _declarations(what: Path | None, stream: str | None, engines: int) -> list[StreamDeclaration]:
+    if what is None:
+        return [StreamDeclaration(stream or "echo", handler=ECHO, engines=engines)]
+    if not what.is_file():
+        raise InvalidInput(f"There is no file {what}.", hint="Give a handler (FILE.py) or streams (FILE.toml).")
+    if what.suffix == ".toml":
+        return list(load_streams(what))
+    name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", what.stem)
+    return [StreamDeclaration(name, handler=str(what.resolve()), engines=engines).checked()]

@@ -1,0 +1,99 @@
+"""The control connections of one worker's engines: a listener in each engine's folder, never blocking."""
+
+from __future__ import annotations
+
+import logging
+import selectors
+from pathlib import Path
+from typing import Any
+
+from harmonicio.control.engine_channel import ControllerChannel, ControlListener
+from harmonicio.control.messages import DrainOrder, EngineReport
+from harmonicio.core.errors import ConnectionEnded
+
+_log = logging.getLogger(__name__)
+
+SOCKET_NAME = "control.sock"
+
+
+class ControlDesk:
+    """Hears engines and passes orders on; belongs to the worker's main thread.
+
+    Args:
+        selector: The main thread's; what is ready there with ``data`` of this desk goes to :meth:`serve`.
+    """
+
+    def __init__(self, selector: selectors.BaseSelector) -> None:
+        self._selector = selector
+        self._listeners: dict[str, ControlListener] = {}
+        self._channels: dict[str, ControllerChannel] = {}
+
+    def __repr__(self) -> str:
+        return f"<ControlDesk: {len(self._channels)} of {len(self._listeners)} engines connected>"
+
+    def open(self, engine: str, folder: Path) -> Path:
+        """Listen for an engine in its folder; return the socket's path.
+
+        Raises:
+            ConnectionEnded: the folder takes no socket.
+        """
+        path = folder / SOCKET_NAME
+        listener = ControlListener(path)
+        self._listeners[engine] = listener
+        self._selector.register(listener, selectors.EVENT_READ, (engine, listener))
+        return path
+
+    def serve(self, data: Any) -> list[EngineReport]:
+        """Take what is ready: a new connection, or reports."""
+        engine, ready = data
+        if isinstance(ready, ControlListener):
+            self._accept(engine, ready)
+            return []
+        try:
+            return [report for report in ready.receive_reports() if report.engine == engine]
+        except ConnectionEnded as error:
+            _log.debug("Engine %s: %s", engine, error)
+            self._drop(engine)
+            return []
+
+    def drain(self, engine: str, within_s: float) -> bool:
+        """Order an engine to drain; False when it is not connected."""
+        channel = self._channels.get(engine)
+        if channel is None:
+            return False
+        try:
+            channel.send_order(DrainOrder(within_s))
+        except ConnectionEnded:
+            self._drop(engine)
+            return False
+        return True
+
+    def close(self, engine: str) -> None:
+        """End what belongs to one engine."""
+        self._drop(engine)
+        listener = self._listeners.pop(engine, None)
+        if listener is not None:
+            self._selector.unregister(listener)
+            listener.close()
+
+    def close_all(self) -> None:
+        for engine in list(self._listeners):
+            self.close(engine)
+
+    def _accept(self, engine: str, listener: ControlListener) -> None:
+        try:
+            channel = listener.accept()
+        except ConnectionEnded as error:
+            _log.warning("Engine %s cannot be heard: %s", engine, error)
+            return
+        if channel is None:
+            return
+        self._drop(engine)  # An engine that dials again has given its earlier connection up.
+        self._channels[engine] = channel
+        self._selector.register(channel, selectors.EVENT_READ, (engine, channel))
+
+    def _drop(self, engine: str) -> None:
+        channel = self._channels.pop(engine, None)
+        if channel is not None:
+            self._selector.unregister(channel)
+            channel.close()

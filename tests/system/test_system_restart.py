@@ -1,0 +1,135 @@
+"""The master is killed and comes back: what it had promised is kept, and everybody finds it again."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from harmonicio.control.client import MasterClient
+from harmonicio.core.errors import HarmonicIOError
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.waiting import wait_until
+
+HANDLER = """
+    import time
+    from pathlib import Path
+    from harmonicio.engine import handler
+
+    @handler
+    def note(message):
+        time.sleep(0.02)
+        with open(Path(__file__).with_name("handled.txt"), "a") as file:
+            file.write(message.id + "\\n")
+"""
+
+
+class Roles:
+    """Master and worker as processes of their own, on ports that stay the same over a restart."""
+
+    def __init__(self, home: Path, port: int, data_port: int) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._environ = {
+            **os.environ,
+            "HARMONICIO_HOME": str(home),
+            "HARMONICIO_MASTER_URL": self.url,
+            "HARMONICIO_MASTER_PORT": str(port),
+            "HARMONICIO_MASTER_DATA_PORT": str(data_port),
+            "HARMONICIO_WORKER_MAX_ENGINES": "2",
+        }
+        self._home = home
+
+    @contextmanager
+    def running(self, role: str) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harmonicio.cli", role, "run"],
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            process.wait(timeout=30)
+
+    def token(self, role: str) -> str:
+        return (self._home / "master" / "tokens" / f"{role}.token").read_text().strip()
+
+    def client(self) -> MasterClient:
+        return MasterClient(self.url, self.token("admin"))
+
+    def is_up(self) -> bool:
+        try:
+            with MasterClient(self.url) as client:
+                client.ready()
+        except HarmonicIOError:
+            return False
+        return True
+
+
+def free_ports(count: int) -> list[int]:
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [sock.getsockname()[1] for sock in sockets]
+    for sock in sockets:
+        sock.close()
+    return ports
+
+
+@pytest.mark.timeout(120)
+def test_a_hundred_stored_messages_survive_the_kill_of_the_master(tmp_path: Path) -> None:
+    roles = Roles(tmp_path / "home", *free_ports(2))
+    handler = tmp_path / "note.py"
+    handler.write_text(dedent(HANDLER))
+    handled = tmp_path / "handled.txt"
+    with roles.running("master") as master:
+        wait_until(roles.is_up, 20)
+        with roles.client() as client:
+            client.declare_stream(StreamDeclaration("note", handler=str(handler), engines=0))
+        with StreamConnector(stream="note", master=roles.url, token=roles.token("source")) as connector:
+            ids = [connector.send(os.urandom(200_000)).message_id for _ in range(100)]
+            connector.flush("safe", timeout_s=30)
+            with roles.client() as client:
+                assert client.stream("note").backlog.ready == 100
+            master.kill()
+            master.wait()
+    with roles.running("master"):
+        wait_until(roles.is_up, 20)
+        with roles.client() as client, roles.running("worker"):
+            assert client.stream("note").backlog.ready == 100
+            client.scale_stream("note", 2)
+            wait_until(lambda: client.stream("note").backlog.done_total >= 100, 60, what="all messages processed")
+            assert client.stream("note").backlog.ready == 0
+    assert sorted(handled.read_text().split()) == sorted(ids)
+
+
+@pytest.mark.timeout(120)
+def test_workers_and_engines_come_back_to_a_master_that_was_killed(tmp_path: Path) -> None:
+    roles = Roles(tmp_path / "home", *free_ports(2))
+    handler = tmp_path / "note.py"
+    handler.write_text(dedent(HANDLER))
+    with roles.running("master") as master:
+        wait_until(roles.is_up, 20)
+        with roles.running("worker"), roles.client() as client:
+            client.declare_stream(StreamDeclaration("note", handler=str(handler), engines=2))
+            wait_until(lambda: client.stream("note").running == 2, 30, what="two engines")
+            pids = {view.engine: view.pid for view in client.engines()}
+            master.kill()
+            master.wait()
+            with roles.running("master"):
+                wait_until(roles.is_up, 20)
+                wait_until(lambda: client.stream("note").running == 2, 30, what="the same two engines")
+                assert {view.engine: view.pid for view in client.engines()} == pids
+                with StreamConnector(stream="note", master=roles.url, token=roles.token("source")) as connector:
+                    connector.send(b"after the restart")
+                    connector.flush("processed", timeout_s=20)
