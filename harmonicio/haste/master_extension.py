@@ -5,21 +5,24 @@ The master is the single writer of its SQLite file, ``features.sqlite`` in its d
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from harmonicio.control import paths
 from harmonicio.control.extension import ExtensionRoute
-from harmonicio.core.errors import Conflict, InvalidInput
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.roles import Role
-from harmonicio.haste.feature_db.base import RowFilter, as_plain, from_plain
+from harmonicio.haste.feature_db.base import FeatureRow, RowFilter, as_plain, from_plain
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
 
 FILE_NAME = "features.sqlite"
 MAX_ROWS = 1_000
 PAGE_ROWS = 500
-_FILTERS = ("tier", "min_score", "max_score", "after")
+_FILTERS = ("message_id", "tier", "min_score", "max_score", "after")
+_METADATA = "metadata."
 
 
 class HasteExtension:
@@ -39,23 +42,27 @@ class HasteExtension:
         self._database.close()
 
     def _commit(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
-        """Commit feature rows; the first row of a message wins."""
+        """Commit feature rows and return the row that counts for each; the first row of a message wins."""
         if not isinstance(body, list) or len(body) > MAX_ROWS:
             raise InvalidInput(f"Feature rows come as a list of at most {MAX_ROWS}.")
-        rows = [from_plain(each) for each in body]
-        if any(row.stream != names["stream"] for row in rows):
-            raise InvalidInput(f"A row is not of stream {names['stream']!r}.")
-        verdicts = self._database.commit_many(rows)
-        return {"rows": [_verdict(each) for each in verdicts]}
+        taken = [_row(names["stream"], each) for each in body]
+        known = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
+        return {
+            "rows": [
+                {"row": as_plain(next(known))} if isinstance(row, FeatureRow) else {"invalid": str(row)}
+                for row in taken
+            ]
+        }
 
     def _read(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
-        """Return feature rows in the order of their commit, a page at a time; ``next`` goes into ``after``."""
-        unknown = [key for key in query if key not in _FILTERS]
-        if unknown:
-            raise InvalidInput(f"There is no filter {unknown[0]!r:.60}.", hint=f"Known are {', '.join(_FILTERS)}.")
-        wanted = RowFilter(names["stream"], query.get("tier"), _number(query, "min_score"), _number(query, "max_score"))
-        rows, last = self._database.page(wanted, int(_number(query, "after") or 0), PAGE_ROWS)
-        return {"rows": [as_plain(row) for row in rows], "next": last}
+        """Return feature rows in the order of their commit, a page at a time: the last ``number`` goes into ``after``.
+
+        Filters: ``message_id``, ``tier``, ``min_score``, ``max_score`` (both included), and ``metadata.<name>``, whose
+        value is JSON; what is not JSON is text.
+        """
+        after = int(_number(query, "after") or 0)
+        page = self._database.page(_filter(names["stream"], query), after, PAGE_ROWS)
+        return {"rows": [{"number": number, "row": as_plain(row)} for number, row in page]}
 
 
 def create(data_folder: Path) -> HasteExtension:
@@ -63,16 +70,48 @@ def create(data_folder: Path) -> HasteExtension:
     return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME))
 
 
-def _verdict(verdict: Any) -> dict[str, Any]:
-    if isinstance(verdict, Conflict):
-        return {"conflict": verdict.text}
-    return {"row": as_plain(verdict.row), "is_first": verdict.is_first}
+def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:
+    """Return a row, or why it is none: one that cannot be kept hinders no other."""
+    try:
+        row = from_plain(plain)
+    except InvalidInput as error:
+        return error
+    return row if row.stream == stream else InvalidInput(f"The row is not of stream {stream!r}.")
+
+
+def _filter(stream: str, query: Mapping[str, str]) -> RowFilter:
+    unknown = [key for key in query if key not in _FILTERS and not key.startswith(_METADATA)]
+    if unknown:
+        raise InvalidInput(
+            f"There is no filter {unknown[0]!r:.60}.", hint=f"Known are {', '.join(_FILTERS)} and metadata.<name>."
+        )
+    return RowFilter(
+        stream=stream,
+        message_id=query.get("message_id"),
+        tier=query.get("tier"),
+        min_score=_number(query, "min_score"),
+        max_score=_number(query, "max_score"),
+        metadata={key[len(_METADATA) :]: _value(text) for key, text in query.items() if key.startswith(_METADATA)},
+    )
+
+
+def _value(text: str) -> str | float | bool | None:
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return text
+    if isinstance(value, (list, dict)):
+        raise InvalidInput("Metadata can be filtered by text, numbers, truth values and null.")
+    return cast("str | float | bool | None", value)
 
 
 def _number(query: Mapping[str, str], key: str) -> float | None:
     if query.get(key) is None:
         return None
     try:
-        return float(query[key])
+        number = float(query[key])
     except ValueError:
-        raise InvalidInput(f"The filter {key!r} is not a number.") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise InvalidInput(f"The filter {key!r} is not a number.")
+    return number

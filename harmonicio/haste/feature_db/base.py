@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from harmonicio.core.errors import Conflict, InvalidInput
 from harmonicio.core.names import check_message_id, check_name
 
 ENTRY_POINT_GROUP = "harmonicio.feature_databases"
+
+#: More would be data, not features.
+MAX_FEATURES = 4096
 
 #: Each opens a database from its options and a client of the master (or None).
 TABLE = {
@@ -30,11 +34,13 @@ class FeatureRow:
     """What is known of one message.
 
     Attributes:
-        digest: blake2b-128 of the payload, as hex: ties the row to its bytes.
+        digest: BLAKE2b with 128 bits of the payload, as hex: ties the row to its bytes (``b2sum -l 128`` prints it).
         attempt: The execution that was first to commit, from 1.
         features: Numbers by name; what was NaN or infinite is None.
         score: In [0, 1]; None when there is none, and ``reason`` says why.
         tier, location: Where the payload is; no location in a tier that keeps nothing.
+        function: The interestingness function with its parameters, in words.
+        policy_version: Tells which policy decided; another policy has another.
         stream_version: Declaration by which it was decided.
         processed_at: Wall-clock seconds.
     """
@@ -50,6 +56,8 @@ class FeatureRow:
     score: float | None = None
     reason: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    function: str = ""
+    policy_version: str = ""
     stream_version: int = 0
     engine: str = ""
     processed_at: float = 0.0
@@ -65,48 +73,83 @@ class Committed:
 
 @dataclass(frozen=True, slots=True)
 class RowFilter:
-    """Which rows are wanted; everything that is given must hold. Scores are inclusive."""
+    """Which rows are wanted; everything that is given must hold.
+
+    Attributes:
+        min_score, max_score: Both included; rows without a score fit neither.
+        metadata: Entries that must be equal: text, numbers, truth values, or None for one that is null or missing.
+    """
 
     stream: str | None = None
+    message_id: str | None = None
     tier: str | None = None
     min_score: float | None = None
     max_score: float | None = None
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
+    def matches(self, row: FeatureRow) -> bool:
+        score = row.score
+        return (
+            self.stream in (None, row.stream)
+            and self.message_id in (None, row.message_id)
+            and self.tier in (None, row.tier)
+            and (self.min_score is None or (score is not None and score >= self.min_score))
+            and (self.max_score is None or (score is not None and score <= self.max_score))
+            and all(row.metadata.get(key) == value for key, value in self.metadata.items())
+        )
 
-class FeatureDatabase(Protocol):
-    """Keeps feature rows; may be used by several threads."""
+
+class FeatureDatabase(ABC):
+    """Keeps feature rows; may be used by several threads. What it keeps and gives back is :func:`canonical`."""
+
+    @abstractmethod
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+        """Commit rows together; return the row that counts for each: itself, or the one that was first.
+
+        Raises:
+            InvalidInput: a row cannot be kept, and none of them was.
+            StorageError: they cannot be written now.
+        """
+
+    @abstractmethod
+    def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
+        """Yield rows in the order of their commit.
+
+        Raises:
+            StorageError: they cannot be read now.
+        """
+
+    @abstractmethod
+    def count(self, wanted: RowFilter) -> int:
+        """Return how many rows there are."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give back what it holds; may be called again."""
 
     def commit(self, row: FeatureRow) -> Committed:
         """Commit a row, or return the one that was first.
 
         Raises:
             Conflict: the message id was committed with other bytes.
-            StorageError: it cannot be written now.
+            InvalidInput, StorageError: as for several rows.
         """
-        ...
-
-    def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
-        """Yield rows in the order of their commit."""
-        ...
-
-    def count(self, wanted: RowFilter) -> int: ...
-
-    def close(self) -> None: ...
+        (known,) = self.commit_many([row])
+        if row.digest != known.digest:
+            raise Conflict(
+                f"Message {row.message_id!r} of stream {row.stream!r} is known with other bytes.",
+                hint="Give each message an id of its own.",
+            )
+        return Committed(known, is_first=canonical(row) == known)
 
 
-def judge(row: FeatureRow, known: FeatureRow) -> Committed:
-    """Return the verdict for a row whose message is known already.
+def canonical(row: FeatureRow) -> FeatureRow:
+    """Return a row as it comes back from any database.
 
     Raises:
-        Conflict: it has other bytes.
+        InvalidInput: it cannot be kept.
     """
-    if row.digest != known.digest:
-        raise Conflict(
-            f"Message {row.message_id!r} of stream {row.stream!r} is known with other bytes.",
-            hint="Give each message an id of its own.",
-        )
-    return Committed(known, is_first=row == known)
+    return from_plain(as_plain(row))
 
 
 def finite(features: Mapping[str, Any]) -> dict[str, float | None]:
@@ -115,7 +158,7 @@ def finite(features: Mapping[str, Any]) -> dict[str, float | None]:
 
 
 def as_plain(row: FeatureRow) -> dict[str, Any]:
-    """Return a row as plain values."""
+    """Return a row as JSON can hold it: bytes become hex, NaN and infinities None."""
     return {item.name: _plain(getattr(row, item.name)) for item in dataclasses.fields(row)}
 
 
@@ -139,16 +182,19 @@ def from_plain(plain: Any) -> FeatureRow:
 
 
 def _check_types(row: FeatureRow) -> None:
-    texts = (row.digest, row.tier, row.location, row.reason, row.engine)
+    texts = (row.digest, row.tier, row.location, row.reason, row.function, row.policy_version, row.engine)
+    counts = (row.size_bytes, row.attempt, row.stream_version)
     numbers = (row.score, row.processed_at, *row.features.values()) if isinstance(row.features, Mapping) else ("",)
     is_right = (
         all(isinstance(text, str) for text in texts)
-        and all(isinstance(count, int) for count in (row.size_bytes, row.attempt, row.stream_version))
-        and all(number is None or isinstance(number, (int, float)) for number in numbers)
+        and all(isinstance(count, int) and 0 <= count < 2**63 for count in counts)
+        and all(number is None or (isinstance(number, (int, float)) and math.isfinite(number)) for number in numbers)
+        and row.processed_at is not None
+        and len(row.features) <= MAX_FEATURES
         and isinstance(row.metadata, Mapping)
     )
     if not is_right:
-        raise InvalidInput(f"The feature row of message {row.message_id!r} has a field of the wrong type.")
+        raise InvalidInput(f"The feature row of message {row.message_id!r} has a field of the wrong type or size.")
 
 
 def _plain(value: Any) -> Any:
@@ -156,6 +202,11 @@ def _plain(value: Any) -> Any:
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, bytes):
         return value.hex()
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
     if isinstance(value, Sequence) and not isinstance(value, str):
         return [_plain(item) for item in value]
-    return value if value is None or isinstance(value, (str, int, float, bool)) else str(value)
+    if value is None or isinstance(value, (int, float, bool)):
+        return value
+    # Half of a surrogate pair, as in the name of a file with strange bytes, is in no UTF-8.
+    return str(value).encode("utf-8", "backslashreplace").decode()

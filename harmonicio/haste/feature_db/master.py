@@ -5,15 +5,18 @@ Rows that several threads bring at the same time travel in one request.
 
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
-from harmonicio.core.errors import ConfigurationError, Conflict, StorageError, Unavailable
-from harmonicio.haste.feature_db.base import Committed, FeatureRow, RowFilter, as_plain, from_plain
+from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError, Unavailable
+from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, from_plain
 from harmonicio.haste.registry import check_options
 
 MAX_ROWS_PER_REQUEST = 200
+#: What becomes of a row: the row that counts, or the error that its commit raises.
+Answer = FeatureRow | Exception
 
 
 class RowClient(Protocol):
@@ -25,16 +28,22 @@ class RowClient(Protocol):
 
 
 class _Waiting:
-    __slots__ = ("committed", "error", "is_done", "row")
+    """A row on its way, and what became of it."""
+
+    __slots__ = ("answer", "row")
 
     def __init__(self, row: FeatureRow) -> None:
         self.row = row
-        self.is_done = False
-        self.committed: Committed | None = None
-        self.error: Exception | None = None
+        self.answer: Answer | None = None
+
+    def row_that_counts(self) -> FeatureRow:
+        if isinstance(self.answer, Exception):
+            raise self.answer
+        assert self.answer is not None
+        return self.answer
 
 
-class MasterFeatureDatabase:
+class MasterFeatureDatabase(FeatureDatabase):
     """Commits rows at the master."""
 
     def __init__(self, client: RowClient) -> None:
@@ -46,55 +55,63 @@ class MasterFeatureDatabase:
     def __repr__(self) -> str:
         return f"<MasterFeatureDatabase at {self._client!r}, {len(self._waiting)} rows waiting>"
 
-    def commit(self, row: FeatureRow) -> Committed:
-        mine = _Waiting(row)
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+        mine = [_Waiting(canonical(row)) for row in rows]
         with self._changed:
-            self._waiting.append(mine)
-            while self._is_sending and not mine.is_done:
-                self._changed.wait()
-            if not mine.is_done:
-                self._is_sending = True
+            self._waiting.extend(mine)
         # Whoever finds nobody sending sends for all that wait.
-        while not mine.is_done:
-            self._send_some(row.stream)
-        if mine.error is not None:
-            raise mine.error
-        assert mine.committed is not None
-        return mine.committed
-
-    def _send_some(self, stream: str) -> None:
-        with self._changed:
-            batch, self._waiting = self._waiting[:MAX_ROWS_PER_REQUEST], self._waiting[MAX_ROWS_PER_REQUEST:]
-        try:
-            answer = self._client.post_feature_rows(stream, [as_plain(each.row) for each in batch])
-            for each, verdict in zip(batch, answer["rows"], strict=True):
-                _take(each, verdict)
-        except Unavailable as error:
-            _fail(batch, StorageError(f"The feature rows cannot reach the master: {error.text}", hint=error.hint))
-        except Exception as error:  # noqa: BLE001  whoever waits for a row gets the error
-            _fail(batch, error)
-        finally:
-            with self._changed:
-                for each in batch:
-                    each.is_done = True
-                self._is_sending = False
-                self._changed.notify_all()
+        while batch := self._next_batch(mine):
+            answers: Sequence[Answer] = [StorageError("The feature rows were not sent.")] * len(batch)
+            try:
+                answers = self._send(batch)
+            finally:
+                self._finish(batch, answers)
+        return [each.row_that_counts() for each in mine]
 
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
-        after = 0
-        while True:
-            filters = {key: value for key, value in _filters(wanted, after).items() if value is not None}
-            answer = self._client.feature_rows(wanted.stream or "", **filters)
-            yield from map(from_plain, answer["rows"])
-            if not answer["rows"]:
-                return
-            after = answer["next"]
+        if wanted.stream is None:
+            raise InvalidInput("The master shows the feature rows of one stream at a time.", hint="Name the stream.")
+        filters, after = as_query(wanted), 0
+        while page := self._client.feature_rows(wanted.stream, **filters, after=after)["rows"]:
+            yield from (from_plain(each["row"]) for each in page)
+            after = page[-1]["number"]
 
     def count(self, wanted: RowFilter) -> int:
         return sum(1 for _ in self.rows(wanted))
 
     def close(self) -> None:
         """The client belongs to the engine."""
+
+    def _next_batch(self, mine: Sequence[_Waiting]) -> list[_Waiting]:
+        """Wait for the turn to send, and return what to send; nothing when all of ``mine`` are answered."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._is_sending or all(each.answer for each in mine))
+            if all(each.answer for each in mine):
+                return []
+            self._is_sending = True
+            stream = self._waiting[0].row.stream
+            batch = [each for each in self._waiting if each.row.stream == stream][:MAX_ROWS_PER_REQUEST]
+            taken = set(map(id, batch))
+            self._waiting = [each for each in self._waiting if id(each) not in taken]
+            return batch
+
+    def _finish(self, batch: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
+        with self._changed:
+            for each, answer in zip(batch, answers, strict=True):
+                each.answer = answer
+            self._is_sending = False
+            self._changed.notify_all()
+
+    def _send(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
+        try:
+            plain = [as_plain(each.row) for each in batch]
+            verdicts = self._client.post_feature_rows(batch[0].row.stream, plain)["rows"]
+            return [_answer(verdict) for _, verdict in zip(batch, verdicts, strict=True)]
+        except Unavailable as error:
+            text = f"The feature rows cannot reach the master: {error.text}"
+            return [StorageError(text, hint=error.hint)] * len(batch)
+        except Exception as error:  # noqa: BLE001  whoever waits for a row gets the error
+            return [error] * len(batch)
 
 
 def create(options: Mapping[str, Any], client: Any) -> MasterFeatureDatabase:
@@ -107,19 +124,17 @@ def create(options: Mapping[str, Any], client: Any) -> MasterFeatureDatabase:
     return MasterFeatureDatabase(client)
 
 
-def _filters(wanted: RowFilter, after: int) -> dict[str, Any]:
-    if wanted.metadata:
-        raise ConfigurationError("Rows at the master cannot be filtered by metadata yet.")
-    return {"tier": wanted.tier, "min_score": wanted.min_score, "max_score": wanted.max_score, "after": after}
+def as_query(wanted: RowFilter) -> dict[str, str | float]:
+    """Return a filter as the query of the master's path; each entry of metadata is JSON."""
+    plain = {
+        "message_id": wanted.message_id,
+        "tier": wanted.tier,
+        "min_score": wanted.min_score,
+        "max_score": wanted.max_score,
+    }
+    metadata = {f"metadata.{key}": json.dumps(value) for key, value in wanted.metadata.items()}
+    return {key: value for key, value in plain.items() if value is not None} | metadata
 
 
-def _take(waiting: _Waiting, verdict: Mapping[str, Any]) -> None:
-    if verdict.get("conflict"):
-        waiting.error = Conflict(verdict["conflict"], hint="Give each message an id of its own.")
-    else:
-        waiting.committed = Committed(from_plain(verdict["row"]), bool(verdict["is_first"]))
-
-
-def _fail(batch: Sequence[_Waiting], error: Exception) -> None:
-    for each in batch:
-        each.error = each.error or error
+def _answer(verdict: Mapping[str, Any]) -> Answer:
+    return InvalidInput(verdict["invalid"]) if "invalid" in verdict else from_plain(verdict["row"])

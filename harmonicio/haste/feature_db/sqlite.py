@@ -15,8 +15,8 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
-from harmonicio.haste.feature_db.base import Committed, FeatureRow, RowFilter, as_plain, judge
+from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical
 from harmonicio.haste.registry import check_options
 
 _JSON_FIELDS = ("features", "metadata")
@@ -36,16 +36,20 @@ _ROWS = sa.Table(
     sa.Column("score", sa.Float),
     sa.Column("reason", sa.Text, nullable=False),
     sa.Column("metadata", sa.Text, nullable=False),
+    sa.Column("function", sa.Text, nullable=False),
+    sa.Column("policy_version", sa.Text, nullable=False),
     sa.Column("stream_version", sa.Integer, nullable=False),
     sa.Column("engine", sa.Text, nullable=False),
     sa.Column("processed_at", sa.Float, nullable=False),
     sa.UniqueConstraint("stream", "message_id"),
     sa.Index("feature_rows_by_score", "stream", "score"),
 )
-_BATCH_ROWS = 500
+_PAGE_ROWS = 500
+#: How long a writer waits for another process that writes.
+BUSY_TIMEOUT_S = 30.0
 
 
-class SqliteFeatureDatabase:
+class SqliteFeatureDatabase(FeatureDatabase):
     """Keeps rows in one file.
 
     Raises:
@@ -57,7 +61,8 @@ class SqliteFeatureDatabase:
         self._writing = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            self._engine = sa.create_engine(f"sqlite:///{file}", connect_args={"timeout": 30.0})
+            url = sa.URL.create("sqlite", database=str(file))
+            self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(self._engine, "connect", _prepare)
             _METADATA.create_all(self._engine)
         except (OSError, SQLAlchemyError) as error:
@@ -66,48 +71,24 @@ class SqliteFeatureDatabase:
     def __repr__(self) -> str:
         return f"<SqliteFeatureDatabase {self._file}>"
 
-    def commit(self, row: FeatureRow) -> Committed:
-        (verdict,) = self.commit_many([row])
-        if isinstance(verdict, Conflict):
-            raise verdict
-        return verdict
-
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Committed | Conflict]:
-        """Commit rows in one transaction; each gets its own verdict, in their order.
-
-        Raises:
-            StorageError: none of them could be written.
-        """
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+        kept = [canonical(row) for row in rows]
         try:
             with self._writing, self._engine.begin() as connection:
-                return [self._commit(connection, row) for row in rows]
+                return [_commit(connection, row) for row in kept]
         except SQLAlchemyError as error:
             raise self._broken(error) from None
 
-    def _commit(self, connection: sa.Connection, row: FeatureRow) -> Committed | Conflict:
-        written = connection.execute(insert(_ROWS).values(_values(row)).on_conflict_do_nothing())
-        if written.rowcount:
-            return Committed(row, is_first=True)
-        is_known = (_ROWS.c.stream == row.stream) & (_ROWS.c.message_id == row.message_id)
-        known = _row(connection.execute(sa.select(_ROWS).where(is_known)).one())
-        try:
-            return judge(row, known)
-        except Conflict as conflict:
-            return conflict
-
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
         after = 0
-        while True:
-            batch, after = self.page(wanted, after, _BATCH_ROWS)
-            yield from batch
-            if len(batch) < _BATCH_ROWS:
-                return
+        while page := self.page(wanted, after, _PAGE_ROWS):
+            yield from (row for _, row in page)
+            after = page[-1][0]
 
-    def page(self, wanted: RowFilter, after: int, limit: int) -> tuple[list[FeatureRow], int]:
-        """Return up to ``limit`` rows behind row number ``after``, and the number of the last of them."""
+    def page(self, wanted: RowFilter, after: int, limit: int) -> list[tuple[int, FeatureRow]]:
+        """Return up to ``limit`` rows behind row number ``after``, each with its number."""
         query = sa.select(_ROWS).where(_condition(wanted), _ROWS.c.number > after).order_by(_ROWS.c.number)
-        stored = self._read(query.limit(limit))
-        return [_row(each) for each in stored], int(stored[-1].number) if stored else after
+        return [(each.number, _row(each)) for each in self._read(query.limit(limit))]
 
     def count(self, wanted: RowFilter) -> int:
         (row,) = self._read(sa.select(sa.func.count()).select_from(_ROWS).where(_condition(wanted)))
@@ -144,25 +125,42 @@ def _prepare(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
+def _commit(connection: sa.Connection, row: FeatureRow) -> FeatureRow:
+    written = connection.execute(insert(_ROWS).values(_values(row)).on_conflict_do_nothing())
+    if written.rowcount:
+        return row
+    is_known = (_ROWS.c.stream == row.stream) & (_ROWS.c.message_id == row.message_id)
+    return _row(connection.execute(sa.select(_ROWS).where(is_known)).one())
+
+
 def _condition(wanted: RowFilter) -> sa.ColumnElement[bool]:
     conditions: list[sa.ColumnElement[bool]] = [sa.true()]
     if wanted.stream is not None:
         conditions.append(_ROWS.c.stream == wanted.stream)
+    if wanted.message_id is not None:
+        conditions.append(_ROWS.c.message_id == wanted.message_id)
     if wanted.tier is not None:
         conditions.append(_ROWS.c.tier == wanted.tier)
     if wanted.min_score is not None:
         conditions.append(_ROWS.c.score >= wanted.min_score)
     if wanted.max_score is not None:
         conditions.append(_ROWS.c.score <= wanted.max_score)
-    for key, value in wanted.metadata.items():
-        path = "$." + json.dumps(key)
-        conditions.append(sa.func.json_extract(_ROWS.c.metadata, path) == value)
+    conditions.extend(_has_entry(key, value) for key, value in wanted.metadata.items())
     return sa.and_(*conditions)
+
+
+def _has_entry(key: str, value: Any) -> sa.ColumnElement[bool]:
+    """Return the condition that metadata has an entry; not by a JSON path, which cannot express every key."""
+    entry = sa.func.json_each(_ROWS.c.metadata).table_valued("key", "value", "type").alias()
+    same_key = sa.select(entry.c.key).where(entry.c.key == key)
+    if value is None:
+        return ~same_key.where(entry.c.type != "null").exists()
+    return same_key.where(entry.c.value == value).exists()
 
 
 def _values(row: FeatureRow) -> dict[str, Any]:
     plain = as_plain(row)
-    return {**plain, **{name: json.dumps(plain[name]) for name in _JSON_FIELDS}}
+    return {**plain, **{name: json.dumps(plain[name], allow_nan=False) for name in _JSON_FIELDS}}
 
 
 def _row(stored: sa.Row[Any]) -> FeatureRow:

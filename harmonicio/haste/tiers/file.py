@@ -131,7 +131,7 @@ def create(name: str, options: Mapping[str, Any]) -> FileTier:
 
 
 def encode(message_id: str) -> str:
-    """Return a file name for a message id; different ids have different names, and one without ``~`` can be unquoted."""
+    """Return a file name for a message id: different ids, different names; one without ``~`` can be unquoted."""
     name = quote(message_id, safe="").replace("~", "%7E")
     if name.startswith("."):
         name = "%2E" + name[1:]

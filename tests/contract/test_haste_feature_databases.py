@@ -1,0 +1,179 @@
+"""Every feature database keeps the contract: in memory, in SQLite, and by way of the master's routes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from harmonicio.core.errors import Conflict, InvalidInput, MasterUnavailable, StorageError
+from harmonicio.haste.feature_db.base import FeatureDatabase, RowFilter, as_plain
+from harmonicio.haste.feature_db.master import MasterFeatureDatabase
+from harmonicio.haste.feature_db.memory import MemoryFeatureDatabase
+from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
+from harmonicio.haste.master_extension import HasteExtension, create
+from harmonicio.testing.feature_db_suite import STREAM, FeatureDatabaseSuite, row
+
+
+class TestMemory(FeatureDatabaseSuite):
+    def open(self, folder: Path) -> FeatureDatabase:
+        return MemoryFeatureDatabase()
+
+    def test_it_is_full_at_its_bound(self) -> None:
+        database = MemoryFeatureDatabase(max_rows=1)
+        database.commit(row(1))
+        with pytest.raises(StorageError, match="takes no more"):
+            database.commit(row(2))
+
+
+class TestSqlite(FeatureDatabaseSuite):
+    def open(self, folder: Path) -> FeatureDatabase:
+        return SqliteFeatureDatabase(folder / "new" / "features ?#%.sqlite")
+
+    def test_rows_survive_the_process(self, tmp_path: Path) -> None:
+        for number in (1, 2):
+            database = SqliteFeatureDatabase(tmp_path / "features.sqlite")
+            database.commit(row(number))
+            database.close()
+        database = SqliteFeatureDatabase(tmp_path / "features.sqlite")
+        assert [each.message_id for each in database.rows(RowFilter())] == ["m1", "m2"]
+        database.close()
+
+    def test_a_file_that_is_no_database_is_a_storage_error(self, tmp_path: Path) -> None:
+        (tmp_path / "features.sqlite").write_bytes(b"no database, but long enough to look like one " * 100)
+        with pytest.raises(StorageError, match="not a database"):
+            SqliteFeatureDatabase(tmp_path / "features.sqlite")
+
+    def test_a_folder_that_cannot_be_made_is_a_storage_error(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_text("in the way")
+        with pytest.raises(StorageError, match="cannot be used"):
+            SqliteFeatureDatabase(tmp_path / "file" / "features.sqlite")
+
+
+class Routes:
+    """A client of the master that calls the extension's routes as the master's application does, through JSON."""
+
+    def __init__(self, extension: HasteExtension) -> None:
+        self._extension = extension
+        self._handlers = {route.method: route.handler for route in extension.routes}
+        self.is_away = False
+        self.requests: list[int] = []
+
+    def post_feature_rows(self, stream: str, rows: Sequence[Mapping[str, Any]]) -> Any:
+        if self.is_away:
+            raise MasterUnavailable("The master does not answer.")
+        self.requests.append(len(rows))
+        return self._call("POST", stream, json.loads(json.dumps(list(rows), allow_nan=False)), {})
+
+    def feature_rows(self, stream: str, **filters: str | int | float) -> Any:
+        return self._call("GET", stream, None, {key: str(value) for key, value in filters.items()})
+
+    def _call(self, method: str, stream: str, body: Any, query: Mapping[str, str]) -> Any:
+        answer = self._handlers[method]({"stream": stream}, body, query)
+        return json.loads(json.dumps(answer, allow_nan=False))
+
+    def close(self) -> None:
+        self._extension.close()
+
+
+class _AtMaster(MasterFeatureDatabase):
+    """Closes the extension, too, because nobody else does here."""
+
+    def __init__(self, routes: Routes) -> None:
+        super().__init__(routes)
+        self.routes = routes
+
+    def close(self) -> None:
+        super().close()
+        self.routes.close()
+
+
+class TestMaster(FeatureDatabaseSuite):
+    def open(self, folder: Path) -> _AtMaster:
+        return _AtMaster(Routes(create(folder)))
+
+    def test_a_master_that_is_away_is_a_storage_error_that_may_be_tried_again(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        database.routes.is_away = True
+        with pytest.raises(StorageError, match="cannot reach the master") as raised:
+            database.commit(row(1))
+        assert raised.value.retryable
+        database.routes.is_away = False
+        assert database.commit(row(1)).is_first
+        database.close()
+
+    def test_many_rows_travel_in_few_requests(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        database.commit_many([row(number) for number in range(500)])
+        assert database.routes.requests == [200, 200, 100]
+        database.close()
+
+    def test_rows_of_several_streams_travel_apart(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        rows = [row(1), row(2, stream="spectra"), row(3)]
+        assert database.commit_many(rows) == rows
+        assert [each.message_id for each in database.rows(RowFilter("spectra"))] == ["m2"]
+        database.close()
+
+    def test_all_rows_of_all_streams_cannot_be_asked_for(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        with pytest.raises(InvalidInput, match="one stream at a time"):
+            list(database.rows(RowFilter()))
+        database.close()
+
+
+# ── what the master answers to others than our own database ──────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def routes(tmp_path: Path) -> Any:
+    routes = Routes(create(tmp_path))
+    yield routes
+    routes.close()
+
+
+def test_a_row_that_cannot_be_kept_hinders_no_other(routes: Routes) -> None:
+    spoilt = [as_plain(row(1)), {"stream": STREAM}, as_plain(row(2, stream="spectra")), as_plain(row(3)), 7]
+    answer = routes.post_feature_rows(STREAM, spoilt)["rows"]
+    assert ["row" in each for each in answer] == [True, False, False, True, False]
+    assert "not of stream 'plates'" in answer[2]["invalid"]
+    assert [each["row"]["message_id"] for each in routes.feature_rows(STREAM)["rows"]] == ["m1", "m3"]
+
+
+def test_other_bytes_are_answered_with_the_row_that_counts(routes: Routes) -> None:
+    routes.post_feature_rows(STREAM, [as_plain(row(1))])
+    answer = routes.post_feature_rows(STREAM, [as_plain(row(1, digest="f" * 32))])["rows"]
+    assert answer[0]["row"]["digest"] == row(1).digest
+    with pytest.raises(Conflict):
+        MasterFeatureDatabase(routes).commit(row(1, digest="f" * 32))
+
+
+def test_a_person_may_ask_with_plain_text(routes: Routes) -> None:
+    routes.post_feature_rows(STREAM, [as_plain(row(1, metadata={"well": "B03", "sigma": 1.5}, score=0.9))])
+    asked = {"min_score": 0.8, "metadata.well": "B03", "metadata.sigma": "1.5"}
+    assert len(routes.feature_rows(STREAM, **asked)["rows"]) == 1
+    assert routes.feature_rows(STREAM, min_score=0.95)["rows"] == []
+
+
+@pytest.mark.parametrize(
+    ("query", "complaint"),
+    [
+        ({"colour": "red"}, "no filter 'colour'"),
+        ({"min_score": "high"}, "'min_score' is not a number"),
+        ({"min_score": "nan"}, "'min_score' is not a number"),
+        ({"after": "inf"}, "'after' is not a number"),
+        ({"metadata.well": "[1]"}, "can be filtered by text"),
+    ],
+)
+def test_a_filter_that_cannot_be_used_is_refused(routes: Routes, query: dict[str, str], complaint: str) -> None:
+    with pytest.raises(InvalidInput, match=complaint):
+        routes.feature_rows(STREAM, **query)
+
+
+@pytest.mark.parametrize("body", [None, {}, "rows", [{}] * 1001], ids=str)
+def test_a_body_that_is_no_list_of_rows_is_refused(routes: Routes, body: Any) -> None:
+    with pytest.raises(InvalidInput, match="list of at most 1000"):
+        routes._call("POST", STREAM, body, {})
