@@ -76,14 +76,12 @@ def create(options: Mapping[str, Any], context: Context) -> HastePlugin:
     return HastePlugin(storage, context)
 
 
-def _features(message: Message, call: Callable[[Message], Any]) -> tuple[dict[str, float], str]:
+def _features(message: Message, call: Callable[[Message], Any]) -> tuple[Mapping[str, Any], str]:
+    """Return what the handler found, and why there is nothing, if so."""
     try:
         returned = call(message)
     except Exception as error:  # noqa: BLE001  whatever the handler raises is recorded with the message
         return {}, f"The handler raised {type(error).__name__}: {error}"
     if not isinstance(returned, Mapping):
         return {}, f"The handler returned {type(returned).__name__} instead of features"
-    try:
-        return {str(name): float(value) for name, value in returned.items()}, ""
-    except (TypeError, ValueError) as error:
-        return {}, f"The handler returned a feature that is not a number: {error}"
+    return returned, ""

@@ -5,26 +5,40 @@
        └── missing, NaN ─────┴── not in [0, 1], an exception ──► the tier ``unscored``, with the reason in the row
 
 The commit of the row is what counts. A crash before it leaves a payload without a row, which :meth:`StorageClient.\
-reconcile` removes; a message that is executed again finds the row of the first attempt.
+reconcile` removes: its message is not done, and whoever has it brings it again. A message that is executed again finds
+the row of the first attempt.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any, Self
 
-from harmonicio.core.errors import ConfigurationError, InvalidInput
+from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput
 from harmonicio.core.message import MessageIds
-from harmonicio.haste.feature_db.base import ENTRY_POINT_GROUP, TABLE, FeatureDatabase, FeatureRow, RowFilter, finite
+from harmonicio.core.names import check_message_id, check_name
+from harmonicio.haste.feature_db.base import (
+    ENTRY_POINT_GROUP,
+    MAX_FEATURES,
+    TABLE,
+    FeatureDatabase,
+    FeatureRow,
+    RowFilter,
+    finite,
+)
 from harmonicio.haste.interestingness.base import InterestingnessFunction, create_function
 from harmonicio.haste.policies.base import Policy, create_policy
 from harmonicio.haste.registry import check_options, load
 from harmonicio.haste.tiers.base import Tier, create_tiers
 
 UNSCORED = "unscored"
+#: A longer reason, such as the text of an exception that quotes an image, is cut.
+MAX_REASON_LENGTH = 2000
 OPTIONS = ("function", "policy", "tiers", "feature_db")
 
 
@@ -44,6 +58,7 @@ class StorageClient:
         policy: Score to tier.
         tiers: The tiers by name; ``unscored`` must be among them.
         feature_db: Where rows are committed.
+        function_name, policy_version: Stand in each row, so that it says how it was decided.
 
     Raises:
         ConfigurationError: there is no tier ``unscored``.
@@ -56,6 +71,8 @@ class StorageClient:
         policy: Policy,
         tiers: Mapping[str, Tier],
         feature_db: FeatureDatabase,
+        function_name: str = "",
+        policy_version: str = "",
     ) -> None:
         if UNSCORED not in tiers:
             raise ConfigurationError(
@@ -65,6 +82,8 @@ class StorageClient:
         self._policy = policy
         self._tiers = dict(tiers)
         self._feature_db = feature_db
+        self._function_name = function_name
+        self._policy_version = policy_version
         self._ids = MessageIds()
 
     def __repr__(self) -> str:
@@ -77,16 +96,17 @@ class StorageClient:
         """Return the client that a declaration describes.
 
         Args:
-            options: ``function`` {name, …}, ``policy`` {name, intervals}, ``tiers`` {NAME: {driver, …}} and
-                ``feature_db`` {driver, …}.
+            options: ``function`` {name, …} or a callable, ``policy`` {name, intervals}, ``tiers`` {NAME: {driver, …}}
+                and ``feature_db`` {driver, …}.
             client: Client of the master, for feature rows that travel there.
 
         Raises:
             ConfigurationError: names what is missing, unknown or wrong.
         """
         check_options("HASTE", options, OPTIONS)
-        for key in OPTIONS[:3]:
-            if not isinstance(options.get(key), Mapping):
+        for key in OPTIONS:
+            is_callable = key == "function" and callable(options.get(key))
+            if not isinstance(options.get(key, {} if key == "feature_db" else None), Mapping) and not is_callable:
                 raise ConfigurationError(f"HASTE needs a table {key!r}.")
         tiers = create_tiers(options["tiers"])
         database = dict(options.get("feature_db", {}))
@@ -96,6 +116,8 @@ class StorageClient:
             policy=create_policy(options["policy"], [name for name in tiers if name != UNSCORED]),
             tiers=tiers,
             feature_db=load("feature database", ENTRY_POINT_GROUP, TABLE, driver)(database, client),
+            function_name=_function_name(options["function"]),
+            policy_version=_policy_version(options["policy"]),
         )
 
     def __enter__(self) -> Self:
@@ -131,43 +153,56 @@ class StorageClient:
             StorageError: tier or database cannot be written; nothing counts, try again.
             Conflict: the message id is known with other bytes.
         """
-        given, known = dict(features or {}), dict(metadata or {})
-        reason = unscored_because
+        check_name("stream", stream)
+        identity = check_message_id(message_id) if message_id is not None else self._ids.draw()
+        numbers, reason = _numbers(features or {})
+        known = dict(metadata or {})
+        reason = unscored_because or reason
         if not reason:
-            score, reason = self._score(given, known) if score is None else _checked(score)
+            score, reason = self._score(numbers, known) if score is None else _checked(score)
         tier = UNSCORED if score is None or reason else self._policy.tier_for(score)
-        identity = message_id or self._ids.draw()
-        digest = blake2b(payload, digest_size=16).hexdigest()
         location = self._tiers[tier].write(stream, identity, payload)
         row = FeatureRow(
             stream=stream,
             message_id=identity,
-            digest=digest,
+            digest=blake2b(payload, digest_size=16).hexdigest(),
             size_bytes=memoryview(payload).nbytes,
             tier=tier,
             location=location,
             attempt=attempt,
-            features=_numbers(given),
+            features=finite(numbers),
             score=None if reason else score,
-            reason=reason,
+            reason=reason[:MAX_REASON_LENGTH],
             metadata=known,
+            function=self._function_name,
+            policy_version=self._policy_version,
             stream_version=stream_version,
             engine=engine,
             processed_at=time.time(),
         )
-        committed = self._feature_db.commit(row)
-        counts = committed.row
-        if not committed.is_first and (counts.tier, counts.location) != (tier, location):
-            self._tiers[tier].remove(location)
+        return self._commit(row)
+
+    def _commit(self, row: FeatureRow) -> FeatureRow:
+        """Commit a row and return the one that counts; what was written for another is removed."""
+        try:
+            counts = self._feature_db.commit(row).row
+        except Conflict:
+            # Other bytes have a location of their own, so this is nobody else's.
+            self._tiers[row.tier].remove(row.location)
+            raise
+        if (counts.tier, counts.location) != (row.tier, row.location):
+            self._tiers[row.tier].remove(row.location)
         return counts
 
     def _score(self, features: Mapping[str, float], metadata: Mapping[str, Any]) -> tuple[float | None, str]:
         try:
-            return _checked(self._function(features, metadata))
+            score, reason = _checked(self._function(features, metadata))
         except KeyError as error:
             return None, f"{error.args[0]!r} is neither a feature nor metadata that the function was given"
         except Exception as error:  # noqa: BLE001  whatever the user's function raises is recorded with the message
             return None, f"The interestingness function raised {type(error).__name__}: {error}"
+        undefined = [name for name, value in features.items() if not math.isfinite(value)]
+        return score, f"{reason}; no finite number: {', '.join(undefined)}" if reason and undefined else reason
 
     def read(self, row: FeatureRow) -> bytes:
         """Return the payload of a row.
@@ -184,22 +219,27 @@ class StorageClient:
         """Return the rows of the feature database, all of them or those of a filter."""
         return list(self._feature_db.rows(wanted or RowFilter()))
 
-    def reconcile(self, stream: str) -> Reconciled:
+    def reconcile(self, stream: str, *, older_than_s: float = 3600.0) -> Reconciled:
         """Remove payloads that no row names, and say which rows miss theirs.
 
-        Run it while nothing of the stream is being saved: a payload whose row is about to be committed has none yet.
+        Args:
+            older_than_s: Younger payloads are left alone: the row of one that is being saved is about to come.
         """
+        limit = time.time() - older_than_s
+        found = [(name, kept) for name, tier in self._tiers.items() for kept in tier.contents(stream)]
         rows = {(row.tier, row.location) for row in self._feature_db.rows(RowFilter(stream)) if row.location}
-        removed = []
-        kept = set()
-        for name, tier in self._tiers.items():
-            for each in tier.contents(stream):
-                if (name, each.location) in rows:
-                    kept.add((name, each.location))
-                else:
-                    tier.remove(each.location)
-                    removed.append(f"{name}:{each.location}")
-        return Reconciled(tuple(removed), tuple(f"{name}:{location}" for name, location in sorted(rows - kept)))
+        orphans = [
+            (name, kept.location)
+            for name, kept in found
+            if (name, kept.location) not in rows and kept.written_at <= limit
+        ]
+        for name, location in orphans:
+            self._tiers[name].remove(location)
+        missing = rows - {(name, kept.location) for name, kept in found}
+        return Reconciled(
+            tuple(f"{name}:{location}" for name, location in orphans),
+            tuple(f"{name}:{location}" for name, location in sorted(missing) if name in self._tiers),
+        )
 
 
 def _checked(score: Any) -> tuple[float | None, str]:
@@ -211,5 +251,26 @@ def _checked(score: Any) -> tuple[float | None, str]:
     return value, ""
 
 
-def _numbers(features: Mapping[str, Any]) -> dict[str, float | None]:
-    return finite({str(name): float(value) for name, value in features.items()})
+def _numbers(features: Mapping[str, Any]) -> tuple[dict[str, float], str]:
+    """Return the features that are numbers, and why the features cannot be used, if so."""
+    numbers, reason = {}, ""
+    for name, value in list(features.items())[:MAX_FEATURES]:
+        try:
+            numbers[str(name)] = float(value)
+        except (TypeError, ValueError, OverflowError):
+            reason = reason or f"The feature {name!r:.60} is {value!r:.60}, which is not a number"
+    if len(features) > MAX_FEATURES:
+        reason = f"There are {len(features)} features, more than {MAX_FEATURES}"
+    return numbers, reason
+
+
+def _function_name(function: Mapping[str, Any] | InterestingnessFunction) -> str:
+    if callable(function):
+        return getattr(function, "__qualname__", type(function).__qualname__)
+    return " ".join(str(value) if key == "name" else f"{key}={value}" for key, value in function.items())
+
+
+def _policy_version(policy: Mapping[str, Any]) -> str:
+    """Return a policy's name and a digest of its options: another policy has another version."""
+    options = json.dumps(policy, sort_keys=True, default=str).encode()
+    return f"{policy.get('name', 'interval')}-{blake2b(options, digest_size=4).hexdigest()}"

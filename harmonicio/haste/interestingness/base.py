@@ -6,6 +6,7 @@ message always has the same score. Which score goes where is no business of it: 
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from importlib import import_module
 from importlib.util import module_from_spec, spec_from_file_location
@@ -28,16 +29,19 @@ _TABLE = {
 }
 
 
-def create_function(options: Mapping[str, Any]) -> InterestingnessFunction:
+def create_function(options: Mapping[str, Any] | Callable[..., float]) -> InterestingnessFunction:
     """Return the function that a declaration describes.
 
     Args:
         options: ``name``, and what that function takes. A name ``file.py:function`` or ``package.module:function`` is a
-            function of the user's own, called as ``function(features, metadata)``.
+            function of the user's own, called as ``function(features, metadata)``, or ``function(features)`` if it
+            takes only one argument. It may be given by itself, too.
 
     Raises:
         ConfigurationError: there is no such function, or it does not take these options.
     """
+    if callable(options):
+        return _as_function(options)
     given = dict(options)
     name = given.pop("name", None)
     if isinstance(name, str) and ":" in name:
@@ -59,7 +63,20 @@ def _users_own(reference: str) -> InterestingnessFunction:
             spec.loader.exec_module(module)
         else:
             module = import_module(place)
-        function: InterestingnessFunction = getattr(module, attribute)
-    except (ImportError, OSError, AttributeError, SyntaxError) as error:
+        function = getattr(module, attribute)
+    except Exception as error:  # noqa: BLE001  the user's file is executed, and may raise anything
         raise ConfigurationError(f"The interestingness function {reference!r} cannot be loaded: {error}.") from None
+    if not callable(function):
+        raise ConfigurationError(f"The interestingness function {reference!r} is not a function.")
+    return _as_function(function)
+
+
+def _as_function(function: Callable[..., float]) -> InterestingnessFunction:
+    """Return a function of two arguments; one that takes only the features gets only them."""
+    try:
+        inspect.signature(function).bind({}, {})
+    except TypeError:
+        return lambda features, metadata: function(features)
+    except ValueError:
+        return function  # A function in C that does not tell its arguments.
     return function

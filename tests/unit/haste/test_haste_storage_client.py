@@ -1,0 +1,324 @@
+"""The storage client: where messages go, what is recorded, and what a crash between the two leaves."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, StorageError
+from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter
+from harmonicio.haste.feature_db.memory import MemoryFeatureDatabase
+from harmonicio.haste.interestingness.base import create_function
+from harmonicio.haste.policies.base import create_policy
+from harmonicio.haste.storage_client import StorageClient
+from harmonicio.haste.tiers.base import create_tiers
+
+PAPER = [[0, 0.25, "D"], [0.25, 0.5, "C"], [0.5, 0.75, "B"], [0.75, 1, "A"]]
+STREAM = "plates"
+
+
+def options(folder: Path, **more: Any) -> dict[str, Any]:
+    return {
+        "function": {"name": "feature", "feature": "focus"},
+        "policy": {"intervals": PAPER},
+        "tiers": {tier: {"folder": str(folder / tier)} for tier in ("A", "B", "C", "D", "unscored")},
+        "feature_db": {"driver": "memory"},
+    } | more
+
+
+@pytest.fixture
+def client(tmp_path: Path) -> Iterator[StorageClient]:
+    with StorageClient.from_options(options(tmp_path)) as opened:
+        yield opened
+
+
+def save(
+    client: StorageClient, focus: float, message_id: str = "m1", payload: bytes = b"pixels", **more: Any
+) -> FeatureRow:
+    return client.save(payload, features={"focus": focus}, message_id=message_id, stream=STREAM, **more)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(str(each.relative_to(folder)) for each in folder.rglob("*") if each.is_file())
+
+
+# ── one message ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_message_becomes_one_file_and_one_row_that_says_all(client: StorageClient, tmp_path: Path) -> None:
+    row = save(client, 0.8, attempt=2, stream_version=5, engine="e1", metadata={"well": "B03"})
+    assert client.rows() == [row]
+    assert (row.score, row.tier, row.location, row.size_bytes) == (0.8, "A", "plates/m1", 6)
+    assert (row.function, row.metadata, row.attempt) == ("feature feature=focus", {"well": "B03"}, 2)
+    assert (row.engine, row.stream_version, row.reason) == ("e1", 5, "")
+    assert (tmp_path / "A" / "plates" / "m1").read_bytes() == client.read(row) == b"pixels"
+
+
+@pytest.mark.parametrize(("score", "tier"), [(0.0, "D"), (0.25, "C"), (0.7, "B"), (1.0, "A")])
+def test_a_precomputed_score_decides_without_the_function(client: StorageClient, score: float, tier: str) -> None:
+    row = client.save(b"pixels", score=score)
+    assert (row.score, row.tier, row.features) == (score, tier, {})
+
+
+def test_a_message_without_an_id_gets_one_of_its_own(client: StorageClient) -> None:
+    assert len({client.save(b"pixels", score=0.5).message_id for _ in range(3)}) == 3
+
+
+def test_rows_are_found_by_score_and_metadata(client: StorageClient) -> None:
+    for number, well in enumerate(("B02", "B03", "B03")):
+        save(client, 0.3 + 0.3 * number, f"m{number}", metadata={"well": well})
+    found = client.rows(RowFilter(min_score=0.8, metadata={"well": "B03"}))
+    assert [row.message_id for row in found] == ["m2"]
+
+
+def test_another_policy_moves_new_messages_and_leaves_their_scores(tmp_path: Path) -> None:
+    answers = []
+    for intervals in (PAPER, [[0, 0.9, "D"], [0.9, 1, "A"]]):
+        with StorageClient.from_options(options(tmp_path, policy={"intervals": intervals})) as client:
+            answers.append(save(client, 0.8))
+    assert [row.tier for row in answers] == ["A", "D"]
+    assert answers[0].score == answers[1].score
+    assert answers[0].policy_version != answers[1].policy_version
+
+
+def test_a_tier_moves_to_another_disk_without_a_word_in_policy_or_rows(tmp_path: Path) -> None:
+    database = {"driver": "sqlite", "file": str(tmp_path / "features.sqlite")}
+    with StorageClient.from_options(options(tmp_path, feature_db=database)) as client:
+        save(client, 0.8)
+    (tmp_path / "A").rename(tmp_path / "fast disk")
+    moved = options(tmp_path, feature_db=database)
+    moved["tiers"]["A"] = {"folder": str(tmp_path / "fast disk")}
+    with StorageClient.from_options(moved) as client:
+        (row,) = client.rows()
+        assert client.read(row) == b"pixels"
+
+
+def test_three_functions_on_one_dataset_give_three_scores(tmp_path: Path) -> None:
+    def model(features: Any) -> float:
+        return 1 / (1 + math.exp(-2 * features["focus"] + 1))
+
+    functions: list[Any] = [
+        {"name": "feature", "feature": "focus"},
+        {"name": "logistic", "feature": "focus", "k": 4.5, "x0": 0.5},
+        model,
+    ]
+    rows = []
+    for number, function in enumerate(functions):
+        with StorageClient.from_options(options(tmp_path, function=function)) as client:
+            rows.append(save(client, 0.8, f"m{number}"))
+    assert len({row.score for row in rows}) == 3
+    assert [row.function for row in rows[:2]] == ["feature feature=focus", "logistic feature=focus k=4.5 x0=0.5"]
+    assert "model" in rows[2].function
+
+
+# ── without a score ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def raising(features: Any, metadata: Any) -> float:
+    raise ZeroDivisionError("no cells")
+
+
+@pytest.mark.parametrize(
+    ("function", "features", "reason"),
+    [
+        (None, {"focus": math.nan}, "score is nan, which is not in [0, 1]; no finite number: focus"),
+        (None, {}, "'focus' is neither a feature nor metadata"),
+        (None, {"focus": "sharp"}, "The feature 'focus' is 'sharp', which is not a number"),
+        (None, {str(number): 1.0 for number in range(5000)}, "5000 features, more than 4096"),
+        (raising, {"focus": 0.5}, "raised ZeroDivisionError: no cells"),
+        (lambda features: 1.5, {}, "score is 1.5, which is not in [0, 1]"),
+        (lambda features: -0.1, {}, "score is -0.1, which is not in [0, 1]"),
+        (lambda features: "high", {}, "score is 'high', which is not a number"),
+        (lambda features: None, {}, "score is None, which is not a number"),
+        (lambda features: True, {}, "score is True, which is not a number"),
+    ],
+)
+def test_a_message_without_a_score_is_kept_with_the_reason(
+    tmp_path: Path, function: Any, features: dict[str, Any], reason: str
+) -> None:
+    given = options(tmp_path) if function is None else options(tmp_path, function=function)
+    with StorageClient.from_options(given) as client:
+        row = client.save(b"pixels", features=features, message_id="m1")
+        assert (row.score, row.tier) == (None, "unscored")
+        assert reason in row.reason
+        assert client.read(row) == b"pixels"
+
+
+@pytest.mark.parametrize("score", [math.nan, math.inf, -1.0, 1.0001])
+def test_a_precomputed_score_that_is_none_leaves_the_message_unscored(client: StorageClient, score: float) -> None:
+    assert client.save(b"pixels", score=score).tier == "unscored"
+
+
+def test_a_feature_that_is_not_finite_is_recorded_as_none(client: StorageClient) -> None:
+    row = client.save(b"pixels", features={"focus": np.float32(0.5), "slope": math.nan, "range": math.inf})
+    assert row.features == {"focus": 0.5, "slope": None, "range": None}
+    assert row.tier == "B"
+
+
+def test_a_reason_as_long_as_an_image_is_cut(client: StorageClient) -> None:
+    assert len(client.save(b"pixels", unscored_because="x" * 10**6).reason) == 2000
+
+
+# ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_second_attempt_returns_the_first_outcome_and_takes_back_its_copy(
+    client: StorageClient, tmp_path: Path
+) -> None:
+    first = save(client, 0.8)
+    assert save(client, 0.1, attempt=2) == first
+    assert files_in(tmp_path) == ["A/plates/m1"]
+
+
+def test_other_bytes_under_a_known_id_are_refused_and_leave_no_copy(client: StorageClient, tmp_path: Path) -> None:
+    first = save(client, 0.8)
+    for focus in (0.8, 0.1):
+        with pytest.raises(Conflict):
+            save(client, focus, payload=b"others")
+    assert files_in(tmp_path) == ["A/plates/m1"]
+    assert client.read(first) == b"pixels"
+
+
+def test_of_many_attempts_at_once_one_counts_and_one_copy_is_left(client: StorageClient, tmp_path: Path) -> None:
+    rows: list[FeatureRow] = []
+    start = threading.Barrier(8)
+
+    def attempt(number: int) -> None:
+        start.wait()
+        rows.append(save(client, number / 8, attempt=number + 1))
+
+    threads = [threading.Thread(target=attempt, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(rows) == 8
+    assert all(row == rows[0] for row in rows)
+    assert files_in(tmp_path) == [f"{rows[0].tier}/plates/m1"]
+
+
+# ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class FailingOnce(MemoryFeatureDatabase):
+    """A database whose first commit fails, as if the machine had stopped there."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._has_failed = False
+
+    def commit_many(self, rows: Any) -> list[FeatureRow]:
+        if not self._has_failed:
+            self._has_failed = True
+            raise StorageError("The machine stopped.")
+        return super().commit_many(rows)
+
+
+def with_database(folder: Path, database: FeatureDatabase) -> StorageClient:
+    tiers = create_tiers(options(folder)["tiers"])
+    function = create_function({"name": "feature", "feature": "focus"})
+    return StorageClient(
+        function=function, policy=create_policy({"intervals": PAPER}, tiers), tiers=tiers, feature_db=database
+    )
+
+
+def age(folder: Path) -> None:
+    """Make everything that is kept look two hours old."""
+    for name in files_in(folder):
+        about = (folder / name).stat()
+        os.utime(folder / name, (about.st_atime - 7200, about.st_mtime - 7200))
+
+
+def test_a_crash_before_the_commit_costs_nothing_when_the_message_comes_again(tmp_path: Path) -> None:
+    client = with_database(tmp_path, FailingOnce())
+    with pytest.raises(StorageError):
+        save(client, 0.8)
+    assert client.rows() == []
+    save(client, 0.8, attempt=2)
+    assert files_in(tmp_path) == ["A/plates/m1"]
+    age(tmp_path)
+    assert client.reconcile(STREAM).removed == ()
+
+
+def test_what_a_crash_has_left_is_removed_once_it_is_old(tmp_path: Path) -> None:
+    client = with_database(tmp_path, FailingOnce())
+    with pytest.raises(StorageError):
+        save(client, 0.8)
+    save(client, 0.1, attempt=2)
+    assert client.reconcile(STREAM).removed == ()
+    age(tmp_path)
+    assert client.reconcile(STREAM).removed == ("A:plates/m1",)
+    assert files_in(tmp_path) == ["D/plates/m1"]
+
+
+def test_a_row_whose_payload_is_gone_is_named(client: StorageClient, tmp_path: Path) -> None:
+    save(client, 0.8)
+    save(client, 0.9, "m2")
+    (tmp_path / "A" / "plates" / "m1").unlink()
+    assert client.reconcile(STREAM).missing == ("A:plates/m1",)
+
+
+def test_what_went_to_the_trash_has_a_row_and_misses_nothing(tmp_path: Path) -> None:
+    tiers = {"A": {"folder": str(tmp_path / "A")}, "trash": {"driver": "trash"}, "unscored": {"driver": "memory"}}
+    policy = {"intervals": [[0, 0.5, "trash"], [0.5, 1, "A"]]}
+    with StorageClient.from_options(options(tmp_path, tiers=tiers, policy=policy)) as client:
+        row = save(client, 0.2)
+        assert (row.tier, row.score, row.location, row.size_bytes) == ("trash", 0.2, "", 6)
+        assert client.reconcile(STREAM).missing == ()
+        assert files_in(tmp_path) == []
+
+
+def test_a_tier_that_cannot_be_written_leaves_no_row(client: StorageClient, tmp_path: Path) -> None:
+    (tmp_path / "A").write_text("in the way")
+    with pytest.raises(StorageError, match="'A' cannot be written"):
+        save(client, 0.8)
+    assert client.rows() == []
+
+
+@pytest.mark.parametrize(
+    "bad", [{"stream": "../x"}, {"message_id": "a\0b"}, {"message_id": "x" * 4096}, {"message_id": ""}]
+)
+def test_names_that_are_none_are_refused_before_anything_is_written(
+    client: StorageClient, tmp_path: Path, bad: dict[str, str]
+) -> None:
+    with pytest.raises(InvalidInput):
+        client.save(b"pixels", score=0.5, **bad)  # type: ignore[arg-type]
+    assert files_in(tmp_path) == []
+
+
+def test_a_row_of_another_clients_tier_cannot_be_read(client: StorageClient) -> None:
+    row = dataclasses.replace(save(client, 0.8), tier="cold")
+    with pytest.raises(InvalidInput, match="no tier 'cold'"):
+        client.read(row)
+
+
+# ── declaring ────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"tier": {}}, "no option 'tier'"),
+        ({"function": None}, "needs a table 'function'"),
+        ({"policy": PAPER}, "needs a table 'policy'"),
+        ({"tiers": []}, "needs a table 'tiers'"),
+        ({"feature_db": "features.sqlite"}, "needs a table 'feature_db'"),
+        ({"feature_db": {"driver": "mongo"}}, "no feature database 'mongo'"),
+        ({"feature_db": {"driver": "sqlite", "file": "relative"}}, "absolute 'file'"),
+        ({"feature_db": {"driver": "memory", "colour": 1}}, "no option 'colour'"),
+        ({"policy": {"intervals": [[0, 1, "Z"]]}}, "'Z', which is not declared"),
+        ({"policy": {"intervals": [[0, 1, "unscored"]]}}, "'unscored', which is not declared"),
+        ({"tiers": {tier: {"driver": "memory"} for tier in "ABCD"}}, "no tier 'unscored'"),
+    ],
+)
+def test_a_declaration_that_cannot_be_used_is_refused(tmp_path: Path, more: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(ConfigurationError, match=complaint):
+        StorageClient.from_options(options(tmp_path, **more))
