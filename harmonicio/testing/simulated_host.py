@@ -23,11 +23,13 @@ from harmonicio.worker.instructions import (
     ForgetEngine,
     Instruction,
     KillEngine,
+    MasterMet,
     StartEngine,
     Tick,
 )
 
 STEP_S = 0.25
+BOND = "one"
 ADDRESS = Address("127.0.0.1", 4000)
 
 
@@ -93,6 +95,7 @@ class SimulatedHost:
         self._drawn = 0
         self._generation = 0
         self.controller = Controller(max_engines=max_engines, draw_engine_id=self._draw, chance=random.Random(seed))
+        self.controller.handle(MasterMet(BOND), self.now)
 
     def __repr__(self) -> str:
         return f"<SimulatedHost at {self.now:g} s: {[f'{each.engine} {each.state}' for each in self.engines.values()]}>"

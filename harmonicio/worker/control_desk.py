@@ -38,8 +38,7 @@ class ControlDesk:
             ConnectionEnded: the folder takes no socket.
         """
         path = folder / SOCKET_NAME
-        listener = ControlListener(path)
-        self._listeners[engine] = listener
+        self._listeners[engine] = listener = ControlListener(path)
         self._selector.register(listener, selectors.EVENT_READ, (engine, listener))
         return path
 
@@ -53,8 +52,21 @@ class ControlDesk:
             return [report for report in ready.receive_reports() if report.engine == engine]
         except ConnectionEnded as error:
             _log.debug("Engine %s: %s", engine, error)
-            self._drop(engine)
+            if self._channels.get(engine) is ready:  # Else it has dialled again since.
+                self._drop(engine)
             return []
+
+    def last_words(self, engine: str) -> list[EngineReport]:
+        """Take everything that an engine which has ended still said."""
+        if engine in self._listeners:
+            self._accept(engine, self._listeners[engine])
+        reports = []
+        while (channel := self._channels.get(engine)) is not None:
+            more = self.serve((engine, channel))
+            if not more and engine in self._channels:
+                break
+            reports += more
+        return reports
 
     def drain(self, engine: str, within_s: float) -> bool:
         """Order an engine to drain; False when it is not connected."""

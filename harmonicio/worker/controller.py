@@ -1,13 +1,13 @@
 """Decides which engines a worker starts, drains and kills, from what the master wants and what is there.
 
-    Desired, found, started, reported, exited, tick ──► Controller ──► start, drain, kill, forget, report now
+    master, desired, found, started, reported, exited, tick ──► Controller ──► start, drain, kill, forget, report now
 
 Rules:
 
 - Reconcile: each desired stream gets its number of engines with its present declaration, never more than
   ``max_engines`` processes altogether; one that still drains counts too.
-- A changed declaration replaces engines one after another: a new one is started, and once it is ready an old one is
-  drained. On a full worker, and for an ordered stream, the old one goes first.
+- A changed declaration, or another master, replaces engines one after another: a new one is started, and once it is
+  ready an old one is drained. On a full worker, and for an ordered stream, the old one goes first.
 - Scaling down drains idle engines first. An engine that has not drained by its deadline is killed.
 - A failed engine is replaced after a back-off of its stream; while failures are fresh, engines start one at a time.
 - A message that runs longer than its stream's ``timeout_s`` has its engine killed, also when that is frozen. So has an
@@ -49,6 +49,7 @@ from harmonicio.worker.instructions import (
     ForgetEngine,
     Instruction,
     KillEngine,
+    MasterMet,
     ReportNow,
     StartEngine,
     StopOrdered,
@@ -83,6 +84,7 @@ class Controller:
         self._chance = chance
         self._engines: dict[str, WatchedEngine] = {}
         self._desired: dict[str, DesiredEngines] | None = None
+        self._bond: str | None = None
         self._back_offs: dict[str, BackOff] = {}
         self._exits: dict[str, EngineExit] = {}
         self._is_stopping = False
@@ -112,6 +114,8 @@ class Controller:
     def _take(self, event: Event, now: float) -> list[Instruction]:
         if isinstance(event, Desired):
             self._want(event)
+        elif isinstance(event, MasterMet):
+            self._bond = event.bond
         elif isinstance(event, EngineStarted):
             if event.engine in self._engines:
                 self._engines[event.engine].pid = event.pid
@@ -155,7 +159,7 @@ class Controller:
         return [ReportNow(FLIP_WITHIN_S if was_ready and engine.is_ready else CHANGE_WITHIN_S)]
 
     def _adopt(self, found: EngineFound, now: float) -> list[Instruction]:
-        engine = WatchedEngine(found.engine, found.declaration, now, pid=found.pid, is_adopted=True)
+        engine = WatchedEngine(found.engine, found.declaration, now, found.bond, pid=found.pid, is_adopted=True)
         self._engines.setdefault(found.engine, engine)
         if found.is_running:
             return [ReportNow(CHANGE_WITHIN_S)]
@@ -223,7 +227,7 @@ class Controller:
     # ── reconciling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _reconcile(self, now: float) -> list[Instruction]:
-        if self._desired is None or self._is_stopping:
+        if self._desired is None or self._bond is None or self._is_stopping:
             return []
         instructions: list[Instruction] = []
         for stream in {each.stream for each in self._engines.values()} - self._desired.keys():
@@ -240,7 +244,9 @@ class Controller:
     def _split(self, wanted: DesiredEngines) -> tuple[list[WatchedEngine], list[WatchedEngine]]:
         """Return the serving engines of the present declaration, and those of older ones."""
         serving = self._serving(wanted.declaration.name)
-        current = [each for each in serving if is_same_recipe(each.declaration, wanted.declaration)]
+        current = [
+            each for each in serving if each.bond == self._bond and is_same_recipe(each.declaration, wanted.declaration)
+        ]
         return current, [each for each in serving if each not in current]
 
     def _surplus(self, wanted: DesiredEngines) -> list[WatchedEngine]:
@@ -281,17 +287,18 @@ class Controller:
         engine = self._draw_engine_id()
         while engine in self._engines or engine in self._exits:
             engine = self._draw_engine_id()
-        self._engines[engine] = WatchedEngine(engine, declaration, now)
+        self._engines[engine] = WatchedEngine(engine, declaration, now, self._bond or "")
         return StartEngine(engine, declaration)
 
     def _drain(self, engines: Iterable[WatchedEngine], now: float) -> list[Instruction]:
         return [self._order_drain(each, now + each.declaration.timeout_s, now) for each in engines]
 
     def _order_drain(self, engine: WatchedEngine, drain_by: float, now: float) -> Instruction:
+        is_starting = engine.state is Availability.STARTING
         if not engine.is_leaving:
             engine.since = now
         engine.drain_by, engine.drain_ordered_at = drain_by, now
-        return DrainEngine(engine.engine, max(0.0, drain_by - now))
+        return DrainEngine(engine.engine, max(0.0, drain_by - now), is_starting)
 
     # ── what the master is told ──────────────────────────────────────────────────────────────────────────────────────
 

@@ -15,14 +15,32 @@ from harmonicio.core.stream import StreamDeclaration
 
 
 @dataclass(frozen=True, slots=True)
+class MasterMet:
+    """A master has welcomed this worker.
+
+    Attributes:
+        bond: Digest of what an engine is given of its master: keys and addresses. An engine with another bond than the
+            present one is of no use any more, because no ticket opens it.
+    """
+
+    bond: str
+
+
+@dataclass(frozen=True, slots=True)
 class EngineFound:
-    """An engine of an earlier controller is there when this one starts; ``text`` is its last word when it has ended."""
+    """An engine of an earlier controller is there when this one starts.
+
+    Attributes:
+        text: Its last word when it has ended.
+        bond: As it was when it was started.
+    """
 
     engine: str
     declaration: StreamDeclaration
     pid: int
     is_running: bool
     text: str = ""
+    bond: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +93,8 @@ class Tick:
 
 
 Event = (
-    Desired
+    MasterMet
+    | Desired
     | EngineReport
     | EngineFound
     | EngineStarted
@@ -99,10 +118,16 @@ class StartEngine:
 
 @dataclass(frozen=True, slots=True)
 class DrainEngine:
-    """Tell it to finish what it runs and end; over its control connection, else as the runtime can. May be repeated."""
+    """Tell it to finish what it runs and end. May be repeated.
+
+    Attributes:
+        is_starting: It holds nothing, and may be in a long setup: the runtime shall end it. Else it is told over its
+            control connection, where there is one.
+    """
 
     engine: str
     within_s: float
+    is_starting: bool = False
 
 
 @dataclass(frozen=True, slots=True)

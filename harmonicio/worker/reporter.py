@@ -1,6 +1,16 @@
-"""The threads that talk to the master: one registers and reports, one waits for what is desired.
+"""Talks to the master: registers, reports, and asks what the worker shall run.
 
-The master's absence stops no engine: both try again with growing pauses.
+    thread "report"     register ──► report ──► wait (interval, or a change) ──► report …
+                           ▲                       │ the master does not know us, or does not answer
+                           └───── back off ◄───────┘
+    thread "desired"    ask and be held until it changes ──► ask again …
+
+Rules:
+
+- A change is reported within the time that it allows, but reports are never less than ``SHORTEST_GAP_S`` apart.
+- When the master does not answer, attempts become more seldom, up to ``LONGEST_DELAY_S``, by chance not all workers'
+  at the same moment. Nothing else happens: engines do not depend on it.
+- What the master answers is handed on from these threads; nobody is called while a lock is held.
 """
 
 from __future__ import annotations
@@ -10,144 +20,222 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from typing import Protocol
 
-from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import Desired, WorkerRegistration, WorkerReport, WorkerWelcome
-from harmonicio.core.errors import HarmonicIOError, NotFound
+from harmonicio.control.messages import (
+    Desired,
+    ReportAnswer,
+    WorkerRegistration,
+    WorkerReport,
+    WorkerWelcome,
+)
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
 
-DESIRED_WAIT_S = 20.0
-RETRY_FIRST_S, RETRY_MAX_S = 0.2, 5.0
-WARN_EVERY_S = 60.0
+SHORTEST_GAP_S = 0.05
+POLL_WAIT_S = 20.0
+FIRST_DELAY_S = 0.2
+LONGEST_DELAY_S = 5.0
+#: A thread whose request is being held by a master that does not let go is not waited for longer than this.
+JOIN_S = 2.0
+
+
+class Master(Protocol):
+    """What the worker needs of :class:`~harmonicio.control.client.MasterClient`."""
+
+    @property
+    def url(self) -> str: ...
+
+    def register_worker(self, registration: WorkerRegistration) -> WorkerWelcome: ...
+
+    def report(self, worker: str, report: WorkerReport) -> ReportAnswer: ...
+
+    def desired(self, worker: str, generation: int = 0, wait_s: float = 0.0) -> Desired: ...
+
+    def leave_worker(self, worker: str) -> None: ...
+
+    def close(self) -> None: ...
 
 
 class Reporter:
-    """Talks to the master for one worker.
+    """The worker's side of the control plane.
 
     Args:
-        make_report: Returns the next report; called on the reporting thread.
-        on_welcome, on_desired, on_answered: Told of the master's answers, on threads of the reporter.
+        master: Used from two threads; closed with the reporter.
+        registration: How the worker introduces itself.
+        make_report: Returns the report with this number.
+        on_welcome, on_desired, on_answered: Told what the master answered, on_answered with the report.
     """
 
     def __init__(
         self,
-        client: MasterClient,
+        master: Master,
         registration: WorkerRegistration,
         *,
-        make_report: Callable[[], WorkerReport],
+        make_report: Callable[[int], WorkerReport],
         on_welcome: Callable[[WorkerWelcome], None],
         on_desired: Callable[[Desired], None],
         on_answered: Callable[[WorkerReport], None],
     ) -> None:
-        self._client = client
+        self._master = master
         self._registration = registration
         self._make_report = make_report
         self._on_welcome = on_welcome
         self._on_desired = on_desired
         self._on_answered = on_answered
         self._changed = threading.Condition()
-        self._due_at = 0.0
-        self._is_registered = False
         self._is_closing = False
-        self._warned_at = -WARN_EVERY_S
-        self._interval_s = 1.0
-        self._generation = 0
-        self._threads = [
-            threading.Thread(target=self._run, args=(step,), name=f"worker-{name}", daemon=True)
-            for name, step in (("reports", self._report), ("desired", self._ask_desired))
-        ]
+        self._is_registered = False
+        self._due_at = 0.0
+        self._sequence = 0
+        self._reporting = threading.Thread(target=self._report_for_ever, name="worker-report", daemon=True)
+        self._asking = threading.Thread(target=self._ask_for_ever, name="worker-desired", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<Reporter to {self._client!r}{', registered' if self._is_registered else ''}>"
+        state = "closed" if self._is_closing else "registered" if self._is_registered else "not registered"
+        return f"<Reporter of {self._name!r} to {self._master.url}, {state}, {self._sequence} reports>"
 
     def start(self) -> None:
-        for thread in self._threads:
-            thread.start()
+        self._reporting.start()
+        self._asking.start()
 
     def report_within(self, seconds: float) -> None:
-        """See that the master hears of a change within so many seconds."""
+        """There is something new: report it within so many seconds."""
         with self._changed:
             self._due_at = min(self._due_at, time.monotonic() + seconds)
             self._changed.notify_all()
 
     def close(self, *, is_leaving: bool) -> None:
-        """End the threads; say goodbye to the master when the worker leaves for good."""
+        """End the threads. With ``is_leaving``, tell the master the last news and that this worker is gone."""
         with self._changed:
+            if self._is_closing:
+                return
             self._is_closing = True
             self._changed.notify_all()
-        if is_leaving and self._is_registered:
-            try:
-                self._client.report(self._registration.worker, self._make_report())
-                self._client.leave_worker(self._registration.worker)
-            except HarmonicIOError as error:
-                _log.info("The master does not hear that this worker leaves: %s", error)
-        self._client.close()
-        for thread in self._threads:
-            thread.join()
+        is_started = self._reporting.ident is not None
+        if is_started:
+            self._reporting.join()
+            if is_leaving and self._is_registered:
+                self._leave()
+        self._master.close()
+        if is_started:
+            self._asking.join(JOIN_S)
+            if self._asking.is_alive():
+                _log.debug("The master still holds a request of worker %r; it ends by itself.", self._name)
 
-    # ── threads ──────────────────────────────────────────────────────────────────────────────────────────────────────
+    @property
+    def _name(self) -> str:
+        return self._registration.worker
 
-    def _run(self, step: Callable[[], None]) -> None:
-        failures = 0
+    def _leave(self) -> None:
+        """Tell the master, which then lets go of the request that it holds."""
+        try:
+            self._report()
+            self._master.leave_worker(self._name)
+        except HarmonicIOError as error:
+            _log.warning("The master was not told that worker %r ends: %s", self._name, error)
+
+    # ── reporting ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _report_for_ever(self) -> None:
+        pause = _Pause("report to the master")
+        interval_s = 1.0
         while not self._is_closing:
             try:
-                step()
-                failures = 0
+                if not self._is_registered:
+                    interval_s = self._register().report_interval_s
+                self._set_registered(self._report())
+                if self._is_registered:
+                    pause.end()
+                    self._wait_until_due(interval_s)
+                    continue
+                _log.info("The master does not know worker %r (any more).", self._name)
+                self._sleep(pause.next_s(None))
             except HarmonicIOError as error:
-                failures += 1
-                self._complain(error)
-                pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(failures, 10)) * (0.5 + random.random() / 2)
-                self._wait(lambda: False, pause_s)
+                self._set_registered(self._is_registered and not isinstance(error, NotFound))
+                self._sleep(pause.next_s(error))
 
-    def _report(self) -> None:
-        if not self._is_registered:
-            welcome = self._client.register_worker(self._registration)
-            self._on_welcome(welcome)
-            self._interval_s = welcome.report_interval_s
-            self._set_registered(True)
-        self._wait(lambda: time.monotonic() >= self._due_at, max(0.0, self._due_at - time.monotonic()))
-        if self._is_closing:
-            return
+    def _register(self) -> WorkerWelcome:
+        welcome = self._master.register_worker(self._registration)
+        self._on_welcome(welcome)
+        return welcome
+
+    def _report(self) -> bool:
+        """Report; return whether the master knows this worker."""
         with self._changed:
-            self._due_at = time.monotonic() + self._interval_s
-        report = self._make_report()
-        try:
-            answer = self._client.report(self._registration.worker, report)
-        except NotFound:
-            self._set_registered(False)
-            return
-        if answer.is_known:
-            self._on_answered(report)
-        else:
-            self._set_registered(False)
-
-    def _ask_desired(self) -> None:
-        self._wait(lambda: self._is_registered, 1.0)
-        if not self._is_registered or self._is_closing:
-            return
-        desired = self._client.desired(self._registration.worker, self._generation, DESIRED_WAIT_S)
-        if desired.generation != self._generation:
-            self._generation = desired.generation
-            self._on_desired(desired)
+            # What changes from here on is not in this report.
+            self._due_at = float("inf")
+            self._sequence += 1
+        report = self._make_report(self._sequence)
+        if not self._master.report(self._name, report).is_known:
+            return False
+        self._on_answered(report)
+        return True
 
     def _set_registered(self, is_registered: bool) -> None:
         with self._changed:
             self._is_registered = is_registered
-            self._due_at = 0.0
             self._changed.notify_all()
 
-    def _wait(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Wait for the condition, at most so long; a changed due time is looked at again by the caller."""
-        deadline = time.monotonic() + seconds
+    def _wait_until_due(self, interval_s: float) -> None:
+        now = time.monotonic()
+        not_before, at_last = now + SHORTEST_GAP_S, now + interval_s
         with self._changed:
-            while not condition() and not self._is_closing:
-                left = min(deadline, self._due_at if self._due_at > time.monotonic() else deadline) - time.monotonic()
-                if time.monotonic() >= deadline:
+            while not self._is_closing:
+                left_s = max(not_before, min(self._due_at, at_last)) - time.monotonic()
+                if left_s <= 0:
                     return
-                self._changed.wait(max(0.001, left))
+                self._changed.wait(left_s)
 
-    def _complain(self, error: HarmonicIOError) -> None:
-        if not self._is_closing and time.monotonic() - self._warned_at >= WARN_EVERY_S:
-            self._warned_at = time.monotonic()
-            _log.warning("%s Engines go on meanwhile.", error)
+    def _sleep(self, seconds: float) -> None:
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_closing, seconds)
+
+    # ── asking ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _ask_for_ever(self) -> None:
+        pause = _Pause("hear from the master what to run")
+        generation = 0
+        while self._wait_for_registration():
+            try:
+                desired = self._master.desired(self._name, generation, POLL_WAIT_S)
+            except ConnectionEnded as error:
+                _log.debug("Nothing is asked any more: %s", error)
+                return
+            except HarmonicIOError as error:
+                if isinstance(error, NotFound):
+                    generation = 0  # Another master may count from anywhere.
+                self._sleep(pause.next_s(error))
+                continue
+            pause.end()
+            if desired.generation != generation:
+                generation = desired.generation
+                self._on_desired(desired)
+
+    def _wait_for_registration(self) -> bool:
+        """Wait until the master knows this worker; return whether it is worth asking."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_registered or self._is_closing)
+            return not self._is_closing
+
+
+class _Pause:
+    """How long to wait after a request that failed, and one line of log for each outage."""
+
+    def __init__(self, what: str) -> None:
+        self._what = what
+        self._failures = 0
+
+    def next_s(self, error: HarmonicIOError | None) -> float:
+        self._failures += 1
+        if self._failures == 1 and error is not None and not isinstance(error, NotFound):
+            _log.warning("Cannot %s, trying again: %s", self._what, error)
+        longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures - 1, 20))
+        asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
+        return max(min(asked_s or 0.0, LONGEST_DELAY_S), longest_s * random.uniform(0.5, 1.0))
+
+    def end(self) -> None:
+        if self._failures > 1:
+            _log.info("Can %s again.", self._what)
+        self._failures = 0

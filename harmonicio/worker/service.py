@@ -5,47 +5,35 @@
     master  ──desired──► Reporter ────┘                          └─► Reporter ──reports──► master
 
 One main thread takes events and carries instructions out; the runtime and the reporter have threads of their own and
-only put events into the queue. Engines outlive a service that is killed: the next one adopts them.
+only put events into the queue. Engines outlive a service that is killed or abandoned: the next one adopts them.
 """
 
 from __future__ import annotations
 
-import fcntl
 import logging
-import os
 import queue
 import random
 import secrets
 import selectors
-import shutil
 import socket
 import threading
 import time
-from contextlib import suppress
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import psutil
-
 from harmonicio import __version__
-from harmonicio.control import tickets
-from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import (
-    Desired,
-    EngineConfiguration,
-    HostLoad,
-    WorkerRegistration,
-    WorkerReport,
-    WorkerWelcome,
-)
-from harmonicio.core.errors import Conflict, HarmonicIOError, StorageError, Unavailable
-from harmonicio.core.lease import Claims, TicketKind
+from harmonicio.control.messages import WorkerRegistration, WorkerReport, WorkerWelcome
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
-from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.control_desk import SOCKET_NAME, ControlDesk
 from harmonicio.worker.controller import Controller
+from harmonicio.worker.folder import DataFolder, make_private
+from harmonicio.worker.host_load import HostMeter
 from harmonicio.worker.instructions import (
     DrainEngine,
+    EngineExited,
     EngineNotStarted,
     EngineStarted,
     Event,
@@ -53,14 +41,16 @@ from harmonicio.worker.instructions import (
     ForgetEngine,
     Instruction,
     KillEngine,
+    MasterMet,
     ReportNow,
     StartEngine,
     StopOrdered,
     Tick,
 )
-from harmonicio.worker.reporter import Reporter
+from harmonicio.worker.outfit import Outfitter
+from harmonicio.worker.reporter import Master, Reporter
 from harmonicio.worker.runtimes import open_runtime
-from harmonicio.worker.runtimes.base import EngineSpec
+from harmonicio.worker.runtimes.base import EngineSpec, OnExit, Runtime
 
 _log = logging.getLogger(__name__)
 
@@ -94,11 +84,12 @@ class WorkerOptions:
 
 
 class WorkerService:
-    """A running worker: :meth:`start` it, then :meth:`stop` it.
+    """A running worker: :meth:`start` it, then :meth:`stop` it, or :meth:`abandon` it and its engines live on.
 
     Args:
         options: How to run it.
-        client: Asks the master; closed by the service.
+        master: Asked and told; closed by the service.
+        open_runtime: Opens the runtime that the options name.
 
     Raises:
         InvalidInput: the name cannot be used.
@@ -107,13 +98,23 @@ class WorkerService:
         StorageError: a folder cannot be used.
     """
 
-    def __init__(self, options: WorkerOptions, client: MasterClient) -> None:
-        check_name("worker", options.name)
+    def __init__(
+        self,
+        options: WorkerOptions,
+        master: Master,
+        *,
+        open_runtime: Callable[[str, Path, OnExit], Runtime] = open_runtime,
+    ) -> None:
         self._options = options
-        self._client = client
-        self._engines_folder = options.data_folder / "engines"
-        self._lock_file = self._take_folders()
-        self._events: queue.SimpleQueue[Event] = queue.SimpleQueue()
+        self._outfitter = Outfitter(
+            worker=check_name("worker", options.name),
+            master_url=master.url,
+            listen_host=options.host,
+            scratch_folder=options.scratch_folder,
+            payload_budget_bytes=options.payload_budget_bytes,
+            orphan_after_s=options.orphan_after_s,
+        )
+        self._events: queue.SimpleQueue[Event | WorkerWelcome] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._controller = Controller(
             max_engines=options.max_engines,
@@ -121,54 +122,88 @@ class WorkerService:
             chance=random.Random(),
         )
         self._welcome: WorkerWelcome | None = None
-        self._sequence = 0
-        self._is_stopping = threading.Event()
-        self._selector = selectors.DefaultSelector()
-        self._wake_reader, self._wake_writer = socket.socketpair()
-        self._wake_reader.setblocking(False)
-        self._wake_writer.setblocking(False)
-        self._desk = ControlDesk(self._selector)
-        self._runtime = open_runtime(options.runtime, self._engines_folder, self._tell)
-        self._reporter = Reporter(
-            client,
+        self._meter = HostMeter(options.scratch_folder)
+        self._is_ending = threading.Event()
+        self._reporter = self._new_reporter(master)
+        self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
+        with ExitStack() as parts:
+            make_private(options.scratch_folder)
+            self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
+            self._selector = parts.enter_context(closing(selectors.DefaultSelector()))
+            self._wake_reader, self._wake_writer = socket.socketpair()
+            for end in (self._wake_reader, self._wake_writer):
+                parts.enter_context(closing(end)).setblocking(False)
+            self._desk = ControlDesk(self._selector)
+            parts.callback(self._desk.close_all)
+            self._runtime = parts.enter_context(open_runtime(options.runtime, self._folder.engines, self._tell))
+            self._parts = parts.pop_all()
+
+    def _new_reporter(self, master: Master) -> Reporter:
+        options = self._options
+        return Reporter(
+            master,
             WorkerRegistration(options.name, socket.gethostname(), options.max_engines, options.runtime, __version__),
             make_report=self._report,
-            on_welcome=self._welcomed,
+            on_welcome=self._tell,
             on_desired=self._tell,
-            on_answered=lambda report: self._tell(ExitsAcknowledged(tuple(each.engine for each in report.exits))),
+            on_answered=self._answered,
         )
-        self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<WorkerService {self._options.name} {self._controller!r}>"
+        return f"<WorkerService {self._options.name} {self._controller!r} {self._reporter!r}>"
+
+    # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
         """Adopt the engines that are there, and do what the master wants."""
-        psutil.cpu_percent()  # The first call only sets the mark that later ones measure from.
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        for found in self._runtime.list():
-            if found.is_running:
-                self._listen(found.engine)
-            self._tell(found)
+        self._adopt()
         self._thread.start()
         self._reporter.start()
 
     def stop(self, drain_s: float = 30.0) -> bool:
-        """Drain all engines, tell the master, and end; returns whether every engine ended by itself in time."""
-        if self._is_stopping.is_set():
+        """Drain all engines, tell the master, and end. May be called more than once.
+
+        Returns:
+            Whether every engine ended within ``drain_s``; the others were killed.
+        """
+        if self._is_ending.is_set():
             return True
-        self._tell(StopOrdered(drain_s))
         deadline = time.monotonic() + drain_s
-        self._wait_for_no_engines(deadline)
-        is_clean = not self._engines()
+        self._tell(StopOrdered(drain_s))
+        if self._thread.ident is not None:
+            self._wait_for_no_engines(deadline)
+        is_clean = not self.engines
         self._wait_for_no_engines(deadline + KILL_MARGIN_S)
+        if self.engines:
+            _log.error("Engines %s could not be ended.", ", ".join(self.engines))
         self._close(is_leaving=True)
         return is_clean
 
     def abandon(self) -> None:
         """End without touching the engines, which the next service on this folder adopts."""
-        if not self._is_stopping.is_set():
+        if not self._is_ending.is_set():
             self._close(is_leaving=False)
+
+    def _close(self, *, is_leaving: bool) -> None:
+        self._is_ending.set()
+        self._wake()
+        if self._thread.ident is not None:
+            self._thread.join()
+        self._reporter.close(is_leaving=is_leaving)
+        self._parts.close()
+
+    def _wait_for_no_engines(self, deadline: float) -> None:
+        while self.engines and time.monotonic() < deadline:
+            self._is_ending.wait(0.02)
+
+    # ── what others want to know ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def engines(self) -> tuple[str, ...]:
+        """The ids of all engines that have not ended."""
+        with self._lock:
+            return self._controller.engines
 
     def logs(self, engine: str) -> str:
         """Return the end of an engine's log.
@@ -178,29 +213,9 @@ class WorkerService:
         """
         return self._runtime.logs(engine)
 
-    def _close(self, *, is_leaving: bool) -> None:
-        self._is_stopping.set()
-        self._wake()
-        self._thread.join()
-        self._reporter.close(is_leaving=is_leaving)
-        self._runtime.close()
-        self._desk.close_all()
-        self._selector.close()
-        self._wake_reader.close()
-        self._wake_writer.close()
-        os.close(self._lock_file)
+    # ── what is told and asked, from any thread ──────────────────────────────────────────────────────────────────────
 
-    def _wait_for_no_engines(self, deadline: float) -> None:
-        while self._engines() and time.monotonic() < deadline:
-            self._is_stopping.wait(0.02)
-
-    def _engines(self) -> tuple[str, ...]:
-        with self._lock:
-            return self._controller.engines
-
-    # ── what is told, from any thread ────────────────────────────────────────────────────────────────────────────────
-
-    def _tell(self, event: Event) -> None:
+    def _tell(self, event: Event | WorkerWelcome) -> None:
         self._events.put(event)
         self._wake()
 
@@ -208,36 +223,66 @@ class WorkerService:
         with suppress(OSError):  # Wake-ups enough are waiting, or the service has ended.
             self._wake_writer.send(b"\0")
 
-    def _welcomed(self, welcome: WorkerWelcome) -> None:
-        with self._lock:
-            self._welcome = welcome
+    def _answered(self, report: WorkerReport) -> None:
+        if report.exits:
+            self._tell(ExitsAcknowledged(tuple(each.engine for each in report.exits)))
 
-    def _report(self) -> WorkerReport:
-        load = _host_load(self._options.data_folder)
+    def _report(self, sequence: int) -> WorkerReport:
+        load = self._meter.measure()
         with self._lock:
-            self._sequence += 1
-            return self._controller.report(self._sequence, load, time.monotonic())
+            return self._controller.report(sequence, load, time.monotonic())
 
     # ── the main thread ──────────────────────────────────────────────────────────────────────────────────────────────
 
+    def _adopt(self) -> None:
+        found = self._runtime.list()
+        self._folder.remove_strangers({each.engine for each in found})
+        for each in found:
+            if each.is_running:
+                _log.info("Engine %s of stream %s is adopted.", each.engine, each.declaration.name)
+                self._listen(each.engine)
+            self._decide(replace(each, bond=self._folder.bond(each.engine)))
+
+    def _listen(self, engine: str) -> None:
+        try:
+            self._desk.open(engine, self._folder.of(engine))
+        except ConnectionEnded as error:  # It will be silent, and be replaced for that.
+            _log.error("Engine %s cannot be heard: %s", engine, error)
+
     def _run(self) -> None:
-        while not self._is_stopping.is_set():
-            for key, _ in self._selector.select(TICK_S):
+        ticks_at = time.monotonic()
+        while not self._is_ending.is_set():
+            ready = self._selector.select(max(0.0, ticks_at - time.monotonic()))
+            for key, _ in ready:
                 if key.data is None:
-                    with suppress(BlockingIOError):
-                        while self._wake_reader.recv(4096):
-                            pass
+                    self._take_wake_ups()
                 else:
                     for report in self._desk.serve(key.data):
                         self._decide(report)
             while not self._events.empty():
-                self._decide(self._events.get())
-            self._decide(Tick())
+                self._take(self._events.get())
+            if time.monotonic() >= ticks_at:
+                ticks_at = time.monotonic() + TICK_S
+                self._decide(Tick())
+
+    def _take_wake_ups(self) -> None:
+        with suppress(BlockingIOError):
+            while self._wake_reader.recv(4096):
+                pass
+
+    def _take(self, event: Event | WorkerWelcome) -> None:
+        if isinstance(event, WorkerWelcome):
+            self._welcome = event
+            self._decide(MasterMet(self._outfitter.bond(event)))
+            return
+        if isinstance(event, EngineExited):
+            for report in self._desk.last_words(event.engine):
+                self._decide(report)
+            _log.info("Engine %s has ended (exit code %s). %s", event.engine, event.exit_code, event.text)
+        self._decide(event)
 
     def _decide(self, event: Event) -> None:
         """Decide under the lock, act outside it."""
-        if isinstance(event, Desired) and self._welcome is None:
-            return  # Without a key no engine can be started; it comes again with the next welcome.
         with self._lock:
             instructions = self._controller.handle(event, time.monotonic())
         for instruction in instructions:
@@ -250,84 +295,44 @@ class WorkerService:
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, StartEngine):
-            self._start_engine(instruction.engine, instruction.declaration)
+            self._start_engine(instruction)
         elif isinstance(instruction, DrainEngine):
-            if not self._desk.drain(instruction.engine, instruction.within_s):
-                self._runtime.stop(instruction.engine)
+            self._drain_engine(instruction)
         elif isinstance(instruction, KillEngine):
             _log.warning("Engine %s is killed: %s", instruction.engine, instruction.text)
             self._runtime.kill(instruction.engine)
         elif isinstance(instruction, ForgetEngine):
             self._desk.close(instruction.engine)
             self._runtime.forget(instruction.engine)
-            shutil.rmtree(self._engines_folder / instruction.engine, ignore_errors=True)
+            self._folder.remove(instruction.engine)
         elif isinstance(instruction, ReportNow):
             self._reporter.report_within(instruction.within_s)
 
-    def _start_engine(self, engine: str, declaration: StreamDeclaration) -> None:
-        folder = self._engines_folder / engine
+    def _start_engine(self, order: StartEngine) -> None:
         try:
-            folder.mkdir(mode=0o700)
-            self._listen(engine)
-            pid = self._runtime.start(EngineSpec(engine, folder, self._configuration(engine, folder, declaration)))
-        except (HarmonicIOError, OSError) as error:
-            self._desk.close(engine)
-            self._tell(EngineNotStarted(engine, str(error)))
-        else:
-            self._tell(EngineStarted(engine, pid))
+            pid = self._runtime.start(self._prepare(order))
+        except HarmonicIOError as error:
+            _log.warning("Engine %s of stream %s: %s", order.engine, order.declaration.name, error)
+            self._tell(EngineNotStarted(order.engine, str(error)))
+            return
+        _log.info("Engine %s of stream %s starts.", order.engine, order.declaration.name)
+        self._tell(EngineStarted(order.engine, pid))
 
-    def _listen(self, engine: str) -> None:
-        self._desk.open(engine, self._engines_folder / engine)
-
-    def _configuration(self, engine: str, folder: Path, declaration: StreamDeclaration) -> EngineConfiguration:
-        with self._lock:
-            welcome = self._welcome
-        if welcome is None:
+    def _prepare(self, order: StartEngine) -> EngineSpec:
+        """Make the engine's folder with its control socket, and what it is given."""
+        if self._welcome is None:
             raise Unavailable("The master has not said yet how engines prove themselves.")
-        key = tickets.derive_key(welcome.ticket_key, "engine", engine)
-        claims = Claims(
-            TicketKind.ENGINE, declaration.name, tickets.ENGINE_TICKET_TERM_S, time.time(), epoch=0, engine=engine
+        folder = self._folder.add(order.engine, self._outfitter.bond(self._welcome))
+        self._desk.open(order.engine, folder)
+        configuration = self._outfitter.configuration(
+            order.engine,
+            order.declaration,
+            self._welcome,
+            control_socket=folder / SOCKET_NAME,
+            wall_s=time.time(),
         )
-        return EngineConfiguration(
-            engine=engine,
-            worker=self._options.name,
-            declaration=declaration,
-            key=key,
-            ticket=tickets.sign(key, claims),
-            master_url=self._client.url,
-            master_data=welcome.data_address,
-            control_socket=str(folder / SOCKET_NAME),
-            listen_host=self._options.host,
-            scratch_folder=str(self._options.scratch_folder),
-            payload_budget_bytes=self._options.payload_budget_bytes,
-            orphan_after_s=self._options.orphan_after_s,
-        )
+        return EngineSpec(order.engine, folder, configuration)
 
-    def _take_folders(self) -> int:
-        try:
-            self._engines_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            self._options.scratch_folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            lock_file = os.open(self._options.data_folder / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise StorageError(
-                f"The folder {error.filename} cannot be used: {error.strerror}.", hint="Choose another folder."
-            ) from None
-        try:
-            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(lock_file)
-            raise Conflict(
-                f"Another worker uses the folder {self._options.data_folder}.",
-                hint="Stop it, or give this one its own folder.",
-            ) from None
-        return lock_file
-
-
-def _host_load(folder: Path) -> HostLoad:
-    memory = psutil.virtual_memory()
-    return HostLoad(
-        cpu_fraction=psutil.cpu_percent() / 100,
-        memory_used_bytes=memory.total - memory.available,
-        memory_total_bytes=memory.total,
-        disk_free_bytes=shutil.disk_usage(folder).free,
-    )
+    def _drain_engine(self, order: DrainEngine) -> None:
+        if order.is_starting or not self._desk.drain(order.engine, order.within_s):
+            self._runtime.stop(order.engine)

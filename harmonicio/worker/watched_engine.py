@@ -45,6 +45,7 @@ class WatchedEngine:
 
     Attributes:
         is_adopted: An earlier controller started it.
+        bond: What it was given of its master.
         heard_at: When something was heard of it last, or when it was started or found.
         state, since: Its own word, or starting; and when that began.
         ready_at: When it first could take messages.
@@ -55,6 +56,7 @@ class WatchedEngine:
     engine: str
     declaration: StreamDeclaration
     since: float
+    bond: str
     pid: int = 0
     is_adopted: bool = False
     state: Availability = Availability.STARTING

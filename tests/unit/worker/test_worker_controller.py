@@ -10,7 +10,7 @@ import pytest
 from harmonicio.control.messages import EngineExit, StreamTrouble
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.testing.simulated_host import STEP_S, SimulatedHost
+from harmonicio.testing.simulated_host import BOND, STEP_S, SimulatedHost
 from harmonicio.worker.instructions import (
     DrainEngine,
     EngineExited,
@@ -18,6 +18,7 @@ from harmonicio.worker.instructions import (
     ExitsAcknowledged,
     ForgetEngine,
     KillEngine,
+    MasterMet,
     ReportNow,
     StartEngine,
     StopOrdered,
@@ -453,7 +454,7 @@ def test_engines_of_an_earlier_controller_are_kept_and_return_when_they_report()
     later.now = host.now
     for each in host.engines.values():
         later.engines[each.engine] = each
-        later.give(EngineFound(each.engine, IMAGES, 17, is_running=True))
+        later.give(EngineFound(each.engine, IMAGES, 17, is_running=True, bond=BOND))
     assert states(later) == [STARTING, STARTING]
     later.want((IMAGES, 2))
     later.run(1)
@@ -467,10 +468,37 @@ def test_too_many_adopted_engines_are_scaled_down_and_old_ones_replaced() -> Non
     before = host_with(4)
     for each in before.engines.values():
         later.engines[each.engine] = each
-        later.give(EngineFound(each.engine, IMAGES, 17, is_running=True))
+        later.give(EngineFound(each.engine, IMAGES, 17, is_running=True, bond=BOND))
     later.want((replace(IMAGES, version=2), 2))
     later.run(20)
     assert [each.declaration.version for each in later.engines.values()] == [2, 2]
+
+
+def test_engines_that_belong_to_another_master_are_replaced_one_after_another() -> None:
+    host = host_with(2)
+    before = set(host.engines)
+    host.give(MasterMet("another"))
+    for _ in range(40):
+        host.run(STEP_S)
+        assert len([each for each in host.engines.values() if each.is_ready and not each.is_draining]) >= 2
+    assert before.isdisjoint(host.engines)
+    assert len(host.engines) == 2
+
+
+def test_the_same_master_again_changes_nothing() -> None:
+    host = host_with(2)
+    host.give(MasterMet(BOND))
+    host.run(5)
+    assert len(host.started) == 2
+    assert len(host.engines) == 2
+
+
+def test_an_engine_in_a_long_setup_is_ended_by_the_runtime() -> None:
+    host = SimulatedHost(start_s=300)
+    host.want((IMAGES, 1))
+    host.run(100)
+    host.want()
+    assert host.orders(DrainEngine) == [DrainEngine("e-00000001", IMAGES.timeout_s, is_starting=True)]
 
 
 def test_an_engine_that_ended_while_no_controller_was_there_is_told() -> None:

@@ -1,0 +1,172 @@
+"""The threads that talk to the master."""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from harmonicio.control.messages import Desired, ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
+from harmonicio.core.errors import MasterUnavailable
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.testing.small_master import SmallMaster
+from harmonicio.testing.waiting import wait_until
+from harmonicio.worker import reporter as reporter_module
+from harmonicio.worker.reporter import SHORTEST_GAP_S, Reporter
+
+IMAGES = StreamDeclaration("images", handler="images.py", version=1)
+
+
+class Worker:
+    """A reporter and what it has heard."""
+
+    def __init__(self, master: SmallMaster) -> None:
+        self.welcomes: list[WorkerWelcome] = []
+        self.wanted: list[Desired] = []
+        self.answered: list[WorkerReport] = []
+        self.reporter = Reporter(
+            master,
+            WorkerRegistration("w-1", "host", 2, "memory", "0"),
+            make_report=lambda sequence: WorkerReport(sequence, ()),
+            on_welcome=self.welcomes.append,
+            on_desired=self.wanted.append,
+            on_answered=self.answered.append,
+        )
+
+
+@pytest.fixture
+def master() -> SmallMaster:
+    return SmallMaster()
+
+
+@pytest.fixture
+def start(master: SmallMaster) -> Iterator[Callable[[], Worker]]:
+    started = []
+
+    def start() -> Worker:
+        worker = Worker(master)
+        worker.reporter.start()
+        started.append(worker)
+        return worker
+
+    yield start
+    for worker in started:
+        worker.reporter.close(is_leaving=False)
+
+
+def test_a_worker_registers_then_reports_and_hears_what_is_wanted(
+    master: SmallMaster, start: Callable[[], Worker]
+) -> None:
+    worker = start()
+    wait_until(lambda: worker.answered)
+    master.want((IMAGES, 2))
+    wait_until(lambda: worker.wanted)
+    assert [each.worker for each in master.registrations] == ["w-1"]
+    assert worker.welcomes[0].ticket_key == master.key
+    assert worker.wanted[-1].streams[0].count == 2
+    wait_until(lambda: len(master.reports) >= 3)
+    sequences = [report.sequence for _, report in master.reports]
+    assert sequences == sorted(set(sequences))
+
+
+def test_a_change_is_reported_soon_and_many_changes_not_too_often(
+    master: SmallMaster, start: Callable[[], Worker]
+) -> None:
+    worker = start()
+    wait_until(lambda: len(master.reports) == 1)
+    began = time.monotonic()
+    worker.reporter.report_within(0.0)
+    wait_until(lambda: len(master.reports) == 2)
+    assert time.monotonic() - began < 0.3
+    while time.monotonic() - began < 0.5:
+        worker.reporter.report_within(0.0)
+        time.sleep(0.001)
+    moments = [at for at, _ in master.reports]
+    assert len(moments) >= 4
+    assert all(later - earlier > 0.8 * SHORTEST_GAP_S for earlier, later in itertools.pairwise(moments))
+
+
+def test_a_less_urgent_change_waits_for_company(master: SmallMaster, start: Callable[[], Worker]) -> None:
+    worker = start()
+    wait_until(lambda: len(master.reports) == 1)
+    worker.reporter.report_within(0.3)
+    worker.reporter.report_within(0.2)
+    wait_until(lambda: len(master.reports) == 2)
+    assert master.reports[1][0] - master.reports[0][0] >= 0.15
+
+
+def test_a_master_that_has_forgotten_the_worker_is_told_again_who_it_is(
+    master: SmallMaster, start: Callable[[], Worker]
+) -> None:
+    worker = start()
+    master.want((IMAGES, 1))
+    wait_until(lambda: worker.wanted)
+    master.forget()
+    wait_until(lambda: len(master.registrations) == 2)
+    count = len(worker.answered)
+    wait_until(lambda: len(worker.answered) > count)
+    master.want((IMAGES, 2))
+    wait_until(lambda: worker.wanted[-1].streams[0].count == 2)
+
+
+def test_a_master_that_is_away_is_tried_more_and_more_seldom_and_found_again(
+    master: SmallMaster, start: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(reporter_module, "LONGEST_DELAY_S", 0.4)
+    attempts: list[float] = []
+    register = master.register_worker
+
+    def count(registration: WorkerRegistration) -> WorkerWelcome:
+        attempts.append(time.monotonic())
+        return register(registration)
+
+    monkeypatch.setattr(master, "register_worker", count)
+    master.is_away = True
+    worker = start()
+    wait_until(lambda: len(attempts) >= 5)
+    delays = [later - earlier for earlier, later in itertools.pairwise(attempts)]
+    assert delays[0] >= 0.09
+    assert max(delays) >= 0.19
+    master.is_away = False
+    wait_until(lambda: worker.answered)
+    assert caplog.text.count("The master is away") == 1
+
+
+def test_a_report_that_was_not_answered_is_not_acknowledged(
+    master: SmallMaster, start: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    received = []
+
+    def lose_the_answer(worker: str, report: WorkerReport) -> ReportAnswer:
+        received.append(report)
+        raise MasterUnavailable("The answer was lost.")
+
+    monkeypatch.setattr(master, "report", lose_the_answer)
+    worker = start()
+    wait_until(lambda: len(received) >= 2)
+    assert worker.answered == []
+
+
+def test_a_worker_that_leaves_reports_once_more_and_says_goodbye(master: SmallMaster) -> None:
+    worker = Worker(master)
+    worker.reporter.start()
+    wait_until(lambda: worker.answered)
+    count = len(master.reports)
+    worker.reporter.close(is_leaving=True)
+    worker.reporter.close(is_leaving=True)
+    assert master.is_left
+    assert len(master.reports) > count
+
+
+def test_leaving_a_master_that_is_away_is_no_error(master: SmallMaster) -> None:
+    worker = Worker(master)
+    worker.reporter.start()
+    wait_until(lambda: worker.answered)
+    master.is_away = True
+    worker.reporter.close(is_leaving=True)
+
+
+def test_a_reporter_that_was_never_started_can_be_closed(master: SmallMaster) -> None:
+    Worker(master).reporter.close(is_leaving=True)
