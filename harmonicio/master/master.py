@@ -154,6 +154,7 @@ class Master:
     def leave(self, worker: str) -> None:
         with self._deciding() as now:
             self._state.leave(worker, now)
+            self._changed.notify_all()  # The request of its own that is held has nothing to wait for any more.
         _log.info("Worker %s has left.", worker)
 
     def desired(self, worker: str, generation: int, wait_s: float) -> Desired:
