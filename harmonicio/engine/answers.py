@@ -12,6 +12,9 @@ from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.outcomes import OutcomeBatch
 from harmonicio.wire.sections import credit_frame
 
+#: The outcomes of so many payload bytes are worth a call of their own, although more messages are here already.
+WORTH_SENDING_BYTES = 512 * 1024
+
 
 class Answers:
     """Counts and sends the answers of one connection; every method may be called from any thread.
@@ -29,6 +32,7 @@ class Answers:
         self._outcomes = OutcomeBatch()
         self._told = (0, 0)
         self._oldest_at = 0.0
+        self._unsent_bytes = 0
         self._is_over = False
         self.handled = 0
         self.failed = 0
@@ -41,6 +45,11 @@ class Answers:
     def is_full(self) -> bool:
         """Whether so much is unsent that it should be sent before more is added."""
         return self._outcomes.is_full
+
+    @property
+    def is_worth_sending(self) -> bool:
+        """Whether the sender should hear of it before the next large payload is received."""
+        return self._unsent_bytes >= WORTH_SENDING_BYTES
 
     @property
     def oldest_at(self) -> float | None:
@@ -59,6 +68,7 @@ class Answers:
                 self._oldest_at = time.monotonic()
             self._outcomes.add(message.sequence, outcome, detail_bytes)
             self._credit.message_answered(message.size_bytes)
+            self._unsent_bytes += message.size_bytes
             self.handled += 1
             self.received_bytes += message.size_bytes
             if outcome.kind is OutcomeKind.FAILED:
@@ -86,6 +96,7 @@ class Answers:
                 return
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())
+                self._unsent_bytes = 0
             totals = (self._credit.messages_total, self._credit.bytes_total)
             if totals != self._told:
                 self._told = totals

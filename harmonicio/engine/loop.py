@@ -16,7 +16,7 @@ anything was measured, one for each slot.
 - The master has one message beyond what it has started. While messages wait in its backlog, connectors get no new
   credit, and what they leave of the window is the master's.
 
-Credit in bytes follows the engine's byte budget, in equal shares. It reserves no memory.
+Credit in bytes follows the engine's byte budget, in equal shares, one of them the master's. It reserves no memory.
 """
 
 from __future__ import annotations
@@ -229,33 +229,38 @@ class EngineLoop:
         told = [peer for peer in masters if self._grant_master(peer, active)]
         if self.depth:
             return told, None
-        told += self._grant_connectors(active, masters)
+        told += self._grant_connectors(active, now)
         hungry = [peer for peer in active if not peer.unused and peer not in told]
         self.has_hungry_peers = bool(hungry)
         return told, self._look_again_at(active) if hungry else None
 
     def _grant_master(self, peer: Peer, active: list[Peer]) -> bool:
         window = max(1, self.window - sum(each.open for each in active)) if self.depth else 1
-        peer.window, peer.window_bytes = window, self._budget_bytes // (len(active) + 1)
+        peer.window, peer.window_bytes = window, self._share_bytes(active)
         if not peer.is_credit_low:
             return False
-        room_bytes = self._budget_bytes - sum(each.open_bytes for each in active)
-        bytes_total = peer.credit.answered_bytes + max(0, min(peer.window_bytes, room_bytes))
-        return peer.credit.grant(peer.started + window, bytes_total)
+        # Messages that run hold up none that a free slot could run: their bytes count only while something waits.
+        taken_bytes = peer.credit.answered_bytes if peer.waiting > 0 else peer.credit.received_bytes
+        return peer.credit.grant(peer.started + window, taken_bytes + peer.window_bytes)
 
-    def _grant_connectors(self, active: list[Peer], masters: list[Peer]) -> list[Peer]:
-        self._set_windows(active, len(masters))
+    def _share_bytes(self, active: list[Peer]) -> int:
+        """Return one share of the byte budget: each active connector has one, and the master, present or not."""
+        return self._budget_bytes // (max(1, len(active)) + 1)
+
+    def _grant_connectors(self, active: list[Peer], now: float) -> list[Peer]:
+        self._set_windows(active)
         more = self._share_messages(active)
-        # What is open at the master is one message, whatever its bytes: it takes nothing from the connectors.
-        room_bytes = self._budget_bytes - sum(peer.open_bytes for peer in active)
+        # The master's share stays the master's; what is open there beyond takes nothing from the connectors.
+        room_bytes = self._budget_bytes - self._share_bytes(active) - sum(peer.open_bytes for peer in active)
         told = []
         for peer in active:
             messages, size_bytes = more.get(peer, 0), 0
-            if peer.is_credit_low:
+            if peer.is_credit_low and (messages or peer.unused):
                 size_bytes = max(0, min(peer.window_bytes - peer.open_bytes, room_bytes))
             if messages or size_bytes:
                 room_bytes -= size_bytes
                 told.append(peer)
+                peer.active_at = now
                 # A message beyond the credit's bytes, or beyond its count, has left the totals behind.
                 peer.credit.grant(
                     max(peer.credit.messages_total, peer.started) + messages,
@@ -263,7 +268,7 @@ class EngineLoop:
                 )
         return told
 
-    def _set_windows(self, active: list[Peer], masters: int) -> None:
+    def _set_windows(self, active: list[Peer]) -> None:
         """Set how much may be open at each peer: the same bytes for all, in whole messages."""
         if not active:
             return
@@ -271,7 +276,7 @@ class EngineLoop:
         fair_bytes = self.window / sum(1.0 / size for size in sizes)
         for peer, size in zip(active, sizes, strict=True):
             peer.window = max(1, int(fair_bytes / size))
-            peer.window_bytes = self._budget_bytes // (len(active) + masters)
+            peer.window_bytes = self._share_bytes(active)
 
     def _share_messages(self, active: list[Peer]) -> dict[Peer, int]:
         """Return how many more messages each peer may send: deficit round robin over those that need them."""

@@ -107,9 +107,10 @@ class Session:
             raise RemoteProtocolError(f"An engine is not sent {type(event).__name__}.")
 
     def pause(self) -> None:
-        """No complete message is here: send what waits."""
+        """No complete message is here: send what waits, unless more is here already and the flusher can see to it."""
         self._end_hold()
-        self.checkpoint()
+        if self.answers.is_worth_sending or not self._link.channel.has_bytes_waiting:
+            self.checkpoint()
 
     def closed(self, error: HarmonicIOError | None) -> None:
         """The connection has ended; outcomes that were not sent are lost, and the sender will send again."""
@@ -171,7 +172,7 @@ class Session:
         if refusal is None and not message.is_intact:
             refusal = DAMAGED
         if refusal is not None:
-            self.answers.message_refused(message, refusal)
+            self._refuse(message, refusal)
         elif self._slots.should_hand_over(message.size_bytes):
             self._end_hold()
             payload = self._payloads.copy(message.payload or _NOTHING)
@@ -192,10 +193,14 @@ class Session:
             return rejection(RejectReason.TOO_LARGE, text)
         return None if is_within_credit else _NO_CREDIT
 
+    def _refuse(self, message: IncomingMessage, refusal: Outcome) -> None:
+        self.answers.message_refused(message, refusal)
+        self._slots.flusher.watch(self)
+
     def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
         slot = self._slot_for_next()
         if slot is None:
-            self.answers.message_refused(message, DRAINING)
+            self._refuse(message, DRAINING)
             return
         content = self._content_of(message, payload)
         self.answers.message_started()
@@ -252,7 +257,8 @@ class Session:
 
     def _large_begun(self, message: IncomingMessage) -> None:
         self._end_hold()
-        self.checkpoint()
+        if self.answers.is_worth_sending:
+            self.checkpoint()
         refusal = self._refusal(message)
         if refusal is None:
             try:
@@ -299,7 +305,7 @@ class Session:
         elif not message.is_intact:
             del view
             payload.release()
-            self.answers.message_refused(message, DAMAGED)
+            self._refuse(message, DAMAGED)
         elif self._slots.should_hand_over(message.size_bytes):
             del view
             self._hand_over(message, payload)

@@ -7,6 +7,7 @@ fills a payload buffer. Transfers below 64 KB/s for 30 s are cut, so that a stuc
 
 from __future__ import annotations
 
+import select
 import socket
 import struct
 import threading
@@ -43,6 +44,8 @@ class Channel:
         self._socket = sock
         self._slow_after_s = slow_after_s
         self._ending = threading.Lock()
+        self._readable = select.poll()
+        self._readable.register(sock.fileno(), select.POLLIN)
         self.peer = peer
         self.is_closed = False
         sock.setblocking(True)
@@ -54,6 +57,11 @@ class Channel:
 
     def fileno(self) -> int:
         return self._socket.fileno()
+
+    @property
+    def has_bytes_waiting(self) -> bool:
+        """Whether a receive would return at once, with bytes or with the end of the stream."""
+        return bool(self._readable.poll(0))
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """Read what is there, at most one buffer full.

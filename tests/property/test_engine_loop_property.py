@@ -1,0 +1,193 @@
+"""Whatever happens to an engine: its credit stays within bounds, nobody starves, and nothing stored waits for nothing.
+
+The model drives the loop as its shell does, with the sending ends of the connections (SenderCredit) beside it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from harmonicio.engine.loop import IDLE_AFTER_S, EngineLoop, Peer
+from harmonicio.wire.credit import SenderCredit
+
+BUDGET = 1_000_000
+SIZES = st.sampled_from([0, 1, 1_000, 60_000, 400_000, 3_000_000])
+
+
+@dataclass(eq=False)
+class Connection:
+    peer: Peer
+    sender: SenderCredit = field(default_factory=SenderCredit)
+
+
+@dataclass(eq=False)
+class Message:
+    connection: Connection
+    size_bytes: int
+
+
+class Engine(RuleBasedStateMachine):
+    @initialize(concurrency=st.integers(1, 4), prefetch_s=st.sampled_from([0.0, 0.1, 1.0]), has_master=st.booleans())
+    def start(self, concurrency: int, prefetch_s: float, has_master: bool) -> None:
+        self.loop = EngineLoop(concurrency, prefetch_s, BUDGET)
+        self.concurrency = concurrency
+        self.now = 0.0
+        self.connections: list[Connection] = []
+        self.running: deque[Message] = deque()
+        self.waiting: list[Message] = []
+        self.again_at: float | None = None
+        self.master: Connection | None = None
+        if has_master:
+            self.master = self._join("master", is_backlog=True)
+
+    # ── what the shell does ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def _join(self, name: str, *, is_backlog: bool = False) -> Connection:
+        connection = Connection(Peer(name, is_backlog=is_backlog))
+        self.connections.append(connection)
+        self.loop.join(connection.peer, self.now)
+        self._review()
+        return connection
+
+    def _review(self) -> None:
+        """Ask for grants and check what may change by them."""
+        before = {each: (each.peer.credit.messages_total, each.peer.credit.bytes_total) for each in self.connections}
+        open_bytes = {each: each.peer.open_bytes for each in self.connections}
+        told, self.again_at = self.loop.grants(self.now)
+        active = [each.peer for each in self.connections if not each.peer.is_backlog and each.peer.is_active(self.now)]
+        for each in self.connections:
+            messages_total, bytes_total = each.peer.credit.messages_total, each.peer.credit.bytes_total
+            assert messages_total >= before[each][0]
+            assert bytes_total >= before[each][1]
+            if (messages_total, bytes_total) != before[each]:
+                assert each.peer in told
+                each.sender.granted(messages_total, bytes_total)
+                if not each.peer.is_backlog:
+                    self._check_growth(each, before[each][0], open_bytes[each], active)
+
+    def _check_growth(self, grown: Connection, messages_before: int, open_before: int, active: list[Peer]) -> None:
+        assert self.loop.depth == 0, "connectors get nothing new while messages wait in the backlog"
+        is_first_message = messages_before == 0 and grown.peer.credit.messages_total == 1
+        if not is_first_message and grown.peer.credit.messages_total > messages_before:
+            assert sum(peer.open for peer in active) <= max(self.loop.window, 1)
+        if grown.peer.open_bytes > open_before:
+            assert sum(peer.open_bytes for peer in active) <= BUDGET
+
+    def _start(self, message: Message) -> None:
+        message.connection.peer.started += 1
+        self.running.append(message)
+
+    # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    @precondition(lambda self: len(self.connections) < 8)
+    @rule()
+    def a_connector_joins(self) -> None:
+        self._join(f"source {len(self.connections)}")
+
+    @precondition(lambda self: len(self.connections) > 1)
+    @rule(data=st.data())
+    def a_peer_leaves(self, data: st.DataObject) -> None:
+        gone = data.draw(st.sampled_from(self.connections))
+        self.connections.remove(gone)
+        if gone is self.master:
+            self.master = None
+        self.loop.leave(gone.peer)
+        self._review()
+
+    @rule(data=st.data(), size_bytes=SIZES, count=st.integers(1, 20))
+    def a_peer_sends(self, data: st.DataObject, size_bytes: int, count: int) -> None:
+        if not self.connections:
+            return
+        connection = data.draw(st.sampled_from(self.connections))
+        for _ in range(count):
+            if not connection.sender.can_send(size_bytes):
+                break
+            connection.sender.message_sent(size_bytes)
+            assert connection.peer.credit.message_received(size_bytes), "both ends count alike"
+            message = Message(connection, size_bytes)
+            if self.loop.take_slot():
+                self._start(message)
+            else:
+                self.waiting.append(message)
+                self.loop.wait_for_slot(message, is_backlog=connection.peer.is_backlog)
+        self._review()
+
+    @precondition(lambda self: self.running)
+    @rule(seconds=st.sampled_from([1e-6, 0.001, 0.05, 2.0]))
+    def a_handler_returns(self, seconds: float) -> None:
+        message = self.running.popleft()
+        message.connection.peer.credit.message_answered(message.size_bytes)
+        message.connection.sender.outcomes_received(0, 0)
+        self.loop.measured(1, seconds)
+        following = self.loop.free_slot()
+        if following is not None:
+            if not following.connection.peer.is_backlog:
+                assert not any(each.connection.peer.is_backlog for each in self.waiting), "the backlog goes first"
+            self.waiting.remove(following)
+            self._start(following)
+        self._review()
+
+    @precondition(lambda self: self.master is not None)
+    @rule(depth=st.sampled_from([0, 1, 50]))
+    def the_master_tells_its_depth(self, depth: int) -> None:
+        self.loop.depth = depth
+        self._review()
+
+    @rule(seconds=st.sampled_from([0.001, IDLE_AFTER_S, 1.0]))
+    def time_passes(self, seconds: float) -> None:
+        self.now += seconds
+        if self.again_at is not None and self.again_at <= self.now:
+            self._review()
+
+    @rule()
+    def every_connector_is_served_in_the_end(self) -> None:
+        """From any state: when all want to send and handlers return, each of them has its turn."""
+        if self.loop.depth:
+            return
+        connectors = [each for each in self.connections if not each.peer.is_backlog]
+        waiting_for = set(connectors)
+        for _ in range(40 * (len(connectors) + len(self.waiting) + self.concurrency) + 400):
+            if not waiting_for:
+                return
+            for each in connectors:
+                if each in waiting_for and each.sender.can_send(0):
+                    each.sender.message_sent(0)
+                    each.peer.credit.message_received(0)
+                    waiting_for.discard(each)
+                    message = Message(each, 0)
+                    if self.loop.take_slot():
+                        self._start(message)
+                    else:
+                        self.waiting.append(message)
+                        self.loop.wait_for_slot(message, is_backlog=False)
+            if self.running:
+                self.a_handler_returns(0.05)
+            self.time_passes(0.01)
+        raise AssertionError(f"{len(waiting_for)} connectors were never given credit: {self.loop!r}, {waiting_for}")
+
+    # ── what always holds ────────────────────────────────────────────────────────────────────────────────────────────
+
+    @invariant()
+    def nobody_waits_while_a_slot_is_free(self) -> None:
+        if hasattr(self, "loop"):
+            assert not (self.waiting and self.loop.free_slots)
+            assert len(self.running) + self.loop.free_slots == self.concurrency
+
+    @invariant()
+    def a_stored_message_can_be_pushed_while_a_slot_is_free(self) -> None:
+        if hasattr(self, "loop") and self.master is not None and self.loop.free_slots:
+            assert self.master.sender.can_send(0)
+
+    @invariant()
+    def no_more_waits_than_was_granted(self) -> None:
+        for each in getattr(self, "connections", []):
+            assert each.peer.waiting <= each.peer.open
+
+
+TestEngine = Engine.TestCase
+TestEngine.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)

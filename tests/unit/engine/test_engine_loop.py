@@ -1,0 +1,180 @@
+"""Slots and credit of one engine, step by step."""
+
+from __future__ import annotations
+
+import pytest
+
+from harmonicio.engine.loop import IDLE_AFTER_S, LARGEST_WINDOW, EngineLoop, Peer
+
+BUDGET = 64 * 1024**2
+
+
+def loop_of(concurrency: int = 1, *, handler_s: float | None = None, prefetch_s: float = 0.1) -> EngineLoop:
+    loop = EngineLoop(concurrency, prefetch_s, BUDGET)
+    if handler_s is not None:
+        loop.measured(1000, 1000 * handler_s)
+    return loop
+
+
+def joined(loop: EngineLoop, name: str = "source", now: float = 0.0, *, is_backlog: bool = False) -> Peer:
+    peer = Peer(name, is_backlog=is_backlog)
+    loop.join(peer, now)
+    loop.grants(now)
+    return peer
+
+
+def handle(peer: Peer, count: int = 1, size_bytes: int = 1000) -> None:
+    """Let messages come, start and be answered."""
+    for _ in range(count):
+        assert peer.credit.message_received(size_bytes)
+        peer.started += 1
+        peer.credit.message_answered(size_bytes)
+
+
+# ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_free_slot_goes_to_the_backlog_first_and_then_in_the_order_of_arrival() -> None:
+    loop = loop_of(1)
+    assert loop.take_slot()
+    for waiter in ("first", "second"):
+        assert not loop.take_slot()
+        loop.wait_for_slot(waiter, is_backlog=False)
+    loop.wait_for_slot("stored", is_backlog=True)
+    assert [loop.free_slot() for _ in range(4)] == ["stored", "first", "second", None]
+    assert loop.free_slots == 1
+
+
+def test_a_drain_refuses_who_waits_and_gives_no_more_credit() -> None:
+    loop = loop_of(1)
+    peer = joined(loop)
+    loop.take_slot()
+    loop.wait_for_slot("waiting", is_backlog=False)
+    assert loop.drain() == ["waiting"]
+    handle(peer)
+    assert loop.grants(1.0) == ([], None)
+    assert peer.credit.messages_total == 1
+
+
+# ── the window ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_before_anything_was_measured_the_window_is_one_message_for_each_slot() -> None:
+    assert loop_of(4).window == 4
+
+
+@pytest.mark.parametrize(
+    ("concurrency", "handler_s", "window"), [(1, 0.01, 10), (4, 0.01, 40), (1, 10.0, 1), (1, 1e-9, LARGEST_WINDOW)]
+)
+def test_the_window_is_what_prefetch_s_of_handler_time_holds(concurrency: int, handler_s: float, window: int) -> None:
+    assert loop_of(concurrency, handler_s=handler_s).window == window
+
+
+def test_the_measured_time_follows_what_handlers_take_now() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    for _ in range(30):
+        loop.measured(1, 0.1)
+    assert loop.handler_s == pytest.approx(0.1, rel=0.01)
+
+
+# ── credit ───────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_one_peer_has_the_whole_window_and_bytes_beside_the_masters_share() -> None:
+    loop = loop_of(1, handler_s=0.01)
+    peer = joined(loop)
+    assert peer.credit.messages_total == 10
+    assert peer.credit.bytes_total == BUDGET // 2
+
+
+def test_more_is_told_only_when_half_of_the_window_is_used_up() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    peer = joined(loop)
+    assert peer.open == 100
+    told_after = []
+    for count in range(100):
+        handle(peer)
+        if loop.grants(0.0)[0]:
+            told_after.append(count + 1)
+    assert told_after == [50, 100]
+
+
+def test_peers_share_the_window_in_bytes() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    small, large = joined(loop, "small"), joined(loop, "large")
+    assert (small.open, large.open) == (100, 1), "a new peer has one message at once, even without room"
+    for _ in range(100):
+        handle(small, small.unused, size_bytes=10_000)
+        handle(large, large.unused, size_bytes=40_000)
+        loop.grants(0.0)
+    assert (small.open, large.open) == (80, 20)
+
+
+def test_peers_take_turns_when_the_window_is_smaller_than_their_number() -> None:
+    loop = loop_of(1, handler_s=1.0)
+    peers = [joined(loop, f"source {number}") for number in range(3)]
+    for peer in peers:
+        handle(peer)
+    turns = []
+    for step in range(9):
+        told, _ = loop.grants(0.001 * step)
+        (peer,) = told
+        turns.append(peers.index(peer))
+        assert sum(each.open for each in peers) == 1
+        handle(peer)
+    assert [turns.count(number) for number in range(3)] == [3, 3, 3]
+
+
+def test_an_idle_peer_keeps_its_message_and_does_not_hold_up_the_others() -> None:
+    loop = loop_of(1, handler_s=1.0)
+    quiet, busy = joined(loop, "quiet"), joined(loop, "busy")
+    assert quiet.unused == 1
+    handle(busy)
+    told, again_at = loop.grants(0.0)
+    assert told == []
+    assert again_at == pytest.approx(IDLE_AFTER_S)
+    told, _ = loop.grants(IDLE_AFTER_S + 0.001)
+    assert told == [busy]
+    assert quiet.unused == 1
+
+
+def test_the_master_has_one_message_beyond_what_has_been_started() -> None:
+    loop = loop_of(2, handler_s=0.001)
+    master = joined(loop, is_backlog=True)
+    assert master.unused == 1
+    master.credit.message_received(10)
+    loop.grants(0.0)
+    assert master.unused == 0, "it waits for a slot"
+    master.started += 1
+    assert loop.grants(0.0)[0] == [master]
+    assert master.unused == 1
+
+
+def test_while_messages_wait_in_the_backlog_connectors_get_nothing_new_and_the_master_has_their_window() -> None:
+    loop = loop_of(1, handler_s=0.01)
+    master, peer = joined(loop, "master", is_backlog=True), joined(loop)
+    loop.depth = 3
+    handle(peer, 10)
+    loop.grants(0.0)
+    assert peer.credit.messages_total == 10
+    assert master.open == 10
+    loop.depth = 0
+    assert loop.grants(0.0)[0] == [peer]
+    assert peer.open == 10
+
+
+def test_without_its_connection_nothing_is_known_of_the_backlog() -> None:
+    loop = loop_of(1, handler_s=0.01)
+    master, peer = joined(loop, "master", is_backlog=True), joined(loop)
+    loop.depth = 3
+    handle(peer, 10)
+    loop.leave(master)
+    assert loop.grants(0.0)[0] == [peer]
+
+
+def test_a_message_beyond_the_bytes_does_not_leave_the_totals_behind() -> None:
+    loop = loop_of(1, handler_s=0.01)
+    peer = joined(loop)
+    handle(peer, size_bytes=10 * BUDGET)
+    loop.grants(0.0)
+    assert peer.credit.bytes_total == 10 * BUDGET + BUDGET // 2

@@ -1,0 +1,84 @@
+"""Plugins stand around the handler, are found by name, and end with the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import pytest
+
+from harmonicio.control.client import MasterClient
+from harmonicio.core.errors import ConfigurationError
+from harmonicio.core.message import OutcomeKind
+from harmonicio.engine import plugin
+from harmonicio.engine.handler import Handler
+from harmonicio.engine.plugin import Call, PluginContext
+from harmonicio.engine.work import Work
+
+LOG: list[str] = []
+
+
+class Bracket:
+    def __init__(self, mark: str) -> None:
+        self._mark = mark
+
+    def handle(self, message: Any, call: Call) -> Any:
+        return self._mark + call(message) + self._mark
+
+    def close(self) -> None:
+        LOG.append(f"closed {self._mark}")
+
+
+def create(options: Mapping[str, Any], context: PluginContext) -> Bracket:
+    return Bracket(options["mark"])
+
+
+@pytest.fixture(autouse=True)
+def empty_log() -> None:
+    LOG.clear()
+
+
+def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardown() -> None:
+    handler = Handler(lambda message: message, None, lambda state: LOG.append("torn down"), False, "test")
+    work = Work(handler, {}, [Bracket("a"), Bracket("b")])
+    assert work.run("-")[0].result == "ab-ba"
+    work.close()
+    work.close()
+    assert LOG == ["closed a", "closed b", "torn down"]
+
+
+def test_what_a_plugin_raises_is_the_messages_failure() -> None:
+    work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")])
+    outcome, _ = work.run("-")
+    assert outcome.kind is OutcomeKind.FAILED
+
+
+def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
+    made: list[Mapping[str, Any]] = []
+
+    def prepare(parameters: Mapping[str, Any]) -> str:
+        made.append(parameters)
+        return "model"
+
+    handler = Handler(lambda message, state: (message, state), prepare, lambda state: LOG.append(state), False, "test")
+    work = Work(handler, {"k": 1})
+    assert work.run("x")[0].result == ("x", "model")
+    assert work.run("y")[0].result == ("y", "model")
+    assert made == [{"k": 1}]
+    work.close()
+    assert LOG == ["model"]
+
+
+def test_a_plugin_is_found_by_its_row_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(plugin.PLUGINS, "bracket", f"{__name__}:create")
+    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(create=create))
+    made = plugin.find("bracket")({"mark": "*"}, PluginContext("s", 1, "e1", MasterClient("http://127.0.0.1:9")))
+    assert made.handle("-", lambda message: message) == "*-*"
+
+
+def test_an_unknown_or_broken_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigurationError, match=r"no engine plugin 'nonesuch'.*haste"):
+        plugin.find("nonesuch")
+    monkeypatch.setitem(plugin.PLUGINS, "broken", "harmonicio.there_is_no_such_module:create")
+    with pytest.raises(ConfigurationError, match="'broken' cannot be loaded"):
+        plugin.find("broken")
