@@ -24,6 +24,10 @@ from harmonicio.wire.credit import SenderCredit
 from harmonicio.wire.frames import Flag
 
 MIN_PATIENCE_S = 0.05
+#: What engines will have taken within this time, at the rate measured, is not worth the way over the master's disk.
+DRAINS_SOON_S = 0.5
+#: The rate is measured over at least, and believed for at most, so long.
+RATE_EVERY_S, RATE_VALID_S = 0.02, 0.25
 RETRY_AFTER_S = 0.5
 #: What a message costs of the byte budget at least: its own bookkeeping.
 MIN_COST_BYTES = 512
@@ -87,15 +91,18 @@ class Dispatch:
     """The messages of one connector that are not safe yet.
 
     Args:
-        budget_bytes: What may wait; half of it waiting sends messages to the backlog without patience.
+        budget_bytes: What may wait; when half of it waits, patience is 50 ms at most.
         patience_s: How long a message waits for an engine; None measures: the larger of 50 ms and twice the interval
-            between credits.
+            between credits. Nobody is impatient while engines take everything that waits within half a second.
     """
 
     def __init__(self, budget_bytes: int, patience_s: float | None = None) -> None:
         self._budget_bytes = budget_bytes
         self._patience_s = patience_s
         self._credit_interval_s = 0.0
+        self._messages_per_s = 0.0
+        self._answered_since = 0
+        self._measured_at = float("-inf")
         self._waiting: deque[Parcel] = deque()
         self._for_backlog: deque[Parcel] = deque()
         self._backlog_pauses_until = 0.0
@@ -137,10 +144,11 @@ class Dispatch:
         return self.used_bytes == 0 or self.used_bytes + cost_bytes <= self._budget_bytes
 
     def next_due_s(self, now: float) -> float | None:
-        """Seconds until waiting alone changes a decision; None when it does not."""
-        if not self._waiting:
-            return max(0.0, self._backlog_pauses_until - now) if self._for_backlog else None
-        return max(0.0, self._waiting[0].offered_at + self.patience_s - now)
+        """Seconds until waiting alone changes a decision; None when only an event can."""
+        due_at = [self._backlog_pauses_until] if self._for_backlog else []
+        if self._waiting:
+            due_at += [self._waiting[0].offered_at + self._limit_s, self._measured_at + RATE_VALID_S]
+        return min((at - now for at in due_at if at > now), default=None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -166,6 +174,16 @@ class Dispatch:
                 self._credit_interval_s += 0.2 * (interval_s - self._credit_interval_s)
             lane.credited_at = now
 
+    def _answered(self, count: int, now: float) -> None:
+        """Measure how fast engines answer."""
+        self._answered_since += count
+        elapsed_s = now - self._measured_at
+        if elapsed_s >= RATE_EVERY_S:
+            rate = self._answered_since / elapsed_s
+            is_recent = elapsed_s < RATE_VALID_S
+            self._messages_per_s = (self._messages_per_s + rate) / 2 if is_recent and self._messages_per_s else rate
+            self._answered_since, self._measured_at = 0, now
+
     def take_back(self, given: Assignment) -> None:
         """An assignment will not be sent: its number is free again. Only the newest of a lane can be taken back."""
         credit = given.lane.credit
@@ -186,6 +204,8 @@ class Dispatch:
         """
         lane.credit.outcomes_received(first, last)
         lane.active_at = now
+        if not lane.is_backlog:
+            self._answered(last - first + 1, now)
         settled = []
         for sequence in range(first, last + 1):
             parcel = lane.in_flight.pop(sequence, None)
@@ -273,11 +293,17 @@ class Dispatch:
                 best = lane
         return best
 
+    @property
+    def _limit_s(self) -> float:
+        """How long the oldest message may wait."""
+        is_crowded = self.waiting_bytes >= self._budget_bytes / 2
+        return min(MIN_PATIENCE_S, self.patience_s) if is_crowded else self.patience_s
+
     def _is_impatient(self, now: float) -> bool:
-        if not self._waiting:
+        if not self._waiting or now - self._waiting[0].offered_at < self._limit_s:
             return False
-        is_late = now - self._waiting[0].offered_at >= self.patience_s
-        return is_late or self.waiting_bytes >= self._budget_bytes / 2
+        is_measured = now - self._measured_at < RATE_VALID_S and self._messages_per_s > 0
+        return not is_measured or len(self._waiting) / self._messages_per_s > DRAINS_SOON_S
 
     def _to_backlog(self, queue: deque[Parcel], now: float) -> Assignment | None:
         lane = self._backlog
