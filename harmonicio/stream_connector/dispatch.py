@@ -16,10 +16,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from typing import Any
 
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Metadata, Outcome, OutcomeKind, RejectReason
-from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.wire.credit import SenderCredit
 from harmonicio.wire.frames import Flag
 
@@ -35,9 +35,13 @@ MIN_COST_BYTES = 512
 
 @dataclass(slots=True)
 class Parcel:
-    """A message with what must be known to send it, until it is safe."""
+    """A message with what must be known to send it, until it is safe.
 
-    delivery: Delivery
+    Attributes:
+        delivery: The :class:`~harmonicio.stream_connector.delivery.Delivery` that the source application holds.
+    """
+
+    delivery: Any
     payload: memoryview
     metadata: Metadata | None = None
     priority: int = 0
@@ -49,11 +53,11 @@ class Parcel:
 
     @property
     def size_bytes(self) -> int:
-        return self.delivery.size_bytes
+        return len(self.payload)
 
     @property
     def cost_bytes(self) -> int:
-        return max(self.delivery.size_bytes, MIN_COST_BYTES)
+        return max(len(self.payload), MIN_COST_BYTES)
 
 
 @dataclass(slots=True)
