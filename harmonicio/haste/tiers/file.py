@@ -142,7 +142,15 @@ def encode(message_id: str) -> str:
 
 def _settle(folder: int, draft: str, name: str, payload: memoryview) -> str:
     """Give a draft its name, or that of the file which has its bytes already; return it."""
-    if _take_name(folder, draft, name) or _has_bytes(folder, name, payload):
+    while not _take_name(folder, draft, name):
+        try:
+            if _has_bytes(folder, name, payload):
+                return name
+        except FileNotFoundError:
+            # An attempt that was not the first has taken its copy back meanwhile: the name is free again.
+            continue
+        break
+    else:
         return name
     other = f"{name}~{blake2b(payload, digest_size=16).hexdigest()}"
     _take_name(folder, draft, other)
