@@ -25,7 +25,9 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "m
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 MAX_FILE_LINES = 400
 #: Files beyond the limit, each with its reason.
-LONG_FILES: dict[str, str] = {}
+LONG_FILES: dict[str, str] = {
+    "harmonicio/stream_connector/connector.py": "everything that the connector's one lock guards is in one place",
+}
 
 
 def shown(path: Path) -> str:
@@ -54,6 +56,7 @@ def test_an_import_stays_within_its_budget_and_starts_nothing(module: str) -> No
     run = subprocess.run(command, capture_output=True, text=True, check=True, cwd=REPOSITORY, timeout=60)
     modules, threads = json.loads(run.stdout)
     packages = {name.partition(".")[0] for name in modules} - set(sys.stdlib_module_names)
+    packages -= {name for name in packages if "cython" in name}  # What msgpack's compiled half brings along.
     assert packages - {"harmonicio"} <= IMPORT_BUDGETS[module]
     assert threads == 1
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Sequence
+from functools import cache
+from importlib import import_module
+from importlib.util import find_spec
+from typing import Any
 
 from harmonicio.wire.frames import TRAILER, Flag
 
-try:
-    from xxhash import xxh3_64_intdigest
-except ImportError:
-    xxh3_64_intdigest = None  # type: ignore[assignment]
-
-#: In the order in which this side prefers them.
-SUPPORTED: tuple[str, ...] = ("crc32",) if xxh3_64_intdigest is None else ("xxh3", "crc32")
+#: In the order in which this side prefers them. The package is imported with the first checksum, not before.
+SUPPORTED: tuple[str, ...] = ("crc32",) if find_spec("xxhash") is None else ("xxh3", "crc32")
 
 FLAG_OF = {"": Flag.NONE, "xxh3": Flag.CHECKSUM_XXH3, "crc32": Flag.CHECKSUM_CRC32}
 
@@ -30,7 +29,17 @@ def trailer(flags: int, payload: memoryview | bytes) -> bytes:
         ValueError: the flags name a checksum that this side cannot compute.
     """
     if flags & Flag.CHECKSUM_XXH3:
-        if xxh3_64_intdigest is None:
-            raise ValueError("xxh3")
-        return TRAILER.pack(xxh3_64_intdigest(payload))
+        return TRAILER.pack(_xxh3(payload))
     return TRAILER.pack(zlib.crc32(payload))
+
+
+def _xxh3(payload: memoryview | bytes) -> int:
+    if "xxh3" not in SUPPORTED:
+        raise ValueError("xxh3")
+    number: int = _xxhash().xxh3_64_intdigest(payload)
+    return number
+
+
+@cache
+def _xxhash() -> Any:
+    return import_module("xxhash")
