@@ -141,7 +141,9 @@ def test_what_is_no_host_load_is_refused(text: bytes) -> None:
         json_codec.loads(messages.HostLoad, text)
 
 
-@pytest.mark.parametrize("value", [b"bytes", float("nan"), float("inf"), {1, 2}, object()], ids=["bytes", "nan", "infinity", "set", "object"])
+@pytest.mark.parametrize(
+    "value", [b"bytes", float("nan"), float("inf"), {1, 2}, object()], ids=["bytes", "nan", "infinity", "set", "object"]
+)
 def test_what_json_cannot_express_is_refused_when_it_is_written(value: Any) -> None:
     with pytest.raises(InvalidInput, match="cannot be written as JSON"):
         json_codec.dumps(messages.TokenRequest(name=value, role=""))
