@@ -11,7 +11,7 @@ import tifffile
 from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
-from harmonicio.haste.features.image_quality import PLLS, image_quality, power_log_log_slope
+from harmonicio.haste.features.image_quality import PLLS, image_quality, power_log_log_slope, radial_power_spectrum
 from harmonicio.haste.features.images import decode, grey
 
 IMAGES = Path(__file__).parents[3] / "examples" / "images"
@@ -54,17 +54,50 @@ def test_blur_lowers_slope_and_laplacian_variance_of_every_shipped_image() -> No
             assert spearmanr(sigmas_px, [row[feature] for row in rows]).statistic <= -0.9
 
 
-def test_images_in_focus_have_larger_slopes_than_the_same_plate_out_of_focus(shared_data: Path) -> None:
-    slopes = {
-        folder: [
-            power_log_log_slope(grey(decode(path.read_bytes(), {})))
-            for path in (shared_data / "hcs_focus" / folder).iterdir()
-        ]
-        for folder in ("in_focus", "defocus")
-    }
-    assert min(slopes["in_focus"]) > max(slopes["defocus"])
-    assert -2.0 < np.median(slopes["in_focus"]) < -1.4
-    assert -3.1 < np.median(slopes["defocus"]) < -2.3
+def as_defined(image: np.ndarray) -> float:
+    """Return the slope step by step as the module's text defines it, slowly and over the whole spectrum."""
+    height, width = image.shape
+    normalised = image / np.median(np.abs(image - image.mean()))
+    power = np.abs(np.fft.fft2(normalised - normalised.mean())) ** 2
+    sums: dict[int, float] = dict.fromkeys(range(2, min(height, width) // 8), 0.0)
+    for row in range(height):
+        for column in range(width):
+            ring = math.isqrt(min(row, height - 1 - row) ** 2 + min(column, width - 1 - column) ** 2) + 1
+            if ring in sums:
+                sums[ring] += power[row, column]
+    return float(np.polyfit(np.log(list(sums)), np.log(list(sums.values())), 1)[0])
+
+
+@pytest.mark.parametrize("shape", [(32, 32), (33, 47), (64, 40), (128, 129), (97, 256)], ids=str)
+def test_the_slope_is_that_of_its_definition(shape: tuple[int, int]) -> None:
+    noise = np.random.default_rng(sum(shape)).normal(100, 20, shape)
+    for image in (noise, gaussian_filter(noise, 1.5), np.cumsum(noise, axis=1)):
+        assert power_log_log_slope(image) == pytest.approx(as_defined(image), rel=1e-9)
+
+
+def plate(shared_data: Path, name: str) -> list[np.ndarray]:
+    return [grey(decode(path.read_bytes(), {})) for path in sorted((shared_data / "hcs_focus" / name).iterdir())]
+
+
+def test_a_real_plate_has_larger_slopes_in_focus_than_out_of_focus(shared_data: Path) -> None:
+    in_focus, defocus = (
+        [power_log_log_slope(image) for image in plate(shared_data, name)] for name in ("in_focus", "defocus")
+    )
+    assert -2.0 < min(in_focus) < max(in_focus) < -1.1
+    assert -3.2 < min(defocus) < max(defocus) < -2.5
+
+
+@pytest.mark.parametrize(("name", "lowest", "highest"), [("in_focus", -1.82, -1.46), ("defocus", -2.72, -2.37)])
+def test_the_spectrum_has_the_slopes_that_the_data_came_with(
+    shared_data: Path, name: str, lowest: float, highest: float
+) -> None:
+    """Those are over frequencies, not rings, of the square at the upper left."""
+    slopes = []
+    for image in plate(shared_data, name):
+        side = min(image.shape)
+        rings, power = radial_power_spectrum(image[:side, :side])
+        slopes.append(np.polyfit(np.log(rings - 1), np.log(power), 1)[0])
+    assert (min(slopes), max(slopes)) == pytest.approx((lowest, highest), abs=0.05)
 
 
 def test_features_are_the_same_when_taken_again() -> None:
