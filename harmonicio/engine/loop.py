@@ -13,8 +13,8 @@ anything was measured, one for each slot.
   a source of small messages does not starve because its neighbour sends large ones.
 - A peer that has credit and is quiet for a moment is idle: it keeps what it has, and that counts no more.
 - A new peer has one message at once.
-- The master has one message beyond what it has started. While messages wait in its backlog, connectors get no new
-  credit, and what they leave of the window is the master's.
+- The master has one message beyond what it has started. While messages wait in its backlog, or one of them waits here
+  for a slot, connectors get no new credit, and what they leave of the window is the master's.
 
 Credit in bytes follows the engine's byte budget, in equal shares, one of them the master's. It reserves no memory.
 """
@@ -227,7 +227,7 @@ class EngineLoop:
         active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]
         masters = [peer for peer in self._peers if peer.is_backlog]
         told = [peer for peer in masters if self._grant_master(peer, active)]
-        if self.depth:
+        if self.depth or self._waiting_from_backlog:
             return told, None
         told += self._grant_connectors(active, now)
         hungry = [peer for peer in active if not peer.unused and peer not in told]

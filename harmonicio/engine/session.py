@@ -173,7 +173,7 @@ class Session:
             refusal = DAMAGED
         if refusal is not None:
             self._refuse(message, refusal)
-        elif self._slots.should_hand_over(message.size_bytes):
+        elif self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
             self._end_hold()
             payload = self._payloads.copy(message.payload or _NOTHING)
             message.payload = None
@@ -306,7 +306,7 @@ class Session:
             del view
             payload.release()
             self._refuse(message, DAMAGED)
-        elif self._slots.should_hand_over(message.size_bytes):
+        elif self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
             del view
             self._hand_over(message, payload)
         else:

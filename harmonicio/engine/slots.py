@@ -125,9 +125,13 @@ class Slots:
         """Whether a peer without credit waits for what others leave."""
         return self._loop.has_hungry_peers
 
-    def should_hand_over(self, size_bytes: int) -> bool:
-        """Whether another thread should run the handler, so that this one can go on receiving."""
-        if self._concurrency == 1 and size_bytes < OVERLAP_BYTES:
+    def should_hand_over(self, size_bytes: int, *, is_backlog: bool) -> bool:
+        """Whether another thread should run the handler, so that this one can go on receiving.
+
+        It is worth it when another slot may be free, when there is much to receive, and for the master's connection,
+        whose DEPTH should be heard in time.
+        """
+        if self._concurrency == 1 and size_bytes < OVERLAP_BYTES and not is_backlog:
             return False
         handler_s = self._loop.handler_s
         return handler_s is None or handler_s > HAND_OVER_ABOVE_S

@@ -99,16 +99,23 @@ class BareConnector(Sender):
         self.link.send(self.prefix(len(payload), **fields), payload, trailer)
         return number
 
-    def send_many(self, payload: bytes, count: int, timeout_s: float = 60.0) -> None:
-        """Send the same payload many times, in batches, as fast as there is credit."""
+    def send_many(self, payload: bytes, count: int, timeout_s: float = 60.0) -> int:
+        """Send the same payload many times, in batches, as fast as there is credit, until the engine drains.
+
+        Returns:
+            How many were sent.
+        """
         left, at_once = count, max(1, BATCH_BYTES // max(1, len(payload)))
         while left:
-            self.wait(lambda: self.credit.can_send(len(payload)), timeout_s)
+            self.wait(lambda: self.drain is not None or self.credit.can_send(len(payload)), timeout_s)
+            if self.drain is not None:
+                break
             buffers: list[bytes] = []
             while left and len(buffers) < 2 * at_once and self.credit.can_send(len(payload)):
                 buffers += (self.prefix(len(payload)), payload)
                 left -= 1
             self.link.send(*buffers)
+        return count - left
 
     def wait_for_outcomes(self, count: int, timeout_s: float = 60.0) -> dict[int, Outcome]:
         """Wait until so many messages have been answered; return the outcomes by number."""

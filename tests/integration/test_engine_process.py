@@ -1,0 +1,202 @@
+"""``python -m harmonicio.engine`` as a controller runs it: configuration on standard input, signals, exit codes."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from textwrap import dedent
+from typing import Any
+
+import pytest
+
+from harmonicio.control import json_codec
+from harmonicio.control.messages import EngineConfiguration
+from harmonicio.core.errors import ConnectionEnded
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.testing.bare_peers import BareConnector, BareController, BareMaster, configuration_of, lease_ticket
+from harmonicio.testing.waiting import wait_until
+
+NOOP = "@handler\ndef noop(message): return None"
+SLOW = "import time\n@handler\ndef slow(message): time.sleep(message.metadata.get('seconds', 0.02))"
+
+
+@dataclass
+class Running:
+    """One engine process and its peers."""
+
+    process: subprocess.Popen[bytes]
+    configuration: EngineConfiguration
+    master: BareMaster
+    controller: BareController
+    log: Path
+
+    def connector(self) -> BareConnector:
+        wait_until(lambda: self.controller.last and self.controller.last.address, 20, what="the engine's address")
+        report = self.controller.last
+        assert report is not None
+        assert report.address is not None
+        return BareConnector(report.address, lease_ticket(self.configuration), "cells")
+
+    def exit_code(self, timeout_s: float = 20.0) -> int:
+        return self.process.wait(timeout_s)
+
+    @property
+    def last_line(self) -> str:
+        return self.log.read_text().splitlines()[-1]
+
+
+Start = Callable[..., Running]
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Start]:
+    with ExitStack() as exits:
+
+        def start_process(
+            code: str, *, folder: Path = tmp_path, orphan_after_s: float = 60.0, **fields: Any
+        ) -> Running:
+            path = tmp_path / "mine.py"
+            path.write_text("from harmonicio.engine import handler\n" + dedent(code))
+            master, controller = BareMaster(), BareController(folder / "control.sock")
+            exits.callback(master.close)
+            exits.callback(controller.close)
+            configuration = configuration_of(
+                folder,
+                StreamDeclaration("cells", handler=str(path), **fields),
+                master_data=master.address,
+                orphan_after_s=orphan_after_s,
+            )
+            log = tmp_path / "engine.log"
+            with log.open("wb") as output:
+                process = subprocess.Popen(
+                    [sys.executable, "-m", "harmonicio.engine", str(path)], stdin=subprocess.PIPE, stderr=output
+                )
+            exits.callback(process.wait)
+            exits.callback(process.kill)
+            assert process.stdin is not None
+            process.stdin.write(json_codec.dumps(configuration) + b"\n")
+            process.stdin.close()
+            return Running(process, configuration, master, controller, log)
+
+        yield start_process
+
+
+def test_an_engine_starts_works_and_drains_on_its_controllers_order(start: Start) -> None:
+    engine = start(NOOP)
+    with engine.connector() as connector:
+        connector.send_many(bytes(1000), 2_000)
+        assert {each.kind for each in connector.wait_for_outcomes(2_000).values()} == {OutcomeKind.DONE}
+        engine.controller.order_drain(10.0)
+        connector.wait(lambda: connector.drain is not None)
+    assert engine.exit_code() == 0
+    assert engine.controller.states[0] == "starting"
+    assert engine.controller.states[-1] == "draining"
+    assert engine.controller.last is not None
+    assert (engine.controller.last.pid, engine.controller.last.handled) == (engine.process.pid, 2_000)
+
+
+def test_sigterm_under_load_answers_every_message_once_and_exits_0(start: Start) -> None:
+    engine = start("@handler\ndef count(message):\n    return sum(message.payload[:2000])")
+    with engine.connector() as connector:
+        connector.send_many(bytes(5_000), 1_000)
+        stop_at = threading.Timer(0.1, engine.process.send_signal, [signal.SIGTERM])
+        stop_at.start()
+        while connector.drain is None:
+            connector.send_many(bytes(5_000), 20)
+        sent = connector.credit.sent
+        outcomes = dict(connector.wait_for_outcomes(sent))
+        stop_at.join()
+    assert engine.exit_code() == 0
+    assert len(outcomes) == sent
+    assert {_kind(outcome) for outcome in outcomes.values()} <= {OutcomeKind.DONE, RejectReason.DRAINING}
+    assert sum(outcome.kind is OutcomeKind.DONE for outcome in outcomes.values()) >= 1_000
+
+
+def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1(start: Start) -> None:
+    engine = start(SLOW)
+    with engine.connector() as connector:
+        connector.send(metadata={"seconds": 60})
+        wait_until(lambda: engine.controller.last and engine.controller.last.running)
+        engine.controller.order_drain(0.3)
+        assert engine.exit_code() == 1
+        with pytest.raises(ConnectionEnded):
+            connector.wait_for_outcomes(1)
+    assert "deadline" in engine.last_line
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import no_such_library_here", "No module named 'no_such_library_here'"),
+        ("def plain(message): ...", "has no handler"),
+        ("def fail(p): 1 / 0\n@handler(setup=fail)\ndef f(message, state): ...", "ZeroDivisionError: division by zero"),
+    ],
+)
+def test_an_engine_that_cannot_start_says_why_in_its_last_line_and_exits_3(start: Start, code: str, said: str) -> None:
+    engine = start(code)
+    assert engine.exit_code() == 3
+    assert said in engine.last_line
+    assert "mine.py" in engine.last_line
+
+
+def test_an_unknown_plugin_keeps_the_engine_from_starting(start: Start) -> None:
+    engine = start(NOOP, plugins={"nonesuch": {}})
+    assert engine.exit_code() == 3
+    assert "There is no engine plugin 'nonesuch'" in engine.last_line
+
+
+def test_a_signal_during_a_slow_setup_ends_the_engine_at_once(start: Start) -> None:
+    engine = start("import time\n@handler(setup=lambda p: time.sleep(60))\ndef f(message, state): ...")
+    wait_until(lambda: engine.controller.states == ["starting"])
+    engine.process.send_signal(signal.SIGTERM)
+    assert engine.exit_code() == 0
+
+
+def test_an_engine_without_a_controller_ends_by_itself(start: Start) -> None:
+    engine = start(NOOP, orphan_after_s=0.5)
+    wait_until(lambda: engine.controller.states[-1:] == ["idle"], 20)
+    engine.controller.close()
+    assert engine.exit_code() == 0
+    assert "No controller for" in engine.log.read_text()
+
+
+def test_an_engine_finds_the_next_controller_at_the_same_path(start: Start) -> None:
+    engine = start(NOOP)
+    wait_until(lambda: engine.controller.states[-1:] == ["idle"], 20)
+    engine.controller.close()
+    following = BareController(engine.controller.path)
+    try:
+        wait_until(lambda: following.last is not None)
+        following.order_drain(5.0)
+        assert engine.exit_code() == 0
+    finally:
+        following.close()
+
+
+def test_a_control_socket_at_a_long_path_is_found(start: Start, tmp_path: Path) -> None:
+    folder = tmp_path / ("long-" * 20) / ("path-" * 20)
+    folder.mkdir(parents=True)
+    engine = start(NOOP, folder=folder)
+    wait_until(lambda: engine.controller.states[-1:] == ["idle"], 20)
+    engine.controller.order_drain(5.0)
+    assert engine.exit_code() == 0
+
+
+@pytest.mark.parametrize("line", [b"", b"not json\n", b'{"engine": "e1"}\n'])
+def test_without_a_usable_configuration_the_engine_says_so_and_exits_2(tmp_path: Path, line: bytes) -> None:
+    run = subprocess.run(
+        [sys.executable, "-m", "harmonicio.engine", "any.py"], input=line, capture_output=True, timeout=30, check=False
+    )
+    assert run.returncode == 2
+    assert b"no configuration on standard input" in run.stderr
+
+
+def _kind(outcome: Outcome) -> OutcomeKind | RejectReason | None:
+    return outcome.reason if outcome.kind is OutcomeKind.REJECTED else outcome.kind
