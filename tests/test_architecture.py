@@ -25,9 +25,7 @@ FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "m
 UNPICKLERS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
 MAX_FILE_LINES = 400
 #: Files beyond the limit, each with its reason.
-LONG_FILES: dict[str, str] = {
-    "harmonicio/stream_connector/connector.py": "everything that the connector's one lock guards is in one place",
-}
+LONG_FILES: dict[str, str] = {}
 
 
 def shown(path: Path) -> str:

@@ -179,12 +179,14 @@ class LeaseGrant:
     Attributes:
         route: ``engine`` or ``queue``: where a source without other leases sends now.
         retry_after_s: When to ask again for the rest.
+        timeout_s: What a handler of this stream may take; an engine that is silent for longer is given up.
     """
 
     leases: tuple[Lease, ...]
     backlog: BacklogAccess
     route: str
     retry_after_s: float
+    timeout_s: float = 600.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -316,6 +316,7 @@ class Master:
             self._lease_requests += 1
             decision = self._state.request_leases(request, now)
             term_s = self._state.leases.term_s
+            timeout_s = self._state.stream(request.stream).timeout_s
         for granted in decision.granted:
             held = granted.held
             _log.info("Lease %s: source %s to engine %s at %s.", held.lease, held.source, held.engine, granted.address)
@@ -326,6 +327,7 @@ class Master:
             ),
             route=decision.route,
             retry_after_s=decision.retry_after_s,
+            timeout_s=timeout_s,
         )
 
     def renew(self, held: LeaseList) -> LeaseRenewal:

@@ -9,6 +9,7 @@ Importing it starts nothing and needs nothing but the standard library and msgpa
 """
 
 from harmonicio.stream_connector.connector import StreamConnector
-from harmonicio.stream_connector.delivery import Delivery, Figures
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState
+from harmonicio.stream_connector.figures import Figures
 
-__all__ = ["Delivery", "Figures", "StreamConnector"]
+__all__ = ["Delivery", "DeliveryState", "Figures", "StreamConnector"]

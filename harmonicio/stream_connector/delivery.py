@@ -1,24 +1,22 @@
 """What the source application holds of a message that it has sent.
 
       WAITING ──► IN_FLIGHT ──► DONE
-         ▲            │  └────► REJECTED          for good: too large, or another message has the id
+         ▲            │  └────► REJECTED          for good: too large, another message has the id, unreadable
          │            ▼
          └──── (again elsewhere) ──► STORED ──► DONE, FAILED or EXPIRED    the master has it
 
 A message is safe in STORED and in every state after it. How a stored message ends is known only to who asks.
+
+Pure: who waits for an outcome waits with the connector, behind :class:`Awaiting`.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from harmonicio.core.errors import DeliveryError, HandlerFailed, MessageRejected, OutcomeExpired
 from harmonicio.core.message import Outcome, OutcomeKind, Value
-
-if TYPE_CHECKING:
-    from harmonicio.stream_connector.connector import StreamConnector
 
 
 class DeliveryState(StrEnum):
@@ -36,23 +34,19 @@ class DeliveryState(StrEnum):
 
 
 _FINAL = (DeliveryState.DONE, DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED)
+_WAITING, _UNSAFE = DeliveryState.WAITING, (DeliveryState.WAITING, DeliveryState.IN_FLIGHT, DeliveryState.REJECTED)
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
-    """What a connector has done so far. Messages, except where the name says bytes."""
+class Awaiting(Protocol):
+    """Where a delivery's outcome arrives: the connector."""
 
-    sent: int
-    safe: int
-    processed: int
-    failed: int
-    via_engine: int
-    via_backlog: int
-    resent: int
-    waiting: int
-    waiting_bytes: int
-    engines: int
-    lease_requests: int
+    def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
+        """Return when the delivery's outcome is final.
+
+        Raises:
+            OutcomeTimeout: it did not come in time.
+        """
+        ...
 
 
 class Delivery:
@@ -63,20 +57,20 @@ class Delivery:
         size_bytes: Length of the payload.
         state: See the drawing above.
         route: ``engine`` or ``backlog``, whichever answered last; empty before.
+        released: Whether the connector has let go of the payload's buffer.
+        is_awaited: Whether somebody has asked for the result, and so will hear of a failure.
     """
 
-    __slots__ = ("_connector", "_outcome", "is_awaited", "message_id", "released", "route", "size_bytes", "state")
+    __slots__ = ("_outcome", "_owner", "is_awaited", "message_id", "released", "route", "size_bytes", "state")
 
-    def __init__(self, connector: StreamConnector, message_id: str, size_bytes: int) -> None:
-        self._connector = connector
+    def __init__(self, owner: Awaiting, message_id: str, size_bytes: int) -> None:
+        self._owner = owner
         self._outcome: Outcome | None = None
         self.message_id = message_id
         self.size_bytes = size_bytes
-        self.state = DeliveryState.WAITING
+        self.state = _WAITING
         self.route = ""
-        #: Whether the connector has let go of the payload's buffer.
         self.released = False
-        #: Whether somebody has asked for the result, and so will hear of a failure.
         self.is_awaited = False
 
     def __repr__(self) -> str:
@@ -85,24 +79,29 @@ class Delivery:
     @property
     def is_safe(self) -> bool:
         """Whether an engine has processed it or the master has stored it."""
-        return self.state not in (DeliveryState.WAITING, DeliveryState.IN_FLIGHT, DeliveryState.REJECTED)
+        return self.state not in _UNSAFE
 
     @property
-    def is_done(self) -> bool:
+    def is_final(self) -> bool:
         """Whether its final outcome is known."""
-        return self.state.is_final
+        return self.state in _FINAL
 
     def result(self, timeout_s: float | None = None) -> Value:
         """Wait for the final outcome and return what the handler returned.
 
+        Args:
+            timeout_s: Seconds to wait at most; without it, as long as it takes.
+
         Raises:
             HandlerFailed: the handler raised, and the message was given up.
             MessageRejected: no receiver can take it.
+            UndeliveredError: the connector was closed before it was safe.
             OutcomeExpired: the master does not know the outcome any more.
-            OutcomeTimeout: it did not arrive within ``timeout_s`` seconds.
+            OutcomeTimeout: it did not arrive in time.
         """
         self.is_awaited = True
-        self._connector._wait_for_result(self, timeout_s)
+        if self.state not in _FINAL:
+            self._owner.await_outcome(self, timeout_s)
         error = self.error()
         if error is not None:
             raise error
@@ -127,8 +126,8 @@ class Delivery:
 
     def settle(self, state: DeliveryState, outcome: Outcome | None) -> None:
         """Take a new state; for the connector."""
-        self.state = state
         self._outcome = outcome
+        self.state = state
 
 
 def state_after(outcome: Outcome | None) -> DeliveryState:

@@ -1,90 +1,51 @@
 """Which message goes where: the connector's decisions, pure.
 
     offer ──► waiting ──credit of an engine──► in flight at an engine ──► done
-                 │                                  │ failed, or its connection broke
-                 │ patience over, or half of        ▼
-                 └ the budget waits ──────────► for the backlog ──credit of the master──► in flight there ──► stored
+                 │  ▲                               │    │
+                 │  └── rejected, not final ────────┘    │ failed, or its connection broke
+                 │ patience over                         ▼
+                 └─────────────────────────────► for the master ──credit──► in flight there ──► stored
 
-Rules (DESIGN 1a.1 to 1a.3, 1a.7): messages go in the order in which they were offered, to the engine that has the least
-to do among those with credit. After ``failed``, or when a connection breaks, a message goes to the backlog only.
+Rules (sections 1a.1 to 1a.3, 1a.7 and 1a.15 of the design):
 
-No sockets, threads or clocks: ``now`` is monotonic seconds. The connector calls under its lock.
+- Messages go in the order in which they were offered, to the engine that has the least to do among those with credit.
+- A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
+  while the engines take everything that waits within half a second (decision 4).
+- What an engine failed, or may have begun when its connection broke, goes to the master only; so does what the master
+  may have stored already. What never left goes on as if nothing had happened.
+- An engine that does not answer a message in time is given up.
+- Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
+
+No sockets, threads or clocks: ``now`` is monotonic seconds. The connector calls under its lock; a lane's ``outbox``
+holds what is to be written next on its connection.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
 
 from harmonicio.core.errors import RemoteProtocolError
-from harmonicio.core.message import Failure, Metadata, Outcome, OutcomeKind, RejectReason
-from harmonicio.wire.credit import SenderCredit
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.delivery import DeliveryState
+from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
 from harmonicio.wire.frames import Flag
 
-MIN_PATIENCE_S = 0.05
-#: What engines will have taken within this time, at the rate measured, is not worth the way over the master's disk.
-DRAINS_SOON_S = 0.5
-#: The rate is measured over at least, and believed for at most, so long.
-RATE_EVERY_S, RATE_VALID_S = 0.02, 0.25
-RETRY_AFTER_S = 0.5
-#: What a message costs of the byte budget at least: its own bookkeeping.
-MIN_COST_BYTES = 512
+#: The window of an engine is full for a moment all the time; another engine is asked for when it lasts longer.
+SEEK_AFTER_S = 0.01
+#: How long the master is left alone after it could not take a message.
+MASTER_PAUSE_S = 0.5
+#: The default time-out of a stream, and what is granted beyond it before an engine is given up.
+HANDLER_TIMEOUT_S, GRACE_S = 600.0, 30.0
+
+_IN_FLIGHT, _WAITING = DeliveryState.IN_FLIGHT, DeliveryState.WAITING
+_SUSPECT, _DEAD = int(Flag.SUSPECT), int(Flag.DEAD)
 
 
 @dataclass(slots=True)
-class Parcel:
-    """A message with what must be known to send it, until it is safe.
-
-    Attributes:
-        delivery: The :class:`~harmonicio.stream_connector.delivery.Delivery` that the source application holds.
-    """
-
-    delivery: Any
-    payload: memoryview
-    metadata: Metadata | None = None
-    priority: int = 0
-    flags: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    failure: Failure | None = None
-    offered_at: float = 0.0
-
-    @property
-    def size_bytes(self) -> int:
-        return len(self.payload)
-
-    @property
-    def cost_bytes(self) -> int:
-        return max(len(self.payload), MIN_COST_BYTES)
-
-
-@dataclass(slots=True)
-class Lane:
-    """One connection to send on: an engine's, or the master's for the backlog."""
-
-    name: str
-    is_backlog: bool
-    credit: SenderCredit = field(default_factory=SenderCredit)
-    in_flight: dict[int, Parcel] = field(default_factory=dict)
-    is_draining: bool = False
-    credited_at: float | None = None
-    active_at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Assignment:
-    """Send this parcel on this lane next; ``sequence`` is its number on the connection."""
-
-    lane: Lane
-    parcel: Parcel
-    sequence: int
-
-
-@dataclass(frozen=True, slots=True)
 class Settled:
-    """What an outcome means: the parcel is safe, or rejected for good."""
+    """What has become of a parcel: it is safe, or rejected for good."""
 
     parcel: Parcel
     outcome: Outcome
@@ -95,63 +56,82 @@ class Dispatch:
     """The messages of one connector that are not safe yet.
 
     Args:
-        budget_bytes: What may wait; when half of it waits, patience is 50 ms at most.
+        budget_bytes: What may be unsafe at the same time; when half of it waits, patience is half a second at most.
         patience_s: How long a message waits for an engine; None measures: the larger of 50 ms and twice the interval
-            between credits. Nobody is impatient while engines take everything that waits within half a second.
+            between credits.
     """
 
     def __init__(self, budget_bytes: int, patience_s: float | None = None) -> None:
-        self._budget_bytes = budget_bytes
-        self._patience_s = patience_s
-        self._credit_interval_s = 0.0
-        self._messages_per_s = 0.0
-        self._answered_since = 0
-        self._measured_at = float("-inf")
+        self.budget_bytes = budget_bytes
+        self.handler_timeout_s = HANDLER_TIMEOUT_S
+        self._patience = Patience(patience_s)
         self._waiting: deque[Parcel] = deque()
-        self._for_backlog: deque[Parcel] = deque()
-        self._backlog_pauses_until = 0.0
+        self._for_master: deque[Parcel] = deque()
+        self._master_pauses_until = 0.0
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
+        self._settled: list[Settled] = []
         self.used_bytes = 0
         self.waiting_bytes = 0
         self.resent = 0
 
     def __repr__(self) -> str:
-        return f"<Dispatch: {self.waiting} waiting, {self.used_bytes} bytes, {len(self._engines)} engines>"
+        return f"<Dispatch: {self.waiting} waiting, {self.used_bytes} bytes unsafe, {len(self._engines)} engines>"
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @property
     def waiting(self) -> int:
         """Messages that no receiver has credit for yet."""
-        return len(self._waiting) + len(self._for_backlog)
+        return len(self._waiting) + len(self._for_master)
 
     @property
     def engines(self) -> tuple[Lane, ...]:
         return tuple(self._engines)
 
     @property
-    def wants_engines(self) -> bool:
-        """Whether there is more to send than the leases take."""
-        return bool(self._waiting)
+    def backlog(self) -> Lane | None:
+        return self._backlog
 
     @property
-    def patience_s(self) -> float:
-        if self._patience_s is not None:
-            return self._patience_s
-        return max(MIN_PATIENCE_S, 2 * self._credit_interval_s)
+    def _is_crowded(self) -> bool:
+        """Whether half of the byte budget waits."""
+        return self.waiting_bytes * 2 >= self.budget_bytes
 
-    def wants_backlog(self, now: float) -> bool:
-        """Whether a connection to the master's data port is needed."""
-        return self._backlog is None and (bool(self._for_backlog) or self._is_impatient(now))
+    @property
+    def _is_busy(self) -> bool:
+        """Whether an engine has work of ours."""
+        return any(lane.in_flight for lane in self._engines)
 
     def has_room(self, cost_bytes: int) -> bool:
         """Whether the byte budget admits one more message; a single one is always admitted."""
-        return self.used_bytes == 0 or self.used_bytes + cost_bytes <= self._budget_bytes
+        return self.used_bytes == 0 or self.used_bytes + cost_bytes <= self.budget_bytes
+
+    def wants_engines(self, now: float) -> bool:
+        """Whether there is more to send than the leases take, and not just for a moment."""
+        return bool(self._waiting) and (not self._engines or now - self._waiting[0].offered_at >= SEEK_AFTER_S)
+
+    def wants_backlog(self, now: float) -> bool:
+        """Whether a connection to the master's data port is needed."""
+        return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
+
+    def overdue(self, now: float) -> list[Lane]:
+        """Engines that have not answered a message in the time that a handler may take."""
+        limit_s = self.handler_timeout_s + GRACE_S
+        return [
+            lane
+            for lane in self._engines
+            if lane.in_flight and now - next(iter(lane.in_flight.values())).sent_at > limit_s
+        ]
 
     def next_due_s(self, now: float) -> float | None:
-        """Seconds until waiting alone changes a decision; None when only an event can."""
-        due_at = [self._backlog_pauses_until] if self._for_backlog else []
+        """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
+        due_at = []
         if self._waiting:
-            due_at += [self._waiting[0].offered_at + self._limit_s, self._measured_at + RATE_VALID_S]
+            offered_at = self._waiting[0].offered_at
+            due_at = [offered_at + SEEK_AFTER_S, *self._patience.due_at(offered_at, self._is_crowded)]
+        if self.waiting:
+            due_at.append(self._master_pauses_until)
         return min((at - now for at in due_at if at > now), default=None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -171,36 +151,16 @@ class Dispatch:
             self._engines.append(lane)
 
     def credit_received(self, lane: Lane, messages: int, size_bytes: int, now: float) -> None:
+        """Take totals of credit."""
         lane.credit.granted(messages, size_bytes)
         if not lane.is_backlog:
-            if lane.credited_at is not None:
-                interval_s = now - lane.credited_at
-                self._credit_interval_s += 0.2 * (interval_s - self._credit_interval_s)
-            lane.credited_at = now
-
-    def _answered(self, count: int, now: float) -> None:
-        """Measure how fast engines answer."""
-        self._answered_since += count
-        elapsed_s = now - self._measured_at
-        if elapsed_s >= RATE_EVERY_S:
-            rate = self._answered_since / elapsed_s
-            is_recent = elapsed_s < RATE_VALID_S
-            self._messages_per_s = (self._messages_per_s + rate) / 2 if is_recent and self._messages_per_s else rate
-            self._answered_since, self._measured_at = 0, now
-
-    def take_back(self, given: Assignment) -> None:
-        """An assignment will not be sent: its number is free again. Only the newest of a lane can be taken back."""
-        credit = given.lane.credit
-        credit.sent -= 1
-        credit.sent_bytes -= given.parcel.size_bytes
-        del given.lane.in_flight[given.sequence]
-        self.used_bytes -= given.parcel.cost_bytes
+            self._patience.credited(now, is_busy=self._is_busy)
 
     def draining(self, lane: Lane) -> None:
         """The receiver takes no new messages; what it has is still answered."""
         lane.is_draining = True
 
-    def outcomes_received(self, lane: Lane, first: int, last: int, outcome: Outcome, now: float) -> list[Settled]:
+    def outcomes_received(self, lane: Lane, first: int, last: int, outcome: Outcome, now: float) -> None:
         """Take the answers to the messages ``first`` to ``last``.
 
         Raises:
@@ -209,85 +169,75 @@ class Dispatch:
         lane.credit.outcomes_received(first, last)
         lane.active_at = now
         if not lane.is_backlog:
-            self._answered(last - first + 1, now)
-        settled = []
+            self._patience.answered(last - first + 1, now)
+        in_flight = lane.in_flight
         for sequence in range(first, last + 1):
-            parcel = lane.in_flight.pop(sequence, None)
+            parcel = in_flight.pop(sequence, None)
             if parcel is None:
                 raise RemoteProtocolError(f"Message {sequence} is answered twice.")
-            if self._is_settled_by(lane, parcel, outcome, now):
-                self.used_bytes -= parcel.cost_bytes
-                settled.append(Settled(parcel, outcome, lane.is_backlog))
-        return settled
+            if self._is_final(lane, parcel, outcome, now):
+                self._settle(parcel, outcome, lane.is_backlog)
+        if not in_flight and not lane.is_backlog and not self._is_busy:
+            self._patience.rested()
 
     def lane_closed(self, lane: Lane, now: float) -> None:
-        """The connection ended: what was in flight is sent again, by way of the backlog."""
-        if lane.is_backlog:
-            self._backlog = None if self._backlog is lane else self._backlog
+        """The connection ended: what was in flight is sent again."""
+        if self._backlog is lane:
+            self._backlog = None
+            self._master_pauses_until = now + MIN_PATIENCE_S
         elif lane in self._engines:
             self._engines.remove(lane)
-        for parcel in reversed(lane.in_flight.values()):
-            if not lane.is_backlog:
-                parcel.flags |= Flag.SUSPECT
-            self.resent += 1
-            self._return(self._for_backlog, parcel)
-        lane.in_flight.clear()
+        in_flight, lane.in_flight = lane.in_flight, {}
+        lane.outbox.clear()
+        for sequence, parcel in reversed(in_flight.items()):
+            if sequence < lane.begun:
+                self.resent += 1
+                parcel.is_for_master = True
+                if not lane.is_backlog:
+                    parcel.flags |= _SUSPECT
+            if parcel.trouble:
+                outcome = Outcome(OutcomeKind.REJECTED, reason=RejectReason.STORAGE, text=parcel.trouble)
+                self._settle(parcel, outcome, lane.is_backlog)
+            else:
+                self._return(parcel)
+
+    def hurry(self) -> None:
+        """The connector closes: what waits has less patience from now on."""
+        self._patience.hurry()
 
     def withdraw_all(self) -> list[Parcel]:
         """Give up everything that is not safe; the connector closes."""
-        parcels = [*self._waiting, *self._for_backlog]
+        parcels = [*self._waiting, *self._for_master]
         for lane in (*self._engines, *([self._backlog] if self._backlog else [])):
             parcels += lane.in_flight.values()
             lane.in_flight.clear()
+            lane.outbox.clear()
         self._waiting.clear()
-        self._for_backlog.clear()
+        self._for_master.clear()
         self.used_bytes = self.waiting_bytes = 0
         return parcels
 
-    def _is_settled_by(self, lane: Lane, parcel: Parcel, outcome: Outcome, now: float) -> bool:
-        if outcome.kind in (OutcomeKind.DONE, OutcomeKind.STORED):
-            return True
-        if outcome.kind is OutcomeKind.FAILED:
-            self._hand_to_master(parcel, outcome.failure)
-            return False
-        if outcome.reason is not None and outcome.reason.is_final:
-            return True
-        self.resent += 1
-        if lane.is_backlog:
-            if outcome.reason is not RejectReason.CHECKSUM:
-                self._backlog_pauses_until = now + RETRY_AFTER_S
-            self._return(self._for_backlog, parcel)
-        else:
-            lane.is_draining = lane.is_draining or outcome.reason is RejectReason.DRAINING
-            self._return(self._waiting, parcel)
-        return False
+    # ── instructions ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _hand_to_master(self, parcel: Parcel, failure: Failure | None) -> None:
-        parcel.attempts += 1
-        parcel.failure = failure if failure is not None else Failure("Unknown", "The engine did not say why.")
-        if not parcel.failure.retryable:
-            parcel.flags |= Flag.DEAD
-        self._return(self._for_backlog, parcel)
+    def take_settled(self) -> list[Settled]:
+        """Return what has become of messages since the last call."""
+        settled, self._settled = self._settled, []
+        return settled
 
-    def _return(self, queue: deque[Parcel], parcel: Parcel) -> None:
-        self.waiting_bytes += parcel.cost_bytes
-        queue.appendleft(parcel)
-
-    # ── decisions ────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def assign(self, now: float) -> Iterator[Assignment]:
-        """Give what waits to whoever has credit; each assignment is in force when it is given out."""
-        while self._for_backlog and (given := self._to_backlog(self._for_backlog, now)) is not None:
-            yield given
+    def assign(self, now: float) -> list[Lane]:
+        """Give what waits to whoever has credit; return the lanes whose outbox has grown."""
+        touched: list[Lane] = []
+        while self._for_master and (lane := self._able_master(self._for_master[0], now)) is not None:
+            self._send(lane, self._for_master.popleft(), now, touched)
         while self._waiting:
-            lane = self._best_engine(self._waiting[0].size_bytes)
-            if lane is not None:
-                yield self._send(lane, self._waiting.popleft(), now)
-                continue
-            given = self._to_backlog(self._waiting, now) if self._is_impatient(now) else None
-            if given is None:
-                return
-            yield given
+            parcel = self._waiting[0]
+            able = self._best_engine(parcel.size_bytes)
+            if able is None and self._is_impatient(now):
+                able = self._able_master(parcel, now)
+            if able is None:
+                break
+            self._send(able, self._waiting.popleft(), now, touched)
+        return touched
 
     def _best_engine(self, size_bytes: int) -> Lane | None:
         best = None
@@ -297,27 +247,63 @@ class Dispatch:
                 best = lane
         return best
 
-    @property
-    def _limit_s(self) -> float:
-        """How long the oldest message may wait."""
-        is_crowded = self.waiting_bytes >= self._budget_bytes / 2
-        return min(MIN_PATIENCE_S, self.patience_s) if is_crowded else self.patience_s
+    def _able_master(self, parcel: Parcel, now: float) -> Lane | None:
+        lane = self._backlog
+        if lane is None or lane.is_draining or now < self._master_pauses_until:
+            return None
+        return lane if lane.credit.can_send(parcel.size_bytes) else None
 
     def _is_impatient(self, now: float) -> bool:
-        if not self._waiting or now - self._waiting[0].offered_at < self._limit_s:
+        if not self._waiting:
             return False
-        is_measured = now - self._measured_at < RATE_VALID_S and self._messages_per_s > 0
-        return not is_measured or len(self._waiting) / self._messages_per_s > DRAINS_SOON_S
+        waited_s = now - self._waiting[0].offered_at
+        return self._patience.is_over(waited_s, len(self._waiting), now, is_crowded=self._is_crowded)
 
-    def _to_backlog(self, queue: deque[Parcel], now: float) -> Assignment | None:
-        lane = self._backlog
-        if lane is None or lane.is_draining or now < self._backlog_pauses_until:
-            return None
-        return self._send(lane, queue.popleft(), now) if lane.credit.can_send(queue[0].size_bytes) else None
-
-    def _send(self, lane: Lane, parcel: Parcel, now: float) -> Assignment:
+    def _send(self, lane: Lane, parcel: Parcel, now: float, touched: list[Lane]) -> None:
+        self.waiting_bytes -= parcel.cost_bytes
+        if parcel.size_bytes > lane.max_message_bytes:
+            text = f"It has {parcel.size_bytes} bytes; the stream takes at most {lane.max_message_bytes}."
+            outcome = Outcome(OutcomeKind.REJECTED, reason=RejectReason.TOO_LARGE, text=text)
+            self._settle(parcel, outcome, lane.is_backlog)
+            return
         sequence = lane.credit.message_sent(parcel.size_bytes)
         lane.in_flight[sequence] = parcel
-        lane.active_at = now
-        self.waiting_bytes -= parcel.cost_bytes
-        return Assignment(lane, parcel, sequence)
+        lane.outbox.append(parcel)
+        lane.active_at = parcel.sent_at = now
+        parcel.delivery.state = _IN_FLIGHT
+        if lane not in touched:
+            touched.append(lane)
+
+    # ── what an outcome means ────────────────────────────────────────────────────────────────────────────────────────
+
+    def _is_final(self, lane: Lane, parcel: Parcel, outcome: Outcome, now: float) -> bool:
+        """Return whether the message has come to rest; else have it sent again."""
+        if outcome.kind is OutcomeKind.FAILED:
+            self._failed(parcel, outcome.failure)
+            return False
+        if outcome.kind is not OutcomeKind.REJECTED or (outcome.reason is not None and outcome.reason.is_final):
+            return True
+        self.resent += 1
+        if outcome.reason is RejectReason.DRAINING:
+            lane.is_draining = True
+        elif lane.is_backlog and outcome.reason is not RejectReason.CHECKSUM:
+            self._master_pauses_until = now + MASTER_PAUSE_S
+        self._return(parcel)
+        return False
+
+    def _failed(self, parcel: Parcel, failure: Failure | None) -> None:
+        parcel.attempts += 1
+        parcel.failure = failure if failure is not None else Failure("Unknown", "The engine did not say why.")
+        parcel.is_for_master = True
+        if not parcel.failure.retryable:
+            parcel.flags |= _DEAD
+        self._return(parcel)
+
+    def _return(self, parcel: Parcel) -> None:
+        self.waiting_bytes += parcel.cost_bytes
+        parcel.delivery.state = _WAITING
+        (self._for_master if parcel.is_for_master else self._waiting).appendleft(parcel)
+
+    def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:
+        self.used_bytes -= parcel.cost_bytes
+        self._settled.append(Settled(parcel, outcome, is_backlog))

@@ -1,4 +1,14 @@
-"""The connector's I/O thread: reads outcomes and credit of all peers, and goes on writing where the kernel was full."""
+"""Serves the sockets of one connector: reads outcomes and credit, and goes on writing where the kernel was full.
+
+One thread at a time takes a *turn*: waits for the sockets, reads, acts. Whoever waits for something (``result``,
+``flush``, room in the byte budget) takes the turns on its own thread, because handing every outcome over from another
+one would cost more than all the rest; the I/O thread takes them when nobody waits.
+
+      I/O thread:   turn ── somebody waits ──► parked ── nobody took a turn for 5 ms ──► turn
+      a waiter:     done? ── no ──► turn, if nobody else is at it; else wait to be told
+
+All state is guarded by the owner's lock; it is never held while waiting for the sockets.
+"""
 
 from __future__ import annotations
 
@@ -6,51 +16,65 @@ import logging
 import selectors
 import socket
 import threading
+import time
+from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Protocol
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
-from harmonicio.stream_connector.peer import Peer
+from harmonicio.stream_connector.peers import Peer
 from harmonicio.wire.events import Event, Goodbye
 
 _log = logging.getLogger(__name__)
 
 MAX_WAIT_S = 1.0
+#: After this long without a turn of a waiter, the I/O thread takes over again.
+PARKED_S = 0.005
+#: How often time alone is looked at, whatever happens on the sockets.
+TICK_S = 0.25
 
 
 class PumpOwner(Protocol):
-    """What the pump tells of; called on its thread."""
+    """What the pump tells of, without the lock."""
 
-    def peer_event(self, peer: Peer, event: Event) -> None: ...
-
-    def peer_paused(self) -> None:
-        """All events that were there have been told."""
-        ...
+    def peer_events(self, peer: Peer, events: list[Event]) -> None: ...
 
     def peer_ended(self, peer: Peer, error: HarmonicIOError) -> None: ...
 
     def next_due_s(self) -> float | None:
-        """Seconds until time alone changes something."""
+        """Seconds until time alone changes something; called with the lock held."""
         ...
 
     def time_passed(self) -> None: ...
 
 
 class Pump:
-    """One thread that serves the peers of one connector."""
+    """The sockets of one connector.
 
-    def __init__(self, owner: PumpOwner, name: str) -> None:
+    Args:
+        lock: The owner's; waiters hold it.
+    """
+
+    def __init__(self, owner: PumpOwner, lock: threading.Lock, name: str) -> None:
         self._owner = owner
-        self._lock = threading.Lock()
-        self._requests: list[Callable[[], None]] = []
+        self._lock = lock
+        self._changed = threading.Condition(lock)
+        self._parked = threading.Condition(lock)
+        self._requests: deque[tuple[Callable[[Peer], None], Peer]] = deque()
+        self._errors: dict[Peer, HarmonicIOError] = {}
         self._peers: set[Peer] = set()
-        self._is_started = False
+        self._waiters = 0
+        self._turns = 0
+        self._is_turning = False
+        self._is_background = False
+        self._is_woken = False
         self._is_closing = False
+        self._tick_at = 0.0
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
     def __repr__(self) -> str:
-        return f"<Pump of {len(self._peers)} peers{', closing' if self._is_closing else ''}>"
+        return f"<Pump of {len(self._peers)} peers: {self._waiters} wait{', closing' if self._is_closing else ''}>"
 
     def start(self) -> None:
         """Open what is needed and serve; what was requested before is done first."""
@@ -59,35 +83,19 @@ class Pump:
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
-        self._is_started = True
         self._thread.start()
-        self.wake()
-
-    def add(self, peer: Peer) -> None:
-        """Serve this peer from now on."""
-        self._request(lambda: self._add(peer))
-
-    def watch_writes(self, peer: Peer) -> None:
-        """Flush this peer when the kernel takes more."""
-        self._request(lambda: self._watch(peer))
-
-    def end(self, peer: Peer, error: HarmonicIOError) -> None:
-        """Give this peer up."""
-        self._request(lambda: self._end(peer, error))
-
-    def wake(self) -> None:
-        """Look at what is due."""
-        if not self._is_started:
-            return
-        with suppress(OSError):  # Wake-ups enough are waiting, or it is closed already.
-            self._wake_writer.send(b"\0")
 
     def close(self) -> None:
-        """End the thread and every peer."""
-        if not self._is_started:
+        """End the thread and every peer. Waiters leave as soon as what they wait for answers that it is over."""
+        if self._thread.ident is None or self._is_closing:
             return
-        self._is_closing = True
-        self.wake()
+        with self._lock:
+            self._is_closing = True
+            self._parked.notify_all()
+            while self._is_turning:
+                self._wake()
+                self._changed.wait(PARKED_S)
+            self._changed.notify_all()
         self._thread.join()
         self._take_requests()
         for peer in list(self._peers):
@@ -97,36 +105,135 @@ class Pump:
         self._wake_reader.close()
         self._wake_writer.close()
 
-    def _request(self, request: Callable[[], None]) -> None:
-        with self._lock:
-            self._requests.append(request)
-        self.wake()
+    # ── requests, by any thread ──────────────────────────────────────────────────────────────────────────────────────
 
-    # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────
+    def add(self, peer: Peer) -> None:
+        """Serve this peer from now on."""
+        self._request(self._add, peer)
+
+    def flush(self, peer: Peer) -> None:
+        """Write what the peer has to write, now and on this thread, as far as the kernel takes it."""
+        try:
+            if peer.flush():
+                self._request(self._watch, peer)
+        except HarmonicIOError as error:
+            self.end(peer, error)
+
+    def flush_soon(self, peer: Peer) -> None:
+        """Have it written on the next turn, with whatever is added meanwhile."""
+        if not peer.is_flush_due:
+            peer.is_flush_due = True
+            self._request(self._flush, peer)
+
+    def end(self, peer: Peer, error: HarmonicIOError) -> None:
+        """Give this peer up."""
+        if not peer.is_ended:
+            self._errors.setdefault(peer, error)
+            self._request(self._end_for_reason, peer)
+
+    def wake(self) -> None:
+        """Look at what is due."""
+        if self._is_turning:
+            self._wake()
+
+    def _request(self, action: Callable[[Peer], None], peer: Peer) -> None:
+        self._requests.append((action, peer))
+        self.wake()  # Who takes a turn later looks at the requests first.
+
+    def _wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(OSError):  # It is closed already.
+                self._wake_writer.send(b"\0")
+
+    # ── whose turn it is; the lock is held ───────────────────────────────────────────────────────────────────────────
+
+    def wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until ``is_done()``, which is asked with the lock held; return whether it is."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._waiters += 1
+        try:
+            while not is_done():
+                left_s = MAX_WAIT_S if deadline is None else min(MAX_WAIT_S, deadline - time.monotonic())
+                if left_s <= 0 or self._is_closing:
+                    return False
+                if not self._is_turning:
+                    self._take_turn(left_s)
+                    continue
+                if self._is_background:
+                    self._wake()
+                self._changed.wait(left_s)
+            return True
+        finally:
+            self._waiters -= 1
+            if self._waiters and not self._is_turning:
+                self._changed.notify_all()
+
+    def tell_waiters(self) -> None:
+        """What somebody waits for may have changed, and not on a turn of theirs."""
+        if self._waiters:
+            self._changed.notify_all()
+            self.wake()
 
     def _run(self) -> None:
-        while not self._is_closing:
-            due_s = self._owner.next_due_s()
-            for key, mask in self._selector.select(MAX_WAIT_S if due_s is None else min(due_s, MAX_WAIT_S)):
-                if key.data is None:
-                    self._take_requests()
-                    continue
-                if mask & selectors.EVENT_WRITE:
-                    self._serve(key.data, self._flush)
-                if mask & selectors.EVENT_READ:
-                    self._serve(key.data, self._read)
-            self._owner.time_passed()
-
-    def _take_requests(self) -> None:
-        with suppress(BlockingIOError):
-            while self._wake_reader.recv(4096):
-                pass
+        turns = -1
         with self._lock:
-            requests, self._requests = self._requests, []
-        for request in requests:
-            request()
+            while not self._is_closing:
+                if self._is_turning or self._waiters or turns != self._turns:
+                    turns = self._turns
+                    self._parked.wait(PARKED_S)
+                    continue
+                self._is_background = True
+                self._take_turn(MAX_WAIT_S)
+                self._is_background = False
+                turns = self._turns
 
-    def _serve(self, peer: Peer, action: Callable[[Peer], None]) -> None:
+    def _take_turn(self, at_most_s: float) -> None:
+        due_s = self._owner.next_due_s()
+        self._is_turning = True
+        self._turns += 1
+        self._lock.release()
+        try:
+            self._turn(at_most_s if due_s is None else min(due_s, at_most_s))
+        finally:
+            self._lock.acquire()
+            self._is_turning = False
+            if self._waiters:
+                self._changed.notify_all()
+
+    # ── one turn; without the lock ───────────────────────────────────────────────────────────────────────────────────
+
+    def _turn(self, at_most_s: float) -> None:
+        due_at = time.monotonic() + at_most_s
+        has_acted = self._take_requests()  # They may have changed what is due.
+        for key, mask in self._selector.select(0.0 if has_acted else at_most_s):
+            peer = key.data
+            if peer is None:
+                with suppress(BlockingIOError):
+                    self._wake_reader.recv(4096)
+                self._is_woken = False
+                continue
+            if mask & selectors.EVENT_WRITE:
+                self._serve(self._unblock, peer)
+            if mask & selectors.EVENT_READ:
+                self._serve(self._read, peer)
+        self._take_requests()
+        now = time.monotonic()
+        if now >= self._tick_at or now >= due_at:
+            self._tick_at = now + TICK_S
+            self._owner.time_passed()
+            for peer in list(self._peers):
+                self._serve(lambda each: each.check_speed(now), peer)
+
+    def _take_requests(self) -> bool:
+        has_any = False
+        while self._requests:
+            action, peer = self._requests.popleft()
+            self._serve(action, peer)
+            has_any = True
+        return has_any
+
+    def _serve(self, action: Callable[[Peer], None], peer: Peer) -> None:
         if peer.is_ended:
             return
         try:
@@ -140,41 +247,61 @@ class Pump:
     def _add(self, peer: Peer) -> None:
         self._peers.add(peer)
         self._selector.register(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
-        self._serve(peer, self._take_events)
+        self._take_events(peer)
+        self._flush(peer)
 
     def _watch(self, peer: Peer) -> None:
         if peer in self._peers:
             self._selector.modify(peer.link.channel.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, peer)
 
-    def _flush(self, peer: Peer) -> None:
-        peer.is_blocked = False
+    def _unblock(self, peer: Peer) -> None:
         self._selector.modify(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
-        peer.flush()
+        peer.unblock()
+        self._flush(peer)
+
+    def _flush(self, peer: Peer) -> None:
+        peer.is_flush_due = False
+        if peer.flush():
+            self._watch(peer)
 
     def _read(self, peer: Peer) -> None:
         connection = peer.link.connection
-        count = peer.link.channel.try_receive(connection.receive_buffer())
-        if count is None:
-            return
-        connection.bytes_received(count)
+        is_whole = False
+        try:
+            count = peer.link.channel.try_receive(connection.receive_buffer())
+            if count is None:
+                is_whole = True
+                return
+            connection.bytes_received(count)
+            is_whole = True
+        finally:
+            if not is_whole:
+                peer.link.channel.shutdown()  # Bytes are missing: whatever came next would be misread.
         if count == 0:
             connection.end_of_stream()
             raise ConnectionEnded(f"{peer.lane.name} closed the connection.")
         self._take_events(peer)
 
     def _take_events(self, peer: Peer) -> None:
-        while (event := peer.link.next_event()) is not None:
-            if isinstance(event, Goodbye):
-                raise ConnectionEnded(f"{peer.lane.name} ended the connection: {event.text or 'it is done'}")
-            self._owner.peer_event(peer, event)
-        self._owner.peer_paused()
+        events: list[Event] = []
+        try:
+            while (event := peer.link.next_event()) is not None:
+                if isinstance(event, Goodbye):
+                    raise ConnectionEnded(f"{peer.lane.name} ended the connection: {event.text or 'it is done'}")
+                events.append(event)
+        finally:
+            if events:
+                self._owner.peer_events(peer, events)
+
+    def _end_for_reason(self, peer: Peer) -> None:
+        self._end(peer, self._errors.pop(peer, ConnectionEnded("It was given up.")))
 
     def _end(self, peer: Peer, error: HarmonicIOError) -> None:
         if peer.is_ended:
             return
-        peer.is_ended = True
+        self._errors.pop(peer, None)
         self._peers.discard(peer)
         with suppress(KeyError, ValueError):  # It may not have been registered yet.
             self._selector.unregister(peer.link.channel.fileno())
-        peer.link.close()
+        peer.end()
         self._owner.peer_ended(peer, error)

@@ -33,6 +33,33 @@ def trailer(flags: int, payload: memoryview | bytes) -> bytes:
     return TRAILER.pack(zlib.crc32(payload))
 
 
+class RunningChecksum:
+    """The checksum of a payload that comes in pieces.
+
+    Raises:
+        ValueError: the flags name a checksum that this side cannot compute.
+    """
+
+    __slots__ = ("_crc32", "_xxh3")
+
+    def __init__(self, flags: int) -> None:
+        if flags & Flag.CHECKSUM_XXH3 and "xxh3" not in SUPPORTED:
+            raise ValueError("xxh3")
+        self._xxh3 = _xxhash().xxh3_64() if flags & Flag.CHECKSUM_XXH3 else None
+        self._crc32 = 0
+
+    def update(self, piece: memoryview | bytes) -> None:
+        """Take the next piece in."""
+        if self._xxh3 is not None:
+            self._xxh3.update(piece)
+        else:
+            self._crc32 = zlib.crc32(piece, self._crc32)
+
+    def trailer(self) -> bytes:
+        """Return the 8 bytes that follow the payload."""
+        return TRAILER.pack(self._crc32 if self._xxh3 is None else self._xxh3.intdigest())
+
+
 def _xxh3(payload: memoryview | bytes) -> int:
     if "xxh3" not in SUPPORTED:
         raise ValueError("xxh3")

@@ -198,7 +198,7 @@ def test_without_credit_messages_go_to_the_backlog_after_the_patience(world: Wor
         assert {each.route for each in deliveries} == {"backlog"}
         assert len(world.backlog.messages) == 20
         connector.flush("processed", timeout_s=10)
-        assert all(each.is_done for each in deliveries)
+        assert all(each.is_final for each in deliveries)
 
 
 def test_without_engines_everything_goes_to_the_backlog(world: World) -> None:
@@ -222,7 +222,7 @@ def test_what_was_in_flight_when_an_engine_vanished_goes_to_the_backlog_as_suspe
 def test_an_engine_that_vanishes_in_the_middle_of_large_messages_loses_none(world: World) -> None:
     engine = world.engine()
     payloads = [os.urandom(20_000_000) for _ in range(6)]
-    with world.connect(patience_s=60.0) as connector:
+    with world.connect(patience_s=5.0) as connector:
         deliveries = [connector.send(payload) for payload in payloads]
         wait_until(lambda: engine.port.received_bytes > 30_000_000)
         threading.Thread(target=engine.port.close).start()

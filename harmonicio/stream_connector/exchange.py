@@ -1,0 +1,392 @@
+"""What a connector has under way: joins dispatch, results and connections under one lock.
+
+      send ──► offer ──► Dispatch decides, under the lock ──► Peer writes, outside it
+                             ▲                                  │ what the kernel did not take
+                             │ credit, outcomes                 ▼
+                             └───────────────────────────── Pump (sockets) ◄── new connections ── Leasing
+
+Rules: decide under the lock, act outside it; whoever waits waits in the pump, which serves the sockets meanwhile; the
+control thread is told only when something is newly wanted.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable
+
+from harmonicio.control.messages import LeaseGrant
+from harmonicio.core.errors import (
+    ConnectionEnded,
+    HarmonicIOError,
+    InvalidInput,
+    LocalProtocolError,
+    OutcomeTimeout,
+    UndeliveredError,
+)
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.stream_connector import failures
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
+from harmonicio.stream_connector.dispatch import Dispatch, Settled
+from harmonicio.stream_connector.failures import Failures
+from harmonicio.stream_connector.figures import Figures, Tally
+from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.peers import JOINED_BYTES, Peer
+from harmonicio.stream_connector.pump import Pump
+from harmonicio.stream_connector.results import Results
+from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived, ResultsReceived
+from harmonicio.wire.sections import subscribe_frame
+
+_log = logging.getLogger(__name__)
+
+#: A source that sends again within this time is in a loop: what is small leaves together with what follows.
+LOOP_GAP_S = 0.0001
+#: … but no more than so many at a time.
+LOOP_MESSAGES = 128
+
+
+class Exchange:
+    """The messages and connections of one connector."""
+
+    def __init__(self, dispatch: Dispatch, name: str) -> None:
+        self.lock = threading.Lock()
+        self.pump = Pump(self, self.lock, name)
+        self.on_wanted: Callable[[], None] = lambda: None
+        self.is_closed = False
+        self._dispatch = dispatch
+        self._results = Results()
+        self._tally = Tally()
+        self._peers: dict[Lane, Peer] = {}
+        self._refusal: HarmonicIOError | None = None
+        self._room_queue: deque[object] = deque()
+        self._offered_at = 0.0
+        self._was_wanted = (False, False)
+        self._failures = Failures()
+
+    def __repr__(self) -> str:
+        return f"<Exchange: {self._tally!r}, {self._dispatch!r}, {self._results!r}>"
+
+    @property
+    def sent(self) -> int:
+        return self._tally.sent
+
+    @property
+    def unsafe(self) -> int:
+        return self._tally.unsafe
+
+    def figures(self, lease_requests: int) -> Figures:
+        """Return what has been done so far."""
+        with self.lock:
+            tally, dispatch = self._tally, self._dispatch
+            return Figures(
+                sent=tally.sent,
+                safe=tally.safe,
+                processed=tally.processed,
+                failed=tally.failed,
+                rejected=tally.rejected,
+                via_engine=tally.via_engine,
+                via_backlog=tally.via_backlog,
+                resent=dispatch.resent,
+                waiting=dispatch.waiting,
+                waiting_bytes=dispatch.waiting_bytes,
+                engines=len(dispatch.engines),
+                lease_requests=lease_requests,
+            )
+
+    # ── what a source asks; on its threads ───────────────────────────────────────────────────────────────────────────
+
+    def offer(self, parcel: Parcel) -> None:
+        """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
+        with self.lock:
+            if self._room_queue or not self._dispatch.has_room(parcel.cost_bytes):
+                self._wait_for_room(parcel.cost_bytes)
+            self._check_usable()
+            now = time.monotonic()
+            self._tally.sent += 1
+            self._dispatch.offer(parcel, now)
+            touched = self._advance(now)
+            is_loop, self._offered_at = now - self._offered_at < LOOP_GAP_S, now
+        if is_loop and len(touched) == 1 and _can_wait(touched[0].lane, parcel):
+            self.pump.flush_soon(touched[0])
+        elif touched:
+            self._flush(touched)
+        else:
+            self.pump.wake()
+
+    def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
+        """Wait for the final outcome of a message."""
+        with self.lock:
+            if delivery.state is DeliveryState.STORED:
+                self._results.want(delivery)
+            asking = self._ask()
+        self._flush(asking)
+        with self.lock:
+            self.pump.wait(lambda: delivery.is_final or self._is_over, timeout_s)
+            if delivery.is_final:
+                return
+            if self._refusal is not None and not self.is_closed:
+                raise self._refusal
+        text = f"No outcome of message {delivery.message_id!r} has arrived; it is {delivery.state}."
+        if not self.is_closed:
+            raise OutcomeTimeout(text)
+        if not delivery.is_safe:
+            raise UndeliveredError(f"{text} The connector was closed.", message_ids=[delivery.message_id])
+        raise OutcomeTimeout(text, hint="Wait for results before the connector is closed.")
+
+    def wait_until_safe(self, timeout_s: float | None) -> bool:
+        """Wait until every message is safe; return whether that was in time."""
+        with self.lock:
+            return self._wait(lambda: not self._tally.unsafe, timeout_s)
+
+    def wait_until_processed(self, timeout_s: float | None) -> bool:
+        """Wait until the final outcome of every message is known; return whether that was in time."""
+        with self.lock:
+            self._results.want_all()
+            asking = self._ask()
+        self._flush(asking)
+        with self.lock:
+            return self._wait(lambda: not self._tally.unsafe and not len(self._results), timeout_s)
+
+    def take_unheard(self, *states: DeliveryState) -> list[Delivery]:
+        """Return the messages that came to such an end and that nobody has awaited, once."""
+        with self.lock:
+            return self._failures.take(*states)
+
+    def take_forgotten(self) -> int:
+        """Return how many stored messages were too many to be remembered, once."""
+        with self.lock:
+            forgotten, self._results.forgotten = self._results.forgotten, 0
+        return forgotten
+
+    def progress(self) -> tuple[int, int]:
+        """Return how many messages are not safe, and how many more are not known to be processed."""
+        with self.lock:
+            return self._tally.unsafe, len(self._results)
+
+    def hurry(self) -> None:
+        """The connector closes: what waits for an engine has less patience."""
+        with self.lock:
+            self._dispatch.hurry()
+        self.pump.wake()
+
+    def end(self) -> list[Parcel]:
+        """Take nothing more; return what is not safe."""
+        with self.lock:
+            self.is_closed = True
+            withdrawn = self._dispatch.withdraw_all()
+            self.pump.tell_waiters()
+        return withdrawn
+
+    def _wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
+        self.pump.wait(lambda: is_done() or self._is_over, timeout_s)
+        if not is_done() and self._refusal is not None and not self.is_closed:
+            raise self._refusal
+        return is_done()
+
+    def _wait_for_room(self, cost_bytes: int) -> None:
+        """First come, first served, so that a large message is not overtaken for ever."""
+        ticket = object()
+        queue = self._room_queue
+        queue.append(ticket)
+        try:
+            self.pump.wait(lambda: self._is_over or (queue[0] is ticket and self._dispatch.has_room(cost_bytes)))
+        finally:
+            queue.remove(ticket)
+            self.pump.tell_waiters()
+
+    @property
+    def _is_over(self) -> bool:
+        return self.is_closed or self._refusal is not None
+
+    def _check_usable(self) -> None:
+        if self.is_closed:
+            raise InvalidInput("The connector is closed.", hint="Open a new one.")
+        if self._refusal is not None:
+            raise self._refusal
+
+    # ── what the pump tells; on the thread that has the turn ─────────────────────────────────────────────────────────
+
+    def peer_events(self, peer: Peer, events: list[Event]) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if self.is_closed:
+                return
+            try:
+                for event in events:
+                    self._take(peer.lane, event, now)
+            finally:
+                touched = self._advance(now)
+        self._flush(touched)
+
+    def peer_ended(self, peer: Peer, error: HarmonicIOError) -> None:
+        now = time.monotonic()
+        with self.lock:
+            self._peers.pop(peer.lane, None)
+            if self.is_closed:
+                return
+            self._dispatch.lane_closed(peer.lane, now)
+            if peer.lane.is_backlog:
+                self._results.connection_lost()
+            touched = self._advance(now)
+        _log.info("The connection to %s ended: %s", peer.lane.name, error)
+        self._flush(touched)
+        self.on_wanted()
+
+    def next_due_s(self) -> float | None:
+        return self._dispatch.next_due_s(time.monotonic())
+
+    def time_passed(self) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if self.is_closed:
+                return
+            overdue = [self._peers[lane] for lane in self._dispatch.overdue(now)]
+            touched = self._advance(now)
+        for peer in overdue:
+            self.pump.end(peer, ConnectionEnded(f"{peer.lane.name} did not answer a message in time."))
+        self._flush(touched)
+
+    def _take(self, lane: Lane, event: Event, now: float) -> None:
+        if isinstance(event, OutcomesReceived):
+            for each in event.ranges:
+                self._dispatch.outcomes_received(lane, each.first, each.last, each.outcome, now)
+        elif isinstance(event, Credit):
+            self._dispatch.credit_received(lane, event.messages, event.bytes, now)
+        elif isinstance(event, ResultsReceived):
+            for result in event.results:
+                for delivery in self._results.final(result.message_id):
+                    self._finish(delivery, result.outcome)
+        elif isinstance(event, Drain):
+            self._dispatch.draining(lane)
+        else:
+            raise LocalProtocolError(f"A sender does not expect {type(event).__name__}.")
+
+    def _advance(self, now: float) -> list[Peer]:
+        """Act on what has changed; return the peers that have something to write. The lock is held."""
+        touched = [self._peers[lane] for lane in self._dispatch.assign(now)]
+        for settled in self._dispatch.take_settled():
+            self._settle(settled)
+        if self._results.has_questions:
+            touched += self._ask()
+        if self._dispatch.waiting or self._results.has_questions:
+            self._tell_wanted(now)
+        return touched
+
+    def _ask(self) -> list[Peer]:
+        """Ask the master for final outcomes; without a connection that is done when there is one."""
+        lane = self._dispatch.backlog
+        peer = self._peers.get(lane) if lane is not None else None
+        if peer is None:
+            self._tell_wanted(time.monotonic())
+            return []
+        while question := self._results.take_question():
+            peer.send_control(subscribe_frame(question))
+        return [peer]
+
+    def _tell_wanted(self, now: float) -> None:
+        wanted = (self._dispatch.wants_engines(now), self._wants_backlog(now))
+        if any(is_now and not was for is_now, was in zip(wanted, self._was_wanted, strict=True)):
+            self.on_wanted()
+        self._was_wanted = wanted
+
+    def _wants_backlog(self, now: float) -> bool:
+        lacks_answers = self._results.needs_connection and self._dispatch.backlog is None
+        return lacks_answers or self._dispatch.wants_backlog(now)
+
+    def _flush(self, peers: Iterable[Peer]) -> None:
+        for peer in peers:
+            self.pump.flush(peer)
+        if self._failures.has_unlogged:
+            with self.lock:
+                unlogged = self._failures.take_unlogged()
+            failures.log(unlogged)
+
+    # ── what becomes of messages; the lock is held ───────────────────────────────────────────────────────────────────
+
+    def _settle(self, settled: Settled) -> None:
+        """A parcel has come to rest: at an engine, at the master or nowhere."""
+        parcel, outcome = settled.parcel, settled.outcome
+        delivery = parcel.delivery
+        delivery.route = "backlog" if settled.is_backlog else "engine"
+        delivery.released = True
+        if outcome.kind is OutcomeKind.DONE:
+            self._tally.via_engine += 1
+            self._finish(delivery, outcome)
+        elif outcome.kind is OutcomeKind.REJECTED:
+            self._tally.refused += 1
+            self._finish(delivery, outcome)
+        else:
+            self._tally.via_backlog += 1
+            delivery.settle(DeliveryState.STORED, None)
+            if parcel.failure is not None and not parcel.failure.retryable:
+                self._finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
+            else:
+                self._results.stored(delivery)
+
+    def _finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
+        delivery.settle(state_after(outcome), outcome)
+        if delivery.state is DeliveryState.DONE:
+            self._tally.processed += 1
+            return
+        if delivery.state is DeliveryState.REJECTED:
+            self._tally.rejected += 1
+        else:
+            self._tally.failed += 1
+        self._failures.add(delivery)
+
+    # ── what the control thread asks and tells ───────────────────────────────────────────────────────────────────────
+
+    def wants_engines(self) -> bool:
+        with self.lock:
+            return self._dispatch.wants_engines(time.monotonic())
+
+    def wants_backlog(self) -> bool:
+        with self.lock:
+            return self._wants_backlog(time.monotonic())
+
+    def open_peer(self, peer: Peer) -> None:
+        """A connection is open: use it."""
+        with self.lock:
+            is_closed = self.is_closed
+            if not is_closed:
+                self._peers[peer.lane] = peer
+                self._dispatch.lane_opened(peer.lane, time.monotonic())
+                self._ask()
+                self.pump.add(peer)
+        if is_closed:
+            peer.end()
+
+    def end_idle(self, idle_s: float) -> None:
+        """Close the engine connections that were idle for so long."""
+        now = time.monotonic()
+        with self.lock:
+            idle = [
+                self._peers[lane] for lane in self._dispatch.engines if lane.is_idle and now - lane.active_at >= idle_s
+            ]
+            for peer in idle:
+                self._dispatch.draining(peer.lane)
+        for peer in idle:
+            peer.say_goodbye()
+            self.pump.end(peer, ConnectionEnded("It was idle for the term of its lease."))
+
+    def granted(self, grant: LeaseGrant) -> None:
+        with self.lock:
+            self._refusal = None
+            self._dispatch.handler_timeout_s = grant.timeout_s
+
+    def refused(self, error: HarmonicIOError) -> None:
+        """The master does not let this source send: without connections, that makes no sense any more."""
+        with self.lock:
+            is_over = not self._peers
+            if is_over:
+                self._refusal = error
+                self.pump.tell_waiters()
+        if not is_over:
+            _log.warning("%s", error)
+
+
+def _can_wait(lane: Lane, parcel: Parcel) -> bool:
+    """Whether a message may leave together with what follows: it is small, and the receiver has work already."""
+    return parcel.size_bytes <= JOINED_BYTES and len(lane.in_flight) > 1 and len(lane.outbox) < LOOP_MESSAGES

@@ -1,0 +1,59 @@
+"""What a connector counts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What a connector has done so far: messages, except where the name says otherwise.
+
+    Attributes:
+        sent: Taken over by ``send``.
+        safe: Processed by an engine, or stored by the master.
+        processed, failed, rejected: Of those whose final outcome is known here.
+        via_engine, via_backlog: Made safe peer to peer, or by the master.
+        resent: Sent again because a connection broke or a receiver could not take it.
+        waiting, waiting_bytes: Not under way yet, for want of credit.
+        engines: Open connections to engines.
+        lease_requests: Questions to the master.
+    """
+
+    sent: int
+    safe: int
+    processed: int
+    failed: int
+    rejected: int
+    via_engine: int
+    via_backlog: int
+    resent: int
+    waiting: int
+    waiting_bytes: int
+    engines: int
+    lease_requests: int
+
+
+class Tally:
+    """The counters behind :class:`Figures`; guarded by the connector's lock.
+
+    ``refused`` came to rest without being safe; ``processed``, ``failed`` and ``rejected`` are final outcomes.
+    """
+
+    __slots__ = ("failed", "processed", "refused", "rejected", "sent", "via_backlog", "via_engine")
+
+    def __init__(self) -> None:
+        self.sent = self.via_engine = self.via_backlog = self.refused = 0
+        self.processed = self.failed = self.rejected = 0
+
+    def __repr__(self) -> str:
+        return f"<Tally: {self.sent} sent, {self.unsafe} not safe yet>"
+
+    @property
+    def safe(self) -> int:
+        return self.via_engine + self.via_backlog
+
+    @property
+    def unsafe(self) -> int:
+        """Messages that have not come to rest."""
+        return self.sent - self.via_engine - self.via_backlog - self.refused

@@ -1,0 +1,86 @@
+"""Messages on their way, and the connections that they take; records of :mod:`harmonicio.stream_connector.dispatch`."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure
+from harmonicio.stream_connector.delivery import Delivery
+from harmonicio.wire.credit import SenderCredit
+
+#: What a message costs of the byte budget at least: its own bookkeeping.
+MIN_COST_BYTES = 512
+
+
+class Parcel:
+    """A message with what must be known to send it, until it is safe.
+
+    Attributes:
+        payload: What the connection writes; no business of the dispatch.
+        section: Header section: metadata, and the id where it is a text.
+        failure: Why an engine did not finish it.
+        is_for_master: Whether only the master may have it now.
+        trouble: Why it cannot be sent at all, once that is known.
+    """
+
+    __slots__ = (
+        "attempts",
+        "cost_bytes",
+        "delivery",
+        "failure",
+        "flags",
+        "is_for_master",
+        "offered_at",
+        "payload",
+        "priority",
+        "section",
+        "sent_at",
+        "size_bytes",
+        "trouble",
+    )
+
+    def __init__(self, delivery: Delivery, payload: Any, section: bytes = b"", priority: int = 0) -> None:
+        self.delivery = delivery
+        self.payload = payload
+        self.section = section
+        self.priority = priority
+        self.size_bytes = delivery.size_bytes
+        self.cost_bytes = max(delivery.size_bytes + len(section), MIN_COST_BYTES)
+        self.flags = 0
+        self.attempts = 0
+        self.failure: Failure | None = None
+        self.is_for_master = False
+        self.offered_at = 0.0
+        self.sent_at = 0.0
+        self.trouble = ""
+
+    def __repr__(self) -> str:
+        return f"<Parcel {self.delivery.message_id!r}, {self.size_bytes} bytes, {self.delivery.state}>"
+
+
+class Lane:
+    """One connection to send on: an engine's, or the master's for the backlog.
+
+    Attributes:
+        begun: How many messages its connection has begun to write; those were perhaps seen on the other side.
+        active_at: When it last took or answered a message.
+    """
+
+    def __init__(self, name: str, *, is_backlog: bool, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
+        self.name = name
+        self.is_backlog = is_backlog
+        self.max_message_bytes = max_message_bytes
+        self.credit = SenderCredit()
+        self.in_flight: dict[int, Parcel] = {}
+        self.outbox: deque[Parcel] = deque()
+        self.begun = 0
+        self.is_draining = False
+        self.active_at = 0.0
+
+    def __repr__(self) -> str:
+        return f"<Lane {self.name}{', draining' if self.is_draining else ''}: {self.credit!r}>"
+
+    @property
+    def is_idle(self) -> bool:
+        return not self.in_flight

@@ -1,0 +1,273 @@
+"""One open connection of the connector: writes what its lane was given, without ever waiting for the other side.
+
+Any thread may :meth:`Peer.flush`; one writes at a time. What the kernel does not take stays here, and the I/O thread
+goes on when there is room again. Small messages leave many in one call, large ones as they lie in the caller's memory,
+files piece by piece:
+
+      lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
+                  └─► file: prefix, then pieces through one kept buffer ──► kernel
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from collections import deque
+
+from harmonicio.core.errors import ConnectionEnded, InvalidInput
+from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.sources import FileSource, Payload
+from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
+from harmonicio.transport.link import Link
+from harmonicio.wire.checksum import RunningChecksum, trailer
+from harmonicio.wire.connection import message_prefix, prefix_with_section
+from harmonicio.wire.sections import read_message_section
+
+#: What is written together is gathered up to about this size.
+BATCH_BYTES = 256 * 1024
+#: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
+JOINED_BYTES = 16 * 1024
+#: Of a file as much is in memory at a time.
+PIECE_BYTES = 1024**2
+#: Of a larger message it is noted when its last byte has left, because that takes a while.
+LARGE_BYTES = 1024**2
+_DISCARD_READS = 16
+
+
+class Peer:
+    """A link to an engine or to the master's data port, with what is still to be written.
+
+    Args:
+        checksum_flag: Flag of the checksum that both ends agreed on, 0 for none.
+    """
+
+    def __init__(self, link: Link, lane: Lane, *, checksum_flag: int = 0) -> None:
+        self.link = link
+        self.lane = lane
+        self.is_blocked = False
+        self.is_ended = False
+        #: Whether the I/O thread has been told to flush.
+        self.is_flush_due = False
+        self._checksum_flag = checksum_flag
+        self._writing = threading.Lock()
+        self._controls: deque[bytes] = deque()
+        self._pending: list[memoryview] = []
+        self._pending_bytes = 0
+        self._large: Parcel | None = None
+        self._file: _FileProgress | None = None
+        self._piece: memoryview | None = None
+        self._written_bytes = 0
+        self._judged_at = 0.0
+        self._judged_bytes = 0
+
+    def __repr__(self) -> str:
+        state = "ended" if self.is_ended else "blocked" if self.is_blocked else "open"
+        return f"<Peer {self.lane.name} {state}: {len(self.lane.outbox)} to write, {self.lane.credit!r}>"
+
+    @property
+    def has_unwritten(self) -> bool:
+        return bool(self._pending or self._file or self.lane.outbox or self._controls)
+
+    def send_control(self, frame: bytes) -> None:
+        """Have a frame written before the next message."""
+        self._controls.append(frame)
+
+    def flush(self) -> bool:
+        """Write as much as the kernel takes.
+
+        Returns:
+            Whether the kernel has just become full: somebody must flush again when it takes more.
+
+        Raises:
+            ConnectionEnded: the connection broke, or what is being written cannot be read.
+        """
+        while self.has_unwritten and not self.is_blocked:
+            if not self._writing.acquire(blocking=False):
+                return False  # Whoever writes sees what was added, because they look again after letting go.
+            is_whole = False
+            try:
+                is_full = not self.is_ended and not self._write()
+                is_whole = True
+            finally:
+                self._writing.release()
+                if not is_whole:
+                    self.link.channel.shutdown()  # Whatever were written next would be taken for the rest of it.
+            if is_full:
+                self.is_blocked = True
+            if is_full or self.is_ended:
+                return is_full
+        return False
+
+    def unblock(self) -> None:
+        """The kernel takes more."""
+        self.is_blocked = False
+
+    def check_speed(self, now: float) -> None:
+        """Judge a blocked connection from time to time.
+
+        Raises:
+            ConnectionEnded: it moved less than 64 KB/s for 30 s.
+        """
+        if not self.is_blocked:
+            self._judged_at = 0.0
+        elif not self._judged_at:
+            self._judged_at, self._judged_bytes = now, self._written_bytes
+        elif now - self._judged_at >= SLOW_AFTER_S:
+            moved = self._written_bytes - self._judged_bytes
+            self._judged_at, self._judged_bytes = now, self._written_bytes
+            if moved < SLOW_BYTES_PER_S * SLOW_AFTER_S:
+                raise ConnectionEnded(f"{self.lane.name} took {moved} bytes in {SLOW_AFTER_S:.0f} s and was cut.")
+
+    # ── writing: one thread at a time ────────────────────────────────────────────────────────────────────────────────
+
+    def _write(self) -> bool:
+        """Write until nothing is left, or the kernel takes no more; return whether nothing is left."""
+        try:
+            while self._pending or self._gather():
+                count = self.link.channel.try_send(self._pending)
+                self._written_bytes += count
+                self._pending_bytes -= count
+                if not self._pending_bytes:
+                    self._pending = []
+                    self._note_sent()
+                elif not count:
+                    return False
+                else:
+                    self._pending = without_prefix(self._pending, count)
+        except ConnectionEnded as error:
+            self._note_unreadable(error)
+            raise
+        return True
+
+    def _gather(self) -> bool:
+        """Make ready what is written next; return whether there is something."""
+        if self._file is not None:
+            self._gather_piece(self._file)
+            return True
+        outbox, size = self.lane.outbox, 0
+        gathered: list[memoryview] = []
+        joined: list[Payload] = []
+        while self._controls:
+            joined.append(self._controls.popleft())
+        while outbox and size < BATCH_BYTES and self._file is None:
+            parcel = outbox.popleft()
+            self.lane.begun += 1
+            joined.append(self._prefix(parcel))
+            size += parcel.size_bytes + len(joined[-1])
+            if isinstance(parcel.payload, FileSource):
+                self._file = _FileProgress(parcel, parcel.payload, self._checksum_flag)
+            elif parcel.size_bytes <= JOINED_BYTES:
+                joined.append(parcel.payload)
+            else:
+                gathered += [memoryview(b"".join(joined)), memoryview(parcel.payload)]
+                joined = []
+            if self._checksum_flag and self._file is None:
+                joined.append(trailer(self._checksum_flag, parcel.payload))
+            if parcel.size_bytes >= LARGE_BYTES:
+                self._large = parcel
+        if joined:
+            gathered.append(memoryview(b"".join(joined)))
+        self._pending = gathered
+        self._pending_bytes = sum(map(len, gathered))
+        return bool(gathered)
+
+    def _gather_piece(self, file: _FileProgress) -> None:
+        if self._piece is None:
+            self._piece = memoryview(bytearray(PIECE_BYTES))
+        try:
+            self._pending = file.next_piece(self._piece)
+        except InvalidInput as error:
+            file.parcel.trouble = error.text
+            raise ConnectionEnded(f"The connection was given up with half a message: {error.text}") from None
+        self._pending_bytes = sum(map(len, self._pending))
+        if file.is_finished:
+            self._file = None
+
+    def _prefix(self, parcel: Parcel) -> bytes:
+        flags = parcel.flags | self._checksum_flag
+        message_id, size_bytes, section = parcel.delivery.message_id, parcel.size_bytes, parcel.section
+        if parcel.failure is None:
+            return prefix_with_section(message_id, size_bytes, section, priority=parcel.priority, flags=flags)
+        metadata = read_message_section(section)[1] if section else None
+        return message_prefix(
+            message_id,
+            size_bytes,
+            metadata=metadata,
+            priority=parcel.priority,
+            flags=flags,
+            attempts=parcel.attempts,
+            failure=parcel.failure,
+        )
+
+    def _note_sent(self) -> None:
+        """The time that an engine may take starts when it has the whole message."""
+        if self._large is not None and self._file is None:
+            self._large.sent_at = time.monotonic()
+            self._large = None
+
+    def _note_unreadable(self, error: ConnectionEnded) -> None:
+        """A borrowed buffer can be a mapped file that has become shorter: sending it again would fail again."""
+        cause = error.__context__
+        if not isinstance(cause, OSError) or cause.errno != errno.EFAULT or not self._pending:
+            return
+        for parcel in list(self.lane.in_flight.values()):
+            if isinstance(parcel.payload, memoryview) and parcel.payload.obj is self._pending[0].obj:
+                parcel.trouble = "Its memory cannot be read: perhaps it is a mapped file that became shorter."
+
+    # ── the end ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def say_goodbye(self) -> None:
+        """Tell the other side that nothing follows, if nothing is half written."""
+        with self._writing:
+            if self._pending or self._file or self.is_ended:
+                return
+            try:
+                self.link.channel.try_send([memoryview(self.link.connection.goodbye())])
+            except ConnectionEnded:
+                return  # It has gone already.
+            self.link.channel.finish_sending()
+            self._discard()
+
+    def _discard(self) -> None:
+        """Take what is there: closing a socket with unread bytes would take the GOODBYE back."""
+        scrap = memoryview(bytearray(64 * 1024))
+        try:
+            for _ in range(_DISCARD_READS):
+                if not self.link.channel.try_receive(scrap):
+                    return
+        except ConnectionEnded:
+            return  # It is reset already.
+
+    def end(self) -> None:
+        """Close the connection; whoever writes at that time finds it broken."""
+        self.is_ended = True
+        self.link.channel.shutdown()
+        with self._writing:
+            self._pending, self._file, self._piece, self._large = [], None, None, None
+            self.link.close()
+
+
+class _FileProgress:
+    """How much of a file has been made ready for writing."""
+
+    __slots__ = ("_checksum", "_offset", "_source", "parcel")
+
+    def __init__(self, parcel: Parcel, source: FileSource, checksum_flag: int) -> None:
+        self.parcel = parcel
+        self._source = source
+        self._offset = 0
+        self._checksum = RunningChecksum(checksum_flag) if checksum_flag else None
+
+    @property
+    def is_finished(self) -> bool:
+        return self._offset == self._source.size_bytes
+
+    def next_piece(self, buffer: memoryview) -> list[memoryview]:
+        """Read the next piece into ``buffer``; return what is to be written, with the trailer behind the last."""
+        piece = buffer[: self._source.read_into(buffer, self._offset)]
+        self._offset += len(piece)
+        if self._checksum is None:
+            return [piece]
+        self._checksum.update(piece)
+        return [piece, memoryview(self._checksum.trailer())] if self.is_finished else [piece]
