@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from harmonicio.core.errors import InvalidInput
+from harmonicio.core.errors import ConfigurationError, InvalidInput
 
 MAX_PIXELS = 64 * 1024**2
 
@@ -31,11 +31,12 @@ def decode(payload: memoryview | bytes, metadata: Mapping[str, Any], *, max_pixe
         max_pixels: Samples (pixels times channels) that an image may have.
 
     Returns:
-        Array of shape (height, width) or (height, width, channels); the first page of a TIFF. Raw pixels are a view of
-        the payload.
+        Array of shape (height, width) or (height, width, channels); the first page of a TIFF, the colours of a palette.
+        Raw pixels are a view of the payload.
 
     Raises:
         InvalidInput: it is no image of these kinds, is damaged, or declares more than ``max_pixels``.
+        ConfigurationError: the package that decodes it is not installed.
     """
     head = bytes(memoryview(payload)[:8])
     if head == _PNG_MAGIC:
@@ -50,38 +51,44 @@ def decode(payload: memoryview | bytes, metadata: Mapping[str, Any], *, max_pixe
 
 
 def grey(image: NDArray[Any]) -> NDArray[np.float64]:
-    """Return an image of shape (height, width) as float64; channels are averaged.
+    """Return an image of shape (height, width) as float64: the mean of three colours, without their opacity.
 
     Raises:
         InvalidInput: it has another number of dimensions.
     """
     if image.ndim == 3 and image.shape[2] <= 4:
-        image = image[:, :, :3].mean(axis=2)
+        image = image[:, :, : 3 if image.shape[2] >= 3 else 1].mean(axis=2)
     if image.ndim != 2:
         raise InvalidInput(f"An image of shape {image.shape} is not (height, width) or (height, width, channels).")
     return image.astype(np.float64)
 
 
 def _decode_png(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
-    from PIL import Image, UnidentifiedImageError
-
+    try:
+        from PIL import Image
+    except ImportError:
+        raise _missing("Pillow", "PNG") from None
+    refused = (Image.DecompressionBombError, Image.DecompressionBombWarning)
     try:
         with Image.open(io.BytesIO(payload), formats=["PNG"]) as image:
             _check_size((*image.size[::-1], len(image.getbands())), max_pixels)
-            return np.asarray(image)
-    except (UnidentifiedImageError, Image.DecompressionBombError, OSError, SyntaxError, ValueError) as error:
+            return np.asarray(image.convert("RGB") if image.mode == "P" else image)
+    except (*refused, OSError, SyntaxError, ValueError) as error:
         raise _damaged("PNG", error) from None
 
 
 def _decode_tiff(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
-    import tifffile
-
+    try:
+        import tifffile
+    except ImportError:
+        raise _missing("tifffile", "TIFF") from None
     try:
         with tifffile.TiffFile(io.BytesIO(payload)) as file:
             page = file.pages.first
             _check_size(page.shape, max_pixels)
             pixels: NDArray[Any] = page.asarray()
-            return pixels
+            # Colours one after the other instead of side by side.
+            return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels
     except InvalidInput:
         raise
     except Exception as error:  # noqa: BLE001  the decoders below tifffile raise errors of every kind on damaged files
@@ -91,8 +98,10 @@ def _decode_tiff(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
 def _view_raw(payload: memoryview | bytes, shape: object, dtype: object, max_pixels: int) -> NDArray[Any]:
     if dtype not in _RAW_DTYPES:
         raise InvalidInput(f"Raw pixels have the dtype {dtype!r:.40}.", hint=f"Use one of {', '.join(_RAW_DTYPES)}.")
-    if not isinstance(shape, (list, tuple)) or not all(isinstance(side, int) and side > 0 for side in shape):
-        raise InvalidInput(f"Raw pixels have the shape {shape!r:.60}.", hint="Use a list of positive whole numbers.")
+    if not isinstance(shape, (list, tuple)) or len(shape) not in (2, 3) or not all(map(_is_side, shape)):
+        raise InvalidInput(
+            f"Raw pixels have the shape {shape!r:.60}.", hint="Use [height, width] or [height, width, channels]."
+        )
     _check_size(tuple(shape), max_pixels)
     expected = math.prod(shape) * np.dtype(str(dtype)).itemsize
     if memoryview(payload).nbytes != expected:
@@ -100,10 +109,20 @@ def _view_raw(payload: memoryview | bytes, shape: object, dtype: object, max_pix
     return np.frombuffer(payload, dtype=str(dtype)).reshape(shape)
 
 
+def _is_side(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
 def _check_size(shape: tuple[int, ...], max_pixels: int) -> None:
     if math.prod(shape) > max_pixels or not shape:
         sides = " x ".join(map(str, shape))
         raise InvalidInput(f"The image declares {sides} pixels, more than {max_pixels}.", hint="Send it in tiles.")
+
+
+def _missing(package: str, kind: str) -> ConfigurationError:
+    return ConfigurationError(
+        f"The package {package}, which decodes {kind}, is not installed.", hint="Run: pip install 'harmonicio[haste]'"
+    )
 
 
 def _damaged(kind: str, error: Exception) -> InvalidInput:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import sys
 import time
 
 import numpy as np
 import pytest
 import tifffile
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
-from harmonicio.core.errors import InvalidInput
+from harmonicio.core.errors import ConfigurationError, InvalidInput
 from harmonicio.haste.features.images import decode, grey
 
 PIXELS = np.arange(48 * 40, dtype=np.uint16).reshape(48, 40)
@@ -86,3 +90,47 @@ def test_raw_pixels_that_contradict_their_metadata_are_refused(metadata: dict) -
 
 def test_colours_are_averaged_to_grey() -> None:
     assert np.array_equal(grey(np.dstack([PIXELS * 0, PIXELS, PIXELS * 2])), PIXELS.astype(float))
+
+
+def test_colours_are_the_last_axis_however_the_tiff_stores_them() -> None:
+    colours = np.random.default_rng(1).integers(0, 255, (40, 50, 3)).astype(np.uint8)
+    apart = as_tiff(np.moveaxis(colours, -1, 0), photometric="rgb", planarconfig="separate")
+    assert np.array_equal(decode(apart, {}), colours)
+    assert np.array_equal(decode(as_tiff(colours, photometric="rgb"), {}), colours)
+
+
+def test_a_palette_is_decoded_to_its_colours() -> None:
+    image = Image.new("P", (8, 8), color=1)
+    image.putpalette([0, 0, 0, 200, 100, 50])
+    encoded = io.BytesIO()
+    image.save(encoded, "PNG")
+    assert decode(encoded.getvalue(), {})[0, 0].tolist() == [200, 100, 50]
+
+
+@pytest.mark.parametrize(("channels", "expected"), [(1, 10.0), (2, 10.0), (3, 20.0), (4, 20.0)])
+def test_opacity_is_no_part_of_grey(channels: int, expected: float) -> None:
+    image = np.array([10, 20, 30, 255] if channels > 2 else [10, 255], np.uint8)[:channels]
+    assert grey(np.tile(image, (4, 4, 1))).tolist() == np.full((4, 4), expected).tolist()
+
+
+@pytest.mark.parametrize(
+    "shape", [[0, 4], [True, 4], [-1, -4], [4], [], [1] * 70, "44", None, [2.0, 2.0], [2**40, 2**40]], ids=repr
+)
+def test_raw_pixels_of_an_impossible_shape_are_refused(shape: object) -> None:
+    with pytest.raises(InvalidInput):
+        decode(bytes(4), {"shape": shape, "dtype": "uint8"})
+
+
+@pytest.mark.parametrize(("module", "payload"), [("tifffile", as_tiff(PIXELS)), ("PIL", as_png(PIXELS))])
+def test_a_decoder_that_is_not_installed_is_named_with_its_extra(
+    module: str, payload: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(ConfigurationError, match=r"harmonicio\[haste\]"):
+        decode(payload, {})
+
+
+@given(st.binary(max_size=300), st.sampled_from((b"", b"II*\0\x08\0\0\0", b"MM\0*", b"\x89PNG\r\n\x1a\n")))
+def test_bytes_of_any_kind_are_an_image_or_refused(garbage: bytes, magic: bytes) -> None:
+    with contextlib.suppress(InvalidInput):
+        decode(magic + garbage, {})
