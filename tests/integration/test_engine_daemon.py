@@ -67,10 +67,10 @@ class Bench:
     controller: BareController
     exits: ExitStack
 
-    def connector(self, source: str = "source", lease: str = "l1") -> BareConnector:
+    def connector(self, source: str = "source", lease: str = "l1", term_s: float = 60.0) -> BareConnector:
         address = self.daemon.address
         assert address is not None
-        ticket = lease_ticket(self.configuration, source=source, lease=lease)
+        ticket = lease_ticket(self.configuration, source=source, lease=lease, term_s=term_s)
         return self.exits.enter_context(BareConnector(address, ticket, self.configuration.declaration.name, source))
 
     @property
@@ -348,6 +348,20 @@ def test_a_wrong_ticket_is_refused_with_the_reason(start: Start) -> None:
             BareConnector(address, ticket, stream, source)
     with BareConnector(address, good, "cells", "scope"), BareConnector(address, good, "cells", "scope"):
         pass
+
+
+def test_a_connection_outlives_its_lease_while_it_is_used_and_ends_when_it_was_idle_for_a_term(start: Start) -> None:
+    bench = start()
+    connector = bench.connector(term_s=0.5)
+    begun = time.monotonic()
+    while time.monotonic() - begun < 1.0:
+        connector.outcome(connector.send(b"in use"))
+        time.sleep(0.05)
+    with pytest.raises(NotAllowed, match="lease has ended"):
+        bench.connector(term_s=0.5)
+    connector.wait(lambda: connector.goodbye is not None, timeout_s=10)
+    assert connector.goodbye is not None
+    assert connector.goodbye.code == "idle"
 
 
 def test_a_dead_letter_is_not_for_an_engine(start: Start) -> None:
