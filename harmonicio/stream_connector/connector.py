@@ -98,13 +98,16 @@ class StreamConnector:
 
     def __repr__(self) -> str:
         state = "closed" if self._exchange.is_closed else "open" if self._is_open else "not open yet"
-        exchange = self._exchange
-        return f"<StreamConnector {self.stream!r} {state}: {exchange.sent} sent, {exchange.unsafe} not safe yet>"
+        return f"<StreamConnector {self.stream!r} {state}: {self._exchange.tally!r}>"
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def __enter__(self) -> Self:
-        self._open()
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
@@ -121,15 +124,9 @@ class StreamConnector:
         with self._opening:
             if self._is_open or self._exchange.is_closed:
                 return
-            try:
-                self._leasing.start()
-                self._exchange.pump.start()
-                self._is_open = True
-            except BaseException:
-                self._exchange.end()
-                self._leasing.close()
-                self._exchange.pump.close()
-                raise
+            self._leasing.start()
+            self._exchange.pump.start()
+            self._is_open = True
 
     def close(self, timeout_s: float = CLOSE_WITHIN_S) -> None:
         """Wait until every message is safe, then end all threads and connections.

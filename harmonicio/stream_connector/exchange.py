@@ -12,6 +12,7 @@ control thread is told only when something is newly wanted.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections import deque
@@ -45,6 +46,7 @@ _log = logging.getLogger(__name__)
 LOOP_GAP_S = 0.0001
 #: … but no more than so many at a time.
 LOOP_MESSAGES = 128
+DUE_TOLERANCE_S = 0.001
 
 
 class Exchange:
@@ -57,29 +59,22 @@ class Exchange:
         self.is_closed = False
         self._dispatch = dispatch
         self._results = Results()
-        self._tally = Tally()
+        self.tally = Tally()
         self._peers: dict[Lane, Peer] = {}
         self._refusal: HarmonicIOError | None = None
         self._room_queue: deque[object] = deque()
         self._offered_at = 0.0
+        self._due_at = math.inf
         self._was_wanted = (False, False)
         self._failures = Failures()
 
     def __repr__(self) -> str:
-        return f"<Exchange: {self._tally!r}, {self._dispatch!r}, {self._results!r}>"
-
-    @property
-    def sent(self) -> int:
-        return self._tally.sent
-
-    @property
-    def unsafe(self) -> int:
-        return self._tally.unsafe
+        return f"<Exchange: {self.tally!r}, {self._dispatch!r}, {self._results!r}>"
 
     def figures(self, lease_requests: int) -> Figures:
         """Return what has been done so far."""
         with self.lock:
-            tally, dispatch = self._tally, self._dispatch
+            tally, dispatch = self.tally, self._dispatch
             return Figures(
                 sent=tally.sent,
                 safe=tally.safe,
@@ -104,16 +99,17 @@ class Exchange:
                 self._wait_for_room(parcel.cost_bytes)
             self._check_usable()
             now = time.monotonic()
-            self._tally.sent += 1
+            self.tally.sent += 1
             self._dispatch.offer(parcel, now)
             touched = self._advance(now)
             is_loop, self._offered_at = now - self._offered_at < LOOP_GAP_S, now
-        if is_loop and len(touched) == 1 and _can_wait(touched[0].lane, parcel):
-            self.pump.flush_soon(touched[0])
-        elif touched:
-            self._flush(touched)
-        else:
+            is_due_earlier = not touched and self._is_due_earlier(now)
+        if is_due_earlier:
             self.pump.wake()
+        elif is_loop and len(touched) == 1 and _can_wait(touched[0].lane, parcel):
+            self.pump.flush_soon(touched[0])
+        else:
+            self._flush(touched)
 
     def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
         """Wait for the final outcome of a message."""
@@ -138,7 +134,7 @@ class Exchange:
     def wait_until_safe(self, timeout_s: float | None) -> bool:
         """Wait until every message is safe; return whether that was in time."""
         with self.lock:
-            return self._wait(lambda: not self._tally.unsafe, timeout_s)
+            return self._wait(lambda: not self.tally.unsafe, timeout_s)
 
     def wait_until_processed(self, timeout_s: float | None) -> bool:
         """Wait until the final outcome of every message is known; return whether that was in time."""
@@ -147,7 +143,7 @@ class Exchange:
             asking = self._ask()
         self._flush(asking)
         with self.lock:
-            return self._wait(lambda: not self._tally.unsafe and not len(self._results), timeout_s)
+            return self._wait(lambda: not self.tally.unsafe and not len(self._results), timeout_s)
 
     def take_unheard(self, *states: DeliveryState) -> list[Delivery]:
         """Return the messages that came to such an end and that nobody has awaited, once."""
@@ -163,7 +159,7 @@ class Exchange:
     def progress(self) -> tuple[int, int]:
         """Return how many messages are not safe, and how many more are not known to be processed."""
         with self.lock:
-            return self._tally.unsafe, len(self._results)
+            return self.tally.unsafe, len(self._results)
 
     def hurry(self) -> None:
         """The connector closes: what waits for an engine has less patience."""
@@ -235,7 +231,15 @@ class Exchange:
         self.on_wanted()
 
     def next_due_s(self) -> float | None:
-        return self._dispatch.next_due_s(time.monotonic())
+        now = time.monotonic()
+        due_s = self._dispatch.next_due_s(now)
+        self._due_at = math.inf if due_s is None else now + due_s
+        return due_s
+
+    def _is_due_earlier(self, now: float) -> bool:
+        """Whether the pump, if it waits, should look at the time before it planned to."""
+        due_s = self._dispatch.next_due_s(now)
+        return due_s is not None and now + due_s < self._due_at - DUE_TOLERANCE_S
 
     def time_passed(self) -> None:
         now = time.monotonic()
@@ -270,7 +274,7 @@ class Exchange:
             self._settle(settled)
         if self._results.has_questions:
             touched += self._ask()
-        if self._dispatch.waiting or self._results.has_questions:
+        if self._dispatch.waiting or self._results.has_questions or any(self._was_wanted):
             self._tell_wanted(now)
         return touched
 
@@ -312,13 +316,13 @@ class Exchange:
         delivery.route = "backlog" if settled.is_backlog else "engine"
         delivery.released = True
         if outcome.kind is OutcomeKind.DONE:
-            self._tally.via_engine += 1
+            self.tally.via_engine += 1
             self._finish(delivery, outcome)
         elif outcome.kind is OutcomeKind.REJECTED:
-            self._tally.refused += 1
+            self.tally.refused += 1
             self._finish(delivery, outcome)
         else:
-            self._tally.via_backlog += 1
+            self.tally.via_backlog += 1
             delivery.settle(DeliveryState.STORED, None)
             if parcel.failure is not None and not parcel.failure.retryable:
                 self._finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
@@ -328,12 +332,12 @@ class Exchange:
     def _finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
         delivery.settle(state_after(outcome), outcome)
         if delivery.state is DeliveryState.DONE:
-            self._tally.processed += 1
+            self.tally.processed += 1
             return
         if delivery.state is DeliveryState.REJECTED:
-            self._tally.rejected += 1
+            self.tally.rejected += 1
         else:
-            self._tally.failed += 1
+            self.tally.failed += 1
         self._failures.add(delivery)
 
     # ── what the control thread asks and tells ───────────────────────────────────────────────────────────────────────

@@ -47,7 +47,7 @@ class Tally:
         self.processed = self.failed = self.rejected = 0
 
     def __repr__(self) -> str:
-        return f"<Tally: {self.sent} sent, {self.unsafe} not safe yet>"
+        return f"{self.sent} sent, {self.unsafe} not safe yet"
 
     @property
     def safe(self) -> int:

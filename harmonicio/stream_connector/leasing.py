@@ -149,8 +149,9 @@ class Leasing:
             except Exception:  # noqa: BLE001  a bug here must not end all leases; it is logged
                 _log.exception("Leasing failed; it goes on")
                 self._ask_at = self._dial_at = time.monotonic() + RETRY_MAX_S
+            pause_s = self._pause_s(time.monotonic())  # Not under our lock: it takes the owner's, which calls kick.
             with self._changed:
-                self._changed.wait_for(lambda: self._is_kicked or self._is_closing, self._pause_s(time.monotonic()))
+                self._changed.wait_for(lambda: self._is_kicked or self._is_closing, pause_s)
                 self._is_kicked = False
         self._release(self._held)
         self._client.close()

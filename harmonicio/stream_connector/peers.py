@@ -14,6 +14,7 @@ import errno
 import threading
 import time
 from collections import deque
+from enum import Enum
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.lanes import Lane, Parcel
@@ -32,7 +33,19 @@ JOINED_BYTES = 16 * 1024
 PIECE_BYTES = 1024**2
 #: Of a larger message it is noted when its last byte has left, because that takes a while.
 LARGE_BYTES = 1024**2
+#: So much is written in one go; then others have their turn.
+FLUSH_BYTES = 16 * 1024**2
 _DISCARD_READS = 16
+
+
+class Written(Enum):
+    """How far a flush has come."""
+
+    ALL = "all"
+    #: The kernel takes no more now.
+    FULL = "full"
+    #: There is more to write, and the kernel would take it.
+    SOME = "some"
 
 
 class Peer:
@@ -73,31 +86,30 @@ class Peer:
         """Have a frame written before the next message."""
         self._controls.append(frame)
 
-    def flush(self) -> bool:
-        """Write as much as the kernel takes.
+    def flush(self) -> Written:
+        """Write as much as the kernel takes, and not too much at a time.
 
         Returns:
-            Whether the kernel has just become full: somebody must flush again when it takes more.
+            FULL or SOME to the one caller who must see to it that the rest is flushed, when the kernel takes more or at
+            once; ALL to everybody else.
 
         Raises:
             ConnectionEnded: the connection broke, or what is being written cannot be read.
         """
-        while self.has_unwritten and not self.is_blocked:
+        while self.has_unwritten and not self.is_blocked and not self.is_ended:
             if not self._writing.acquire(blocking=False):
-                return False  # Whoever writes sees what was added, because they look again after letting go.
-            is_whole = False
+                return Written.ALL  # Whoever writes sees what was added, because they look again after letting go.
+            written: Written | None = None
             try:
-                is_full = not self.is_ended and not self._write()
-                is_whole = True
+                written = self._write()
             finally:
                 self._writing.release()
-                if not is_whole:
+                if written is None:
                     self.link.channel.shutdown()  # Whatever were written next would be taken for the rest of it.
-            if is_full:
-                self.is_blocked = True
-            if is_full or self.is_ended:
-                return is_full
-        return False
+            if written is not Written.ALL:
+                self.is_blocked = written is Written.FULL
+                return written
+        return Written.ALL
 
     def unblock(self) -> None:
         """The kernel takes more."""
@@ -121,24 +133,27 @@ class Peer:
 
     # ── writing: one thread at a time ────────────────────────────────────────────────────────────────────────────────
 
-    def _write(self) -> bool:
-        """Write until nothing is left, or the kernel takes no more; return whether nothing is left."""
+    def _write(self) -> Written:
+        left = FLUSH_BYTES
         try:
-            while self._pending or self._gather():
+            while not self.is_ended and (self._pending or self._gather()):
                 count = self.link.channel.try_send(self._pending)
                 self._written_bytes += count
                 self._pending_bytes -= count
+                left -= count
                 if not self._pending_bytes:
                     self._pending = []
                     self._note_sent()
                 elif not count:
-                    return False
+                    return Written.FULL
                 else:
                     self._pending = without_prefix(self._pending, count)
+                if left <= 0:
+                    return Written.SOME if self.has_unwritten else Written.ALL
         except ConnectionEnded as error:
             self._note_unreadable(error)
             raise
-        return True
+        return Written.ALL
 
     def _gather(self) -> bool:
         """Make ready what is written next; return whether there is something."""

@@ -23,7 +23,7 @@ from contextlib import suppress
 from typing import Protocol
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
-from harmonicio.stream_connector.peers import Peer
+from harmonicio.stream_connector.peers import Peer, Written
 from harmonicio.wire.events import Event, Goodbye
 
 _log = logging.getLogger(__name__)
@@ -114,8 +114,11 @@ class Pump:
     def flush(self, peer: Peer) -> None:
         """Write what the peer has to write, now and on this thread, as far as the kernel takes it."""
         try:
-            if peer.flush():
+            written = peer.flush()
+            if written is Written.FULL:
                 self._request(self._watch, peer)
+            elif written is Written.SOME:
+                self.flush_soon(peer)
         except HarmonicIOError as error:
             self.end(peer, error)
 
@@ -226,12 +229,12 @@ class Pump:
                 self._serve(lambda each: each.check_speed(now), peer)
 
     def _take_requests(self) -> bool:
-        has_any = False
-        while self._requests:
+        """Act on what was requested so far; return whether there is more by now, or was something."""
+        count = len(self._requests)
+        for _ in range(count):
             action, peer = self._requests.popleft()
             self._serve(action, peer)
-            has_any = True
-        return has_any
+        return count > 0
 
     def _serve(self, action: Callable[[Peer], None], peer: Peer) -> None:
         if peer.is_ended:
@@ -261,8 +264,11 @@ class Pump:
 
     def _flush(self, peer: Peer) -> None:
         peer.is_flush_due = False
-        if peer.flush():
+        written = peer.flush()
+        if written is Written.FULL:
             self._watch(peer)
+        elif written is Written.SOME:
+            self.flush_soon(peer)
 
     def _read(self, peer: Peer) -> None:
         connection = peer.link.connection
