@@ -74,7 +74,7 @@ class SimulatedHost:
         seed: For the controller's chance.
 
     Attributes:
-        broken_streams: Engines of these streams end with exit code 3 as soon as they run.
+        broken_streams: Engines of these streams say that they drain as soon as they run, and end with exit code 3.
         missing_streams: Engines of these streams cannot even be started.
         is_deaf: Orders to drain get lost, as on a broken control connection.
         started: When each engine was started, in order, with its stream.
@@ -183,6 +183,8 @@ class SimulatedHost:
         if engine.is_frozen or engine.engine not in self.engines:
             return
         if engine.declaration.name in self.broken_streams and not engine.is_ready:
+            engine.is_draining = True
+            self.give(engine.report(self.now))
             self.end(engine.engine, 3, "ModuleNotFoundError: No module named 'counting'")
         elif engine.is_draining and not engine.running_since:
             self.end(engine.engine, 0)

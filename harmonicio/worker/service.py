@@ -122,6 +122,7 @@ class WorkerService:
             chance=random.Random(),
         )
         self._welcome: WorkerWelcome | None = None
+        self._killed = 0
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
         self._reporter = self._new_reporter(master)
@@ -165,20 +166,18 @@ class WorkerService:
         """Drain all engines, tell the master, and end. May be called more than once.
 
         Returns:
-            Whether every engine ended within ``drain_s``; the others were killed.
+            Whether every engine ended by itself within ``drain_s``; else some were killed.
         """
         if self._is_ending.is_set():
             return True
-        deadline = time.monotonic() + drain_s
+        killed_before = self._killed
         self._tell(StopOrdered(drain_s))
         if self._thread.ident is not None:
-            self._wait_for_no_engines(deadline)
-        is_clean = not self.engines
-        self._wait_for_no_engines(deadline + KILL_MARGIN_S)
+            self._wait_for_no_engines(time.monotonic() + drain_s + KILL_MARGIN_S)
         if self.engines:
             _log.error("Engines %s could not be ended.", ", ".join(self.engines))
         self._close(is_leaving=True)
-        return is_clean
+        return self._killed == killed_before
 
     def abandon(self) -> None:
         """End without touching the engines, which the next service on this folder adopts."""
@@ -300,6 +299,7 @@ class WorkerService:
             self._drain_engine(instruction)
         elif isinstance(instruction, KillEngine):
             _log.warning("Engine %s is killed: %s", instruction.engine, instruction.text)
+            self._killed += 1
             self._runtime.kill(instruction.engine)
         elif isinstance(instruction, ForgetEngine):
             self._desk.close(instruction.engine)

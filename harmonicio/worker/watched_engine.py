@@ -90,7 +90,10 @@ class WatchedEngine:
         before = (self.state, self.report.address if self.report else None)
         self.report, self.heard_at = report, now
         can_work = report.state.can_be_leased and report.address is not None
-        state = report.state if can_work or report.state is Availability.DRAINING else Availability.STARTING
+        # One that gives up before it was ever ready says that it drains; its exit will tell that it failed.
+        has_served = self.ready_at is not None or self.is_adopted or self.drain_ordered_at is not None
+        is_draining = report.state is Availability.DRAINING and has_served
+        state = report.state if can_work or is_draining else Availability.STARTING
         if state is not self.state:
             self.state, self.since = state, now
         if self.ready_at is None and can_work:
