@@ -18,7 +18,8 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 def logistic(x: float, k: float, x0: float) -> float:
     """Return 1 / (1 + exp(-k (x - x0))) without overflow; NaN for NaN."""
-    exponent = k * (x - x0)
+    # A difference that overflows is still larger or smaller; times a k of 0 it would be NaN.
+    exponent = k * (x - x0) if k or math.isnan(x) else 0.0
     if exponent >= 0:
         return 1.0 / (1.0 + math.exp(-exponent))
     grown = math.exp(exponent)
