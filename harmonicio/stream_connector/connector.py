@@ -151,8 +151,9 @@ class StreamConnector:
             reason = f" ({error.text})"
         finally:
             undelivered = self._exchange.end()
-            self._leasing.close()
-            self._exchange.pump.close()
+            with self._opening:  # Else what another thread is just opening would be left open.
+                self._leasing.close()
+                self._exchange.pump.close()
             for parcel in undelivered:
                 parcel.delivery.released = True
         if undelivered:

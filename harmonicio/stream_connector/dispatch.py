@@ -187,6 +187,8 @@ class Dispatch:
             self._master_pauses_until = now + MIN_PATIENCE_S
         elif lane in self._engines:
             self._engines.remove(lane)
+            if not self._engines:
+                self._patience.forget()
         in_flight, lane.in_flight = lane.in_flight, {}
         lane.outbox.clear()
         for sequence, parcel in reversed(in_flight.items()):

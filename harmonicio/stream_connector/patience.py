@@ -65,6 +65,10 @@ class Patience:
         """The engines have nothing to do."""
         self._credited_at = None
 
+    def forget(self) -> None:
+        """There is no engine any more of which the measurements could tell something."""
+        self._interval_s, self._credited_at = 0.0, None
+
     def answered(self, answers: int, now: float) -> None:
         """The engines have answered so many messages more."""
         self._answered_since += answers

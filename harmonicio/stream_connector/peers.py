@@ -166,7 +166,10 @@ class Peer:
         while self._controls:
             joined.append(self._controls.popleft())
         while outbox and size < BATCH_BYTES and self._file is None:
-            parcel = outbox.popleft()
+            try:
+                parcel = outbox.popleft()
+            except IndexError:
+                break  # The connector closes, and has just withdrawn what was left.
             self.lane.begun += 1
             joined.append(self._prefix(parcel))
             size += parcel.size_bytes + len(joined[-1])

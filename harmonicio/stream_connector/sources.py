@@ -84,6 +84,11 @@ def buffer_payload(payload: Any, *, is_borrowed: bool = False) -> Payload:
             "The payload's buffer is not contiguous.",
             hint="Send a contiguous copy, for example numpy.ascontiguousarray(array).",
         )
+    if "O" in view.format:
+        raise InvalidInput(
+            "An array of Python objects cannot be sent: its memory holds addresses, not values.",
+            hint="Convert it to an array of numbers or to bytes first.",
+        )
     if view.nbytes == 0:
         return b""
     if not view.readonly and not is_borrowed:
