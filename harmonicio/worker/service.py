@@ -122,7 +122,7 @@ class WorkerService:
             chance=random.Random(),
         )
         self._welcome: WorkerWelcome | None = None
-        self._killed = 0
+        self._unfinished = 0
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
         self._reporter = self._new_reporter(master)
@@ -166,18 +166,18 @@ class WorkerService:
         """Drain all engines, tell the master, and end. May be called more than once.
 
         Returns:
-            Whether every engine ended by itself within ``drain_s``; else some were killed.
+            Whether every engine finished what it ran within ``drain_s``; else some were killed or gave up.
         """
         if self._is_ending.is_set():
             return True
-        killed_before = self._killed
+        unfinished_before = self._unfinished
         self._tell(StopOrdered(drain_s))
         if self._thread.ident is not None:
             self._wait_for_no_engines(time.monotonic() + drain_s + KILL_MARGIN_S)
         if self.engines:
             _log.error("Engines %s could not be ended.", ", ".join(self.engines))
         self._close(is_leaving=True)
-        return self._killed == killed_before
+        return self._unfinished == unfinished_before
 
     def abandon(self) -> None:
         """End without touching the engines, which the next service on this folder adopts."""
@@ -278,6 +278,8 @@ class WorkerService:
             for report in self._desk.last_words(event.engine):
                 self._decide(report)
             _log.info("Engine %s has ended (exit code %s). %s", event.engine, event.exit_code, event.text)
+            if event.exit_code is not None and event.exit_code > 0:
+                self._unfinished += 1
         self._decide(event)
 
     def _decide(self, event: Event) -> None:
@@ -299,7 +301,7 @@ class WorkerService:
             self._drain_engine(instruction)
         elif isinstance(instruction, KillEngine):
             _log.warning("Engine %s is killed: %s", instruction.engine, instruction.text)
-            self._killed += 1
+            self._unfinished += 1
             self._runtime.kill(instruction.engine)
         elif isinstance(instruction, ForgetEngine):
             self._desk.close(instruction.engine)
