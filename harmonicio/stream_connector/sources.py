@@ -7,6 +7,7 @@ change them. Of a file only a piece at a time is in memory.
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from harmonicio.core.errors import InvalidInput
 
 #: A file of at most this size is read at once: that is faster, and a thousand of them need no thousand descriptors.
 SMALL_FILE_BYTES = 1024**2
+
+#: Names stand between colons in the format of a structured array.
+_FIELD_NAME = re.compile(":[^:]*:")
 
 Payload = bytes | memoryview
 
@@ -84,7 +88,7 @@ def buffer_payload(payload: Any, *, is_borrowed: bool = False) -> Payload:
             "The payload's buffer is not contiguous.",
             hint="Send a contiguous copy, for example numpy.ascontiguousarray(array).",
         )
-    if "O" in view.format:
+    if "O" in _FIELD_NAME.sub("", view.format):
         raise InvalidInput(
             "An array of Python objects cannot be sent: its memory holds addresses, not values.",
             hint="Convert it to an array of numbers or to bytes first.",

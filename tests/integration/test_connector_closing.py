@@ -1,0 +1,126 @@
+"""A connector that is closed at a bad moment, taken into a fork, or left waiting for a master that is away."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+import pytest
+
+from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, MasterUnavailable, UndeliveredError
+from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.waiting import wait_until
+
+
+class AbsentMaster:
+    """Does not answer, after as long as a test wants."""
+
+    url = "http://127.0.0.1:1"
+
+    def __init__(self) -> None:
+        self.is_asked = threading.Event()
+        self.may_answer = threading.Event()
+        self.requests = 0
+        self.is_closed = False
+
+    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+        self.requests += 1
+        self.is_asked.set()
+        self.may_answer.wait(10)
+        raise MasterUnavailable("The master does not answer.")
+
+    def renew_leases(self, held: LeaseList) -> LeaseRenewal:
+        return LeaseRenewal(held.leases, ())
+
+    def release_leases(self, held: LeaseList) -> None:
+        """Nothing is held."""
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def threads_of(connector: StreamConnector) -> list[str]:
+    return [each.name for each in threading.enumerate() if each.name.startswith(connector.source)]
+
+
+def test_close_while_another_thread_opens_leaves_nothing_running() -> None:
+    master = AbsentMaster()
+    connector = StreamConnector(stream="images", client=master)
+    errors: list[HarmonicIOError] = []
+
+    def send() -> None:
+        try:
+            connector.send(b"image")
+        except HarmonicIOError as error:
+            errors.append(error)
+
+    sender = threading.Thread(target=send)
+    sender.start()
+    assert master.is_asked.wait(10)
+    closer = threading.Thread(target=connector.close)
+    closer.start()
+    wait_until(lambda: "closed" in repr(connector))
+    master.may_answer.set()
+    closer.join(10)
+    sender.join(10)
+    assert [type(error) for error in errors] == [InvalidInput]
+    assert threads_of(connector) == []
+    assert master.is_closed
+
+
+def test_a_connector_that_is_closed_does_not_open_again() -> None:
+    connector = StreamConnector(stream="images", client=AbsentMaster())
+    connector.close()
+    with pytest.raises(InvalidInput, match="closed"):
+        connector.send(b"image")
+    assert threads_of(connector) == []
+
+
+def test_waiting_for_a_master_that_is_away_costs_no_time_of_the_processor() -> None:
+    master = AbsentMaster()
+    master.may_answer.set()
+    connector = StreamConnector(stream="images", client=master)
+    for _ in range(100):
+        connector.send(bytes(1000))
+    began_s, cpu_s = time.monotonic(), time.process_time()
+    with pytest.raises(UndeliveredError) as caught:
+        connector.close(timeout_s=1.0)
+    assert time.process_time() - cpu_s < 0.25 * (time.monotonic() - began_s)
+    assert len(caught.value.message_ids) == 100
+    assert master.requests < 20
+
+
+@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
+def test_a_forked_process_is_told_to_open_its_own_even_when_the_fork_came_at_a_bad_moment() -> None:
+    master = AbsentMaster()
+    master.may_answer.set()
+    connector = StreamConnector(stream="images", client=master)
+    delivery = connector.send(b"image")
+    with connector._exchange.lock:  # As if another thread were in the middle of something: it is never let go there.
+        child = os.fork()
+        if not child:
+            refusals = 0
+            for attempt in (lambda: connector.send(b""), connector.flush, connector.close, lambda: delivery.result(1)):
+                try:
+                    attempt()
+                except InvalidInput:
+                    refusals += 1
+            os._exit(refusals)
+    statuses: list[int] = []
+
+    def has_ended() -> bool:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        statuses.append(os.waitstatus_to_exitcode(status))
+        return pid == child
+
+    try:
+        wait_until(has_ended)
+    except BaseException:
+        os.kill(child, 9)
+        os.waitpid(child, 0)
+        raise
+    assert statuses[-1] == 4
+    with pytest.raises(UndeliveredError):
+        connector.close(timeout_s=0.1)

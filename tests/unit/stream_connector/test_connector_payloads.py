@@ -1,0 +1,91 @@
+"""What a source application may send, and what it is told of the rest."""
+
+from __future__ import annotations
+
+import array
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from harmonicio.core.errors import InvalidInput
+from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, buffer_payload, file_payload
+
+
+def test_bytes_are_sent_as_they_are() -> None:
+    payload = b"image"
+    assert buffer_payload(payload) is payload
+
+
+def test_a_writable_buffer_is_copied_and_a_borrowed_one_is_not() -> None:
+    buffer = bytearray(b"image")
+    copied, borrowed = buffer_payload(buffer), buffer_payload(buffer, is_borrowed=True)
+    buffer[:] = b"IMAGE"
+    assert bytes(copied) == b"image"
+    assert bytes(borrowed) == b"IMAGE"
+    assert isinstance(borrowed, memoryview)
+    assert borrowed.readonly
+
+
+@pytest.mark.parametrize("is_writable", [True, False])
+@pytest.mark.parametrize("dtype", ["u1", "<u2", ">u2", "f2", "f8", "c8", "i4,f8", [("Offset", "i4")]])
+def test_arrays_of_every_number_arrive_as_they_lie_in_memory(dtype: object, is_writable: bool) -> None:
+    values = np.zeros((2, 3), dtype=dtype)
+    values.view("u1").reshape(-1)[:] = np.arange(values.nbytes) % 251
+    values.setflags(write=is_writable)
+    payload = buffer_payload(values)
+    assert bytes(payload) == values.tobytes()
+    assert len(payload) == values.nbytes
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        "text",
+        None,
+        7,
+        np.arange(6).reshape(2, 3).T,
+        np.array(["2020"], dtype="M8[s]"),
+        np.array([object()]),
+        np.zeros(1, dtype=[("a", "i4"), ("b", "O")]),
+    ],
+    ids=["text", "none", "number", "not contiguous", "dates", "objects", "a field of objects"],
+)
+def test_what_has_no_bytes_of_its_own_is_refused_with_a_hint(payload: object) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        buffer_payload(payload)
+    assert caught.value.hint
+
+
+def test_nothing_is_a_payload_too() -> None:
+    for empty in (b"", bytearray(), np.zeros((0, 4)), array.array("d")):
+        assert bytes(buffer_payload(empty)) == b""
+
+
+def test_a_small_file_is_read_at_once_and_a_large_one_piece_by_piece(tmp_path: Path) -> None:
+    small, large = tmp_path / "small", tmp_path / "large"
+    small.write_bytes(bytes(SMALL_FILE_BYTES))
+    content = bytes(range(256)) * (SMALL_FILE_BYTES // 256) + b"last"
+    large.write_bytes(content)
+    assert not isinstance(file_payload(small), FileSource)
+    source = file_payload(large)
+    assert isinstance(source, FileSource)
+    buffer, arrived = memoryview(bytearray(300_000)), b""
+    while len(arrived) < source.size_bytes:
+        arrived += bytes(buffer[: source.read_into(buffer, len(arrived))])
+    assert arrived == content
+
+
+def test_a_file_that_became_shorter_is_said_by_name(tmp_path: Path) -> None:
+    path = tmp_path / "volume.raw"
+    path.write_bytes(bytes(2 * SMALL_FILE_BYTES))
+    source = FileSource(path)
+    path.write_bytes(b"short")
+    with pytest.raises(InvalidInput, match=r"volume\.raw became shorter"):
+        source.read_into(memoryview(bytearray(100)), SMALL_FILE_BYTES)
+
+
+def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> None:
+    for path in (tmp_path / "missing", tmp_path):
+        with pytest.raises(InvalidInput, match="cannot be sent"):
+            file_payload(path)
