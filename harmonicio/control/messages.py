@@ -76,7 +76,8 @@ class EngineReport:
 
 @dataclass(frozen=True, slots=True)
 class EngineExit:
-    """An engine that ended. ``held`` are the message ids that its handlers were running."""
+    """An engine that ended. ``held`` are the message ids that its handlers were running; of one that timed out, only
+    those that ran for too long, because the others go back free of charge."""
 
     engine: str
     stream: str
