@@ -83,7 +83,7 @@ class Bench:
 
     def __init__(self, cluster: LocalCluster, engines: int) -> None:
         self._cluster = cluster
-        cluster.client.scale(STREAM, engines)
+        cluster.client.scale_stream(STREAM, engines)
         cluster.wait_for_engines(STREAM, engines)
         pids = [view.pid for view in cluster.client.engines() if view.stream == STREAM and view.pid]
         self._processes = [psutil.Process(pid) for pid in pids]
