@@ -76,19 +76,9 @@ class Roles:
         return True
 
 
-def free_ports(count: int) -> list[int]:
-    import socket
-
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [sock.getsockname()[1] for sock in sockets]
-    for sock in sockets:
-        sock.close()
-    return ports
-
-
 @pytest.mark.timeout(120)
-def test_a_hundred_stored_messages_survive_the_kill_of_the_master(tmp_path: Path) -> None:
-    roles = Roles(tmp_path / "home", *free_ports(2))
+def test_a_hundred_stored_messages_survive_the_kill_of_the_master(tmp_path: Path, free_ports: tuple[int, int]) -> None:
+    roles = Roles(tmp_path / "home", *free_ports)
     handler = tmp_path / "note.py"
     handler.write_text(dedent(HANDLER))
     handled = tmp_path / "handled.txt"
@@ -114,8 +104,8 @@ def test_a_hundred_stored_messages_survive_the_kill_of_the_master(tmp_path: Path
 
 
 @pytest.mark.timeout(120)
-def test_workers_and_engines_come_back_to_a_master_that_was_killed(tmp_path: Path) -> None:
-    roles = Roles(tmp_path / "home", *free_ports(2))
+def test_workers_and_engines_come_back_to_a_master_that_was_killed(tmp_path: Path, free_ports: tuple[int, int]) -> None:
+    roles = Roles(tmp_path / "home", *free_ports)
     handler = tmp_path / "note.py"
     handler.write_text(dedent(HANDLER))
     with roles.running("master") as master:
