@@ -41,7 +41,7 @@ def run(
         for each in declarations:
             cluster.wait_for_engines(each.name, each.engines, stop=interrupted)
             if not interrupted.is_set():
-                console.say(f"Stream {each.name!r} has {each.engines} engines.")
+                console.say(f"Stream {each.name!r} is ready: {each.engines} of its engines run.")
         console.say("Stop with Ctrl-C.")
         interrupted.wait()
         console.say("Finishing what runs …")
