@@ -185,6 +185,7 @@ class BareMaster:
         with self._lock:
             assert self._sender is not None
             self._sender.link.channel.shutdown()
+            self._sender = None  # so that `is_connected` speaks of the next connection
 
     def close(self) -> None:
         self._port.close()

@@ -5,10 +5,12 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
+from textwrap import dedent
 
-import psutil
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
@@ -165,27 +167,55 @@ def test_payloads_do_not_pass_through_the_master_while_engines_are_free(
     assert grown < 1_000_000
 
 
+SEND_FILE = """
+    import sys, threading
+    from pathlib import Path
+    from harmonicio.stream_connector import StreamConnector
+
+    def anonymous_bytes():
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+
+    path, master, token = sys.argv[1:]
+    peak, is_done = anonymous_bytes(), threading.Event()
+    def watch():
+        global peak
+        while not is_done.wait(0.02):
+            peak = max(peak, anonymous_bytes())
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    with StreamConnector("digest", master=master, token=token, patience_s=60.0) as connector:
+        print(connector.send_file(path).result(timeout_s=100))
+    is_done.set()
+    watcher.join()
+    print(peak)
+"""
+
+
 def test_a_file_of_three_gigabytes_is_sent_without_being_in_memory(
-    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path
+    cluster: LocalCluster, write_handler: Write, tmp_path: Path
 ) -> None:
     declare(cluster, "digest", write_handler("digest", DIGEST), memory_payload_max_bytes=64 * 2**20)
-    size_bytes = 3 * 2**30
     path = tmp_path / "volume.raw"
     with path.open("wb") as file:
-        file.truncate(size_bytes)
-        for offset in range(0, size_bytes, 2**28):
+        file.truncate(3 * 2**30)
+        for offset in range(0, 3 * 2**30, 2**28):
             file.seek(offset)
             file.write(os.urandom(4096))
     (engine,) = (view.pid for view in cluster.client.engines())
-    with connect("digest", patience_s=60.0) as connector:
-        result = connector.send_file(path).result(timeout_s=100)
-        resident = [_anonymous_bytes(pid) for pid in (os.getpid(), engine)]
+    command = [sys.executable, "-c", dedent(SEND_FILE), str(path), cluster.url, cluster.source_token]
+    run = subprocess.run(command, capture_output=True, text=True, timeout=110)
+    assert run.returncode == 0, run.stderr
+    result, source_bytes = run.stdout.split()
     with path.open("rb") as file:
         assert result == hashlib.file_digest(file, "sha256").hexdigest()
-    assert max(resident) < 300 * 2**20, f"resident bytes without file pages: {resident}"
+    assert int(source_bytes) < 300 * 2**20
+    assert _anonymous_bytes(engine) < 300 * 2**20
 
 
 def _anonymous_bytes(pid: int) -> int:
-    """Resident memory that no file backs."""
-    memory = psutil.Process(pid).memory_info()
-    return memory.rss - memory.shared
+    """Return the resident memory that no file backs."""
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("RssAnon:"):
+            return int(line.split()[1]) * 1024
+    raise AssertionError("the kernel does not tell")
