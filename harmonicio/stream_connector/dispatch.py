@@ -56,7 +56,7 @@ class Dispatch:
     """The messages of one connector that are not safe yet.
 
     Args:
-        budget_bytes: What may be unsafe at the same time; when half of it waits, patience is half a second at most.
+        budget_bytes: What may be unsafe at the same time; when half of it waits, patience is 50 ms at most.
         patience_s: How long a message waits for an engine; None measures: the larger of 50 ms and twice the interval
             between credits.
     """
@@ -109,7 +109,7 @@ class Dispatch:
 
     def wants_engines(self, now: float) -> bool:
         """Whether there is more to send than the leases take, and not just for a moment."""
-        return bool(self._waiting) and (not self._engines or now - self._waiting[0].offered_at >= SEEK_AFTER_S)
+        return bool(self._waiting) and (not self._engines or now >= self._waiting[0].offered_at + SEEK_AFTER_S)
 
     def wants_backlog(self, now: float) -> bool:
         """Whether a connection to the master's data port is needed."""
@@ -258,8 +258,8 @@ class Dispatch:
     def _is_impatient(self, now: float) -> bool:
         if not self._waiting:
             return False
-        waited_s = now - self._waiting[0].offered_at
-        return self._patience.is_over(waited_s, len(self._waiting), now, is_crowded=self._is_crowded)
+        offered_at = self._waiting[0].offered_at
+        return self._patience.is_over(offered_at, len(self._waiting), now, is_crowded=self._is_crowded)
 
     def _send(self, lane: Lane, parcel: Parcel, now: float, touched: list[Lane]) -> None:
         self.waiting_bytes -= parcel.cost_bytes

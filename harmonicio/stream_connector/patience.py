@@ -43,11 +43,12 @@ class Patience:
         limit_s = max(MIN_PATIENCE_S, 2 * self._interval_s) if self._fixed_s is None else self._fixed_s
         return min(MIN_PATIENCE_S, limit_s) if is_crowded else limit_s
 
-    def is_over(self, waited_s: float, waiting: int, now: float, *, is_crowded: bool) -> bool:
-        """Whether ``waiting`` messages, the oldest since ``waited_s``, should not wait for engines any more."""
-        if waited_s < self.limit_s(is_crowded):
+    def is_over(self, offered_at: float, waiting: int, now: float, *, is_crowded: bool) -> bool:
+        """Whether ``waiting`` messages, the oldest since ``offered_at``, should not wait for engines any more."""
+        limit_ends_at, rate_ends_at = self.due_at(offered_at, is_crowded)
+        if now < limit_ends_at:
             return False
-        is_measured = now - self._measured_at < RATE_VALID_S and self._answers_per_s > 0
+        is_measured = now < rate_ends_at and self._answers_per_s > 0
         return not is_measured or waiting / self._answers_per_s > DRAINS_SOON_S
 
     def due_at(self, offered_at: float, is_crowded: bool) -> tuple[float, float]:

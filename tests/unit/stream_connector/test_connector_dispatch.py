@@ -1,0 +1,342 @@
+"""Dispatch: the rules of delivery, one sentence each."""
+
+from __future__ import annotations
+
+import pytest
+
+from harmonicio.core.errors import RemoteProtocolError
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState
+from harmonicio.stream_connector.dispatch import GRACE_S, MASTER_PAUSE_S, SEEK_AFTER_S, Dispatch
+from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.wire.frames import Flag
+from harmonicio.wire.outcomes import DONE, STORED
+
+FAILED = Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", "bad"))
+FAILED_FOR_GOOD = Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", "bad", retryable=False))
+
+
+class Nobody:
+    """A delivery's owner that is never asked."""
+
+    def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
+        raise AssertionError("Nobody waits here.")
+
+
+class Bench:
+    """A dispatch, with the clock in the test's hand."""
+
+    def __init__(self, budget_bytes: int = 10**6, patience_s: float | None = None) -> None:
+        self.dispatch = Dispatch(budget_bytes, patience_s)
+        self.now = 100.0
+        self._offered = 0
+
+    def lane(self, *, is_backlog: bool = False, messages: int = 0, size: int = 10**6, limit: int = 10**9) -> Lane:
+        lane = Lane("master" if is_backlog else "engine", is_backlog=is_backlog, max_message_bytes=limit)
+        self.dispatch.lane_opened(lane, self.now)
+        if messages:
+            self.credit(lane, messages, size)
+        return lane
+
+    def credit(self, lane: Lane, messages: int, size: int = 10**6) -> list[Lane]:
+        self.dispatch.credit_received(lane, messages, size, self.now)
+        return self.dispatch.assign(self.now)
+
+    def offer(self, size: int = 1000) -> Parcel:
+        parcel = Parcel(Delivery(Nobody(), f"m-{self._offered}", size), None)
+        self._offered += 1
+        self.dispatch.offer(parcel, self.now)
+        self.dispatch.assign(self.now)
+        return parcel
+
+    def wait(self, seconds: float) -> list[Lane]:
+        self.now += seconds
+        return self.dispatch.assign(self.now)
+
+    def answer(self, lane: Lane, sequence: int, outcome: Outcome) -> None:
+        self.dispatch.outcomes_received(lane, sequence, sequence, outcome, self.now)
+        self.dispatch.assign(self.now)
+
+    def written(self, lane: Lane) -> list[Parcel]:
+        """Take what the connection writes."""
+        taken = list(lane.outbox)
+        lane.outbox.clear()
+        lane.begun += len(taken)
+        return taken
+
+
+# ── to engines ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_messages_wait_for_credit_and_go_in_the_order_in_which_they_were_offered() -> None:
+    bench = Bench()
+    engine = bench.lane()
+    parcels = [bench.offer() for _ in range(3)]
+    assert bench.dispatch.waiting == 3
+    assert bench.credit(engine, 2) == [engine]
+    assert bench.written(engine) == parcels[:2]
+    assert [each.delivery.state for each in parcels] == ["in_flight", "in_flight", "waiting"]
+
+
+def test_the_engine_with_the_least_to_do_is_next() -> None:
+    bench = Bench()
+    engines = [bench.lane(messages=10) for _ in range(3)]
+    for _ in range(6):
+        bench.offer()
+    assert [len(bench.written(engine)) for engine in engines] == [2, 2, 2]
+    bench.answer(engines[1], 0, DONE)
+    third = bench.offer()
+    assert bench.written(engines[1]) == [third]
+
+
+def test_a_message_beyond_the_credits_bytes_goes_alone() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=10, size=500)
+    first, second = bench.offer(400), bench.offer(5000)
+    assert bench.written(engine) == [first]
+    bench.answer(engine, 0, DONE)
+    assert bench.written(engine) == [second]
+
+
+def test_a_message_larger_than_the_stream_takes_is_rejected_without_being_sent() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=10, limit=100)
+    parcel = bench.offer(101)
+    (settled,) = bench.dispatch.take_settled()
+    assert settled.parcel is parcel
+    assert settled.outcome.reason is RejectReason.TOO_LARGE
+    assert not engine.outbox
+    assert bench.dispatch.used_bytes == 0
+
+
+def test_engines_are_wanted_when_the_window_is_full_for_more_than_a_moment() -> None:
+    bench = Bench()
+    bench.offer()
+    assert bench.dispatch.wants_engines(bench.now), "there is none at all"
+    bench.lane()
+    assert not bench.dispatch.wants_engines(bench.now)
+    assert bench.dispatch.next_due_s(bench.now) == pytest.approx(SEEK_AFTER_S)
+    assert bench.dispatch.wants_engines(bench.now + SEEK_AFTER_S)
+
+
+def test_a_draining_engine_gets_nothing_new() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=10)
+    bench.offer()
+    bench.dispatch.draining(engine)
+    bench.offer()
+    assert len(engine.in_flight) == 1
+    assert bench.dispatch.waiting == 1
+
+
+@pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
+def test_a_message_that_an_engine_could_not_take_goes_to_another(reason: RejectReason) -> None:
+    bench = Bench()
+    first = bench.lane(messages=1)
+    parcel = bench.offer()
+    second = bench.lane(messages=1)
+    bench.answer(first, 0, Outcome(OutcomeKind.REJECTED, reason=reason))
+    assert bench.written(second) == [parcel]
+    assert bench.dispatch.resent == 1
+    assert not parcel.is_for_master
+
+
+def test_an_id_conflict_is_final() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    bench.offer()
+    bench.answer(engine, 0, Outcome(OutcomeKind.REJECTED, reason=RejectReason.ID_CONFLICT))
+    assert len(bench.dispatch.take_settled()) == 1
+    assert bench.dispatch.waiting == 0
+
+
+def test_an_engine_that_is_silent_for_longer_than_a_handler_may_take_is_overdue() -> None:
+    bench = Bench()
+    bench.dispatch.handler_timeout_s = 5.0
+    engine = bench.lane(messages=2)
+    bench.offer()
+    bench.wait(5.0)
+    bench.offer()
+    assert bench.dispatch.overdue(bench.now + GRACE_S) == []
+    assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == [engine]
+    bench.answer(engine, 0, DONE)
+    assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == []
+
+
+# ── to the master ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_message_goes_to_the_backlog_only_after_its_patience() -> None:
+    bench = Bench(patience_s=2.0)
+    bench.lane()
+    master = bench.lane(is_backlog=True, messages=10)
+    parcel = bench.offer()
+    assert bench.wait(1.9) == []
+    assert bench.wait(0.1) == [master]
+    bench.answer(master, 0, STORED)
+    (settled,) = bench.dispatch.take_settled()
+    assert settled.parcel is parcel
+    assert settled.is_backlog
+
+
+def test_half_a_budget_that_waits_shortens_the_patience() -> None:
+    bench = Bench(budget_bytes=10_000, patience_s=2.0)
+    bench.lane()
+    master = bench.lane(is_backlog=True, messages=10)
+    first = bench.offer(4_000)
+    assert bench.wait(0.1) == []
+    bench.offer(4_000)
+    assert bench.written(master) == [first]
+    assert bench.dispatch.waiting == 1, "less than half waits now"
+
+
+def test_a_connection_to_the_backlog_is_wanted_only_when_something_goes_there() -> None:
+    bench = Bench(patience_s=2.0)
+    bench.lane()
+    bench.offer()
+    assert not bench.dispatch.wants_backlog(bench.now)
+    assert bench.dispatch.wants_backlog(bench.now + 2.0)
+    bench.lane(is_backlog=True)
+    assert not bench.dispatch.wants_backlog(bench.now + 2.0)
+
+
+def test_a_failed_message_goes_to_the_master_with_one_attempt_more() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=10)
+    parcel = bench.offer()
+    bench.answer(engine, 0, FAILED)
+    assert bench.dispatch.take_settled() == []
+    assert bench.dispatch.wants_backlog(bench.now), "without any patience"
+    master = bench.lane(is_backlog=True, messages=10)
+    assert bench.written(master) == [parcel]
+    assert (parcel.attempts, parcel.failure, parcel.flags) == (1, FAILED.failure, 0)
+
+
+def test_a_message_that_failed_for_good_is_dropped_only_when_the_master_has_it_as_a_dead_letter() -> None:
+    bench = Bench()
+    engine, master = bench.lane(messages=10), bench.lane(is_backlog=True, messages=10)
+    parcel = bench.offer()
+    bench.answer(engine, 0, FAILED_FOR_GOOD)
+    assert parcel.flags == Flag.DEAD
+    assert bench.dispatch.used_bytes == parcel.cost_bytes
+    bench.answer(master, 0, STORED)
+    assert bench.dispatch.used_bytes == 0
+
+
+def test_a_master_that_is_full_is_left_alone_for_a_while_and_engines_may_take_the_message() -> None:
+    bench = Bench(patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=10)
+    parcel = bench.offer()
+    bench.answer(master, 0, Outcome(OutcomeKind.REJECTED, reason=RejectReason.BACKLOG_FULL))
+    assert bench.dispatch.waiting == 1
+    assert bench.dispatch.next_due_s(bench.now + 0.1) == pytest.approx(MASTER_PAUSE_S - 0.1)
+    engine = bench.lane(messages=1)
+    assert bench.written(engine) == [parcel]
+
+
+def test_closing_makes_impatient() -> None:
+    bench = Bench(patience_s=60.0)
+    bench.lane()
+    master = bench.lane(is_backlog=True, messages=10)
+    bench.offer()
+    bench.dispatch.hurry()
+    assert bench.wait(0.05) == [master]
+
+
+# ── when connections end ─────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_what_an_engine_may_have_begun_goes_to_the_master_as_a_suspect_and_the_rest_goes_on() -> None:
+    bench = Bench()
+    first = bench.lane(messages=10)
+    begun, unsent = bench.offer(), bench.offer()
+    first.outbox.popleft()
+    first.begun = 1
+    bench.dispatch.lane_closed(first, bench.now)
+    second, master = bench.lane(messages=10), bench.lane(is_backlog=True, messages=10)
+    assert bench.written(second) == [unsent]
+    assert bench.written(master) == [begun]
+    assert (begun.flags, unsent.flags) == (Flag.SUSPECT, 0)
+    assert bench.dispatch.resent == 1
+
+
+def test_what_the_master_may_have_stored_is_sent_to_the_master_again() -> None:
+    bench = Bench(patience_s=0.0)
+    first = bench.lane(is_backlog=True, messages=10)
+    parcel = bench.offer()
+    bench.written(first)
+    bench.dispatch.lane_closed(first, bench.now)
+    engine = bench.lane(messages=10)
+    second = bench.lane(is_backlog=True, messages=10)
+    bench.wait(1.0)
+    assert not engine.outbox
+    assert bench.written(second) == [parcel]
+    assert parcel.flags == 0
+
+
+def test_order_is_kept_when_messages_come_back() -> None:
+    bench = Bench()
+    first = bench.lane(messages=3)
+    parcels = [bench.offer() for _ in range(5)]
+    bench.dispatch.lane_closed(first, bench.now)
+    second = bench.lane(messages=5)
+    bench.credit(second, 5)
+    assert bench.written(second) == parcels
+
+
+def test_a_message_that_cannot_be_read_any_more_is_rejected() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    parcel = bench.offer()
+    bench.written(engine)
+    parcel.trouble = "The file became shorter."
+    bench.dispatch.lane_closed(engine, bench.now)
+    (settled,) = bench.dispatch.take_settled()
+    assert settled.outcome == Outcome(
+        OutcomeKind.REJECTED, reason=RejectReason.STORAGE, text="The file became shorter."
+    )
+
+
+def test_answering_twice_breaks_the_protocol_and_loses_nothing() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=10)
+    for _ in range(4):
+        bench.offer()
+    bench.answer(engine, 2, DONE)
+    with pytest.raises(RemoteProtocolError):
+        bench.dispatch.outcomes_received(engine, 0, 2, DONE, bench.now)
+    assert len(bench.dispatch.take_settled()) == 3
+    bench.dispatch.lane_closed(engine, bench.now)
+    assert bench.dispatch.waiting == 1
+
+
+def test_withdrawing_names_everything_that_is_not_safe() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=2)
+    parcels = [bench.offer() for _ in range(4)]
+    bench.answer(engine, 1, DONE)
+    withdrawn = bench.dispatch.withdraw_all()
+    assert {id(each) for each in withdrawn} == {id(parcels[at]) for at in (0, 2, 3)}
+    assert bench.dispatch.used_bytes == bench.dispatch.waiting_bytes == 0
+
+
+# ── the budget ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_the_budget_counts_headers_and_at_least_512_bytes_and_admits_one_message_of_any_size() -> None:
+    bench = Bench(budget_bytes=1024)
+    assert bench.dispatch.has_room(5_000)
+    bench.offer(0)
+    assert bench.dispatch.used_bytes == 512
+    assert bench.dispatch.has_room(512)
+    assert not bench.dispatch.has_room(513)
+    assert Parcel(Delivery(Nobody(), "m", 600), None, section=bytes(400)).cost_bytes == 1000
+
+
+def test_a_safe_message_gives_its_room_back() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    parcel = bench.offer(5000)
+    bench.answer(engine, 0, DONE)
+    assert bench.dispatch.used_bytes == 0
+    assert parcel.delivery.state is DeliveryState.IN_FLIGHT, "the connector says what it became"
