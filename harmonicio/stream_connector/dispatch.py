@@ -22,13 +22,14 @@ holds what is to be written next on its connection.
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from dataclasses import dataclass
 
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import DeliveryState
-from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
 from harmonicio.wire.frames import Flag
 
@@ -116,13 +117,13 @@ class Dispatch:
         return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
-        """Engines that have not answered a message in the time that a handler may take."""
+        """Engines that have not answered anything in the time that a handler may take.
+
+        The time starts when the oldest message has left, or at the last answer if that came later: what the engine
+        holds in advance waits for what it works on.
+        """
         limit_s = self.handler_timeout_s + GRACE_S
-        return [
-            lane
-            for lane in self._engines
-            if lane.in_flight and now - next(iter(lane.in_flight.values())).sent_at > limit_s
-        ]
+        return [lane for lane in self._engines if now > lane.works_since + limit_s]
 
     def next_due_s(self, now: float) -> float | None:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
@@ -167,7 +168,7 @@ class Dispatch:
             RemoteProtocolError: they answer what is not in flight on this lane.
         """
         lane.credit.outcomes_received(first, last)
-        lane.active_at = now
+        lane.active_at = lane.answered_at = now
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
@@ -272,6 +273,8 @@ class Dispatch:
         lane.in_flight[sequence] = parcel
         lane.outbox.append(parcel)
         lane.active_at = parcel.sent_at = now
+        if parcel.size_bytes >= LARGE_BYTES:
+            parcel.sent_at = math.inf
         parcel.delivery.state = _IN_FLIGHT
         if lane not in touched:
             touched.append(lane)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -11,6 +12,8 @@ from harmonicio.wire.credit import SenderCredit
 
 #: What a message costs of the byte budget at least: its own bookkeeping.
 MIN_COST_BYTES = 512
+#: Of a message of this size it is noted when its last byte has left, because that takes a while.
+LARGE_BYTES = 1024**2
 
 
 class Parcel:
@@ -21,6 +24,7 @@ class Parcel:
         section: Header section: metadata, and the id where it is a text.
         failure: Why an engine did not finish it.
         is_for_master: Whether only the master may have it now.
+        sent_at: When it was given to a connection; of a large message, when it had left, and infinity before.
         trouble: Why it cannot be sent at all, once that is known.
     """
 
@@ -65,6 +69,7 @@ class Lane:
     Attributes:
         begun: How many messages its connection has begun to write; those were perhaps seen on the other side.
         active_at: When it last took or answered a message.
+        answered_at: When it last answered one.
     """
 
     def __init__(self, name: str, *, is_backlog: bool, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
@@ -76,7 +81,7 @@ class Lane:
         self.outbox: deque[Parcel] = deque()
         self.begun = 0
         self.is_draining = False
-        self.active_at = 0.0
+        self.active_at = self.answered_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}{', draining' if self.is_draining else ''}: {self.credit!r}>"
@@ -84,3 +89,9 @@ class Lane:
     @property
     def is_idle(self) -> bool:
         return not self.in_flight
+
+    @property
+    def works_since(self) -> float:
+        """Since when the receiver has had something to answer, without an answer."""
+        oldest = next(iter(self.in_flight.values()), None)
+        return math.inf if oldest is None else max(oldest.sent_at, self.answered_at)

@@ -17,7 +17,7 @@ from collections import deque
 from enum import Enum
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
-from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.sources import FileSource, Payload
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
@@ -31,8 +31,6 @@ BATCH_BYTES = 256 * 1024
 JOINED_BYTES = 16 * 1024
 #: Of a file as much is in memory at a time.
 PIECE_BYTES = 1024**2
-#: Of a larger message it is noted when its last byte has left, because that takes a while.
-LARGE_BYTES = 1024**2
 #: So much is written in one go; then others have their turn.
 FLUSH_BYTES = 16 * 1024**2
 _DISCARD_READS = 16

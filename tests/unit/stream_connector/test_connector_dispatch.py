@@ -163,6 +163,29 @@ def test_an_engine_that_is_silent_for_longer_than_a_handler_may_take_is_overdue(
     assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == []
 
 
+def test_a_healthy_engine_is_not_given_up_for_what_it_holds_behind_a_long_message() -> None:
+    bench = Bench()
+    bench.dispatch.handler_timeout_s = 5.0
+    engine = bench.lane(messages=2)
+    bench.offer()
+    bench.offer()
+    bench.wait(5.0)
+    bench.answer(engine, 0, DONE)
+    assert bench.dispatch.overdue(bench.now + 5.0) == [], "the second one has been worked on only since then"
+    assert bench.dispatch.overdue(bench.now + 5.0 + GRACE_S + 0.1) == [engine]
+
+
+def test_an_engine_is_not_given_up_while_a_large_message_is_still_being_sent() -> None:
+    bench = Bench()
+    bench.dispatch.handler_timeout_s = 5.0
+    engine = bench.lane(messages=2)
+    large = bench.offer(50_000_000)
+    assert bench.dispatch.overdue(bench.now + 10_000) == []
+    large.sent_at = bench.now + 1_000  # As the connection says when the last byte has left.
+    assert bench.dispatch.overdue(bench.now + 1_005) == []
+    assert bench.dispatch.overdue(bench.now + 1_005 + GRACE_S + 0.1) == [engine]
+
+
 # ── to the master ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
