@@ -3,6 +3,7 @@
     offer ──► waiting ──credit of an engine──► in flight at an engine ──► done
                  │  ▲                               │    │
                  │  └── rejected, not final ────────┘    │ failed, or its connection broke
+                 │      (the second time: after a pause) │
                  │ patience over                         ▼
                  └─────────────────────────────► for the master ──credit──► in flight there ──► stored
 
@@ -13,6 +14,7 @@ Rules (sections 1a.1 to 1a.3, 1a.7 and 1a.15 of the design):
   while the engines take everything that waits within half a second (decision 4).
 - What an engine failed, or may have begun when its connection broke, goes to the master only; so does what the master
   may have stored already. What never left goes on as if nothing had happened.
+- A message that is rejected again and again is held back a while before it is sent again, others are not.
 - An engine that does not answer a message in time is given up.
 - Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
 
@@ -22,8 +24,11 @@ holds what is to be written next on its connection.
 
 from __future__ import annotations
 
+import heapq
 import math
+import random
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harmonicio.core.errors import RemoteProtocolError
@@ -35,6 +40,8 @@ from harmonicio.wire.frames import Flag
 
 #: The window of an engine is full for a moment all the time; another engine is asked for when it lasts longer.
 SEEK_AFTER_S = 0.01
+#: How long a message is held back after its second rejection and, doubled each time, at most.
+HOLD_FIRST_S, HOLD_MAX_S = 0.05, 5.0
 #: How long the master is left alone after it could not take a message.
 MASTER_PAUSE_S = 0.5
 #: The default time-out of a stream, and what is granted beyond it before an engine is given up.
@@ -60,14 +67,19 @@ class Dispatch:
         budget_bytes: What may be unsafe at the same time; when half of it waits, patience is 50 ms at most.
         patience_s: How long a message waits for an engine; None measures: the larger of 50 ms and twice the interval
             between credits.
+        jitter: Draws from 0 to 1, so that pauses differ.
     """
 
-    def __init__(self, budget_bytes: int, patience_s: float | None = None) -> None:
+    def __init__(
+        self, budget_bytes: int, patience_s: float | None = None, jitter: Callable[[], float] = random.random
+    ) -> None:
         self.budget_bytes = budget_bytes
         self.handler_timeout_s = HANDLER_TIMEOUT_S
         self._patience = Patience(patience_s)
+        self._jitter = jitter
         self._waiting: deque[Parcel] = deque()
         self._for_master: deque[Parcel] = deque()
+        self._held_back: list[tuple[float, int, Parcel]] = []  # A heap by time; the number keeps parcels uncompared.
         self._master_pauses_until = 0.0
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
@@ -83,8 +95,8 @@ class Dispatch:
 
     @property
     def waiting(self) -> int:
-        """Messages that no receiver has credit for yet."""
-        return len(self._waiting) + len(self._for_master)
+        """Messages that are not under way."""
+        return len(self._waiting) + len(self._for_master) + len(self._held_back)
 
     @property
     def engines(self) -> tuple[Lane, ...]:
@@ -131,8 +143,10 @@ class Dispatch:
         if self._waiting:
             offered_at = self._waiting[0].offered_at
             due_at = [offered_at + SEEK_AFTER_S, *self._patience.due_at(offered_at, self._is_crowded)]
-        if self.waiting:
+        if self._waiting or self._for_master:
             due_at.append(self._master_pauses_until)
+        if self._held_back:
+            due_at.append(self._held_back[0][0])
         return min((at - now for at in due_at if at > now), default=None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -210,13 +224,14 @@ class Dispatch:
 
     def withdraw_all(self) -> list[Parcel]:
         """Give up everything that is not safe; the connector closes."""
-        parcels = [*self._waiting, *self._for_master]
+        parcels = [*self._waiting, *self._for_master, *(parcel for _, _, parcel in self._held_back)]
         for lane in (*self._engines, *([self._backlog] if self._backlog else [])):
             parcels += lane.in_flight.values()
             lane.in_flight.clear()
             lane.outbox.clear()
         self._waiting.clear()
         self._for_master.clear()
+        self._held_back.clear()
         self.used_bytes = self.waiting_bytes = 0
         return parcels
 
@@ -230,6 +245,8 @@ class Dispatch:
     def assign(self, now: float) -> list[Lane]:
         """Give what waits to whoever has credit; return the lanes whose outbox has grown."""
         touched: list[Lane] = []
+        while self._held_back and self._held_back[0][0] <= now:
+            self._line_up(heapq.heappop(self._held_back)[2])
         while self._for_master and (lane := self._able_master(self._for_master[0], now)) is not None:
             self._send(lane, self._for_master.popleft(), now, touched)
         while self._waiting:
@@ -289,12 +306,22 @@ class Dispatch:
         if outcome.kind is not OutcomeKind.REJECTED or (outcome.reason is not None and outcome.reason.is_final):
             return True
         self.resent += 1
+        not_before: float | None = None
         if outcome.reason is RejectReason.DRAINING:
             lane.is_draining = True
         elif lane.is_backlog and outcome.reason is not RejectReason.CHECKSUM:
             self._master_pauses_until = now + MASTER_PAUSE_S
-        self._return(parcel)
+        else:
+            parcel.rejections += 1
+            not_before = now + self._hold_s(parcel.rejections)
+        self._return(parcel, not_before)
         return False
+
+    def _hold_s(self, rejections: int) -> float:
+        """Somebody else may take it at the second try; what is refused again has time."""
+        if rejections < 2:
+            return 0.0
+        return min(HOLD_MAX_S, HOLD_FIRST_S * 2.0 ** min(rejections - 2, 10)) * (0.5 + self._jitter() / 2)
 
     def _failed(self, parcel: Parcel, failure: Failure | None) -> None:
         parcel.attempts += 1
@@ -304,9 +331,15 @@ class Dispatch:
             parcel.flags |= _DEAD
         self._return(parcel)
 
-    def _return(self, parcel: Parcel) -> None:
+    def _return(self, parcel: Parcel, not_before: float | None = None) -> None:
         self.waiting_bytes += parcel.cost_bytes
         parcel.delivery.state = _WAITING
+        if not_before is None:
+            self._line_up(parcel)
+        else:
+            heapq.heappush(self._held_back, (not_before, self.resent, parcel))
+
+    def _line_up(self, parcel: Parcel) -> None:
         (self._for_master if parcel.is_for_master else self._waiting).appendleft(parcel)
 
     def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:

@@ -25,6 +25,7 @@ class Parcel:
         failure: Why an engine did not finish it.
         is_for_master: Whether only the master may have it now.
         sent_at: When it was given to a connection; of a large message, when it had left, and infinity before.
+        rejections: How often a receiver did not take it, and others, or the same later, may.
         trouble: Why it cannot be sent at all, once that is known.
     """
 
@@ -38,6 +39,7 @@ class Parcel:
         "offered_at",
         "payload",
         "priority",
+        "rejections",
         "section",
         "sent_at",
         "size_bytes",
@@ -52,7 +54,7 @@ class Parcel:
         self.size_bytes = delivery.size_bytes
         self.cost_bytes = max(delivery.size_bytes + len(section), MIN_COST_BYTES)
         self.flags = 0
-        self.attempts = 0
+        self.attempts = self.rejections = 0
         self.failure: Failure | None = None
         self.is_for_master = False
         self.offered_at = 0.0

@@ -55,7 +55,7 @@ class TinyNetwork(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self.now = 1_000.0
-        self.dispatch = Dispatch(BUDGET_BYTES)
+        self.dispatch = Dispatch(BUDGET_BYTES, jitter=lambda: 0.5)
         self.engines: list[Receiver] = []
         self.master: Receiver | None = None
         self.offered: list[Parcel] = []

@@ -7,7 +7,14 @@ import pytest
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
-from harmonicio.stream_connector.dispatch import GRACE_S, MASTER_PAUSE_S, SEEK_AFTER_S, Dispatch
+from harmonicio.stream_connector.dispatch import (
+    GRACE_S,
+    HOLD_FIRST_S,
+    HOLD_MAX_S,
+    MASTER_PAUSE_S,
+    SEEK_AFTER_S,
+    Dispatch,
+)
 from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.outcomes import DONE, STORED
@@ -27,7 +34,7 @@ class Bench:
     """A dispatch, with the clock in the test's hand."""
 
     def __init__(self, budget_bytes: int = 10**6, patience_s: float | None = None) -> None:
-        self.dispatch = Dispatch(budget_bytes, patience_s)
+        self.dispatch = Dispatch(budget_bytes, patience_s, jitter=lambda: 1.0)
         self.now = 100.0
         self._offered = 0
 
@@ -139,6 +146,43 @@ def test_a_message_that_an_engine_could_not_take_goes_to_another(reason: RejectR
     assert bench.written(second) == [parcel]
     assert bench.dispatch.resent == 1
     assert not parcel.is_for_master
+
+
+@pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
+def test_a_message_that_is_rejected_again_and_again_is_held_back_longer_each_time(reason: RejectReason) -> None:
+    bench = Bench(patience_s=60.0)
+    engine = bench.lane(messages=100)
+    parcel = bench.offer()
+    pauses = []
+    for sequence in range(12):
+        assert bench.written(engine) == [parcel]
+        bench.answer(engine, sequence, Outcome(OutcomeKind.REJECTED, reason=reason))
+        if not engine.outbox:
+            assert bench.dispatch.waiting == 1
+            pause_s = bench.dispatch.next_due_s(bench.now)
+            assert pause_s is not None
+            pauses.append(pause_s)
+            bench.wait(pause_s)
+    assert pauses[0] == pytest.approx(HOLD_FIRST_S), "the second time: another receiver had its try"
+    assert pauses == sorted(pauses)
+    assert pauses[-1] == pytest.approx(HOLD_MAX_S)
+    bench.written(engine)
+    bench.answer(engine, 12, DONE)
+    assert [settled.parcel for settled in bench.dispatch.take_settled()] == [parcel]
+    assert bench.dispatch.used_bytes == bench.dispatch.waiting_bytes == 0
+
+
+def test_a_message_that_is_held_back_delays_no_other_and_is_not_forgotten_when_the_connector_closes() -> None:
+    bench = Bench(patience_s=60.0)
+    engine = bench.lane(messages=100)
+    bad = bench.offer()
+    for sequence in range(2):
+        bench.written(engine)
+        bench.answer(engine, sequence, Outcome(OutcomeKind.REJECTED, reason=RejectReason.CHECKSUM))
+    good = bench.offer()
+    assert bench.written(engine) == [good]
+    assert set(map(id, bench.dispatch.withdraw_all())) == {id(bad), id(good)}
+    assert bench.dispatch.waiting == 0
 
 
 def test_an_id_conflict_is_final() -> None:
