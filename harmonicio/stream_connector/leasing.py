@@ -1,6 +1,6 @@
 """The connector's control thread: asks the master for leases, opens connections, renews, gives back.
 
-It does everything that may wait for others: REST requests, dialling, greeting. While the master is away, live
+It does everything that may wait for the master, and has connections dialled. While the master is away, live
 connections go on and this thread tries again with growing pauses; when nothing at all can be reached for some seconds,
 a warning names the address.
 
@@ -16,37 +16,34 @@ import math
 import random
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from harmonicio import __version__
 from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
-from harmonicio.core.errors import HarmonicIOError, NotAllowed, NotFound, Unavailable
-from harmonicio.core.lease import LEASE_TERM_S, Address
-from harmonicio.core.message import MAX_MESSAGE_BYTES
+from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound, Unavailable
+from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
-from harmonicio.stream_connector.lanes import Lane
+from harmonicio.stream_connector.dialling import Dialling
 from harmonicio.stream_connector.peers import Peer
-from harmonicio.transport import tcp
-from harmonicio.transport.link import Link
-from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
 _log = logging.getLogger(__name__)
 
-Answer = TypeVar("Answer")
-
-DIAL_WITHIN_S = 5.0
 LEASES_PER_REQUEST = 16
+#: How long the start waits for the first connection, so that nothing goes to the backlog meanwhile.
+FIRST_WITHIN_S = 0.5
+#: The backlog among the connections that are dialled; the others are named by their leases.
+BACKLOG = "backlog"
 RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 #: The pause between two requests, even if the master says that there is more to have.
 ASK_EVERY_S = 0.05
 LOOK_EVERY_S = 1.0
 WARN_AFTER_S = 5.0
-#: A request that runs when the connector closes may take its time, but not the caller's.
-CLOSE_WITHIN_S = 1.0
+#: After that, a connector that closes gives no leases back any more: the master does not answer.
+RELEASE_WITHIN_S = 1.0
 
 
 class LeaseClient(Protocol):
@@ -93,7 +90,6 @@ class Leasing:
     ) -> None:
         self._owner = owner
         self._client = client
-        self._checksum_mode = checksum_mode
         self._hello = Hello(
             Role.CONNECTOR, stream=stream, source=source, software=f"harmonicio {__version__}", versions=(VERSION,)
         )
@@ -103,6 +99,8 @@ class Leasing:
         self._access: BacklogAccess | None = None
         self._term_s = LEASE_TERM_S
         self._held: dict[str, Peer] = {}
+        self._opening: dict[str, Lease] = {}
+        self._dialling = Dialling(source, checksum_mode, self.kick)
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False
@@ -122,6 +120,8 @@ class Leasing:
             NotAllowed, NotFound: the master does not let this source send to this stream.
         """
         self._ask(is_first=True)
+        self._dialling.wait_for_one(FIRST_WITHIN_S)
+        self._take_connections()
         self._thread.start()
 
     def kick(self) -> None:
@@ -131,14 +131,16 @@ class Leasing:
             self._changed.notify()
 
     def close(self) -> None:
-        """End the thread, which gives all leases back."""
+        """Give all leases back and end all threads; a request that runs is waited for."""
         with self._changed:
             self._is_closing = True
             self._changed.notify()
         if self._thread.ident is None:
-            self._client.close()
+            self._finish()
         else:
-            self._thread.join(CLOSE_WITHIN_S)
+            self._thread.join(RELEASE_WITHIN_S)
+            self._client.close()  # It answers no further question of a thread that is still there.
+            self._thread.join()
 
     # ── the thread ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,29 +155,38 @@ class Leasing:
             with self._changed:
                 self._changed.wait_for(lambda: self._is_kicked or self._is_closing, pause_s)
                 self._is_kicked = False
-        self._release(self._held)
+        self._finish()
+
+    def _finish(self) -> None:
+        self._dialling.close()
+        self._release([*self._held, *self._opening])
         self._client.close()
 
     def _pause_s(self, now: float) -> float:
         due = [now + LOOK_EVERY_S, self._renew_at]
         if self._wants_leases():
             due.append(self._ask_at)
-        if self._owner.wants_backlog():
+        if self._wants_backlog():
             due.append(self._ask_at if self._access is None else self._dial_at)
         return max(0.001, min(due) - now)
 
     def _step(self, now: float) -> None:
+        self._take_connections()
         self._release([lease for lease, peer in self._held.items() if peer.is_ended])
         self._connected = {engine: peer for engine, peer in self._connected.items() if not peer.is_ended}
-        if now >= self._ask_at and (self._wants_leases() or (self._access is None and self._owner.wants_backlog())):
+        if now >= self._ask_at and (self._wants_leases() or (self._access is None and self._wants_backlog())):
             self._ask()
-        if self._access is not None and now >= self._dial_at and self._owner.wants_backlog():
-            self._open_backlog(self._access)
+        if self._access is not None and now >= self._dial_at and self._wants_backlog():
+            hello = replace(self._hello, ticket=self._access.ticket)
+            self._dialling.begin(BACKLOG, self._access.address, hello)
         if now >= self._renew_at:
             self._renew()
 
     def _wants_leases(self) -> bool:
         return self._is_short or self._owner.wants_engines()
+
+    def _wants_backlog(self) -> bool:
+        return BACKLOG not in self._dialling and self._owner.wants_backlog()
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,9 +207,9 @@ class Leasing:
             return
         self._trouble.over()
         self._access, self._is_short = grant.backlog, False
-        opened = [self._open_engine(lease) for lease in grant.leases]
-        pause_s = max(grant.retry_after_s, ASK_EVERY_S if all(opened) else RETRY_FIRST_S)
-        self._ask_at = time.monotonic() + pause_s
+        self._ask_at = time.monotonic() + max(grant.retry_after_s, ASK_EVERY_S)
+        for lease in grant.leases:
+            self._open_engine(lease)
         if grant.leases:
             self._term_s = grant.leases[0].term_s
             self._renew_at = min(self._renew_at, time.monotonic() + self._term_s / 3)
@@ -210,75 +221,67 @@ class Leasing:
         if not self._held:
             return
         held = LeaseList(self._hello.source, tuple(self._held))
-        renewal = self._attempt(lambda: self._client.renew_leases(held))
-        for lease in renewal.ended if renewal is not None else ():
+        try:
+            ended = self._client.renew_leases(held).ended
+        except (NotFound, Conflict):
+            ended = held.leases
+        except HarmonicIOError as error:
+            _log.info("%s", error)
+            return
+        for lease in ended:
             # Its connection goes on; new leases are asked for so that the master knows of it after a restart.
-            if not self._held.pop(lease).lane.is_draining:
+            peer = self._held.pop(lease, None)
+            if peer is not None and not peer.lane.is_draining:
                 self._is_short = True
 
     def _release(self, leases: Iterable[str]) -> None:
         released = tuple(leases)
         for lease in released:
-            del self._held[lease]
-        if released:
-            self._attempt(lambda: self._client.release_leases(LeaseList(self._hello.source, released)))
+            self._held.pop(lease, None)
+        if not released:
+            return
+        try:
+            self._client.release_leases(LeaseList(self._hello.source, released))
+        except HarmonicIOError as error:
+            _log.info("%s", error)  # It ends with its term.
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _open_engine(self, lease: Lease) -> bool:
-        """Connect to an engine; return whether that went well, or was not needed."""
-        peer: Peer | None = self._connected.get(lease.engine)
-        if peer is None or peer.is_ended:
-            hello = replace(self._hello, ticket=lease.ticket, engine=lease.engine)
-            peer = self._attempt(lambda: self._dial(lease.address, hello, f"Engine {lease.engine}"))
-            if peer is not None:
-                self._connected[lease.engine] = peer
-                self._owner.open_peer(peer)
-        if peer is not None:
+    def _open_engine(self, lease: Lease) -> None:
+        """Use the connection to this engine that there is, or have one dialled."""
+        peer = self._connected.get(lease.engine)
+        if peer is not None and not peer.is_ended:
             self._held[lease.lease] = peer
-            return True
-        self._attempt(lambda: self._client.release_leases(LeaseList(self._hello.source, (lease.lease,))))
-        return False
-
-    def _open_backlog(self, access: BacklogAccess) -> None:
-        try:
-            peer = self._dial(access.address, replace(self._hello, ticket=access.ticket), "The backlog")
-        except HarmonicIOError as error:
-            self._access = None  # The ticket may be too old, or the master at another port: the next grant tells.
-            self._dial_at = time.monotonic() + (
-                RETRY_FIRST_S if isinstance(error, NotAllowed) else self._trouble.pause_s(error)
-            )
         else:
+            self._dialling.begin(
+                lease.lease, lease.address, replace(self._hello, ticket=lease.ticket, engine=lease.engine)
+            )
+            self._opening[lease.lease] = lease
+
+    def _take_connections(self) -> None:
+        """Use what has been dialled; give the lease back where that did not work."""
+        for key, outcome in self._dialling.take().items():
+            if key == BACKLOG:
+                self._backlog_dialled(outcome)
+                continue
+            lease = self._opening.pop(key)
+            if isinstance(outcome, Peer):
+                self._held[key] = self._connected[lease.engine] = outcome
+                self._owner.open_peer(outcome)
+            else:
+                _log.info("%s", outcome)
+                self._ask_at = max(self._ask_at, time.monotonic() + RETRY_FIRST_S)
+                self._release([key])
+
+    def _backlog_dialled(self, outcome: Peer | HarmonicIOError) -> None:
+        if isinstance(outcome, Peer):
             self._trouble.over()
             self._dial_at = time.monotonic() + RETRY_FIRST_S
-            self._owner.open_peer(peer)
-
-    def _dial(self, address: Address, hello: Hello, name: str) -> Peer:
-        is_local = address.host in ("localhost", "::1") or address.host.startswith("127.")
-        is_checked = self._checksum_mode is ChecksumMode.ALWAYS or (
-            self._checksum_mode is ChecksumMode.AUTO and not is_local
-        )
-        link = Link(tcp.dial(address, timeout_s=DIAL_WITHIN_S), Role.CONNECTOR)
-        try:
-            answer = link.greet(replace(hello, checksums=checksum.SUPPORTED if is_checked else ()))
-        except BaseException:
-            link.close()
-            raise
-        largest = answer.max_message_bytes or MAX_MESSAGE_BYTES
-        chosen = answer.checksums[0] if answer.checksums else ""
-        return Peer(
-            link,
-            Lane(f"{name} at {address}", is_backlog=not hello.engine, max_message_bytes=largest),
-            checksum_flag=int(checksum.FLAG_OF[chosen]) if is_checked and chosen in checksum.SUPPORTED else 0,
-        )
-
-    def _attempt(self, action: Callable[[], Answer]) -> Answer | None:
-        """Do what is not essential; what goes wrong is noted."""
-        try:
-            return action()
-        except HarmonicIOError as error:
-            _log.info("%s", error)
-            return None
+            self._owner.open_peer(outcome)
+            return
+        self._access = None  # The ticket may be too old, or the master at another port: the next grant tells.
+        pause_s = RETRY_FIRST_S if isinstance(outcome, NotAllowed) else self._trouble.pause_s(outcome)
+        self._dial_at = time.monotonic() + pause_s
 
 
 class _Trouble:

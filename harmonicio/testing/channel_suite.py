@@ -17,7 +17,19 @@ from typing import Any
 
 import pytest
 
-from harmonicio.core.errors import ConnectionEnded, InvalidInput, NotAllowed
+from harmonicio.core.errors import (
+    BacklogFull,
+    Conflict,
+    ConnectionEnded,
+    EngineUnavailable,
+    HarmonicIOError,
+    InvalidInput,
+    NotAllowed,
+    NotFound,
+    RemoteProtocolError,
+    StorageError,
+    Unavailable,
+)
 from harmonicio.transport.channel import Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, message_prefix
@@ -242,11 +254,31 @@ class ChannelSuite(ABC):
         with pytest.raises(ConnectionEnded):
             sending.result(SEVERAL_SECONDS)
 
-    def test_a_refusal_names_its_reason(self, ends: tuple[Channel, Channel]) -> None:
+    @pytest.mark.parametrize(
+        ("code", "kind"),
+        [
+            ("not_allowed", NotAllowed),
+            ("not_found", NotFound),
+            ("invalid_input", InvalidInput),
+            ("conflict", Conflict),
+            ("unavailable", Unavailable),
+            ("engine_unavailable", EngineUnavailable),
+            ("backlog_full", BacklogFull),
+            ("storage", StorageError),
+            ("protocol", RemoteProtocolError),
+            ("error", ConnectionEnded),
+            ("idle", ConnectionEnded),
+            ("", ConnectionEnded),
+        ],
+    )
+    def test_a_refusal_names_its_reason(
+        self, ends: tuple[Channel, Channel], code: str, kind: type[HarmonicIOError]
+    ) -> None:
         dialler, listener = Link(ends[0], Role.CONNECTOR), Link(ends[1])
-        listener.say_goodbye("not_allowed", "The ticket has expired.", "Ask for a new one.")
-        with pytest.raises(NotAllowed, match="The ticket has expired") as caught:
+        listener.say_goodbye(code, "The ticket has expired.", "Ask for a new one.")
+        with pytest.raises(HarmonicIOError, match="The ticket has expired") as caught:
             dialler.greet(Hello(Role.CONNECTOR), within_s=5)
+        assert type(caught.value) is kind
         assert caught.value.hint == "Ask for a new one."
 
     def test_a_listener_that_says_nothing_is_given_up(self, ends: tuple[Channel, Channel]) -> None:

@@ -10,7 +10,20 @@ import threading
 import time
 from collections.abc import Callable
 
-from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotAllowed, RemoteProtocolError
+from harmonicio.core.errors import (
+    BacklogFull,
+    Conflict,
+    ConnectionEnded,
+    EngineUnavailable,
+    HarmonicIOError,
+    InvalidInput,
+    MasterUnavailable,
+    NotAllowed,
+    NotFound,
+    RemoteProtocolError,
+    StorageError,
+    Unavailable,
+)
 from harmonicio.transport.channel import Buffer, Channel
 from harmonicio.wire.connection import Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
@@ -126,18 +139,23 @@ class Link:
 
     # ── greeting ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def greet(self, hello: Hello, *, within_s: float = GREETING_WITHIN_S) -> Hello:
+    def greet(
+        self, hello: Hello, *, within_s: float = GREETING_WITHIN_S, is_wanted: Callable[[], bool] = lambda: True
+    ) -> Hello:
         """Introduce this end to the listener that it dialled and return the listener's HELLO.
 
         When this fails, the link is of no further use, but still the caller's to close.
 
+        Args:
+            is_wanted: Asked now and then; False gives up.
+
         Raises:
-            NotAllowed: the listener refused, with its reason.
+            HarmonicIOError: the listener refused, with its reason; the kind that its GOODBYE names.
             ConnectionEnded: it did not answer.
         """
         self.send(self.connection.hello(hello))
         deadline = time.monotonic() + within_s
-        while time.monotonic() < deadline:
+        while time.monotonic() < deadline and is_wanted():
             event = self.next_event()
             if isinstance(event, Hello):
                 return event
@@ -166,8 +184,24 @@ class Link:
 
 def _refusal(goodbye: Goodbye, peer: str) -> HarmonicIOError:
     text = f"{peer} refused the connection: {goodbye.text or goodbye.code or 'no reason given'}"
-    if goodbye.code == "not_allowed":
-        return NotAllowed(text, hint=goodbye.hint)
-    if goodbye.code == "protocol":
-        return RemoteProtocolError(text, hint=goodbye.hint)
-    return ConnectionEnded(text, hint=goodbye.hint)
+    return _KINDS.get(goodbye.code, ConnectionEnded)(text, hint=goodbye.hint)
+
+
+#: What the codes stand for that a port, the master or an engine says; whatever else it is, the connection has ended.
+_KINDS: dict[str, type[HarmonicIOError]] = {
+    "protocol": RemoteProtocolError,
+    **{
+        kind.code: kind
+        for kind in (
+            InvalidInput,
+            NotAllowed,
+            NotFound,
+            Conflict,
+            Unavailable,
+            MasterUnavailable,
+            EngineUnavailable,
+            BacklogFull,
+            StorageError,
+        )
+    },
+}

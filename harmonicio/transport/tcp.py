@@ -2,26 +2,77 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import select
 import socket
+import time
+from collections.abc import Callable
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.transport.channel import SLOW_AFTER_S, USER_TIMEOUT_MS, Channel
 
+#: How often who dials looks whether the connection is still wanted.
+DIAL_SLICE_S = 0.05
 
-def dial(address: Address, *, timeout_s: float, slow_after_s: float = SLOW_AFTER_S) -> Channel:
+
+def dial(
+    address: Address,
+    *,
+    timeout_s: float,
+    slow_after_s: float = SLOW_AFTER_S,
+    is_wanted: Callable[[], bool] = lambda: True,
+) -> Channel:
     """Connect to a data port.
+
+    Args:
+        is_wanted: Asked now and then; False gives up.
 
     Raises:
         ConnectionEnded: nobody answers there; names the address.
     """
     try:
-        sock = socket.create_connection((address.host, address.port), timeout=timeout_s)
+        sock = _connect(address, time.monotonic() + timeout_s, is_wanted)
         return _channel(sock, str(address), slow_after_s)
     except (OSError, ValueError, OverflowError) as error:  # The latter two: no such host name or port can exist.
         raise ConnectionEnded(
             f"No data connection to {address}: {getattr(error, 'strerror', None) or error}."
         ) from None
+
+
+def _connect(address: Address, deadline: float, is_wanted: Callable[[], bool]) -> socket.socket:
+    """Try what the host's name stands for, one after another; return a connected socket."""
+    failure = OSError("the host name stands for no address")
+    for family, kind, protocol, _, place in socket.getaddrinfo(address.host, address.port, type=socket.SOCK_STREAM):
+        sock = socket.socket(family, kind, protocol)
+        try:
+            _connect_socket(sock, place, deadline, is_wanted)
+        except OSError as error:
+            sock.close()
+            failure = error
+        except BaseException:
+            sock.close()
+            raise
+        else:
+            return sock
+    raise failure
+
+
+def _connect_socket(sock: socket.socket, place: object, deadline: float, is_wanted: Callable[[], bool]) -> None:
+    sock.setblocking(False)
+    code = sock.connect_ex(place)  # type: ignore[arg-type]  # whatever getaddrinfo gave
+    if code == errno.EINPROGRESS:
+        writable = select.poll()
+        writable.register(sock, select.POLLOUT)
+        while not writable.poll(DIAL_SLICE_S * 1000):
+            if time.monotonic() > deadline:
+                raise TimeoutError("timed out")
+            if not is_wanted():
+                raise InterruptedError("it is not wanted any more")
+        code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+    if code:
+        raise OSError(code, os.strerror(code))
 
 
 def listen(host: str, port: int, *, pending: int = 1024) -> socket.socket:

@@ -70,6 +70,26 @@ def test_close_while_another_thread_opens_leaves_nothing_running() -> None:
     assert master.is_closed
 
 
+def test_a_request_that_the_master_does_not_answer_leaves_nothing_running_after_close() -> None:
+    class Hanging(AbsentMaster):
+        """Does not answer before it is closed, and a while after."""
+
+        def close(self) -> None:
+            super().close()
+            threading.Timer(0.3, self.may_answer.set).start()
+
+    master = Hanging()
+    master.may_answer.set()
+    connector = StreamConnector(stream="images", client=master)
+    connector.send(b"image")
+    master.may_answer.clear()
+    master.is_asked.clear()
+    assert master.is_asked.wait(10)
+    with pytest.raises(UndeliveredError):
+        connector.close(timeout_s=0.1)
+    assert threads_of(connector) == []
+
+
 def test_a_connector_that_is_closed_does_not_open_again() -> None:
     connector = StreamConnector(stream="images", client=AbsentMaster())
     connector.close()

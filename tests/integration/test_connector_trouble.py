@@ -10,11 +10,22 @@ from collections.abc import Iterator
 
 import pytest
 
-from harmonicio.core.errors import MasterUnavailable, NotAllowed, NotFound, OutcomeTimeout, UndeliveredError
+from harmonicio.control.messages import LeaseList, LeaseRenewal
+from harmonicio.core.errors import (
+    Conflict,
+    HarmonicIOError,
+    MasterUnavailable,
+    NotAllowed,
+    NotFound,
+    OutcomeTimeout,
+    UndeliveredError,
+)
+from harmonicio.core.lease import Address
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector import leasing
 from harmonicio.testing.bare_receivers import BareCluster, done
 from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import tcp
 from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.outcomes import DONE
 
@@ -133,6 +144,75 @@ def test_an_idle_engine_is_given_back_and_leased_again_when_needed(cluster: Bare
         assert connector.figures().engines == 0
         assert connector.send(b"again").result(10) == 5
         assert cluster.master.renewals > 0
+
+
+class SilentHost:
+    """Takes connections and never says anything, as a host that hangs."""
+
+    def __init__(self) -> None:
+        self._socket = tcp.listen("127.0.0.1", 0)
+        self.address = Address(*self._socket.getsockname())
+
+    def close(self) -> None:
+        self._socket.close()
+
+
+def test_a_host_that_does_not_answer_delays_neither_other_engines_nor_the_end(cluster: BareCluster) -> None:
+    for _ in range(3):
+        cluster.engines.append(SilentHost())  # type: ignore[arg-type]
+    cluster.engine()
+    began_s = time.monotonic()
+    with cluster.connect(patience_s=60.0) as connector:
+        assert connector.send(b"image").result(4) == 5
+        assert time.monotonic() - began_s < 4
+        began_s = time.monotonic()
+    assert time.monotonic() - began_s < 2
+    assert cluster.master.held == {}, "the leases that are still dialled are given back, too"
+
+
+def test_a_host_that_does_not_answer_does_not_delay_the_backlog(cluster: BareCluster) -> None:
+    cluster.engines.append(SilentHost())  # type: ignore[arg-type]
+    began_s = time.monotonic()
+    with cluster.connect() as connector:
+        delivery = connector.send(b"image")
+        connector.flush("safe", timeout_s=4)
+        assert delivery.route == "backlog"
+        assert time.monotonic() - began_s < 4
+
+
+@pytest.mark.parametrize("error", [NotFound("There is no such lease."), Conflict("The lease has ended.")])
+def test_a_lease_that_the_master_does_not_know_ends_and_nothing_else(
+    cluster: BareCluster, monkeypatch: pytest.MonkeyPatch, error: HarmonicIOError
+) -> None:
+    def refuse(held: LeaseList) -> LeaseRenewal:
+        cluster.master.forget()
+        raise error
+
+    cluster.master.term_s = 0.6
+    engine = cluster.engine()
+    monkeypatch.setattr(cluster.master, "renew_leases", refuse)
+    with cluster.connect(patience_s=60.0) as connector:
+        connector.send(b"image").result(10)
+        wait_until(lambda: "l-1" in cluster.master.held)
+        assert connector.send(b"image").result(10) == 5
+        assert len(engine.sessions) == 1, "the same connection all the time"
+
+
+def test_the_end_of_a_lease_that_is_not_held_any_more_is_no_trouble(
+    cluster: BareCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    renewals: list[LeaseList] = []
+
+    def renew(held: LeaseList) -> LeaseRenewal:
+        renewals.append(held)
+        return LeaseRenewal(held.leases, ("l-of-long-ago",))
+
+    cluster.master.term_s = 0.3
+    cluster.engine()
+    monkeypatch.setattr(cluster.master, "renew_leases", renew)
+    with cluster.connect(patience_s=60.0) as connector:
+        wait_until(lambda: len(renewals) > 2 or connector.send(b"image").result(10) != 5)
+    assert "failed" not in caplog.text
 
 
 # ── the master ───────────────────────────────────────────────────────────────────────────────────────────────────────

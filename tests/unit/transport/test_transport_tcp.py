@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
 
 import pytest
 
@@ -17,6 +20,31 @@ from harmonicio.transport import tcp
 def test_a_host_that_cannot_be_reached_is_named(host: str) -> None:
     with pytest.raises(ConnectionEnded, match="No data connection to"):
         tcp.dial(Address(host, 1), timeout_s=2)
+
+
+@pytest.fixture
+def full_address() -> Iterator[Address]:
+    """Where nobody answers: the queue of new connections is full, so that the kernel drops what else comes."""
+    with socket.socket() as listener, ExitStack() as dialled:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen(0)
+        for _ in range(4):
+            sock = dialled.enter_context(socket.socket())
+            sock.setblocking(False)
+            sock.connect_ex(listener.getsockname())
+        yield Address(*listener.getsockname())
+
+
+def test_a_host_that_does_not_answer_is_given_up_in_time(full_address: Address) -> None:
+    with pytest.raises(ConnectionEnded, match=f"No data connection to {full_address}: timed out"):
+        tcp.dial(full_address, timeout_s=0.2)
+
+
+def test_a_dial_that_is_not_wanted_any_more_ends_at_once(full_address: Address) -> None:
+    began_s = time.monotonic()
+    with pytest.raises(ConnectionEnded, match="not wanted"):
+        tcp.dial(full_address, timeout_s=20, is_wanted=lambda: time.monotonic() < began_s + 0.2)
+    assert time.monotonic() - began_s < 5
 
 
 @pytest.mark.parametrize("port", [-1, 70_000])
