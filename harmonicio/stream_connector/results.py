@@ -25,7 +25,8 @@ class Results:
     def __init__(self, max_remembered: int = MAX_REMEMBERED) -> None:
         self._max_remembered = max_remembered
         self._stored: dict[str, Delivery] = {}
-        self._twins: dict[str, list[Delivery]] = {}
+        self._twins: dict[str, dict[Delivery, None]] = {}
+        self._twin_count = 0
         self._to_ask: dict[str, None] = {}
         self._asked: dict[str, None] = {}
         self._wants_all = False
@@ -36,7 +37,7 @@ class Results:
 
     def __len__(self) -> int:
         """Stored messages whose final outcome is not known."""
-        return len(self._stored)
+        return len(self._stored) + self._twin_count
 
     @property
     def has_questions(self) -> bool:
@@ -52,7 +53,7 @@ class Results:
         """The master has this message."""
         if delivery.is_awaited or self._wants_all:
             self.want(delivery)
-        elif len(self._stored) < self._max_remembered:
+        elif len(self) < self._max_remembered:
             self._remember(delivery)
         else:
             self.forgotten += 1
@@ -86,12 +87,15 @@ class Results:
         self._asked.pop(message_id, None)
         self._to_ask.pop(message_id, None)
         delivery = self._stored.pop(message_id, None)
-        twins = self._twins.pop(message_id, [])
-        return twins if delivery is None else [*twins, delivery]
+        twins = self._twins.pop(message_id, {})
+        self._twin_count -= len(twins)
+        return [] if delivery is None else [delivery, *twins]
 
     def _remember(self, delivery: Delivery) -> None:
         """A source may send the same id twice; then both deliveries have the same end."""
-        before = self._stored.get(delivery.message_id)
-        if before is not None and before is not delivery:
-            self._twins.setdefault(delivery.message_id, []).append(before)
-        self._stored[delivery.message_id] = delivery
+        first = self._stored.setdefault(delivery.message_id, delivery)
+        if first is delivery:
+            return
+        twins = self._twins.setdefault(delivery.message_id, {})
+        self._twin_count += delivery not in twins
+        twins[delivery] = None

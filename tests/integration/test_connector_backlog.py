@@ -73,6 +73,15 @@ def test_only_outcomes_that_somebody_wants_are_asked_for(cluster: BareCluster) -
         assert sorted(cluster.backlog.asked) == sorted(each.message_id for each in deliveries)
 
 
+def test_both_deliveries_of_one_id_come_to_the_same_end_and_count_once_each(cluster: BareCluster) -> None:
+    with cluster.connect() as connector:
+        twins = [connector.send(b"image", message_id="plate 1") for _ in range(2)]
+        connector.flush("safe", timeout_s=10)
+        assert [each.result(10) for each in twins] == [None, None]
+        figures = connector.figures()
+        assert (figures.safe, figures.processed) == (2, 2)
+
+
 def test_an_engine_that_is_released_takes_what_waits(cluster: BareCluster) -> None:
     may_answer = threading.Event()
     engine = cluster.engine(lambda _: DONE if may_answer.wait(20) else None, window=2)

@@ -15,6 +15,7 @@ from harmonicio.core.errors import (
     Conflict,
     HarmonicIOError,
     MasterUnavailable,
+    MessageRejected,
     NotAllowed,
     NotFound,
     OutcomeTimeout,
@@ -387,6 +388,23 @@ def test_outcomes_in_any_order_settle_their_own_messages(cluster: BareCluster) -
             session.say(message.sequence, Outcome(OutcomeKind.DONE, result=message.sequence))
         session.pause()
         assert [each.result(10) for each in deliveries] == list(range(10))
+
+
+def test_two_messages_in_flight_with_the_same_id_have_their_own_outcomes(cluster: BareCluster) -> None:
+    held: list[IncomingMessage] = []
+    engine = cluster.engine(lambda message: held.append(message))
+    with cluster.connect() as connector:
+        first, second, third = (connector.send(payload, message_id="plate 1") for payload in (b"a", b"b", b"c"))
+        wait_until(lambda: len(held) == 3)
+        (session,) = engine.sessions
+        conflict = Outcome(OutcomeKind.REJECTED, reason=RejectReason.ID_CONFLICT, text="The id has other bytes.")
+        session.say(held[2].sequence, conflict)
+        session.say(held[1].sequence, Outcome(OutcomeKind.DONE, result="second"))
+        session.say(held[0].sequence, Outcome(OutcomeKind.DONE, result="first"))
+        session.pause()
+        assert (first.result(10), second.result(10)) == ("first", "second")
+        with pytest.raises(MessageRejected, match="other bytes"):
+            third.result(10)
 
 
 def test_an_engine_that_breaks_the_protocol_loses_its_connection_but_no_message(cluster: BareCluster) -> None:

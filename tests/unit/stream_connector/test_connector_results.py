@@ -65,6 +65,23 @@ def test_a_final_outcome_concerns_every_delivery_of_that_id() -> None:
     assert len(results) == 0
 
 
+def test_a_delivery_that_is_asked_for_after_its_twin_was_stored_is_told_once() -> None:
+    results = Results()
+    twins = stored(results, "a", "a")
+    for delivery in (*twins, *reversed(twins)):
+        results.want(delivery)
+    assert len(results) == 2
+    assert results.take_question() == ["a"]
+    assert results.final("a") == twins
+    assert len(results) == 0
+
+
+def test_the_same_id_many_times_is_remembered_within_the_bound_as_well() -> None:
+    results = Results(max_remembered=3)
+    stored(results, *["a"] * 5)
+    assert (len(results), results.forgotten) == (3, 2)
+
+
 def test_what_is_too_much_to_remember_is_counted_and_can_still_be_asked_for() -> None:
     results = Results(max_remembered=2)
     *_, last = stored(results, "a", "b", "c")
