@@ -3,6 +3,7 @@
     handler     the decorator, and loading what it marked        loop      slots and credit: pure
     streaming   payloads that are read while they arrive         slots     the loop under its lock, with its threads
     work        one message to one outcome, plugins included     session   one connection that brings messages
+    emission    what handlers emit, until it is safe
     outputs     results and exceptions to outcomes               flusher   nothing waits unsent
     payloads    buffers, files and the byte budget               reception HELLO and tickets
     backlog_connection, control_connection   to the master, to the controller

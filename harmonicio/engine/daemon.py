@@ -26,6 +26,7 @@ from harmonicio.core.lease import Address
 from harmonicio.engine import plugin
 from harmonicio.engine.backlog_connection import BacklogConnection
 from harmonicio.engine.control_connection import ControlConnection
+from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import load
 from harmonicio.engine.payloads import PayloadStore
 from harmonicio.engine.reception import TicketDesk, answer_to, check_role
@@ -85,6 +86,7 @@ class Daemon:
             on_busy=self._control.report_soon,
         )
         self._backlog = BacklogConnection(configuration, self._open_backlog)
+        self._emitter = Emitter(self._new_client, configuration.engine, declaration.timeout_s)
         self._client: MasterClient | None = None
         self._workshop: Workshop | None = None
         self._port: DataPort | None = None
@@ -135,7 +137,7 @@ class Daemon:
         try:
             for name, options in declaration.plugins.items():
                 plugins.append(plugin.find(name)(options, self._plugin_context()))
-            return Work(handler, declaration.parameters, plugins)
+            return Work(handler, declaration.parameters, plugins, deliver=self._emitter.deliver)
         except Exception as error:
             for opened in plugins:
                 opened.close()
@@ -147,9 +149,14 @@ class Daemon:
     def _plugin_context(self) -> plugin.PluginContext:
         configuration = self._configuration
         if self._client is None:
-            bearer = engine_bearer(configuration.worker, configuration.engine, configuration.ticket)
-            self._client = MasterClient(configuration.master_url, bearer)
+            self._client = self._new_client()
         return plugin.PluginContext(self._stream, configuration.declaration.version, configuration.engine, self._client)
+
+    def _new_client(self) -> MasterClient:
+        """Return a client that acts as this engine."""
+        configuration = self._configuration
+        bearer = engine_bearer(configuration.worker, configuration.engine, configuration.ticket)
+        return MasterClient(configuration.master_url, bearer)
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,6 +276,7 @@ class Daemon:
             except ConnectionEnded as error:
                 _log.debug("A peer has left before the engine: %s", error)
         self._payloads.budget.close()
+        self._emitter.close()
         self._backlog.close()
         if self._port is not None:
             self._port.close()

@@ -23,7 +23,8 @@ ENTRY_POINT_GROUP = "harmonicio.engine_plugins"
 #: Our own plugins; imported only when a stream names them.
 PLUGINS: dict[str, str] = {"haste": "harmonicio.haste.engine_plugin:create"}
 
-#: Hands a message on: to the next plugin, or to the handler, whose result it returns.
+#: Hands a message on: to the next plugin, or to the handler, whose result it returns. It is the message that the plugin
+#: was given, because what the handler emits is gathered on it, and leaves when the outermost plugin has returned.
 Call = Callable[[Any], Any]
 
 

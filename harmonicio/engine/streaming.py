@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, InvalidInput, StorageError
+from harmonicio.core.message import Parent
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer
@@ -124,6 +125,10 @@ class PayloadReader(io.RawIOBase):
         super().close()
         self._arrival.close()
 
+    def wait_until_arrived(self) -> bool:
+        """Wait until the payload is here or never will be; return whether it is here and right."""
+        return self._arrival.wait_until_over()
+
     def readable(self) -> bool:
         return True
 
@@ -161,7 +166,7 @@ class PayloadReader(io.RawIOBase):
 
 
 @dataclass(frozen=True, slots=True)
-class StreamingMessage:
+class StreamingMessage(Parent):
     """What a handler with ``streaming=True`` gets: a message without its payload, and a reader for that.
 
     Attributes:

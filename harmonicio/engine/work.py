@@ -1,18 +1,27 @@
-"""One message to one outcome: the user's function with its state, inside the stream's plugins."""
+"""One message to one outcome: the user's function with its state, inside the stream's plugins.
+
+handler ──► plugins ──► what was emitted is safe ──► done
+   └──────────┴─────────────────┴──────────────────► failed
+"""
 
 from __future__ import annotations
 
 import functools
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from harmonicio.core.message import Outcome
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Emission, Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.plugin import EnginePlugin
 
 _log = logging.getLogger(__name__)
+
+#: Makes emitted messages safe, given when their parent was begun; raises what the parent fails with.
+Deliver = Callable[[Sequence[Emission], float], None]
 
 
 class Work:
@@ -22,13 +31,22 @@ class Work:
         handler: Its setup is called here, once.
         parameters: The stream's, for the setup.
         plugins: The outermost first.
+        deliver: For what the handler emits.
 
     Raises:
         Exception: whatever the user's setup raises.
     """
 
-    def __init__(self, handler: Handler, parameters: Mapping[str, Any], plugins: Sequence[EnginePlugin] = ()) -> None:
+    def __init__(
+        self,
+        handler: Handler,
+        parameters: Mapping[str, Any],
+        plugins: Sequence[EnginePlugin] = (),
+        *,
+        deliver: Deliver,
+    ) -> None:
         self._handler = handler
+        self._deliver = deliver
         self._plugins = tuple(plugins)
         self._is_closed = False
         self._state: Any = None
@@ -36,6 +54,8 @@ class Work:
         if handler.setup is not None:
             self._state = handler.setup(parameters)
             call = functools.partial(_call_with_state, handler.function, self._state)
+        if self._plugins:
+            call = functools.partial(_call_afresh, call)
         for plugin in reversed(self._plugins):
             call = functools.partial(_call_plugin, plugin, call)
         self._call = call
@@ -49,13 +69,23 @@ class Work:
 
     def run(self, message: Any) -> tuple[Outcome, int]:
         """Return what became of the message, and the bytes of the outcome's detail (0 when not counted)."""
+        begun_at = time.monotonic()
         try:
-            return outcome_of(self._call(message))
+            outcome, detail_bytes = outcome_of(self._call(message))
+            if outcome.kind is OutcomeKind.DONE and (emitted := message.emitted):
+                self._check_arrived(message)
+                self._deliver(emitted, begun_at)
+            return outcome, detail_bytes
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
             return failure_of(error), 0
         finally:
             if self._handler.is_streaming:
                 message.payload_reader.close()
+
+    def _check_arrived(self, message: Any) -> None:
+        """A handler may return before it has read all; what it emitted must not leave on the word of damaged bytes."""
+        if self._handler.is_streaming and not message.payload_reader.wait_until_arrived():
+            raise StorageError("The payload did not arrive whole, so nothing of it is emitted.")
 
     def close(self) -> None:
         """Close the plugins and tear down the handler; what goes wrong is logged."""
@@ -74,6 +104,16 @@ class Work:
 
 def _call_with_state(function: Callable[..., Any], state: Any, message: Any) -> Any:
     return function(message, state)
+
+
+def _call_afresh(call: Callable[[Any], Any], message: Any) -> Any:
+    """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
+    message.forget_emitted()
+    try:
+        return call(message)
+    except BaseException:
+        message.forget_emitted()
+        raise
 
 
 def _call_plugin(plugin: EnginePlugin, call: Callable[[Any], Any], message: Any) -> Any:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from harmonicio.core.buffers import Payload, buffer_payload
 from harmonicio.core.errors import (
     DeliveryError,
     HarmonicIOError,
@@ -36,7 +37,7 @@ from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.stream_connector.leasing import LeaseClient, Leasing
 from harmonicio.stream_connector.progress import Progress
-from harmonicio.stream_connector.sources import FileSource, Payload, buffer_payload, file_payload
+from harmonicio.stream_connector.sources import FileSource, file_payload
 from harmonicio.wire.connection import raw_message_id
 from harmonicio.wire.sections import message_section
 
@@ -59,6 +60,7 @@ class StreamConnector:
         patience_s: Seconds that a message waits for an engine before it goes to the backlog; measured when left out.
         checksum: ``auto`` (across hosts), ``always`` or ``never``.
         client: Asks the master, in place of a client made from ``master`` and ``token``.
+        keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised.
 
     Raises:
         InvalidInput: a name or setting cannot be used.
@@ -75,6 +77,7 @@ class StreamConnector:
         patience_s: float | None = None,
         checksum: str | None = None,
         client: LeaseClient | None = None,
+        keeps_outcomes: bool = True,
     ) -> None:
         self.stream = check_name("stream", stream)
         self.source = f"s-{os.urandom(6).hex()}"
@@ -90,7 +93,8 @@ class StreamConnector:
         self._is_open = False
         self._ids = MessageIds()
         self._drawing = threading.Lock()
-        self._exchange = Exchange(Dispatch(settings.byte_budget_bytes, settings.patience_s), self.source)
+        dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
+        self._exchange = Exchange(dispatch, self.source, keeps_outcomes=keeps_outcomes)
         self._leasing = Leasing(
             self._exchange, client, stream=stream, source=self.source, checksum_mode=settings.checksum
         )
@@ -278,6 +282,15 @@ class StreamConnector:
             raise OutcomeTimeout(
                 f"{unsafe} messages are not safe, {unknown} stored ones not processed in {timeout_s} s."
             )
+
+    def wait_until_safe(self, deliveries: Iterable[Delivery], timeout_s: float | None = None) -> bool:
+        """Wait until each of these is safe or rejected for good; return whether that was so in time.
+
+        Raises:
+            NotFound, NotAllowed: the master does not let this source send to the stream any more.
+        """
+        self._check_process()
+        return self._exchange.wait_until_safe(timeout_s, deliveries)
 
     def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
         """Wait for the final outcome of a delivery; :meth:`Delivery.result` does."""

@@ -12,6 +12,8 @@ Pure: who waits for an outcome waits with the connector, behind :class:`Awaiting
 
 from __future__ import annotations
 
+from collections import deque
+from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Protocol
 
@@ -137,3 +139,15 @@ def state_after(outcome: Outcome | None) -> DeliveryState:
     if outcome.kind is OutcomeKind.DONE:
         return DeliveryState.DONE
     return DeliveryState.FAILED if outcome.kind is OutcomeKind.FAILED else DeliveryState.REJECTED
+
+
+def at_rest(deliveries: Iterable[Delivery]) -> Callable[[], bool]:
+    """Return a question: is each of these safe or rejected for good? Cheap however often it is asked."""
+    left = deque(deliveries)
+
+    def are_at_rest() -> bool:
+        while left and (left[0].is_safe or left[0].is_final):
+            left.popleft()
+        return not left
+
+    return are_at_rest

@@ -29,7 +29,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.stream_connector import failures
-from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState, at_rest, state_after
 from harmonicio.stream_connector.dispatch import Dispatch, Settled
 from harmonicio.stream_connector.failures import Failures
 from harmonicio.stream_connector.figures import Figures, Tally
@@ -52,12 +52,13 @@ DUE_TOLERANCE_S = 0.001
 class Exchange:
     """The messages and connections of one connector."""
 
-    def __init__(self, dispatch: Dispatch, name: str) -> None:
+    def __init__(self, dispatch: Dispatch, name: str, *, keeps_outcomes: bool = True) -> None:
         self.lock = threading.Lock()
         self.pump = Pump(self, self.lock, name)
         self.on_wanted: Callable[[], None] = lambda: None
         self.is_closed = False
         self._dispatch = dispatch
+        self._keeps_outcomes = keeps_outcomes
         self._results = Results()
         self.tally = Tally()
         self._peers: dict[Lane, Peer] = {}
@@ -131,10 +132,11 @@ class Exchange:
             raise UndeliveredError(f"{text} The connector was closed.", message_ids=[delivery.message_id])
         raise OutcomeTimeout(text, hint="Wait for results before the connector is closed.")
 
-    def wait_until_safe(self, timeout_s: float | None) -> bool:
-        """Wait until every message is safe; return whether that was in time."""
+    def wait_until_safe(self, timeout_s: float | None, deliveries: Iterable[Delivery] | None = None) -> bool:
+        """Wait until every message, or each of these, is safe or rejected; return whether that was in time."""
+        is_done = (lambda: not self.tally.unsafe) if deliveries is None else at_rest(deliveries)
         with self.lock:
-            return self._wait(lambda: not self.tally.unsafe, timeout_s)
+            return self._wait(is_done, timeout_s)
 
     def wait_until_processed(self, timeout_s: float | None) -> bool:
         """Wait until the final outcome of every message is known; return whether that was in time."""
@@ -326,7 +328,7 @@ class Exchange:
             delivery.settle(DeliveryState.STORED, None)
             if parcel.failure is not None and not parcel.failure.retryable:
                 self._finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
-            else:
+            elif self._keeps_outcomes:
                 self._results.stored(delivery)
 
     def _finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
@@ -338,7 +340,8 @@ class Exchange:
             self.tally.rejected += 1
         else:
             self.tally.failed += 1
-        self._failures.add(delivery)
+        if self._keeps_outcomes:
+            self._failures.add(delivery)
 
     # ── what the control thread asks and tells ───────────────────────────────────────────────────────────────────────
 

@@ -16,9 +16,10 @@ import time
 from collections import deque
 from enum import Enum
 
+from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
-from harmonicio.stream_connector.sources import FileSource, Payload
+from harmonicio.stream_connector.sources import FileSource
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer

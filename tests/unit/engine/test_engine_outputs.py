@@ -8,15 +8,16 @@ import numpy
 import pytest
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, StorageError
-from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind
+from harmonicio.core.message import MAX_RESULT_BYTES, Message, Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.outputs import MAX_TRACEBACK_BYTES, failure_of, outcome_of
 from harmonicio.engine.work import Work
 from harmonicio.wire.outcomes import DONE
 
 
-def run(function: Any, message: Any = None) -> Outcome:
-    return Work(Handler(function, None, None, False, "test"), {}).run(message)[0]
+def run(function: Any) -> Outcome:
+    work = Work(Handler(function, None, None, False, "test"), {}, deliver=lambda emissions, begun_at: None)
+    return work.run(Message("m", "cells", memoryview(b"")))[0]
 
 
 def test_none_is_done_and_always_the_same_object_so_that_neighbours_share_a_range() -> None:

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
 
 from harmonicio.control.client import MasterClient
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.core.message import OutcomeKind
+from harmonicio.core.message import Emission, Message, OutcomeKind
 from harmonicio.engine import plugin
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.plugin import Call, PluginContext
 from harmonicio.engine.work import Work
 
 LOG: list[str] = []
+
+
+MESSAGE = Message("m", "cells", memoryview(b""))
+
+
+def deliver(emissions: Sequence[Emission], begun_at: float) -> None:
+    raise AssertionError("nothing is emitted here")
 
 
 class Bracket:
@@ -39,17 +46,17 @@ def empty_log() -> None:
 
 
 def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardown() -> None:
-    handler = Handler(lambda message: message, None, lambda state: LOG.append("torn down"), False, "test")
-    work = Work(handler, {}, [Bracket("a"), Bracket("b")])
-    assert work.run("-")[0].result == "ab-ba"
+    handler = Handler(lambda message: message.id, None, lambda state: LOG.append("torn down"), False, "test")
+    work = Work(handler, {}, [Bracket("a"), Bracket("b")], deliver=deliver)
+    assert work.run(MESSAGE)[0].result == "abmba"
     work.close()
     work.close()
     assert LOG == ["closed a", "closed b", "torn down"]
 
 
 def test_what_a_plugin_raises_is_the_messages_failure() -> None:
-    work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")])
-    outcome, _ = work.run("-")
+    work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
+    outcome, _ = work.run(MESSAGE)
     assert outcome.kind is OutcomeKind.FAILED
 
 
@@ -60,10 +67,12 @@ def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
         made.append(parameters)
         return "model"
 
-    handler = Handler(lambda message, state: (message, state), prepare, lambda state: LOG.append(state), False, "test")
-    work = Work(handler, {"k": 1})
-    assert work.run("x")[0].result == ("x", "model")
-    assert work.run("y")[0].result == ("y", "model")
+    handler = Handler(
+        lambda message, state: (message.id, state), prepare, lambda state: LOG.append(state), False, "test"
+    )
+    work = Work(handler, {"k": 1}, deliver=deliver)
+    assert work.run(MESSAGE)[0].result == ("m", "model")
+    assert work.run(MESSAGE)[0].result == ("m", "model")
     assert made == [{"k": 1}]
     work.close()
     assert LOG == ["model"]

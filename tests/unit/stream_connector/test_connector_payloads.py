@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import array
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import InvalidInput
-from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, buffer_payload, file_payload
+from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, file_payload
 
 
 def test_bytes_are_sent_as_they_are() -> None:
@@ -83,6 +85,38 @@ def test_a_file_that_became_shorter_is_said_by_name(tmp_path: Path) -> None:
     path.write_bytes(b"short")
     with pytest.raises(InvalidInput, match=r"volume\.raw became shorter"):
         source.read_into(memoryview(bytearray(100)), SMALL_FILE_BYTES)
+
+
+@pytest.mark.parametrize("size", [100, 3 * SMALL_FILE_BYTES])
+@pytest.mark.parametrize("is_longer", [True, False])
+def test_a_file_that_somebody_writes_is_never_read_to_its_end(tmp_path: Path, size: int, is_longer: bool) -> None:
+    path = tmp_path / "volume.raw"
+    path.write_bytes(bytes(size))
+    os.utime(path, ns=(0, 0))
+    source = FileSource(path)
+    with path.open("r+b") as file:
+        file.seek(0, os.SEEK_END if is_longer else os.SEEK_SET)
+        file.write(b"more")
+    with pytest.raises(InvalidInput, match=r"volume\.raw changed while it was sent"):
+        source.read_into(memoryview(bytearray(100)), size - 100)
+
+
+def test_what_has_no_length_of_its_own_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    for path in ("/dev/null", "/dev/zero", tmp_path / "pipe"):
+        with pytest.raises(InvalidInput, match="not a regular file"):
+            file_payload(path)
+    with pytest.raises(InvalidInput, match="more than its size says"):
+        file_payload("/proc/self/status")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="an administrator may read everything")
+def test_a_file_that_may_not_be_read_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "secret"
+    path.write_bytes(b"image")
+    path.chmod(0)
+    with pytest.raises(InvalidInput, match="Permission denied"):
+        file_payload(path)
 
 
 def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> None:

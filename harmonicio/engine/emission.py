@@ -1,0 +1,209 @@
+"""What handlers emit, on its way to other streams.
+
+    handler returned, plugins have committed ──► deliver ──► a stream connector for each target ──► all safe ──► done
+                                                    └── not in time, or refused ──► failed: emitted again by the next
+                                                                                    attempt, under the same ids
+
+The parent is done when all that it emitted is safe, and its handler's slot is held until then: the message still runs,
+so time-outs, drains and the rules for its buffer cover the wait. What becomes of an emitted message later is the
+business of its own stream. A connector that could not make a message safe is closed and forgotten, with all that it
+still has: whoever emitted that has failed, too, and emits it again.
+
+Nothing is sent to this engine itself: such a message would wait for the slot that its own parent holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
+from harmonicio.core.errors import (
+    ConfigurationError,
+    DeliveryError,
+    HarmonicIOError,
+    InvalidInput,
+    MessageRejected,
+    NotAllowed,
+    NotFound,
+    Unavailable,
+)
+from harmonicio.core.message import Emission, RejectReason
+
+if TYPE_CHECKING:
+    from harmonicio.stream_connector import Delivery, StreamConnector
+
+_log = logging.getLogger(__name__)
+
+MAX_TARGETS = 64
+#: A slot is held meanwhile, so no engine is waited for longer than that.
+PATIENCE_S = 0.05
+#: Of the time that a message may take, what emitting leaves for the answer.
+ANSWERED_WITHIN = 0.9
+#: Whoever waits has a bound in time; what one message may emit has one in bytes.
+_UNBOUNDED_BYTES = 2**50
+#: The pause before the master is asked again when only this engine was to be had.
+ASK_AGAIN_S = 1.0
+
+
+class Emitter:
+    """Makes emitted messages safe; called by as many threads as the stream has concurrency.
+
+    Args:
+        new_client: Makes a client of the master that acts as this engine.
+        engine: This engine's id.
+        timeout_s: What a message may take, handler included.
+    """
+
+    def __init__(self, new_client: Callable[[], MasterClient], engine: str, timeout_s: float) -> None:
+        self._new_client = new_client
+        self._engine = engine
+        self._within_s = ANSWERED_WITHIN * timeout_s
+        self._lock = threading.Lock()
+        self._connectors: dict[str, StreamConnector] = {}
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<Emitter to {', '.join(self._connectors) or 'nobody yet'}{', closed' if self._is_closed else ''}>"
+
+    def deliver(self, emissions: Sequence[Emission], begun_at: float) -> None:
+        """Send these and wait until all of them are safe.
+
+        Args:
+            begun_at: When their parent was begun, on the monotonic clock.
+
+        Raises:
+            NotFound, NotAllowed, InvalidInput, MessageRejected: one can never be sent.
+            Unavailable: they are not safe in time.
+        """
+        sent: dict[StreamConnector, list[Delivery]] = {}
+        for emission in emissions:
+            with self._answering_for(emission.stream) as connector:
+                sent.setdefault(connector, []).append(_send(connector, emission))
+        for connector, deliveries in sent.items():
+            with self._answering_for(connector.stream, connector):
+                _wait(connector, deliveries, begun_at + self._within_s)
+            for delivery in deliveries:
+                _check(connector.stream, delivery)
+
+    def close(self) -> None:
+        """End the connectors, and the wait of whoever is in :meth:`deliver`."""
+        with self._lock:
+            self._is_closed = True
+            connectors = list(self._connectors.values())
+        for connector in connectors:
+            self._forget(connector)
+
+    @contextmanager
+    def _answering_for(self, stream: str, used: StreamConnector | None = None) -> Iterator[StreamConnector]:
+        """Give the connector to a stream; what goes wrong with it is told as the parent's failure."""
+        connector = used
+        try:
+            connector = used or self._connector_to(stream)
+            yield connector
+        except HarmonicIOError as error:
+            if connector is not None:
+                self._forget(connector)
+            kind = type(error) if isinstance(error, (NotFound, NotAllowed, ConfigurationError)) else Unavailable
+            text = f"What was emitted into stream {stream!r} is not safe: {error.text}"
+            raise kind(text, hint=error.hint) from error
+
+    # ── connectors ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _connector_to(self, stream: str) -> StreamConnector:
+        with self._lock:
+            if self._is_closed:
+                raise Unavailable("The engine ends.")
+            connector = self._connectors.get(stream)
+            if connector is None:
+                if len(self._connectors) >= MAX_TARGETS:
+                    raise ConfigurationError(f"One engine emits into {MAX_TARGETS} streams at most.")
+                connector = self._connectors[stream] = self._new_connector(stream)
+        return connector
+
+    def _new_connector(self, stream: str) -> StreamConnector:
+        from harmonicio.stream_connector import StreamConnector
+
+        return StreamConnector(
+            stream,
+            client=_OthersLeases(self._new_client(), self._engine),
+            byte_budget_bytes=_UNBOUNDED_BYTES,
+            patience_s=PATIENCE_S,
+            keeps_outcomes=False,
+        )
+
+    def _forget(self, connector: StreamConnector) -> None:
+        with self._lock:
+            if self._connectors.get(connector.stream) is connector:
+                del self._connectors[connector.stream]
+        try:
+            connector.close(timeout_s=0.0)
+        except DeliveryError as error:
+            _log.info("What this engine emitted is given up, to be emitted again: %s", error)
+
+
+def _send(connector: StreamConnector, emission: Emission) -> Delivery:
+    return connector.send(
+        emission.payload, metadata=emission.metadata, priority=emission.priority, message_id=emission.id
+    )
+
+
+def _wait(connector: StreamConnector, deliveries: Sequence[Delivery], until: float) -> None:
+    if connector.wait_until_safe(deliveries, max(0.0, until - time.monotonic())):
+        return
+    missing = [each.message_id for each in deliveries if not each.is_safe]
+    raise Unavailable(
+        f"Neither an engine nor the backlog took {len(missing)} of {len(deliveries)} messages in time, "
+        f"the first is {missing[0]!r}.",
+        hint="See: harmonicio status",
+    )
+
+
+def _check(stream: str, delivery: Delivery) -> None:
+    error = delivery.error()
+    if not isinstance(error, MessageRejected):
+        return  # What its handler made of it is its own stream's business.
+    if error.reason == RejectReason.ID_CONFLICT:
+        _log.info(
+            "An earlier attempt has emitted %r into %s with other bytes, which count.", delivery.message_id, stream
+        )
+        return
+    raise InvalidInput(f"Stream {stream!r} does not take what was emitted: {error.text}", hint=error.hint)
+
+
+class _OthersLeases:
+    """Asks the master for leases, and takes none on one engine.
+
+    Args:
+        engine: The engine that nothing is sent to.
+    """
+
+    def __init__(self, client: MasterClient, engine: str) -> None:
+        self._client = client
+        self._engine = engine
+        self.url = client.url
+
+    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+        grant = self._client.request_leases(request)
+        others = tuple(lease for lease in grant.leases if lease.engine != self._engine)
+        if others == grant.leases:
+            return grant
+        own = tuple(lease.lease for lease in grant.leases if lease.engine == self._engine)
+        self._client.release_leases(LeaseList(request.source, own))
+        pause_s = grant.retry_after_s if others else max(grant.retry_after_s, ASK_AGAIN_S)
+        return replace(grant, leases=others, retry_after_s=pause_s)
+
+    def renew_leases(self, held: LeaseList) -> LeaseRenewal:
+        return self._client.renew_leases(held)
+
+    def release_leases(self, held: LeaseList) -> None:
+        self._client.release_leases(held)
+
+    def close(self) -> None:
+        self._client.close()

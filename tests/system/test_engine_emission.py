@@ -1,0 +1,130 @@
+"""Handlers that emit: into another stream, into their own, into none; and engines that are killed meanwhile."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.core.errors import HandlerFailed
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.waiting import wait_until
+
+Write = Callable[[str, str], Path]
+Connect = Callable[..., StreamConnector]
+
+TILES = """
+    import time
+    from harmonicio.engine import handler
+
+    @handler
+    def cut(message):
+        for tile in range(3):
+            message.emit(message.payload[tile:], stream="tiles", metadata={"tile": tile})
+        time.sleep(0.02)
+        return len(message.emitted)
+"""
+
+#: Writes down what it was given, one line for each execution.
+KEEP = """
+    import os
+    from harmonicio.engine import handler
+
+    FILE = {file!r}
+
+    @handler
+    def keep(message):
+        line = f"{{message.id}} {{len(message.payload)}} {{message.metadata}} {{message.priority}}\\n"
+        descriptor = os.open(FILE, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+        os.write(descriptor, line.encode())
+        os.close(descriptor)
+"""
+
+
+def declare(cluster: LocalCluster, name: str, path: Path, *, engines: int = 1, **fields: object) -> None:
+    cluster.declare(StreamDeclaration(name, handler=str(path), engines=engines, **fields))
+    cluster.wait_for_engines(name, engines)
+
+
+def lines_of(file: Path) -> list[str]:
+    return file.read_text().splitlines() if file.exists() else []
+
+
+@pytest.fixture
+def kept(cluster: LocalCluster, write_handler: Write, tmp_path: Path) -> Path:
+    """The file in which the stream ``tiles`` writes down what it was given."""
+    file = tmp_path / "kept.txt"
+    declare(cluster, "tiles", write_handler("keep", KEEP.format(file=str(file))))
+    return file
+
+
+def test_what_a_handler_emits_arrives_in_the_other_stream_with_the_ids_of_its_parent(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, kept: Path
+) -> None:
+    declare(cluster, "images", write_handler("cut", TILES))
+    with connect("images") as connector:
+        delivery = connector.send(b"0123456789", message_id="frame 7", priority=5)
+        assert delivery.result(timeout_s=20) == 3
+    wait_until(lambda: len(lines_of(kept)) == 3, what="three tiles")
+    assert sorted(lines_of(kept)) == [f"frame 7/{n} {10 - n} {{'tile': {n}}} 5" for n in range(3)]
+
+
+def test_an_engine_that_is_killed_while_it_emits_leaves_each_emitted_message_once(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, kept: Path
+) -> None:
+    declare(cluster, "images", write_handler("cut", TILES))
+    with connect("images") as connector:
+        deliveries = [connector.send(os.urandom(100_000), message_id=f"image {n}") for n in range(50)]
+        wait_until(lambda: len(lines_of(kept)) >= 30, what="the first tiles")
+        os.kill(next(view.pid for view in cluster.client.engines() if view.stream == "images"), signal.SIGKILL)
+        assert [each.result(timeout_s=60) for each in deliveries] == [3] * 50
+    expected = {f"image {n}/{tile}" for n in range(50) for tile in range(3)}
+    assert len(expected) == 150
+    wait_until(
+        lambda: {line.rpartition(" {")[0].rpartition(" ")[0] for line in lines_of(kept)} >= expected, timeout_s=30
+    )
+    assert {line.rpartition(" {")[0].rpartition(" ")[0] for line in lines_of(kept)} == expected
+
+
+def test_a_handler_may_emit_into_its_own_stream_although_its_engine_is_the_only_one(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path
+) -> None:
+    code = """
+        from harmonicio.engine import handler
+
+        @handler
+        def halve(message):
+            half = len(message.payload) // 2
+            if half:
+                message.emit(message.payload[:half], stream=message.stream)
+                message.emit(message.payload[half:], stream=message.stream)
+            return half
+    """
+    declare(cluster, "halves", write_handler("halve", code))
+    begun = time.monotonic()
+    with connect("halves") as connector:
+        assert connector.send(bytes(8), message_id="m").result(timeout_s=30) == 4
+    wait_until(lambda: cluster.client.engines()[0].handled == 15, what="the last halves", timeout_s=30)
+    assert time.monotonic() - begun < 20
+
+
+def test_what_is_emitted_into_a_stream_that_does_not_exist_makes_a_dead_letter_that_says_so(
+    cluster: LocalCluster, write_handler: Write, connect: Connect
+) -> None:
+    code = """
+        from harmonicio.engine import handler
+
+        @handler
+        def lose(message):
+            message.emit(b"x", stream="nowhere")
+    """
+    declare(cluster, "images", write_handler("lose", code))
+    with connect("images") as connector, pytest.raises(HandlerFailed, match="nowhere"):
+        connector.send(b"image").result(timeout_s=20)
+    wait_until(lambda: [each.dead for each in cluster.client.backlog()] == [1], what="one dead letter")
