@@ -218,6 +218,22 @@ def test_a_file_that_becomes_shorter_is_rejected_and_others_go_on(cluster: BareC
         assert connector.send(b"image").result(20) in (5, None)
 
 
+def test_a_file_that_becomes_longer_is_rejected_and_never_arrives(cluster: BareCluster, tmp_path: Path) -> None:
+    path = tmp_path / "volume.raw"
+    path.write_bytes(bytes(40_000_000))
+    blocked = threading.Event()
+    engine = cluster.engine(lambda message: done(message) if blocked.wait(20) else None, window=1)
+    with cluster.connect(patience_s=60.0) as connector:
+        connector.send(b"first")
+        growing = connector.send_file(path)
+        with path.open("ab") as file:
+            file.write(b"more")
+        blocked.set()
+        with pytest.raises(MessageRejected, match="changed while it was sent"):
+            growing.result(20)
+    assert growing.message_id not in [message.id for message in engine.seen + cluster.backlog.seen]
+
+
 SEND_LARGE_FILE = """
 import resource, sys
 from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant
