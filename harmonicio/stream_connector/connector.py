@@ -6,6 +6,7 @@ They start when it is entered, or at the first send.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sized
@@ -14,7 +15,6 @@ from typing import Any, Literal, Self
 
 from harmonicio.core.buffers import Payload, buffer_payload
 from harmonicio.core.errors import (
-    DeliveryError,
     HarmonicIOError,
     InvalidInput,
     OutcomeExpired,
@@ -43,7 +43,11 @@ from harmonicio.wire.sections import message_section
 
 Level = Literal["safe", "processed"]
 
+_log = logging.getLogger(__name__)
+
 CLOSE_WITHIN_S = 60.0
+#: Who waits longer than this when the connector closes is told for what.
+TELL_AFTER_S = 2.0
 #: Somebody who interrupts a program does not want to wait.
 INTERRUPTED_WITHIN_S = 1.0
 _FAILED = (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED)
@@ -120,8 +124,8 @@ class StreamConnector:
             return
         try:
             self.close(CLOSE_WITHIN_S if isinstance(error, Exception) else INTERRUPTED_WITHIN_S)
-        except DeliveryError as undelivered:
-            error.add_note(str(undelivered))
+        except HarmonicIOError as trouble:
+            error.add_note(str(trouble))
 
     def _open(self) -> None:
         self._check_process()
@@ -150,9 +154,10 @@ class StreamConnector:
         try:
             if self._is_open:
                 self._exchange.hurry()
-                self._exchange.wait_until_safe(timeout_s)
+                self._wait_to_close(timeout_s)
+                reason = self._leasing.trouble
         except HarmonicIOError as error:
-            reason = f" ({error.text})"
+            reason = error.text
         finally:
             undelivered = self._exchange.end()
             with self._opening:  # Else what another thread is just opening would be left open.
@@ -163,12 +168,19 @@ class StreamConnector:
         if undelivered:
             ids = [parcel.delivery.message_id for parcel in undelivered]
             raise UndeliveredError(
-                f"{len(ids)} messages of stream {self.stream!r} were not safe when the connector closed{reason}; "
-                f"the first is {ids[0]!r}.",
+                f"{len(ids)} messages of stream {self.stream!r} were not safe when the connector closed; "
+                f"the first is {ids[0]!r}. {reason}".rstrip(),
                 message_ids=ids,
                 hint="Send them again, with message_id= so that a second copy is recognised.",
             )
         self._raise_unheard(DeliveryState.REJECTED)
+
+    def _wait_to_close(self, timeout_s: float) -> None:
+        if not self._exchange.wait_until_safe(min(timeout_s, TELL_AFTER_S)) and timeout_s > TELL_AFTER_S:
+            left_s = timeout_s - TELL_AFTER_S
+            text = f"{self._exchange.progress()[0]} messages of stream {self.stream!r} are not safe yet; closing waits"
+            _log.warning("%s %.0f s more. %s", text, left_s, self._leasing.trouble)
+            self._exchange.wait_until_safe(left_s)
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,7 +292,8 @@ class StreamConnector:
         if not is_done:
             unsafe, unknown = self._exchange.progress()
             raise OutcomeTimeout(
-                f"{unsafe} messages are not safe, {unknown} stored ones not processed in {timeout_s} s."
+                f"{unsafe} messages are not safe, {unknown} stored ones not processed in {timeout_s} s.",
+                hint=self._leasing.trouble,
             )
 
     def wait_until_safe(self, deliveries: Iterable[Delivery], timeout_s: float | None = None) -> bool:

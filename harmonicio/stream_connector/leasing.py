@@ -113,6 +113,11 @@ class Leasing:
     def __repr__(self) -> str:
         return f"<Leasing at {self._client.url}: {len(self._held)} held, {self.lease_requests} requests>"
 
+    @property
+    def trouble(self) -> str:
+        """Why the master cannot be reached just now; empty when it can, as far as known."""
+        return self._trouble.text
+
     def start(self) -> None:
         """Ask for leases once, so that what can never work is said at once, then go on in a thread.
 
@@ -296,16 +301,18 @@ class _Trouble:
         self._failures = 0
         self._since: float | None = None
         self._has_warned = False
+        self.text = ""
 
     def over(self) -> None:
         """It was reached."""
         if self._has_warned:
             _log.warning("The master at %s answers again.", self._url)
-        self._failures, self._since, self._has_warned = 0, None, False
+        self._failures, self._since, self._has_warned, self.text = 0, None, False, ""
 
     def pause_s(self, error: HarmonicIOError) -> float:
         """Return how long to wait after this failure."""
         now = time.monotonic()
+        self.text = error.text
         self._failures += 1
         self._since = now if self._since is None else self._since
         if now - self._since >= WARN_AFTER_S and not self._has_warned:
