@@ -15,6 +15,7 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Sequence
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import DrainOrder, EngineConfiguration, EngineReport
@@ -23,6 +24,7 @@ from harmonicio.core.clock import SystemClock
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.lease import Address
+from harmonicio.core.message import Emission
 from harmonicio.engine import plugin
 from harmonicio.engine.backlog_connection import BacklogConnection
 from harmonicio.engine.control_connection import ControlConnection
@@ -137,7 +139,7 @@ class Daemon:
         try:
             for name, options in declaration.plugins.items():
                 plugins.append(plugin.find(name)(options, self._plugin_context()))
-            return Work(handler, declaration.parameters, plugins, deliver=self._emitter.deliver)
+            return Work(handler, declaration.parameters, plugins, deliver=self._deliver)
         except Exception as error:
             for opened in plugins:
                 opened.close()
@@ -145,6 +147,10 @@ class Daemon:
                 raise
             what = f"The setup of {handler.origin}" if len(plugins) == len(declaration.plugins) else "A plugin"
             raise ConfigurationError(f"{what} failed: {type(error).__name__}: {error}") from error
+
+    def _deliver(self, emissions: Sequence[Emission], begun_at: float) -> None:
+        with self._slots.emitting():
+            self._emitter.deliver(emissions, begun_at)
 
     def _plugin_context(self) -> plugin.PluginContext:
         configuration = self._configuration

@@ -15,12 +15,15 @@ anything was measured, one for each slot.
 - A new peer has one message at once.
 - The master has one message beyond what it has started. While messages wait in its backlog, or one of them waits here
   for a slot, connectors get no new credit, and what they leave of the window is the master's.
+- When every slot is held by a message that waits for what it emitted, connectors get no credit, and after a moment what
+  waits here from them is refused: it may be what a slot waits for, by way of other engines that emit into this one.
 
 Credit in bytes follows the engine's byte budget, in equal shares, one of them the master's. It reserves no memory.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from typing import Any
 
@@ -32,6 +35,8 @@ LARGEST_WINDOW = 10_000
 IDLE_AFTER_S = 0.02
 #: In the round robin nobody's messages count for less than this fraction of the largest ones.
 SMALLEST_FRACTION = 1 / 16
+#: How long every slot may be held by what was emitted before those who wait are sent elsewhere.
+EMITTING_GRACE_S = 0.25
 _SHORTEST_HANDLER_S = 1e-7
 #: What one measured message changes of the mean.
 _WEIGHT = 0.2
@@ -140,6 +145,8 @@ class EngineLoop:
         self.handler_s: float | None = None
         self.is_draining = False
         self.has_hungry_peers = False
+        self._emitting = 0
+        self._clogged_at = math.inf
 
     def __repr__(self) -> str:
         return (
@@ -179,6 +186,31 @@ class EngineLoop:
         self.is_draining = True
         waiters = [*self._waiting_from_backlog, *self._waiting]
         self._waiting_from_backlog.clear()
+        self._waiting.clear()
+        return waiters
+
+    def emission_begun(self, now: float) -> float | None:
+        """A slot waits for what its handler emitted; return when to ask for :meth:`grants` if nothing changes."""
+        self._emitting += 1
+        if self._emitting < self._concurrency:
+            return None
+        self._clogged_at = now + EMITTING_GRACE_S
+        return self._clogged_at
+
+    def emission_ended(self) -> None:
+        """What was emitted is safe, or given up."""
+        self._emitting -= 1
+        self._clogged_at = math.inf
+
+    def is_clogged(self, now: float) -> bool:
+        """Whether all slots have waited for what was emitted for so long that messages had better go elsewhere."""
+        return now >= self._clogged_at
+
+    def turn_away(self, now: float) -> list[Any]:
+        """Return the waiters that will have no slot, because the engine is clogged; those of the backlog can wait."""
+        if not self.is_clogged(now):
+            return []
+        waiters = list(self._waiting)
         self._waiting.clear()
         return waiters
 
@@ -228,6 +260,9 @@ class EngineLoop:
         masters = [peer for peer in self._peers if peer.is_backlog]
         told = [peer for peer in masters if self._grant_master(peer, active)]
         if self.depth or self._waiting_from_backlog:
+            return told, None
+        if self._emitting == self._concurrency:
+            self.has_hungry_peers = True
             return told, None
         told += self._grant_connectors(active, now)
         hungry = [peer for peer in active if not peer.unused and peer not in told]

@@ -29,7 +29,7 @@ from harmonicio.engine.outputs import rejection
 from harmonicio.engine.payloads import Payload, PayloadStore
 from harmonicio.engine.slots import Slot, Slots
 from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
-from harmonicio.engine.task import DAMAGED, DRAINING, Task
+from harmonicio.engine.task import DAMAGED, DRAINING, Task, refusal_of
 from harmonicio.engine.work import Work
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import Depth, Drain, Event, IncomingMessage, MessageBegun, MessageReceived
@@ -200,7 +200,7 @@ class Session:
     def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
         slot = self._slot_for_next()
         if slot is None:
-            self._refuse(message, DRAINING)
+            self._refuse(message, refusal_of(self._slots))
             return
         content = self._content_of(message, payload)
         self.answers.message_started()

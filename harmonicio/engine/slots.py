@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Protocol
 
 from harmonicio.control.messages import RunningMessage
@@ -142,7 +143,7 @@ class Slots:
     # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def acquire(self, *, is_backlog: bool) -> Slot | None:
-        """Wait for a slot; return None when there will be none, because the engine drains."""
+        """Wait for a slot; return None when there will be none, because the engine drains or is clogged."""
         waiter = None
         with self._lock:
             if self.is_draining:
@@ -150,6 +151,8 @@ class Slots:
             if self._loop.take_slot():
                 slot = self._idle_slots.pop()
                 self._taken += 1
+            elif not is_backlog and self._loop.is_clogged(time.monotonic()):
+                return None
             else:
                 waiter = _WaitingThread()
                 self._loop.wait_for_slot(waiter, is_backlog=is_backlog)
@@ -160,14 +163,17 @@ class Slots:
         return slot
 
     def submit(self, task: Waiter, *, is_backlog: bool) -> None:
-        """Give the task the next slot that is free for it, or refuse it because the engine drains."""
+        """Give the task the next slot that is free for it, or refuse it because the engine drains or is clogged."""
         slot = None
+        is_refused = False
         with self._lock:
-            if is_refused := self.is_draining:
-                pass
+            if self.is_draining:
+                is_refused = True
             elif self._loop.take_slot():
                 slot = self._idle_slots.pop()
                 self._taken += 1
+            elif not is_backlog and self._loop.is_clogged(time.monotonic()):
+                is_refused = True
             else:
                 self._loop.wait_for_slot(task, is_backlog=is_backlog)
         if is_refused:
@@ -189,6 +195,19 @@ class Slots:
                 self._taken += 1
         if waiter is not None:
             waiter.granted(slot)
+
+    @contextmanager
+    def emitting(self) -> Iterator[None]:
+        """A slot is held by what its handler emitted, until that is safe."""
+        with self._lock:
+            again_at = self._loop.emission_begun(time.monotonic())
+        if again_at is not None:
+            self.flusher.review_at(again_at)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._loop.emission_ended()
 
     def run_soon(self, work: Callable[[Slot], None], slot: Slot) -> None:
         """Run work that has been granted its slot in a thread of the pool."""
@@ -235,8 +254,12 @@ class Slots:
     def review(self, own: Session | None = None) -> None:
         """Decide about credit. The sessions concerned are flushed soon, but ``own``, whose caller does it."""
         with self._lock:
-            peers, again_at = self._loop.grants(time.monotonic())
+            now = time.monotonic()
+            peers, again_at = self._loop.grants(now)
             sessions = [self._sessions[peer] for peer in peers]
+            waiters = self._loop.turn_away(now)
+        for waiter in waiters:
+            waiter.refused()
         for session in sessions:
             if session is not own:
                 self.flusher.flush_soon(session)

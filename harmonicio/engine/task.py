@@ -11,7 +11,7 @@ import time
 from typing import Any, Protocol
 
 from harmonicio.core.errors import ConnectionEnded
-from harmonicio.core.message import RejectReason
+from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.engine.answers import Answers
 from harmonicio.engine.outputs import rejection
 from harmonicio.engine.payloads import Payload
@@ -23,7 +23,13 @@ from harmonicio.wire.events import IncomingMessage
 _log = logging.getLogger(__name__)
 
 DRAINING = rejection(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
+CLOGGED = rejection(RejectReason.NO_CREDIT, "Every handler of the engine waits for messages that it emitted.")
 DAMAGED = rejection(RejectReason.CHECKSUM, "The payload was damaged on its way: its checksum does not match.")
+
+
+def refusal_of(slots: Slots) -> Outcome:
+    """Return the answer to a message that has no slot and will have none."""
+    return DRAINING if slots.is_draining else CLOGGED
 
 
 class Owner(Protocol):
@@ -98,7 +104,7 @@ class Task:
         if self.arrival is not None:
             self.arrival.wait_until_over()
         self._release()
-        self._owner.answers.message_refused(self._message, DRAINING)
+        self._owner.answers.message_refused(self._message, refusal_of(self._slots))
         self._flush()
 
     def _release(self) -> None:

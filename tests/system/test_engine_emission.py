@@ -128,3 +128,30 @@ def test_what_is_emitted_into_a_stream_that_does_not_exist_makes_a_dead_letter_t
     with connect("images") as connector, pytest.raises(HandlerFailed, match="nowhere"):
         connector.send(b"image").result(timeout_s=20)
     wait_until(lambda: [each.dead for each in cluster.client.backlog()] == [1], what="one dead letter")
+
+
+@pytest.mark.parametrize("size_bytes", [1_000, 3_000_000])
+def test_streams_that_emit_into_each_other_do_not_wait_for_each_other(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, size_bytes: int
+) -> None:
+    code = """
+        from harmonicio.engine import handler
+
+        @handler
+        def bounce(message):
+            left = message.metadata["left"]
+            if left:
+                other = "pong" if message.stream == "ping" else "ping"
+                message.emit(message.payload, stream=other, metadata={"left": left - 1})
+    """
+    path = write_handler("bounce", code)
+    declare(cluster, "ping", path)
+    declare(cluster, "pong", path)
+    begun = time.monotonic()
+    with connect("ping") as connector:
+        deliveries = [connector.send(bytes(size_bytes), metadata={"left": 9}) for _ in range(5)]
+        for delivery in deliveries:
+            delivery.result(timeout_s=40)
+    wait_until(lambda: sum(view.handled for view in cluster.client.engines()) >= 50, timeout_s=40, what="all bounces")
+    assert time.monotonic() - begun < 40
+    assert all(each.dead == 0 for each in cluster.client.backlog())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.engine.loop import IDLE_AFTER_S, LARGEST_WINDOW, EngineLoop, Peer
+from harmonicio.engine.loop import EMITTING_GRACE_S, IDLE_AFTER_S, LARGEST_WINDOW, EngineLoop, Peer
 
 BUDGET = 64 * 1024**2
 
@@ -178,3 +178,37 @@ def test_a_message_beyond_the_bytes_does_not_leave_the_totals_behind() -> None:
     handle(peer, size_bytes=10 * BUDGET)
     loop.grants(0.0)
     assert peer.credit.bytes_total == 10 * BUDGET + BUDGET // 2
+
+
+# ── slots that wait for what was emitted ─────────────────────────────────────────────────────────────────────────────
+
+
+def test_when_every_slot_waits_for_what_it_emitted_who_waits_is_turned_away_but_not_the_backlog() -> None:
+    loop = loop_of(2)
+    peer = joined(loop)
+    loop.take_slot()
+    loop.take_slot()
+    loop.wait_for_slot("source's", is_backlog=False)
+    loop.wait_for_slot("stored", is_backlog=True)
+    assert loop.emission_begun(10.0) is None
+    assert loop.emission_begun(20.0) == 20.0 + EMITTING_GRACE_S
+    assert loop.turn_away(20.0) == []
+    assert not loop.is_clogged(20.0)
+    assert loop.turn_away(20.0 + EMITTING_GRACE_S) == ["source's"]
+    assert loop.is_clogged(30.0)
+    loop.emission_ended()
+    assert not loop.is_clogged(40.0)
+    assert loop.free_slot() == "stored"
+    assert peer.credit.messages_total > 0
+
+
+def test_nobody_gets_credit_while_every_slot_waits_for_what_it_emitted() -> None:
+    loop = loop_of(1)
+    peer = joined(loop)
+    handle(peer)
+    loop.take_slot()
+    loop.emission_begun(1.0)
+    assert loop.grants(1.0) == ([], None)
+    assert loop.has_hungry_peers, "whoever is next to look gives it"
+    loop.emission_ended()
+    assert loop.grants(2.0)[0] == [peer]
