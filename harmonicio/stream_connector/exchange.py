@@ -75,21 +75,7 @@ class Exchange:
     def figures(self, lease_requests: int) -> Figures:
         """Return what has been done so far."""
         with self.lock:
-            tally, dispatch = self.tally, self._dispatch
-            return Figures(
-                sent=tally.sent,
-                safe=tally.safe,
-                processed=tally.processed,
-                failed=tally.failed,
-                rejected=tally.rejected,
-                via_engine=tally.via_engine,
-                via_backlog=tally.via_backlog,
-                resent=dispatch.resent,
-                waiting=dispatch.waiting,
-                waiting_bytes=dispatch.waiting_bytes,
-                engines=len(dispatch.engines),
-                lease_requests=lease_requests,
-            )
+            return self.tally.figures(self._dispatch, lease_requests)
 
     # ── what a source asks; on its threads ───────────────────────────────────────────────────────────────────────────
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harmonicio.stream_connector.dispatch import Dispatch
+
 
 @dataclass(frozen=True, slots=True)
 class Figures:
@@ -57,3 +59,20 @@ class Tally:
     def unsafe(self) -> int:
         """Messages that have not come to rest."""
         return self.sent - self.via_engine - self.via_backlog - self.refused
+
+    def figures(self, dispatch: Dispatch, lease_requests: int) -> Figures:
+        """Return what has been done so far, with what waits."""
+        return Figures(
+            sent=self.sent,
+            safe=self.safe,
+            processed=self.processed,
+            failed=self.failed,
+            rejected=self.rejected,
+            via_engine=self.via_engine,
+            via_backlog=self.via_backlog,
+            resent=dispatch.resent,
+            waiting=dispatch.waiting,
+            waiting_bytes=dispatch.waiting_bytes,
+            engines=len(dispatch.engines),
+            lease_requests=lease_requests,
+        )

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import logging
 import math
-import random
 import threading
 import time
 from collections.abc import Iterable
@@ -22,11 +21,12 @@ from typing import Protocol
 
 from harmonicio import __version__
 from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
-from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound, Unavailable
+from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound
 from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
 from harmonicio.stream_connector.dialling import Dialling
 from harmonicio.stream_connector.peers import Peer
+from harmonicio.stream_connector.trouble import RETRY_FIRST_S, RETRY_MAX_S, Trouble
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
@@ -37,11 +37,9 @@ LEASES_PER_REQUEST = 16
 FIRST_WITHIN_S = 0.5
 #: The backlog among the connections that are dialled; the others are named by their leases.
 BACKLOG = "backlog"
-RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
 #: The pause between two requests, even if the master says that there is more to have.
 ASK_EVERY_S = 0.05
 LOOK_EVERY_S = 1.0
-WARN_AFTER_S = 5.0
 #: After that, a connector that closes gives no leases back any more: the master does not answer.
 RELEASE_WITHIN_S = 1.0
 
@@ -106,7 +104,7 @@ class Leasing:
         self._is_short = False
         self._ask_at = self._dial_at = 0.0
         self._renew_at = math.inf
-        self._trouble = _Trouble(client.url)
+        self._trouble = Trouble(client.url)
         self.lease_requests = 0
         self._thread = threading.Thread(target=self._run, name=f"{source}-leases", daemon=True)
 
@@ -287,38 +285,3 @@ class Leasing:
         self._access = None  # The ticket may be too old, or the master at another port: the next grant tells.
         pause_s = RETRY_FIRST_S if isinstance(outcome, NotAllowed) else self._trouble.pause_s(outcome)
         self._dial_at = time.monotonic() + pause_s
-
-
-class _Trouble:
-    """How long the master has not been reached: the pauses grow, and people hear of it once.
-
-    Args:
-        url: The master's address, for the warning.
-    """
-
-    def __init__(self, url: str) -> None:
-        self._url = url
-        self._failures = 0
-        self._since: float | None = None
-        self._has_warned = False
-        self.text = ""
-
-    def over(self) -> None:
-        """It was reached."""
-        if self._has_warned:
-            _log.warning("The master at %s answers again.", self._url)
-        self._failures, self._since, self._has_warned, self.text = 0, None, False, ""
-
-    def pause_s(self, error: HarmonicIOError) -> float:
-        """Return how long to wait after this failure."""
-        now = time.monotonic()
-        self.text = error.text
-        self._failures += 1
-        self._since = now if self._since is None else self._since
-        if now - self._since >= WARN_AFTER_S and not self._has_warned:
-            self._has_warned = True
-            _log.warning("%s Trying again at %s; messages wait in memory meanwhile.", error.text, self._url)
-        pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
-        if isinstance(error, Unavailable) and error.retry_after_s is not None:
-            return max(pause_s, min(error.retry_after_s, RETRY_MAX_S))
-        return pause_s

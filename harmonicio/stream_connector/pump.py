@@ -293,7 +293,8 @@ class Pump:
         try:
             while (event := peer.link.next_event()) is not None:
                 if isinstance(event, Goodbye):
-                    raise ConnectionEnded(f"{peer.lane.name} ended the connection: {event.text or 'it is done'}")
+                    text = f"{peer.lane.name} ended the connection: {event.text or event.code or 'it is done'}"
+                    raise ConnectionEnded(text, hint=event.hint)
                 events.append(event)
         finally:
             if events:

@@ -23,7 +23,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.lease import Address
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
-from harmonicio.stream_connector import leasing
+from harmonicio.stream_connector import trouble
 from harmonicio.testing.bare_receivers import BareCluster, done
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
@@ -256,7 +256,7 @@ def test_after_a_restart_of_the_master_connections_stay_and_get_new_leases(clust
 def test_a_master_that_is_not_there_is_named_in_a_warning(
     cluster: BareCluster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(leasing, "WARN_AFTER_S", 0.3)
+    monkeypatch.setattr(trouble, "WARN_AFTER_S", 0.3)
     cluster.engine()
     cluster.master.error = AWAY
     with caplog.at_level(logging.WARNING), cluster.connect() as connector:

@@ -1,0 +1,49 @@
+"""A master that cannot be reached: how long to wait before the next try, and what people hear of it."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+
+from harmonicio.core.errors import HarmonicIOError, Unavailable
+
+_log = logging.getLogger(__name__)
+
+RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+WARN_AFTER_S = 5.0
+
+
+class Trouble:
+    """How long the master has not been reached: the pauses grow, and people hear of it once.
+
+    Args:
+        url: The master's address, for the warning.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url
+        self._failures = 0
+        self._since: float | None = None
+        self._has_warned = False
+        self.text = ""
+
+    def over(self) -> None:
+        """It was reached."""
+        if self._has_warned:
+            _log.warning("The master at %s answers again.", self._url)
+        self._failures, self._since, self._has_warned, self.text = 0, None, False, ""
+
+    def pause_s(self, error: HarmonicIOError) -> float:
+        """Return how long to wait after this failure."""
+        now = time.monotonic()
+        self.text = error.text
+        self._failures += 1
+        self._since = now if self._since is None else self._since
+        if now - self._since >= WARN_AFTER_S and not self._has_warned:
+            self._has_warned = True
+            _log.warning("%s Trying again at %s; messages wait in memory meanwhile.", error.text, self._url)
+        pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
+        if isinstance(error, Unavailable) and error.retry_after_s is not None:
+            return max(pause_s, min(error.retry_after_s, RETRY_MAX_S))
+        return pause_s
