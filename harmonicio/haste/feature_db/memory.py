@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonicio.core.errors import StorageError
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, canonical
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, count_option
 
 MAX_ROWS = 1_000_000
 
@@ -45,5 +45,6 @@ class MemoryFeatureDatabase(FeatureDatabase):
 
 def create(options: Mapping[str, Any], client: Any) -> MemoryFeatureDatabase:
     """Options: ``max_rows``."""
-    check_options("The feature database 'memory'", options, ("max_rows",))
-    return MemoryFeatureDatabase(**options)
+    what = "The feature database 'memory'"
+    check_options(what, options, ("max_rows",))
+    return MemoryFeatureDatabase(count_option(what, options, "max_rows", MAX_ROWS))

@@ -15,9 +15,9 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
-from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.core.errors import StorageError
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, path_option
 
 _JSON_FIELDS = ("features", "metadata")
 _METADATA = sa.MetaData()
@@ -113,11 +113,9 @@ class SqliteFeatureDatabase(FeatureDatabase):
 
 def create(options: Mapping[str, Any], client: Any) -> SqliteFeatureDatabase:
     """Options: ``file``, an absolute path."""
-    check_options("The feature database 'sqlite'", options, ("file",))
-    file = Path(str(options.get("file", "")))
-    if not file.is_absolute():
-        raise ConfigurationError(f"The feature database 'sqlite' needs an absolute 'file', not {str(file)!r:.80}.")
-    return SqliteFeatureDatabase(file)
+    what = "The feature database 'sqlite'"
+    check_options(what, options, ("file",))
+    return SqliteFeatureDatabase(path_option(what, options, "file"))
 
 
 def _prepare(connection: Any, _: Any) -> None:

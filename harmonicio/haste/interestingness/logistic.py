@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, number_option, shown, text_option
 
 #: ``haste-case-study-1``: the paper's choice for its images of cortical neurons.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -37,13 +37,12 @@ def logistic_of(feature: str, k: float, x0: float) -> InterestingnessFunction:
 
 def create(options: Mapping[str, Any]) -> InterestingnessFunction:
     """Options: ``feature``, ``k`` and ``x0``, or ``preset`` for what is not given."""
-    check_options("The interestingness function 'logistic'", options, ("preset", "feature", "k", "x0"))
+    what = "The interestingness function 'logistic'"
+    check_options(what, options, ("preset", "feature", "k", "x0"))
     given = dict(options)
     preset = given.pop("preset", None)
-    if preset is not None and preset not in PRESETS:
-        raise ConfigurationError(f"There is no preset {preset!r:.60}.", hint=f"Known are {', '.join(PRESETS)}.")
+    if preset is not None and preset not in tuple(PRESETS):
+        raise ConfigurationError(f"There is no preset {shown(preset)}.", hint=f"Known are {', '.join(PRESETS)}.")
     values = {**PRESETS.get(preset or "", {}), **given}
-    for key in ("feature", "k", "x0"):
-        if key not in values:
-            raise ConfigurationError(f"The interestingness function 'logistic' needs the option {key!r}, or a preset.")
-    return logistic_of(str(values["feature"]), float(values["k"]), float(values["x0"]))
+    feature = text_option(what, values, "feature")
+    return logistic_of(feature, number_option(what, values, "k"), number_option(what, values, "x0"))

@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, number_option, text_option
 
 
 def single_feature(feature: str, *, lowest: float = 0.0, highest: float = 1.0) -> InterestingnessFunction:
@@ -28,7 +28,10 @@ def single_feature(feature: str, *, lowest: float = 0.0, highest: float = 1.0) -
 
 def create(options: Mapping[str, Any]) -> InterestingnessFunction:
     """Options: ``feature``, ``lowest``, ``highest``."""
-    check_options("The interestingness function 'feature'", options, ("feature", "lowest", "highest"))
-    if "feature" not in options:
-        raise ConfigurationError("The interestingness function 'feature' needs the option 'feature'.")
-    return single_feature(**options)
+    what = "The interestingness function 'feature'"
+    check_options(what, options, ("feature", "lowest", "highest"))
+    return single_feature(
+        text_option(what, options, "feature"),
+        lowest=number_option(what, options, "lowest", 0.0),
+        highest=number_option(what, options, "highest", 1.0),
+    )

@@ -11,8 +11,11 @@ all. Two things follow from messages being tried again:
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
 from typing import Any, Protocol
 
 from harmonicio.core.errors import ConfigurationError, InvalidInput
@@ -81,7 +84,7 @@ def create_tiers(declared: Mapping[str, Any]) -> dict[str, Tier]:
         declared: Tier name to ``driver`` (``file`` when left out) and what that driver takes.
 
     Raises:
-        ConfigurationError: a name or driver cannot be used.
+        ConfigurationError: a name or driver cannot be used, or two tiers would share files.
     """
     tiers = {}
     for name, options in declared.items():
@@ -93,4 +96,20 @@ def create_tiers(declared: Mapping[str, Any]) -> dict[str, Tier]:
             raise ConfigurationError(f"The tier {name!r} is not a table.", hint='For example { folder = "…" }.')
         given = dict(options)
         tiers[name] = load("tier driver", ENTRY_POINT_GROUP, _TABLE, given.pop("driver", "file"))(name, given)
+    _check_apart(declared)
     return tiers
+
+
+def _check_apart(declared: Mapping[str, Any]) -> None:
+    """Refuse folders that are the same or one inside the other: what one tier removes could be what another keeps.
+
+    Every driver that keeps payloads in a folder of the host calls its option ``folder``.
+    """
+    named = ((name, str(options.get("folder", ""))) for name, options in declared.items())
+    folders = {name: Path(os.path.realpath(folder)) for name, folder in named if os.path.isabs(folder)}
+    for (one, folder), (other, second) in combinations(folders.items(), 2):
+        if folder.is_relative_to(second) or second.is_relative_to(folder):
+            raise ConfigurationError(
+                f"The tiers {one!r} and {other!r} share files: {folder} and {second}.",
+                hint="Give each tier a folder of its own, none inside another.",
+            )

@@ -21,9 +21,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.core.errors import StorageError
 from harmonicio.core.names import check_name
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, path_option
 from harmonicio.haste.tiers.base import Kept
 
 MAX_NAME_BYTES = 180
@@ -123,11 +123,9 @@ class FileTier:
 
 def create(name: str, options: Mapping[str, Any]) -> FileTier:
     """Options: ``folder``, an absolute path."""
-    check_options(f"The file tier {name!r}", options, ("folder",))
-    folder = Path(str(options.get("folder", "")))
-    if not folder.is_absolute() or "\0" in str(folder):
-        raise ConfigurationError(f"The file tier {name!r} needs an absolute 'folder', not {str(folder)!r:.80}.")
-    return FileTier(name, folder)
+    what = f"The file tier {name!r}"
+    check_options(what, options, ("folder",))
+    return FileTier(name, path_option(what, options, "folder"))
 
 
 def encode(message_id: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from harmonicio.core.errors import StorageError
 from harmonicio.core.names import check_name
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, count_option
 from harmonicio.haste.tiers.base import Kept
 
 MAX_BYTES = 1024**3
@@ -64,5 +64,6 @@ class MemoryTier:
 
 def create(name: str, options: Mapping[str, Any]) -> MemoryTier:
     """Options: ``max_bytes``."""
-    check_options(f"The memory tier {name!r}", options, ("max_bytes",))
-    return MemoryTier(name, **options)
+    what = f"The memory tier {name!r}"
+    check_options(what, options, ("max_bytes",))
+    return MemoryTier(name, count_option(what, options, "max_bytes", MAX_BYTES))

@@ -49,6 +49,9 @@ def test_a_tier_without_a_driver_is_a_folder(tmp_path: Path) -> None:
         ({"A": {}}, "absolute 'folder'"),
         ({"A": {"folder": "/x\0y"}}, "absolute 'folder'"),
         ({"A": {"folder": "/x", "colour": 1}}, "no option 'colour'"),
+        ({"A": {"folder": 5}}, "absolute 'folder', not 5"),
+        ({"A": {"driver": "memory", "max_bytes": "all"}}, "'all' as 'max_bytes'"),
+        ({"A": {"driver": "memory", "max_bytes": 0}}, "0 as 'max_bytes'"),
         ({"A": {"driver": "trash", "folder": "/x"}}, "no option 'folder'"),
         ({"../A": {"folder": "/x"}}, "not a tier name"),
         ({"A": "/x"}, "not a table"),
@@ -57,6 +60,20 @@ def test_a_tier_without_a_driver_is_a_folder(tmp_path: Path) -> None:
 def test_a_tier_that_cannot_be_used_is_refused_when_it_is_declared(declared: dict, complaint: str) -> None:
     with pytest.raises(ConfigurationError, match=complaint):
         create_tiers(declared)
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [("A", "A"), ("A", "A/"), ("A", "x/../A"), ("A", "A/plates"), ("x/B/deep", "x"), ("A", "link"), ("link/B", "A")],
+)
+def test_tiers_that_share_files_are_refused_and_both_are_named(tmp_path: Path, one: str, other: str) -> None:
+    (tmp_path / "link").symlink_to(tmp_path / "A")
+    with pytest.raises(ConfigurationError, match="The tiers 'first' and 'second' share files"):
+        create_tiers({"first": {"folder": f"{tmp_path}/{one}"}, "second": {"folder": f"{tmp_path}/{other}"}})
+
+
+def test_tiers_side_by_side_may_have_names_that_begin_alike(tmp_path: Path) -> None:
+    assert len(create_tiers({name: {"folder": str(tmp_path / name)} for name in ("A", "AB", "A.B")})) == 3
 
 
 # ── file names ───────────────────────────────────────────────────────────────────────────────────────────────────────
