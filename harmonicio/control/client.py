@@ -12,10 +12,13 @@ A client may be used from several threads.
 
 from __future__ import annotations
 
+import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
+from weakref import WeakSet
 
 from harmonicio.control import json_codec, paths
 from harmonicio.control.messages import (
@@ -46,6 +49,7 @@ from harmonicio.core.stream import StreamDeclaration
 
 if TYPE_CHECKING:
     import requests
+    from urllib3.connection import HTTPConnection
 
 Record = TypeVar("Record")
 
@@ -74,6 +78,7 @@ class MasterClient:
         self._token = token
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
+        self._connections: WeakSet[HTTPConnection] = WeakSet()
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -87,10 +92,13 @@ class MasterClient:
         self.close()
 
     def close(self) -> None:
-        """Close the connections; a request that runs in another thread ends by itself."""
+        """Close the connections; a request that runs in another thread fails at once."""
         with self._lock:
             self._is_closed = True
             session, self._session = self._session, None
+            connections = list(self._connections)
+        for connection in connections:
+            _cut(connection)
         if session is not None:
             session.close()
 
@@ -271,16 +279,44 @@ class MasterClient:
             if self._is_closed:
                 raise errors.ConnectionEnded(f"The client of {self.url} is closed.")
             if self._session is None:
-                self._session = _new_session(self._token)
+                self._session = _new_session(self._token, self._connected)
             return self._session
 
+    def _connected(self, connection: HTTPConnection) -> None:
+        with self._lock:
+            self._connections.add(connection)
+            is_closed = self._is_closed
+        if is_closed:
+            _cut(connection)
 
-def _new_session(token: str) -> requests.Session:
+
+def _cut(connection: HTTPConnection) -> None:
+    """Let whoever waits for an answer on this connection see its end."""
+    sock = connection.sock
+    if sock is not None:
+        with suppress(OSError):  # It is closed already.
+            sock.shutdown(socket.SHUT_RDWR)
+
+
+def _new_session(token: str, on_connected: Callable[[HTTPConnection], None]) -> requests.Session:
+    """Return a session that tells of each of its connections over plain HTTP."""
     import requests
+    from urllib3.connection import HTTPConnection
+    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+    class Connection(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            on_connected(self)
+
+    class Pool(HTTPConnectionPool):
+        ConnectionCls = Connection
 
     session = requests.Session()
     session.trust_env = False
-    session.mount("http://", requests.adapters.HTTPAdapter(pool_maxsize=16))
+    adapter = requests.adapters.HTTPAdapter(pool_maxsize=16)
+    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": HTTPSConnectionPool}
+    session.mount("http://", adapter)
     session.headers["Accept"] = "application/json, application/problem+json"
     if token:
         session.headers["Authorization"] = f"Bearer {token}"

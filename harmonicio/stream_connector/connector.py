@@ -1,7 +1,7 @@
 """The stream connector, as a source application sees it.
 
-It has two threads, however many engines it sends to: one for the sockets, one for what may wait (the master, dialling).
-They start when it is entered, or at the first send.
+It has two threads, however many engines it sends to: one for the sockets, one for what may wait for the master;
+and one more for each connection while it is dialled. They start when it is entered, or at the first send.
 """
 
 from __future__ import annotations

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+import socket
 import threading
 import time
+from contextlib import ExitStack
 
 import pytest
 
+from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, MasterUnavailable, UndeliveredError
 from harmonicio.stream_connector import StreamConnector
@@ -88,6 +91,28 @@ def test_a_request_that_the_master_does_not_answer_leaves_nothing_running_after_
     with pytest.raises(UndeliveredError):
         connector.close(timeout_s=0.1)
     assert threads_of(connector) == []
+
+
+def test_a_client_that_is_closed_does_not_wait_for_an_answer() -> None:
+    errors: list[HarmonicIOError] = []
+
+    def ask() -> None:
+        try:
+            client.request_leases(LeaseRequest("images", "source", 1))
+        except HarmonicIOError as error:
+            errors.append(error)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener, ExitStack() as accepted:
+        client = MasterClient(f"http://127.0.0.1:{listener.getsockname()[1]}", "t")
+        asking = threading.Thread(target=ask)
+        asking.start()
+        connection = accepted.enter_context(listener.accept()[0])
+        assert connection.recv(65_536)
+        client.close()
+        asking.join(5)
+        assert not asking.is_alive()
+    assert len(errors) == 1
+    assert errors[0].retryable
 
 
 def test_a_connector_that_is_closed_does_not_open_again() -> None:
