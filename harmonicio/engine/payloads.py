@@ -1,7 +1,12 @@
 """Where payloads lie while the engine has them: kept buffers in memory, unlinked files above the stream's limit.
 
     take(size) ── up to memory_payload_max ──► waits for room in the byte budget ──► buffer of the pool, or a new one
-               └─ above ─────────────────────► file on the scratch volume, all of its blocks reserved, mapped
+               │                                        │ none for a second
+               └─ above ────────────────────────────────┴──► file on the scratch volume, all blocks reserved, mapped
+
+Nobody waits longer for room, because a connection that is not read from breaks (TCP_USER_TIMEOUT counts a window that
+stays closed, too) although both ends are well, and because room may come only when what waits here has been taken: by
+way of other engines that emit into this one.
 
 A buffer is used again only when nobody holds a view of it any more. Releasing our own view does not notice a numpy
 array over the same memory; a resize of the buffer does, by BufferError. A buffer that is still viewed is left to its
@@ -24,6 +29,8 @@ _STEPS = 8
 SMALLEST_CAPACITY = 64 * 1024
 #: Buffers that nobody uses are kept up to this size together, and up to a quarter of the byte budget.
 MAX_KEPT_BYTES = 128 * 1024**2
+#: How long a payload waits for room in memory before it goes into a file.
+ROOM_WITHIN_S = 1.0
 
 
 class Payload(Protocol):
@@ -46,9 +53,18 @@ class PayloadStore:
         budget_bytes: Payload bytes that may be in memory at the same time.
         memory_payload_max_bytes: Larger payloads go into a file.
         scratch_folder: For those files.
+        room_within_s: A payload that finds no room in memory for so long goes into a file as well.
     """
 
-    def __init__(self, budget_bytes: int, memory_payload_max_bytes: int, scratch_folder: str) -> None:
+    def __init__(
+        self,
+        budget_bytes: int,
+        memory_payload_max_bytes: int,
+        scratch_folder: str,
+        *,
+        room_within_s: float = ROOM_WITHIN_S,
+    ) -> None:
+        self._room_within_s = room_within_s
         self._memory_payload_max_bytes = memory_payload_max_bytes
         self._scratch_folder = scratch_folder
         self._counting = threading.Lock()
@@ -65,15 +81,15 @@ class PayloadStore:
         return self._abandoned
 
     def take(self, size_bytes: int) -> Payload:
-        """Return memory for a payload; waits until the byte budget has room for it.
+        """Return memory for a payload; waits a moment until the byte budget has room for it.
 
         Raises:
             StorageError: the scratch volume, or the machine's memory, has no room.
             ConnectionEnded: the engine ends.
         """
-        if size_bytes > self._memory_payload_max_bytes:
+        is_large = size_bytes > self._memory_payload_max_bytes
+        if is_large or not self.budget.acquire(size_bytes, self._room_within_s):
             return _FilePayload(self, size_bytes, self._scratch_folder)
-        self.budget.acquire(size_bytes)
         try:
             return _BufferPayload(self, self.pool.take(size_bytes), size_bytes)
         except MemoryError:
@@ -84,10 +100,13 @@ class PayloadStore:
         """Return a small payload in memory of its own, because its handler runs when the connection has gone on.
 
         Raises:
-            ConnectionEnded: the engine ends.
+            StorageError, ConnectionEnded: as for :meth:`take`.
         """
-        self.budget.acquire(len(small))
-        return _CopiedPayload(self, bytes(small))
+        if self.budget.acquire(len(small), self._room_within_s):
+            return _CopiedPayload(self, bytes(small))
+        payload = _FilePayload(self, len(small), self._scratch_folder)
+        payload.view[:] = small
+        return payload
 
     def close(self) -> None:
         """Wake whoever waits for room, and forget the kept buffers."""
@@ -136,8 +155,8 @@ class _FilePayload:
 
     def __init__(self, store: PayloadStore, size_bytes: int, folder: str) -> None:
         self._store = store
-        self._mapping = _map_new_file(folder, size_bytes)
-        self.view = memoryview(self._mapping)
+        self._mapping = _map_new_file(folder, max(1, size_bytes))
+        self.view = memoryview(self._mapping)[:size_bytes]
 
     def release(self) -> None:
         self.view.release()
@@ -186,16 +205,17 @@ class ByteBudget:
     def __repr__(self) -> str:
         return f"<ByteBudget: {self.held_bytes} of {self._total_bytes} bytes, {len(self._waiting)} waiting>"
 
-    def acquire(self, size_bytes: int) -> None:
-        """Wait for room and take it.
+    def acquire(self, size_bytes: int, timeout_s: float | None = None) -> bool:
+        """Wait for room and take it; return whether there was room in time.
 
         Raises:
             ConnectionEnded: the budget was closed.
         """
         with self._room:
-            if self._waiting or not self._has_room(size_bytes):
-                self._wait(size_bytes)
+            if (self._waiting or not self._has_room(size_bytes)) and not self._wait(size_bytes, timeout_s):
+                return False
             self.held_bytes += size_bytes
+            return True
 
     def release(self, size_bytes: int) -> None:
         with self._room:
@@ -212,15 +232,16 @@ class ByteBudget:
     def _has_room(self, size_bytes: int) -> bool:
         return self.held_bytes == 0 or self.held_bytes + size_bytes <= self._total_bytes
 
-    def _wait(self, size_bytes: int) -> None:
+    def _wait(self, size_bytes: int, timeout_s: float | None) -> bool:
         turn = object()
         self._waiting.append(turn)
         try:
-            self._room.wait_for(
-                lambda: self._is_closed or (self._waiting[0] is turn and self._has_room(size_bytes)),
+            has_room = self._room.wait_for(
+                lambda: self._is_closed or (self._waiting[0] is turn and self._has_room(size_bytes)), timeout_s
             )
             if self._is_closed:
                 raise ConnectionEnded("The engine ends.")
+            return has_room
         finally:
             self._waiting.remove(turn)
             self._room.notify_all()

@@ -175,11 +175,18 @@ class Session:
             self._refuse(message, refusal)
         elif self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
             self._end_hold()
-            payload = self._payloads.copy(message.payload or _NOTHING)
-            message.payload = None
-            self._hand_over(message, payload)
+            self._copy_and_hand_over(message)
         else:
             self._run_here(message, message.payload or _NOTHING)
+
+    def _copy_and_hand_over(self, message: IncomingMessage) -> None:
+        try:
+            payload = self._payloads.copy(message.payload or _NOTHING)
+        except StorageError as error:
+            self._refuse(message, rejection(RejectReason.STORAGE, str(error)))
+            return
+        message.payload = None
+        self._hand_over(message, payload)
 
     def _refusal(self, message: IncomingMessage) -> Outcome | None:
         """Count a message that arrives; return why it is not taken, if so."""

@@ -24,6 +24,8 @@ from harmonicio.engine.loop import EngineLoop, Peer
 _SPARE_THREADS = 4
 #: A hand-over to another thread costs a tenth of this.
 HAND_OVER_ABOVE_S = 0.0002
+#: While such a handler runs, its connection should be read from: it breaks when it is not for many seconds.
+SLOW_HANDLER_S = 0.01
 #: From this size on, receiving the next message while a handler runs is worth a hand-over.
 OVERLAP_BYTES = 512 * 1024
 
@@ -129,13 +131,12 @@ class Slots:
     def should_hand_over(self, size_bytes: int, *, is_backlog: bool) -> bool:
         """Whether another thread should run the handler, so that this one can go on receiving.
 
-        It is worth it when another slot may be free, when there is much to receive, and for the master's connection,
-        whose DEPTH should be heard in time.
+        It is worth it when another slot may be free, when there is much to receive, for the master's connection, whose
+        DEPTH should be heard in time, and when the handler is slow, or unknown.
         """
-        if self._concurrency == 1 and size_bytes < OVERLAP_BYTES and not is_backlog:
-            return False
         handler_s = self._loop.handler_s
-        return handler_s is None or handler_s > HAND_OVER_ABOVE_S
+        is_worth_early = self._concurrency > 1 or size_bytes >= OVERLAP_BYTES or is_backlog
+        return handler_s is None or handler_s > (HAND_OVER_ABOVE_S if is_worth_early else SLOW_HANDLER_S)
 
     def start(self) -> None:
         self.flusher.start()

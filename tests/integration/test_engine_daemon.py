@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -178,6 +180,35 @@ def test_a_payload_above_the_limit_goes_through_a_file(start: Start, tmp_path: P
 
     assert connector.outcome(connector.send(payload)).result == [zlib.crc32(payload), True, True]
     wait_until(lambda: str(tmp_path / "scratch") not in Path("/proc/self/maps").read_text(), what="the file to go")
+
+
+def test_an_engine_whose_memory_is_full_reads_on_so_that_no_connection_breaks(start: Start) -> None:
+    bench = start(GATE, budget_bytes=10 * MIB)
+    connectors = [bench.connector(f"source {number}", lease=f"l{number}") for number in range(4)]
+    senders = [threading.Thread(target=each.send, args=(bytes(8 * MIB),)) for each in connectors]
+    for sender in senders:
+        sender.start()
+    for sender in senders:  # They come back when the last byte has been taken, while the only handler still runs.
+        sender.join(10)
+    assert [sender.is_alive() for sender in senders] == [False] * 4
+    assert bench.module.running == 1
+    bench.module.gate.set()
+    assert [each.outcome(0) for each in connectors] == [DONE] * 4
+
+
+def test_a_connection_is_read_from_while_a_slow_handler_runs_for_it(start: Start) -> None:
+    bench = start(GATE)
+    connector = bench.connector()
+    with socket.socket(fileno=os.dup(connector.link.channel.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 16 * 1024)  # So that the rest must be taken by the engine.
+    connector.send(b"small")
+    wait_until(lambda: bench.module.running == 1)
+    sender = threading.Thread(target=connector.send, args=(bytes(500_000),))
+    sender.start()
+    sender.join(10)
+    assert not sender.is_alive()
+    bench.module.gate.set()
+    assert set(connector.wait_for_outcomes(2).values()) == {DONE}
 
 
 def test_a_full_scratch_folder_rejects_the_message_and_the_connection_goes_on(start: Start, tmp_path: Path) -> None:

@@ -168,3 +168,23 @@ def test_closing_ends_every_wait() -> None:
     budget.close()
     thread.join()
     assert len(errors) == 1
+
+
+def test_who_finds_no_room_in_time_has_none() -> None:
+    budget = ByteBudget(100)
+    assert budget.acquire(80)
+    assert not budget.acquire(50, timeout_s=0.01)
+    assert budget.held_bytes == 80
+    assert budget.acquire(20, timeout_s=0.01), "who has gone stands in nobody's way"
+
+
+@pytest.mark.parametrize("size_bytes", [0, 1, 100_000])
+def test_a_payload_that_finds_no_room_in_memory_goes_into_a_file(tmp_path: Path, size_bytes: int) -> None:
+    store = PayloadStore(MIB, 4 * MIB, str(tmp_path), room_within_s=0.01)
+    first = store.take(2 * MIB)
+    taken, copied = store.take(size_bytes), store.copy(memoryview(bytes(range(1, 251)))[:size_bytes])
+    assert (len(taken.view), bytes(copied.view)) == (size_bytes, bytes(range(1, 251))[:size_bytes])
+    assert store.budget.held_bytes == 2 * MIB
+    for payload in (first, taken, copied):
+        payload.release()
+    assert store.budget.held_bytes == store.abandoned == 0
