@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import NoReturn
 
 import hypothesis
 import pytest
@@ -31,24 +30,3 @@ def wait_until() -> Callable[..., object]:
 def repository() -> Path:
     """The root of the repository."""
     return REPOSITORY
-
-
-@pytest.fixture(scope="session")
-def shared_data() -> Path:
-    """Real data beside the repository; skips where it is absent."""
-    folder = REPOSITORY.parent / "shared" / "data"
-    if not folder.is_dir():
-        pytest.skip(f"there is no real data at {folder}")
-    return folder
-
-
-@pytest.fixture
-def missing_server() -> Callable[[str], NoReturn]:
-    """Give up on a test whose server is not there: a skip for a person, a failure in CI."""
-
-    def give_up(reason: str) -> NoReturn:
-        if IS_CI:
-            pytest.fail(f"CI must have this server: {reason}", pytrace=False)
-        pytest.skip(reason)
-
-    return give_up

@@ -22,13 +22,15 @@ def run(
     context: typer.Context,
     what: Path | None = typer.Argument(None, help="A handler (FILE.py) or streams (FILE.toml); nothing: an echo."),
     engines: int = typer.Option(1, min=0, help="Engines of the handler's stream."),
-    stream: str | None = typer.Option(None, help="Name of the handler's stream; by default the file's name."),
+    stream: str | None = typer.Option(
+        None, help="Name of the handler's stream; by default the file's name, for engine.py its folder's."
+    ),
     port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
     data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
 ) -> None:
     """Start master, worker and engines on this machine, until interrupted."""
     settings = invocation.of(context).settings({"master.port": port, "master.data_port": data_port})
-    declarations = _declarations(what, stream, engines)
+    declarations = declarations_of(what, stream, engines)
     logs.start("WARNING")
     with foreground.until_interrupted() as interrupted, LocalCluster.of(settings, declarations) as cluster:
         for role in (Role.ADMIN, Role.SOURCE):
@@ -47,12 +49,14 @@ def run(
         console.say("Finishing what runs …")
 
 
-def _declarations(what: Path | None, stream: str | None, engines: int) -> list[StreamDeclaration]:
+def declarations_of(what: Path | None, stream: str | None, engines: int) -> list[StreamDeclaration]:
+    """Return the streams to start with: those of a file, one for a handler, or an echo."""
     if what is None:
         return [StreamDeclaration(stream or "echo", handler=ECHO, engines=engines)]
     if not what.is_file():
         raise InvalidInput(f"There is no file {what}.", hint="Give a handler (FILE.py) or streams (FILE.toml).")
     if what.suffix == ".toml":
         return list(load_streams(what))
-    name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", what.stem)
+    stem = what.resolve().parent.name if what.name == "engine.py" else what.stem
+    name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", stem)
     return [StreamDeclaration(name, handler=str(what.resolve()), engines=engines).checked()]

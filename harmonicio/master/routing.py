@@ -2,7 +2,7 @@
 
     1. free engines (idle, and nobody holds a lease on them): first those of the worker that has the fewest of them,
        up to the worker's last one; of equal workers, that with more engines in use. So the engines of one worker fill
-       up while other hosts stay idle and can be given back (paper 001, section II-C).
+       up while other hosts stay idle and can be given back (Torruangwatthana et al. 2018, section II-C).
     2. shared engines, when no free one is left: first those that the fewest sources hold, then idle before busy.
        Credit arbitrates between the sources of one engine.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 import harmonicio
-from harmonicio.cli import app, console
+from harmonicio.cli import app, console, up
 from harmonicio.cli.__main__ import main
 
 
@@ -55,6 +55,17 @@ def test_config_shows_values_origins_and_no_secret(
     assert ["worker.name", "w7", "HARMONICIO_WORKER_NAME"] in [line[:3] for line in lines]
     assert ["master.url", "http://lab:1", "flag"] in [line[:3] for line in lines]
     assert "canary-secret" not in shown
+
+
+@pytest.mark.parametrize(
+    ("file", "stream"), [("brightness.py", "brightness"), ("gfp_sum/engine.py", "gfp_sum"), ("über 1.py", "-ber-1")]
+)
+def test_a_handler_that_up_starts_names_its_stream(tmp_path: Path, file: str, stream: str) -> None:
+    handler = tmp_path / file
+    handler.parent.mkdir(exist_ok=True)
+    handler.touch()
+    (declaration,) = up.declarations_of(handler, None, 1)
+    assert declaration.name == stream
 
 
 def test_a_table_shows_numbers_with_separators_and_hides_terminal_codes(capsys: pytest.CaptureFixture[str]) -> None:
