@@ -23,7 +23,7 @@ def run(
     what: Path | None = typer.Argument(None, help="A handler (FILE.py) or streams (FILE.toml); nothing: an echo."),
     engines: int = typer.Option(1, min=0, help="Engines of the handler's stream."),
     stream: str | None = typer.Option(
-        None, help="Name of the handler's stream; by default the file's name, for engine.py its folder's."
+        None, help="Name of the handler's stream; by default the file's, or of an engine.py its folder's."
     ),
     port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
     data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
@@ -58,5 +58,5 @@ def declarations_of(what: Path | None, stream: str | None, engines: int) -> list
     if what.suffix == ".toml":
         return list(load_streams(what))
     stem = what.resolve().parent.name if what.name == "engine.py" else what.stem
-    name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", stem)
+    name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")
     return [StreamDeclaration(name, handler=str(what.resolve()), engines=engines).checked()]

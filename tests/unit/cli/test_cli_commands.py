@@ -58,7 +58,7 @@ def test_config_shows_values_origins_and_no_secret(
 
 
 @pytest.mark.parametrize(
-    ("file", "stream"), [("brightness.py", "brightness"), ("gfp_sum/engine.py", "gfp_sum"), ("über 1.py", "-ber-1")]
+    ("file", "stream"), [("brightness.py", "brightness"), ("gfp_sum/engine.py", "gfp_sum"), ("über 1.py", "ber-1")]
 )
 def test_a_handler_that_up_starts_names_its_stream(tmp_path: Path, file: str, stream: str) -> None:
     handler = tmp_path / file
