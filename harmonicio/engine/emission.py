@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
 from harmonicio.core.errors import (
     ConfigurationError,
@@ -38,6 +37,7 @@ from harmonicio.core.message import Emission, RejectReason
 
 if TYPE_CHECKING:
     from harmonicio.stream_connector import Delivery, StreamConnector
+    from harmonicio.stream_connector.leasing import LeaseClient
 
 _log = logging.getLogger(__name__)
 
@@ -61,7 +61,7 @@ class Emitter:
         timeout_s: What a message may take, handler included.
     """
 
-    def __init__(self, new_client: Callable[[], MasterClient], engine: str, timeout_s: float) -> None:
+    def __init__(self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float) -> None:
         self._new_client = new_client
         self._engine = engine
         self._within_s = ANSWERED_WITHIN * timeout_s
@@ -184,7 +184,7 @@ class _OthersLeases:
         engine: The engine that nothing is sent to.
     """
 
-    def __init__(self, client: MasterClient, engine: str) -> None:
+    def __init__(self, client: LeaseClient, engine: str) -> None:
         self._client = client
         self._engine = engine
         self.url = client.url

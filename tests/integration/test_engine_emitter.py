@@ -1,0 +1,211 @@
+"""An engine's emitter, with bare receivers and a master that grants leases."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, MasterUnavailable, NotFound, Unavailable
+from harmonicio.core.message import Failure, Message, Outcome, OutcomeKind, RejectReason
+from harmonicio.engine import emission
+from harmonicio.engine.emission import Emitter
+from harmonicio.engine.handler import Handler
+from harmonicio.engine.work import Work
+from harmonicio.haste.engine_plugin import HastePlugin
+from harmonicio.haste.storage_client import StorageClient
+from harmonicio.testing.bare_receivers import BareCluster
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.events import IncomingMessage
+
+Make = Callable[..., Emitter]
+
+
+@pytest.fixture
+def cluster() -> Iterator[BareCluster]:
+    with BareCluster() as running:
+        yield running
+
+
+@pytest.fixture
+def make(cluster: BareCluster) -> Iterator[Make]:
+    """Make the emitter of an engine that is not one of the cluster's, unless a test says so."""
+    made: list[Emitter] = []
+
+    def make_emitter(engine: str = "e-here", timeout_s: float = 60.0) -> Emitter:
+        made.append(Emitter(lambda: cluster.master, engine, timeout_s))
+        return made[-1]
+
+    yield make_emitter
+    for emitter in made:
+        emitter.close()
+
+
+def parent(*streams: str, payload: bytes = b"payload") -> Message:
+    message = Message("m", "images", memoryview(payload), priority=3)
+    for stream in streams:
+        message.emit(message.payload, stream=stream, metadata={"x": 1})
+    return message
+
+
+def deliver(emitter: Emitter, message: Message) -> None:
+    emitter.deliver(message.emitted, time.monotonic())
+
+
+def rejecting(reason: RejectReason) -> Callable[[IncomingMessage], Outcome]:
+    return lambda _: Outcome(OutcomeKind.REJECTED, reason=reason, text="No.")
+
+
+def test_emitted_messages_go_to_an_engine_with_their_ids_metadata_and_priority(
+    cluster: BareCluster, make: Make
+) -> None:
+    engine = cluster.engine()
+    deliver(make(), parent("tiles", "tiles"))
+    assert engine.messages == [("m/0", b"payload"), ("m/1", b"payload")]
+    assert [(each.metadata, each.priority) for each in engine.seen] == [({"x": 1}, 3)] * 2
+
+
+def test_nothing_is_sent_to_the_engine_itself(cluster: BareCluster, make: Make) -> None:
+    own, other = cluster.engine(), cluster.engine()
+    deliver(make("e-0"), parent("tiles"))
+    deliver(make("e-1"), parent("tiles"))
+    assert (len(own.messages), len(other.messages)) == (1, 1)
+
+
+def test_the_backlog_takes_what_only_the_engine_itself_could(cluster: BareCluster, make: Make) -> None:
+    own = cluster.engine()
+    deliver(make("e-0"), parent("images"))
+    assert own.messages == []
+    assert cluster.backlog.messages == [("m/0", b"payload")]
+
+
+def test_what_an_earlier_attempt_has_emitted_counts(
+    cluster: BareCluster, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    cluster.engine(rejecting(RejectReason.ID_CONFLICT))
+    with caplog.at_level(logging.INFO):
+        deliver(make(), parent("tiles"))
+    assert "'m/0'" in caplog.text
+
+
+def test_what_can_never_be_taken_fails_the_parent_for_good(cluster: BareCluster, make: Make) -> None:
+    cluster.engine(rejecting(RejectReason.TOO_LARGE))
+    with pytest.raises(InvalidInput, match=r"'tiles'.*No\."):
+        deliver(make(), parent("tiles"))
+
+
+def test_what_a_handler_makes_of_it_is_its_own_streams_business(
+    cluster: BareCluster, make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    failed = Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", "no", retryable=False))
+    cluster.engine(lambda _: failed)
+    emitter = make()
+    deliver(emitter, parent("tiles"))
+    emitter.close()
+    assert [message.is_dead for message in cluster.backlog.seen] == [True]
+    assert caplog.records == []
+
+
+def test_a_stream_that_does_not_exist_fails_the_parent_until_it_does(cluster: BareCluster, make: Make) -> None:
+    emitter = make()
+    cluster.master.error = NotFound("There is no stream 'tiles'.")
+    with pytest.raises(NotFound, match="There is no stream 'tiles'"):
+        deliver(emitter, parent("tiles"))
+    cluster.master.error = None
+    deliver(emitter, parent("tiles"))
+    assert len(cluster.backlog.messages) == 1
+
+
+def test_what_is_not_safe_in_time_fails_the_parent_and_is_emitted_again_under_the_same_ids(
+    cluster: BareCluster, make: Make
+) -> None:
+    emitter = make(timeout_s=0.5)
+    cluster.master.error = MasterUnavailable("The master is away.")
+    with pytest.raises(Unavailable, match="took 2 of 2 messages in time, the first is 'm/0'"):
+        deliver(emitter, parent("tiles", "tiles"))
+    cluster.master.error = None
+    deliver(emitter, parent("tiles", "tiles"))
+    assert [name for name, _ in cluster.backlog.messages] == ["m/0", "m/1"]
+
+
+def test_closing_ends_the_wait(cluster: BareCluster, make: Make) -> None:
+    engine = cluster.engine(lambda _: None)
+    emitter, errors = make(), []
+
+    def wait() -> None:
+        try:
+            deliver(emitter, parent("tiles"))
+        except Unavailable as error:
+            errors.append(error)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    wait_until(lambda: engine.seen)
+    emitter.close()
+    waiting.join(10)
+    assert len(errors) == 1
+    with pytest.raises(Unavailable, match="The engine ends"):
+        deliver(emitter, parent("tiles"))
+
+
+def test_an_engine_emits_into_a_bounded_number_of_streams(
+    cluster: BareCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(emission, "MAX_TARGETS", 2)
+    emitter = make()
+    deliver(emitter, parent("one", "two"))
+    with pytest.raises(ConfigurationError, match="2 streams"):
+        deliver(emitter, parent("three"))
+
+
+def test_several_threads_emit_at_the_same_time(cluster: BareCluster, make: Make) -> None:
+    engine, emitter = cluster.engine(), make()
+    threads = [threading.Thread(target=deliver, args=(emitter, parent(*["tiles"] * 50))) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(20)
+    assert len(engine.messages) + len(cluster.backlog.messages) == 400
+
+
+# ── beside HASTE ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+class Context:
+    stream, stream_version, engine, control_client = "images", 1, "e-here", None
+
+
+def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_attempt(
+    cluster: BareCluster, make: Make, tmp_path: Path
+) -> None:
+    """As after a crash between the commit of the feature row and the emission."""
+    storage = StorageClient.from_options(
+        {
+            "function": lambda features, metadata: 0.5,
+            "policy": {"intervals": [[0, 1, "all"]]},
+            "tiers": {name: {"driver": "file", "folder": str(tmp_path / name)} for name in ("all", "unscored")},
+            "feature_db": {"driver": "sqlite", "file": str(tmp_path / "rows.sqlite")},
+        }
+    )
+
+    def tile(message: Message) -> dict[str, float]:
+        message.emit(message.payload, stream="tiles")
+        return {"focus": float(message.attempt)}
+
+    plugin, emitter = HastePlugin(storage, Context()), make(timeout_s=0.5)
+    work = Work(Handler(tile, None, None, False, "test"), {}, [plugin], deliver=emitter.deliver)
+    cluster.master.error = Conflict("Not now.")
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")))
+    assert outcome.failure is not None
+    assert outcome.failure.retryable
+    assert len(storage.rows()) == 1, "the row was committed before anything could leave"
+    cluster.master.error = None
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2))
+    assert outcome.result["features"] == {"focus": 1.0}, "the first attempt counts"
+    assert [name for name, _ in cluster.backlog.messages] == ["m/0"]
+    assert len(storage.rows()) == 1
+    work.close()
