@@ -40,6 +40,8 @@ def run(
         console.say(
             f"The master listens on {cluster.url}; your tokens are in {token_file(settings, Role.ADMIN).parent}."
         )
+        if cluster.url != invocation.of(context).settings().master.url:
+            console.say(f"Tell the other commands and your sources: export HARMONICIO_MASTER_URL={cluster.url}")
         for each in declarations:
             cluster.wait_for_engines(each.name, each.engines, stop=interrupted)
             if not interrupted.is_set():

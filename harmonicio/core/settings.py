@@ -48,7 +48,7 @@ def _setting(default: Any, reader: read.Reader, text: str, *, is_secret: bool = 
 
 @dataclass(frozen=True, slots=True)
 class MasterSettings:
-    url: str = _setting("http://127.0.0.1:8710", read.url, "where the master's REST API is found")
+    url: str = _setting("http://127.0.0.1:8710", read.url, "where the REST API is found; unset: at host and port")
     host: str = _setting("127.0.0.1", read.text, "address that the master binds; beyond loopback it needs TLS")
     port: int = _setting(8710, read.whole(at_most=65535), "port of the REST API; 0 takes a free one")
     data_port: int = _setting(8711, read.whole(at_most=65535), "port for the backlog's messages; 0 takes a free one")
@@ -151,11 +151,19 @@ def resolve(toml_text: str, environ: Mapping[str, str], flags: Mapping[str, Any]
         folder = Path(file).parent if origin == file else Path()
         values[name] = _located(value, folder, user_home) if isinstance(value, Path) else value
         origins[name] = origin
+    if "master.url" not in origins and values["master.port"]:
+        values["master.url"] = _url_of(values["master.host"], values["master.port"])
     sections = {
         section: kind(**{item.name: values[f"{section}.{item.name}"] for item in dataclasses.fields(kind)})
         for section, kind in _SECTIONS.items()
     }
     return Settings(**sections, home=home, origins=MappingProxyType(origins))
+
+
+def _url_of(host: str, port: int) -> str:
+    """Return where a master that binds this address is found on its own host."""
+    reachable = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
+    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
 
 
 def describe(settings: Settings) -> Iterator[SettingView]:

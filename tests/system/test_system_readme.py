@@ -30,7 +30,6 @@ def environ(tmp_path: Path, free_ports: tuple[int, int]) -> dict[str, str]:
     return {
         **os.environ,
         "HARMONICIO_HOME": str(tmp_path / "home"),
-        "HARMONICIO_MASTER_URL": f"http://127.0.0.1:{port}",
         "HARMONICIO_MASTER_PORT": str(port),
         "HARMONICIO_MASTER_DATA_PORT": str(data_port),
     }
@@ -68,6 +67,7 @@ def test_the_ten_lines_of_an_engine_handle_an_image(environ: dict[str, str], tmp
     image = np.arange(12, dtype=np.uint16).reshape(3, 4)
     with up(environ, tmp_path, "brightness.py", "--engines", "2"):
         token = (tmp_path / "home" / "tokens" / "source.token").read_text().strip()
-        with StreamConnector("brightness", master=environ["HARMONICIO_MASTER_URL"], token=token) as connector:
+        master = f"http://127.0.0.1:{environ['HARMONICIO_MASTER_PORT']}"
+        with StreamConnector("brightness", master=master, token=token) as connector:
             delivery = connector.send(image, metadata={"shape": [3, 4], "dtype": "uint16"})
             assert delivery.result(timeout_s=30) == {"mean": 5.5}

@@ -143,3 +143,18 @@ def test_a_secret_that_cannot_be_used_is_not_repeated_in_the_error() -> None:
     with pytest.raises(ConfigurationError) as raised:
         resolved(HARMONICIO_CLIENT_TOKEN="canary\nsecret")
     assert "canary" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("toml", "url"),
+    [
+        ("", "http://127.0.0.1:8710"),
+        ("[master]\nport = 9000", "http://127.0.0.1:9000"),
+        ("[master]\nhost = '0.0.0.0'", "http://127.0.0.1:8710"),
+        ("[master]\nhost = '::1'\nport = 7", "http://[::1]:7"),
+        ("[master]\nport = 0", "http://127.0.0.1:8710"),
+        ("[master]\nport = 9000\nurl = 'http://lab:1'", "http://lab:1"),
+    ],
+)
+def test_a_master_on_this_host_is_found_where_it_listens(toml: str, url: str) -> None:
+    assert resolved(toml).master.url == url
