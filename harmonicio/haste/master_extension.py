@@ -21,6 +21,8 @@ from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
 FILE_NAME = "features.sqlite"
 MAX_ROWS = 1_000
 PAGE_ROWS = 500
+#: More rows than SQLite can number.
+MAX_NUMBER = 2.0**62
 _FILTERS = ("message_id", "tier", "min_score", "max_score", "after")
 _METADATA = "metadata."
 
@@ -60,7 +62,7 @@ class HasteExtension:
         Filters: ``message_id``, ``tier``, ``min_score``, ``max_score`` (both included), and ``metadata.<name>``, whose
         value is JSON; what is not JSON is text.
         """
-        after = int(_number(query, "after") or 0)
+        after = int(min(_number(query, "after") or 0, MAX_NUMBER))
         page = self._database.page(_filter(names["stream"], query), after, PAGE_ROWS)
         return {"rows": [{"number": number, "row": as_plain(row)} for number, row in page]}
 

@@ -15,10 +15,12 @@ import json
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
+from numbers import Real
 from typing import Any, Self
 
+from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput
 from harmonicio.core.message import MessageIds
 from harmonicio.core.names import check_message_id, check_name
@@ -29,11 +31,11 @@ from harmonicio.haste.feature_db.base import (
     FeatureDatabase,
     FeatureRow,
     RowFilter,
-    finite,
+    canonical,
 )
 from harmonicio.haste.interestingness.base import InterestingnessFunction, create_function
 from harmonicio.haste.policies.base import Policy, create_policy
-from harmonicio.haste.registry import check_options, load
+from harmonicio.haste.registry import check_options, load, shown
 from harmonicio.haste.tiers.base import Tier, create_tiers
 
 UNSCORED = "unscored"
@@ -131,7 +133,7 @@ class StorageClient:
 
     def save(
         self,
-        payload: memoryview | bytes,
+        payload: Any,
         *,
         features: Mapping[str, float] | None = None,
         metadata: Mapping[str, Any] | None = None,
@@ -146,31 +148,34 @@ class StorageClient:
         """Keep one message; return its row, or that of an earlier attempt if that was first.
 
         Args:
-            score: A precomputed score; the function is not asked then.
+            payload: Bytes, an array, or another object with a contiguous buffer.
+            score: A precomputed score; the function is not asked then. One that is no number in [0, 1] sends the
+                message to ``unscored``, as one of the function does.
             unscored_because: Why there are no features; the message goes to ``unscored``.
 
         Raises:
+            InvalidInput: payload, name, id or row cannot be kept; nothing was written.
             StorageError: tier or database cannot be written; nothing counts, try again.
             Conflict: the message id is known with other bytes.
         """
         check_name("stream", stream)
         identity = check_message_id(message_id) if message_id is not None else self._ids.draw()
+        content = buffer_payload(payload, is_borrowed=True)
         numbers, reason = _numbers(features or {})
         known = dict(metadata or {})
         reason = unscored_because or reason
         if not reason:
             score, reason = self._score(numbers, known) if score is None else _checked(score)
         tier = UNSCORED if score is None or reason else self._policy.tier_for(score)
-        location = self._tiers[tier].write(stream, identity, payload)
         row = FeatureRow(
             stream=stream,
             message_id=identity,
-            digest=blake2b(payload, digest_size=16).hexdigest(),
-            size_bytes=memoryview(payload).nbytes,
+            digest=blake2b(content, digest_size=16).hexdigest(),
+            size_bytes=len(content),
             tier=tier,
-            location=location,
+            location="",
             attempt=attempt,
-            features=finite(numbers),
+            features=numbers,
             score=None if reason else score,
             reason=reason[:MAX_REASON_LENGTH],
             metadata=known,
@@ -180,7 +185,8 @@ class StorageClient:
             engine=engine,
             processed_at=time.time(),
         )
-        return self._commit(row)
+        row = canonical(row)
+        return self._commit(replace(row, location=self._tiers[tier].write(stream, identity, content)))
 
     def _commit(self, row: FeatureRow) -> FeatureRow:
         """Commit a row and return the one that counts; what was written for another is removed."""
@@ -198,7 +204,7 @@ class StorageClient:
         try:
             score, reason = _checked(self._function(features, metadata))
         except KeyError as error:
-            return None, f"{error.args[0]!r} is neither a feature nor metadata that the function was given"
+            return None, f"{error} is neither a feature nor metadata that the function was given"
         except Exception as error:  # noqa: BLE001  whatever the user's function raises is recorded with the message
             return None, f"The interestingness function raised {type(error).__name__}: {error}"
         undefined = [name for name, value in features.items() if not math.isfinite(value)]
@@ -225,9 +231,10 @@ class StorageClient:
         Args:
             older_than_s: Younger payloads are left alone: the row of one that is being saved is about to come.
         """
+        # Rows first: a payload is written, and its row committed, in the other order.
+        rows = {(row.tier, row.location) for row in self._feature_db.rows(RowFilter(stream)) if row.location}
         limit = time.time() - older_than_s
         found = [(name, kept) for name, tier in self._tiers.items() for kept in tier.contents(stream)]
-        rows = {(row.tier, row.location) for row in self._feature_db.rows(RowFilter(stream)) if row.location}
         orphans = [
             (name, kept.location)
             for name, kept in found
@@ -243,12 +250,13 @@ class StorageClient:
 
 
 def _checked(score: Any) -> tuple[float | None, str]:
-    if isinstance(score, bool) or (not isinstance(score, (int, float)) and not hasattr(score, "__float__")):
-        return None, f"The score is {score!r:.60}, which is not a number"
-    value = float(score)
-    if not 0.0 <= value <= 1.0:  # Also NaN: comparisons with it are false.
-        return None, f"The score is {value}, which is not in [0, 1]"
-    return value, ""
+    """Return a score as a float, or why it is none; numbers of numpy are numbers."""
+    is_number = isinstance(score, Real) and not isinstance(score, bool)
+    if not is_number:
+        return None, f"The score is {shown(score)}, which is not a number"
+    if not 0 <= score <= 1:  # Also NaN: comparisons with it are false.
+        return None, f"The score is {shown(score)}, which is not in [0, 1]"
+    return float(score), ""
 
 
 def _numbers(features: Mapping[str, Any]) -> tuple[dict[str, float], str]:
@@ -258,7 +266,7 @@ def _numbers(features: Mapping[str, Any]) -> tuple[dict[str, float], str]:
         try:
             numbers[str(name)] = float(value)
         except (TypeError, ValueError, OverflowError):
-            reason = reason or f"The feature {name!r:.60} is {value!r:.60}, which is not a number"
+            reason = reason or f"The feature {shown(name)} is {shown(value)}, which is not a number"
     if len(features) > MAX_FEATURES:
         reason = f"There are {len(features)} features, more than {MAX_FEATURES}"
     return numbers, reason

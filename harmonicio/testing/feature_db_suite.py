@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from harmonicio.core.errors import Conflict, InvalidInput
@@ -30,8 +31,12 @@ METADATA: dict[str, Any] = {
     "is_good": True,
     "is_bad": False,
     "nothing": None,
+    "beyond 64 bits": 2**70,
     "%": "100%",
 }
+
+NESTED: dict[str, Any] = {}
+NESTED["itself"] = NESTED
 
 
 def row(number: int, **more: Any) -> FeatureRow:
@@ -161,9 +166,22 @@ class FeatureDatabaseSuite(ABC):
         assert [each.message_id for each in database.rows(RowFilter(STREAM))] == [each.message_id for each in rows]
 
     def test_what_json_cannot_say_is_kept_as_near_as_it_can(self, database: FeatureDatabase) -> None:
-        odd = {"bytes": b"\x01\xff", "nan": float("nan"), "tuple": (1, 2), "half": "\ud800", 5: "five"}
+        odd = {
+            "bytes": b"\x01\xff",
+            "nan": float("nan"),
+            "tuple": (1, 2),
+            "half": "\ud800",
+            5: "five",
+            "huge": 10**5000,
+            "float32": np.float32(0.5),
+            "int16": np.int16(-3),
+        }
         kept = database.commit(row(1, metadata=odd, reason="\udcff")).row
-        assert kept.metadata == {"bytes": "01ff", "nan": None, "tuple": [1, 2], "half": "\\ud800", "5": "five"}
+        assert kept.metadata == {"bytes": "01ff", "nan": None, "tuple": [1, 2], "half": "\\ud800", "5": "five"} | {
+            "huge": None,
+            "float32": 0.5,
+            "int16": -3,
+        }
         assert kept.reason == "\\udcff"
         assert list(database.rows(RowFilter(STREAM))) == [kept]
 
@@ -178,6 +196,7 @@ class FeatureDatabaseSuite(ABC):
             {"features": {str(number): 1.0 for number in range(5_000)}},
             {"size_bytes": -1},
             {"metadata": [1]},
+            {"metadata": NESTED},
         ],
         ids=lambda bad: next(iter(bad)),
     )

@@ -15,6 +15,7 @@ import pytest
 
 from harmonicio.core.errors import InvalidInput, StorageError
 from harmonicio.haste.tiers.base import Tier
+from harmonicio.testing.waiting import wait_until
 
 SIZES_BYTES = (0, 1, 4096, 3 * 1024**2 + 1)
 #: Ids that sources could bring, the hostile ones included; all different.
@@ -73,6 +74,22 @@ class TierSuite(ABC):
     def test_the_same_bytes_written_again_are_there_once(self, tier: Tier) -> None:
         assert tier.write("plates", "m1", b"payload") == tier.write("plates", "m1", b"payload")
         assert len(list(tier.contents("plates"))) == 1
+
+    @pytest.mark.parametrize("payload", [b"first", b"other"])
+    def test_what_is_written_again_counts_as_written_just_now(self, tier: Tier, payload: bytes) -> None:
+        """So that no search for what a crash has left takes it while its row is about to come."""
+        locations = {each: tier.write("plates", "m1", each) for each in (b"first", b"other")}
+        before = self._written_at(tier, locations[payload])
+
+        def is_younger_when_written_again() -> bool:
+            assert tier.write("plates", "m1", payload) == locations[payload]
+            return self._written_at(tier, locations[payload]) > before
+
+        wait_until(is_younger_when_written_again, timeout_s=5)
+
+    def _written_at(self, tier: Tier, location: str) -> float:
+        (written_at,) = (kept.written_at for kept in tier.contents("plates") if kept.location == location)
+        return written_at
 
     def test_other_bytes_under_the_same_id_do_not_replace_the_first(self, tier: Tier) -> None:
         first, second = tier.write("plates", "m1", b"first"), tier.write("plates", "m1", b"other")

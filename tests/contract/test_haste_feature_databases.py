@@ -156,6 +156,8 @@ def test_a_person_may_ask_with_plain_text(routes: Routes) -> None:
     asked = {"min_score": 0.8, "metadata.well": "B03", "metadata.sigma": "1.5"}
     assert len(routes.feature_rows(STREAM, **asked)["rows"]) == 1
     assert routes.feature_rows(STREAM, min_score=0.95)["rows"] == []
+    assert routes.feature_rows(STREAM, after="1e300")["rows"] == []
+    assert routes.feature_rows(STREAM, **{"metadata.sigma": "1" + 30 * "0"})["rows"] == []
 
 
 @pytest.mark.parametrize(
@@ -165,6 +167,7 @@ def test_a_person_may_ask_with_plain_text(routes: Routes) -> None:
         ({"min_score": "high"}, "'min_score' is not a number"),
         ({"min_score": "nan"}, "'min_score' is not a number"),
         ({"after": "inf"}, "'after' is not a number"),
+        ({"after": "nan"}, "'after' is not a number"),
         ({"metadata.well": "[1]"}, "can be filtered by text"),
     ],
 )

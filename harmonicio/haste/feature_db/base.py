@@ -11,6 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from typing import Any
 
 from harmonicio.core.errors import Conflict, InvalidInput
@@ -95,7 +96,7 @@ class RowFilter:
             and self.tier in (None, row.tier)
             and (self.min_score is None or (score is not None and score >= self.min_score))
             and (self.max_score is None or (score is not None and score <= self.max_score))
-            and all(row.metadata.get(key) == value for key, value in self.metadata.items())
+            and all(row.metadata.get(key) == plain_value(value) for key, value in self.metadata.items())
         )
 
 
@@ -152,14 +153,16 @@ def canonical(row: FeatureRow) -> FeatureRow:
     return from_plain(as_plain(row))
 
 
-def finite(features: Mapping[str, Any]) -> dict[str, float | None]:
-    """Return features as JSON can hold them: NaN and infinities become None."""
-    return {name: float(value) if math.isfinite(value) else None for name, value in features.items()}
-
-
 def as_plain(row: FeatureRow) -> dict[str, Any]:
-    """Return a row as JSON can hold it: bytes become hex, NaN and infinities None."""
-    return {item.name: _plain(getattr(row, item.name)) for item in dataclasses.fields(row)}
+    """Return a row as JSON can hold it.
+
+    Raises:
+        InvalidInput: something in it is nested without end.
+    """
+    try:
+        return {item.name: plain_value(getattr(row, item.name)) for item in dataclasses.fields(row)}
+    except RecursionError:
+        raise InvalidInput("Metadata cannot be nested that deeply.") from None
 
 
 def from_plain(plain: Any) -> FeatureRow:
@@ -197,16 +200,27 @@ def _check_types(row: FeatureRow) -> None:
         raise InvalidInput(f"The feature row of message {row.message_id!r} has a field of the wrong type or size.")
 
 
-def _plain(value: Any) -> Any:
+def plain_value(value: Any) -> Any:
+    """Return a value as JSON can hold it: bytes become hex, numbers of numpy numbers, NaN and infinities None."""
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain_value(item) for key, item in value.items()}
     if isinstance(value, bytes):
         return value.hex()
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
     if isinstance(value, Sequence) and not isinstance(value, str):
-        return [_plain(item) for item in value]
-    if value is None or isinstance(value, (int, float, bool)):
+        return [plain_value(item) for item in value]
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, Integral) and -(2**63) <= int(value) < 2**63:
+        return int(value)
+    if isinstance(value, Real):
+        return _finite(value)
     # Half of a surrogate pair, as in the name of a file with strange bytes, is in no UTF-8.
     return str(value).encode("utf-8", "backslashreplace").decode()
+
+
+def _finite(value: Real) -> float | None:
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None

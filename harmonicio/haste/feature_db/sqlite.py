@@ -16,7 +16,7 @@ from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
 from harmonicio.core.errors import StorageError
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical
+from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, plain_value
 from harmonicio.haste.registry import check_options, path_option
 
 _JSON_FIELDS = ("features", "metadata")
@@ -143,7 +143,7 @@ def _condition(wanted: RowFilter) -> sa.ColumnElement[bool]:
         conditions.append(_ROWS.c.score >= wanted.min_score)
     if wanted.max_score is not None:
         conditions.append(_ROWS.c.score <= wanted.max_score)
-    conditions.extend(_has_entry(key, value) for key, value in wanted.metadata.items())
+    conditions.extend(_has_entry(key, plain_value(value)) for key, value in wanted.metadata.items())
     return sa.and_(*conditions)
 
 

@@ -4,7 +4,8 @@ A tier keeps payloads under locations of its own choosing, which do not name the
 move. Writing is finished when ``write`` returns: the payload survives a crash as far as the driver can promise that at
 all. Two things follow from messages being tried again:
 
-- the same bytes under the same id, written again, are at the same location, once
+- the same bytes under the same id, written again, are at the same location, once, and count as written just now: who
+  looks for payloads that a crash has left must not take one that is about to get its row
 - other bytes under the same id never replace the first ones: they get a location of their own, because which of them
   counts is not known before the feature row is committed
 """

@@ -139,20 +139,16 @@ def encode(message_id: str) -> str:
 
 
 def _settle(folder: int, draft: str, name: str, payload: memoryview) -> str:
-    """Give a draft its name, or that of the file which has its bytes already; return it."""
+    """Give a draft its name, or find the file which has its bytes already; return the name."""
     while not _take_name(folder, draft, name):
-        try:
-            if _has_bytes(folder, name, payload):
+        # What is gone by now was the copy of an attempt that was not the first: the name is free again.
+        with suppress(FileNotFoundError):
+            if _is_same(folder, name, payload):
                 return name
-        except FileNotFoundError:
-            # An attempt that was not the first has taken its copy back meanwhile: the name is free again.
-            continue
-        break
-    else:
-        return name
-    other = f"{name}~{blake2b(payload, digest_size=16).hexdigest()}"
-    _take_name(folder, draft, other)
-    return other
+            if name.endswith(digest := f"~{blake2b(payload, digest_size=16).hexdigest()}"):
+                raise FileExistsError(errno.EEXIST, f"{name} does not have the bytes that it is named after")
+            name += digest
+    return name
 
 
 def _take_name(folder: int, draft: str, name: str) -> bool:
@@ -170,12 +166,16 @@ def _take_name(folder: int, draft: str, name: str) -> bool:
     return True
 
 
-def _has_bytes(folder: int, name: str, payload: memoryview) -> bool:
+def _is_same(folder: int, name: str, payload: memoryview) -> bool:
+    """Return whether a file has these bytes; it counts as written just now then."""
     with open(_open(folder, name, os.O_RDONLY), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != len(payload):
             return False
         chunks = (payload[at : at + CHUNK_BYTES] for at in range(0, len(payload), CHUNK_BYTES))
-        return all(file.read(len(chunk)) == chunk for chunk in chunks)
+        if not all(file.read(len(chunk)) == chunk for chunk in chunks):
+            return False
+        os.utime(file.fileno())
+        return True
 
 
 def _exists(folder: int, name: str) -> bool:

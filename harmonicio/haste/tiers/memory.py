@@ -35,8 +35,7 @@ class MemoryTier:
         with self._lock:
             if self._kept.get(location, (kept,))[0] != kept:
                 location = f"{location}~{blake2b(kept, digest_size=16).hexdigest()}"
-            if location not in self._kept:
-                self._add(location, kept)
+            self._keep(location, kept)
         return location
 
     def read(self, location: str) -> bytes:
@@ -55,11 +54,12 @@ class MemoryTier:
             kept = [(place, *of) for place, of in self._kept.items() if place.startswith(f"{stream}/")]
         return (Kept(place, len(payload), written_at) for place, payload, written_at in kept)
 
-    def _add(self, location: str, payload: bytes) -> None:
-        if self._size_bytes + len(payload) > self._max_bytes:
+    def _keep(self, location: str, payload: bytes) -> None:
+        more_bytes = 0 if location in self._kept else len(payload)
+        if self._size_bytes + more_bytes > self._max_bytes:
             raise StorageError(f"The tier {self._name!r} is full.", hint="Give it more max_bytes.")
         self._kept[location] = (payload, time.time())
-        self._size_bytes += len(payload)
+        self._size_bytes += more_bytes
 
 
 def create(name: str, options: Mapping[str, Any]) -> MemoryTier:

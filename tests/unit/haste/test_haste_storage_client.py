@@ -7,6 +7,7 @@ import math
 import os
 import threading
 from collections.abc import Iterator
+from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +140,9 @@ def raising(features: Any, metadata: Any) -> float:
         (lambda features: "high", {}, "score is 'high', which is not a number"),
         (lambda features: None, {}, "score is None, which is not a number"),
         (lambda features: True, {}, "score is True, which is not a number"),
+        (lambda features: 10**5000, {}, "score is a value of type int, which is not in [0, 1]"),
+        (lambda features: {}[()], {}, "is neither a feature nor metadata"),
+        (None, {"focus": 10**5000}, "'focus' is a value of type int, which is not a number"),
     ],
 )
 def test_a_message_without_a_score_is_kept_with_the_reason(
@@ -152,9 +156,34 @@ def test_a_message_without_a_score_is_kept_with_the_reason(
         assert client.read(row) == b"pixels"
 
 
-@pytest.mark.parametrize("score", [math.nan, math.inf, -1.0, 1.0001])
-def test_a_precomputed_score_that_is_none_leaves_the_message_unscored(client: StorageClient, score: float) -> None:
-    assert client.save(b"pixels", score=score).tier == "unscored"
+NO_SCORES = {
+    **{str(score): score for score in (math.nan, math.inf, -1.0, 1.0001, True, "0.5", "high", [0.5], b"0.5")},
+    "10**400": 10**400,
+    "10**5000": 10**5000,
+    "numpy nan": np.float64("nan"),
+    "numpy bool": np.bool_(True),
+    "numpy array": np.array([0.2, 0.3]),
+    "numpy array of one": np.array([0.5]),
+}
+
+
+@pytest.mark.parametrize("name", NO_SCORES)
+def test_a_precomputed_score_that_is_none_leaves_the_message_unscored(client: StorageClient, name: str) -> None:
+    row = client.save(b"pixels", score=NO_SCORES[name])
+    assert (row.tier, row.score) == ("unscored", None)
+    assert row.reason.startswith("The score is ")
+
+
+@pytest.mark.parametrize("score", [0, 1, np.float64(0.5), np.float32(0.5), np.int8(1)], ids=repr)
+def test_every_real_number_between_nothing_and_all_is_a_score(client: StorageClient, score: Any) -> None:
+    row = client.save(b"pixels", score=score)
+    assert (row.score, row.reason, type(row.score)) == (float(score), "", float)
+
+
+def test_a_score_in_the_metadata_is_checked_like_any_other(tmp_path: Path) -> None:
+    with StorageClient.from_options(options(tmp_path, function={"name": "precomputed"})) as client:
+        rows = [client.save(b"pixels", metadata={"score": score}) for score in (0.8, True, "0.8")]
+    assert [row.tier for row in rows] == ["A", "unscored", "unscored"]
 
 
 def test_a_feature_that_is_not_finite_is_recorded_as_none(client: StorageClient) -> None:
@@ -165,6 +194,34 @@ def test_a_feature_that_is_not_finite_is_recorded_as_none(client: StorageClient)
 
 def test_a_reason_as_long_as_an_image_is_cut(client: StorageClient) -> None:
     assert len(client.save(b"pixels", unscored_because="x" * 10**6).reason) == 2000
+
+
+# ── payloads ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+PIXELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        *(b"", memoryview(b""), bytearray(b"pixels"), memoryview(b"pixels")),
+        *(PIXELS, PIXELS[1:3], PIXELS.astype(">u2"), PIXELS[:0], PIXELS[1, 2]),
+        PIXELS.view([("red", "u2"), ("green", "u2")]),
+    ],
+    ids=repr,
+)
+def test_a_payload_is_anything_with_a_contiguous_buffer(client: StorageClient, payload: Any) -> None:
+    row = client.save(payload, score=0.8)
+    kept = memoryview(payload).tobytes()
+    assert (client.read(row), row.size_bytes) == (kept, len(kept))
+    assert row.digest == blake2b(kept, digest_size=16).hexdigest()
+
+
+@pytest.mark.parametrize("payload", [PIXELS[:, ::2], PIXELS.T, memoryview(b"pixels")[::2], "pixels", None, [1, 2]])
+def test_a_payload_that_is_none_is_refused_in_a_sentence(client: StorageClient, tmp_path: Path, payload: Any) -> None:
+    with pytest.raises(InvalidInput):
+        client.save(payload, score=0.8)
+    assert files_in(tmp_path) == []
 
 
 # ── again ────────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -259,6 +316,21 @@ def test_what_a_crash_has_left_is_removed_once_it_is_old(tmp_path: Path) -> None
     assert files_in(tmp_path) == ["D/plates/m1"]
 
 
+def test_what_a_crash_has_left_is_spared_once_it_is_taken_up_again(tmp_path: Path) -> None:
+    client = with_database(tmp_path, database := FailingOnce())
+    with pytest.raises(StorageError):
+        save(client, 0.8)
+    age(tmp_path)
+
+    def reconcile_first(rows: Any) -> list[FeatureRow]:
+        assert client.reconcile(STREAM).removed == ()
+        return MemoryFeatureDatabase.commit_many(database, rows)
+
+    database.commit_many = reconcile_first  # type: ignore[method-assign]
+    row = save(client, 0.8, attempt=2)
+    assert client.read(row) == b"pixels"
+
+
 def test_a_row_whose_payload_is_gone_is_named(client: StorageClient, tmp_path: Path) -> None:
     save(client, 0.8)
     save(client, 0.9, "m2")
@@ -281,6 +353,14 @@ def test_a_tier_that_cannot_be_written_leaves_no_row(client: StorageClient, tmp_
     with pytest.raises(StorageError, match="'A' cannot be written"):
         save(client, 0.8)
     assert client.rows() == []
+
+
+def test_a_row_that_cannot_be_kept_leaves_no_payload(client: StorageClient, tmp_path: Path) -> None:
+    endless: dict[str, Any] = {}
+    endless["itself"] = endless
+    with pytest.raises(InvalidInput, match="nested"):
+        client.save(b"pixels", score=0.8, metadata=endless)
+    assert files_in(tmp_path) == []
 
 
 @pytest.mark.parametrize(
