@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Protocol
 
 from harmonicio.core.buffers import Payload, buffer_payload
 from harmonicio.core.errors import InvalidInput
@@ -106,6 +106,20 @@ class _Gathered:
         self.size_bytes = 0
 
 
+class _Identified(Protocol):
+    """A message with what those that are emitted for it take from it."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def priority(self) -> int: ...
+
+    @property
+    def _gathered(self) -> _Gathered | None: ...
+
+
+@dataclass(frozen=True, slots=True)
 class Parent:
     """A message that further messages can be emitted for. One thread at a time calls, because order makes the ids.
 
@@ -114,13 +128,15 @@ class Parent:
     message is done when all that it emitted is safe, and keeps its handler's slot until then.
     """
 
-    __slots__ = ("_gathered",)
-
-    id: str
-    priority: int
+    _gathered: _Gathered | None = field(default=None, init=False, repr=False, compare=False)
 
     def emit(
-        self, payload: Any, *, stream: str, metadata: Mapping[str, Any] | None = None, priority: int | None = None
+        self: _Identified,
+        payload: Any,
+        *,
+        stream: str,
+        metadata: Mapping[str, Any] | None = None,
+        priority: int | None = None,
     ) -> str:
         """Emit a message into a stream; return its id, ``<id of this message>/<n>`` with n counting from 0.
 
@@ -137,7 +153,7 @@ class Parent:
         Raises:
             InvalidInput: something of it cannot be sent, or it would be too much.
         """
-        gathered: _Gathered | None = getattr(self, "_gathered", None)
+        gathered = self._gathered
         if gathered is None:
             gathered = _Gathered()
             object.__setattr__(self, "_gathered", gathered)
@@ -148,7 +164,7 @@ class Parent:
             copy_metadata(metadata) if metadata else {},
             self.priority if priority is None else _checked_priority(priority),
         )
-        size_bytes = gathered.size_bytes + (0 if self._is_own(emission.payload) else len(emission.payload))
+        size_bytes = gathered.size_bytes + (0 if _is_own(self, emission.payload) else len(emission.payload))
         if size_bytes > MAX_EMITTED_BYTES:
             raise InvalidInput(
                 f"The messages emitted for one message have more than {MAX_EMITTED_BYTES} bytes.",
@@ -161,17 +177,16 @@ class Parent:
     @property
     def emitted(self) -> tuple[Emission, ...]:
         """What was emitted so far."""
-        gathered: _Gathered | None = getattr(self, "_gathered", None)
-        return () if gathered is None else tuple(gathered.emissions)
+        return () if self._gathered is None else tuple(self._gathered.emissions)
+
+    @property
+    def has_emitted(self) -> bool:
+        """Whether anything was emitted so far."""
+        return self._gathered is not None
 
     def forget_emitted(self) -> None:
         """Begin afresh, because the handler did not come to its end."""
         object.__setattr__(self, "_gathered", None)
-
-    def _is_own(self, payload: Payload) -> bool:
-        """Whether these are bytes of this message's own payload."""
-        own = getattr(self, "payload", None)
-        return isinstance(payload, memoryview) and isinstance(own, memoryview) and payload.obj is own.obj
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +224,12 @@ def _emission_id(parent: str, number: int) -> str:
             hint="Look for streams that emit into each other without an end, or send with shorter ids.",
         )
     return emission_id
+
+
+def _is_own(parent: object, payload: Payload) -> bool:
+    """Whether these are bytes of the parent's own payload."""
+    own = getattr(parent, "payload", None)
+    return isinstance(payload, memoryview) and isinstance(own, memoryview) and payload.obj is own.obj
 
 
 def _checked_priority(priority: int) -> int:

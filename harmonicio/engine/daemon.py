@@ -138,7 +138,7 @@ class Daemon:
         plugins: list[plugin.EnginePlugin] = []
         try:
             for name, options in declaration.plugins.items():
-                plugins.append(plugin.find(name)(options, self._plugin_context()))
+                plugins.append(plugin.find(name)(options, self._plugin_context(handler.is_streaming)))
             return Work(handler, declaration.parameters, plugins, deliver=self._deliver)
         except Exception as error:
             for opened in plugins:
@@ -152,11 +152,14 @@ class Daemon:
         with self._slots.emitting():
             self._emitter.deliver(emissions, begun_at)
 
-    def _plugin_context(self) -> plugin.PluginContext:
+    def _plugin_context(self, is_streaming: bool) -> plugin.PluginContext:
         configuration = self._configuration
         if self._client is None:
             self._client = self._new_client()
-        return plugin.PluginContext(self._stream, configuration.declaration.version, configuration.engine, self._client)
+        declaration = configuration.declaration
+        return plugin.PluginContext(
+            declaration.name, declaration.version, configuration.engine, self._client, is_streaming=is_streaming
+        )
 
     def _new_client(self) -> MasterClient:
         """Return a client that acts as this engine."""

@@ -35,12 +35,14 @@ class PluginContext:
     Attributes:
         stream_version: Of the declaration that this engine was started with.
         control_client: Talks to the master as this engine; connects on first use. Closed by the engine.
+        is_streaming: The handler reads payloads while they arrive: messages have a ``payload_reader``, no ``payload``.
     """
 
     stream: str
     stream_version: int
     engine: str
     control_client: MasterClient
+    is_streaming: bool = False
 
 
 class EnginePlugin(Protocol):

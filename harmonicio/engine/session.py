@@ -211,8 +211,9 @@ class Session:
             return
         content = self._content_of(message, payload)
         self.answers.message_started()
-        slot.since, slot.message_id = time.monotonic(), message.id
-        outcome, detail_bytes = self._work.run(content)
+        begun_at = slot.since = time.monotonic()
+        slot.message_id = message.id
+        outcome, detail_bytes = self._work.run(content, begun_at)
         slot.message_id = ""
         self._held_messages += 1
         self.answers.message_handled(message, outcome, detail_bytes)

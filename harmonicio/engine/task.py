@@ -88,10 +88,10 @@ class Task:
             self._slots.release(slot, 0, 0.0)
             self._release()
             return
-        begun = slot.since = time.monotonic()
+        begun_at = slot.since = time.monotonic()
         slot.message_id = self._message.id
-        outcome, detail_bytes = self._work.run(self._content)
-        self._slots.release(slot, 1, time.monotonic() - begun)
+        outcome, detail_bytes = self._work.run(self._content, begun_at)
+        self._slots.release(slot, 1, time.monotonic() - begun_at)
         is_damaged = self.arrival is not None and not self.arrival.wait_until_over()
         self._release()
         if is_damaged:

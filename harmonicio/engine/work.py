@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -67,14 +66,17 @@ class Work:
     def is_streaming(self) -> bool:
         return self._handler.is_streaming
 
-    def run(self, message: Any) -> tuple[Outcome, int]:
-        """Return what became of the message, and the bytes of the outcome's detail (0 when not counted)."""
-        begun_at = time.monotonic()
+    def run(self, message: Any, begun_at: float) -> tuple[Outcome, int]:
+        """Return what became of the message, and the bytes of the outcome's detail (0 when not counted).
+
+        Args:
+            begun_at: The monotonic time at which its slot began with it.
+        """
         try:
             outcome, detail_bytes = outcome_of(self._call(message))
-            if outcome.kind is OutcomeKind.DONE and (emitted := message.emitted):
+            if message.has_emitted and outcome.kind is OutcomeKind.DONE:
                 self._check_arrived(message)
-                self._deliver(emitted, begun_at)
+                self._deliver(message.emitted, begun_at)
             return outcome, detail_bytes
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
             return failure_of(error), 0

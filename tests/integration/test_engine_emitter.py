@@ -199,12 +199,12 @@ def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_atte
     plugin, emitter = HastePlugin(storage, Context()), make(timeout_s=0.5)
     work = Work(Handler(tile, None, None, False, "test"), {}, [plugin], deliver=emitter.deliver)
     cluster.master.error = Conflict("Not now.")
-    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")))
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), time.monotonic())
     assert outcome.failure is not None
     assert outcome.failure.retryable
     assert len(storage.rows()) == 1, "the row was committed before anything could leave"
     cluster.master.error = None
-    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2))
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2), time.monotonic())
     assert outcome.result["features"] == {"focus": 1.0}, "the first attempt counts"
     assert [name for name, _ in cluster.backlog.messages] == ["m/0"]
     assert len(storage.rows()) == 1

@@ -17,7 +17,7 @@ from harmonicio.wire.outcomes import DONE
 
 def run(function: Any) -> Outcome:
     work = Work(Handler(function, None, None, False, "test"), {}, deliver=lambda emissions, begun_at: None)
-    return work.run(Message("m", "cells", memoryview(b"")))[0]
+    return work.run(Message("m", "cells", memoryview(b"")), 0.0)[0]
 
 
 def test_none_is_done_and_always_the_same_object_so_that_neighbours_share_a_range() -> None:

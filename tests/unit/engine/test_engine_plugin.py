@@ -48,7 +48,7 @@ def empty_log() -> None:
 def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardown() -> None:
     handler = Handler(lambda message: message.id, None, lambda state: LOG.append("torn down"), False, "test")
     work = Work(handler, {}, [Bracket("a"), Bracket("b")], deliver=deliver)
-    assert work.run(MESSAGE)[0].result == "abmba"
+    assert work.run(MESSAGE, 0.0)[0].result == "abmba"
     work.close()
     work.close()
     assert LOG == ["closed a", "closed b", "torn down"]
@@ -56,7 +56,7 @@ def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardow
 
 def test_what_a_plugin_raises_is_the_messages_failure() -> None:
     work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
-    outcome, _ = work.run(MESSAGE)
+    outcome, _ = work.run(MESSAGE, 0.0)
     assert outcome.kind is OutcomeKind.FAILED
 
 
@@ -71,8 +71,8 @@ def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
         lambda message, state: (message.id, state), prepare, lambda state: LOG.append(state), False, "test"
     )
     work = Work(handler, {"k": 1}, deliver=deliver)
-    assert work.run(MESSAGE)[0].result == ("m", "model")
-    assert work.run(MESSAGE)[0].result == ("m", "model")
+    assert work.run(MESSAGE, 0.0)[0].result == ("m", "model")
+    assert work.run(MESSAGE, 0.0)[0].result == ("m", "model")
     assert made == [{"k": 1}]
     work.close()
     assert LOG == ["model"]
