@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
+from harmonicio.core.errors import ConfigurationError
 from harmonicio.core.message import Message
 from harmonicio.haste.storage_client import StorageClient
 
@@ -29,6 +30,9 @@ class Context(Protocol):
 
     @property
     def control_client(self) -> Any: ...
+
+    @property
+    def is_streaming(self) -> bool: ...
 
 
 class HastePlugin:
@@ -70,8 +74,13 @@ def create(options: Mapping[str, Any], context: Context) -> HastePlugin:
     """Return the plugin for a stream's table ``plugins.haste``; feature rows go to the master unless it says otherwise.
 
     Raises:
-        ConfigurationError: the table cannot be used.
+        ConfigurationError: the table cannot be used, or the handler would leave no payload to keep.
     """
+    if context.is_streaming:
+        raise ConfigurationError(
+            f"HASTE keeps whole payloads, and the handler of stream {context.stream!r} reads them while they arrive.",
+            hint="Write @handler without streaming=True, or take the table plugins.haste out of the declaration.",
+        )
     storage = StorageClient.from_options(options, client=context.control_client, default_feature_db="master")
     return HastePlugin(storage, context)
 

@@ -67,6 +67,7 @@ class Context:
     stream_version: int = 1
     engine: str = "engine-1"
     control_client: Any = None
+    is_streaming: bool = False
 
 
 def test_exactly_the_images_with_planted_expression_are_kept(tmp_path: Path) -> None:

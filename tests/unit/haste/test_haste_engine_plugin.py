@@ -25,6 +25,7 @@ class Context:
     stream_version: int = 3
     engine: str = "engine-1"
     control_client: Any = None
+    is_streaming: bool = False
 
 
 def options(folder: Path, **more: object) -> dict[str, Any]:
@@ -145,6 +146,11 @@ def test_feature_rows_go_to_the_master_unless_the_declaration_says_otherwise(tmp
     del given["feature_db"]
     with pytest.raises(ConfigurationError, match="cluster"):
         create(given, Context(control_client=None))
+
+
+def test_a_handler_that_reads_payloads_while_they_arrive_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="HASTE keeps whole payloads.*without streaming=True"):
+        create(options(tmp_path), Context(is_streaming=True))
 
 
 @pytest.mark.parametrize("key", ["polcy", "tier", "Function"])
