@@ -25,6 +25,7 @@ from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFou
 from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
 from harmonicio.stream_connector.dialling import Dialling
+from harmonicio.stream_connector.patience import MIN_PATIENCE_S
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.trouble import RETRY_FIRST_S, RETRY_MAX_S, Trouble
 from harmonicio.wire.events import Hello, Role
@@ -33,7 +34,7 @@ from harmonicio.wire.frames import VERSION
 _log = logging.getLogger(__name__)
 
 LEASES_PER_REQUEST = 16
-#: How long the start waits for the first connection, so that nothing goes to the backlog meanwhile.
+#: How long the first connection to an engine is waited for before the backlog is dialled.
 FIRST_WITHIN_S = 0.5
 #: The backlog among the connections that are dialled; the others are named by their leases.
 BACKLOG = "backlog"
@@ -102,7 +103,7 @@ class Leasing:
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False
-        self._ask_at = self._dial_at = 0.0
+        self._ask_at = self._dial_at = self._engines_first_until = 0.0
         self._renew_at = math.inf
         self._trouble = Trouble(client.url)
         self.lease_requests = 0
@@ -170,7 +171,7 @@ class Leasing:
         if self._wants_leases():
             due.append(self._ask_at)
         if self._wants_backlog():
-            due.append(self._ask_at if self._access is None else self._dial_at)
+            due.append(self._ask_at if self._access is None else self._backlog_at)
         return max(0.001, min(due) - now)
 
     def _step(self, now: float) -> None:
@@ -179,7 +180,7 @@ class Leasing:
         self._connected = {engine: peer for engine, peer in self._connected.items() if not peer.is_ended}
         if now >= self._ask_at and (self._wants_leases() or (self._access is None and self._wants_backlog())):
             self._ask()
-        if self._access is not None and now >= self._dial_at and self._wants_backlog():
+        if self._access is not None and now >= self._backlog_at and self._wants_backlog():
             hello = replace(self._hello, ticket=self._access.ticket)
             self._dialling.begin(BACKLOG, self._access.address, hello)
         if now >= self._renew_at:
@@ -187,6 +188,11 @@ class Leasing:
 
     def _wants_leases(self) -> bool:
         return self._is_short or self._owner.wants_engines()
+
+    @property
+    def _backlog_at(self) -> float:
+        """When the backlog may be dialled: what has waited long enough would not wait for an engine that comes next."""
+        return max(self._dial_at, self._engines_first_until)
 
     def _wants_backlog(self) -> bool:
         return BACKLOG not in self._dialling and self._owner.wants_backlog()
@@ -260,6 +266,7 @@ class Leasing:
                 lease.lease, lease.address, replace(self._hello, ticket=lease.ticket, engine=lease.engine)
             )
             self._opening[lease.lease] = lease
+            self._engines_first_until = time.monotonic() + FIRST_WITHIN_S
 
     def _take_connections(self) -> None:
         """Use what has been dialled; give the lease back where that did not work."""
@@ -271,10 +278,13 @@ class Leasing:
             if isinstance(outcome, Peer):
                 self._held[key] = self._connected[lease.engine] = outcome
                 self._owner.open_peer(outcome)
+                self._engines_first_until = time.monotonic() + MIN_PATIENCE_S  # Its credit comes in a moment.
             else:
                 _log.info("%s", outcome)
                 self._ask_at = max(self._ask_at, time.monotonic() + RETRY_FIRST_S)
                 self._release([key])
+                if not self._opening and not self._held:
+                    self._engines_first_until = 0.0
 
     def _backlog_dialled(self, outcome: Peer | HarmonicIOError) -> None:
         if isinstance(outcome, Peer):
