@@ -22,7 +22,7 @@ from harmonicio.control.messages import DrainOrder, EngineConfiguration, EngineR
 from harmonicio.control.tickets import engine_bearer
 from harmonicio.core.clock import SystemClock
 from harmonicio.core.engine import Availability
-from harmonicio.core.errors import ConfigurationError, ConnectionEnded, HarmonicIOError, Unavailable
+from harmonicio.core.errors import ConfigurationError, ConnectionEnded, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.message import Emission
 from harmonicio.engine import plugin
@@ -193,7 +193,7 @@ class Daemon:
     ) -> Session:
         assert self._workshop is not None
         named = f"{name}#{next(self._numbers)}"
-        session = _ListedSession(self._roster, self._workshop, link, named, is_backlog=is_backlog)
+        session = Session(self._workshop, link, named, is_backlog=is_backlog, on_closed=self._roster.remove)
         self._roster.add(session, time.monotonic(), may_idle_until=may_idle_until, idle_for_s=idle_for_s)
         return session
 
@@ -256,10 +256,6 @@ class Daemon:
         for session in self._roster.sessions():
             self._slots.flusher.start_soon(functools.partial(session.say_drain, within_s))
 
-    def wait_for_drain(self, timeout_s: float | None = None) -> bool:
-        """Wait until a drain begins; return whether it has."""
-        return self._drain_begun.wait(timeout_s)
-
     def finish(self) -> bool:
         """Wait until nothing runs and every outcome has been sent; return whether that was so in time."""
         self._drain_begun.wait()
@@ -296,15 +292,3 @@ class Daemon:
             self._workshop.work.close()
         if self._client is not None:
             self._client.close()
-
-
-class _ListedSession(Session):
-    """A session that leaves the roster when it ends."""
-
-    def __init__(self, roster: Roster, workshop: Workshop, link: Link, name: str, *, is_backlog: bool) -> None:
-        super().__init__(workshop, link, name, is_backlog=is_backlog)
-        self._roster = roster
-
-    def closed(self, error: HarmonicIOError | None) -> None:
-        super().closed(error)
-        self._roster.remove(self)

@@ -79,7 +79,7 @@ class Emitter:
             begun_at: When their parent was begun, on the monotonic clock.
 
         Raises:
-            NotFound, NotAllowed, InvalidInput, MessageRejected: one can never be sent.
+            NotFound, NotAllowed, InvalidInput: one can never be sent.
             Unavailable: they are not safe in time.
         """
         sent: dict[StreamConnector, list[Delivery]] = {}

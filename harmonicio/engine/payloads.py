@@ -54,6 +54,9 @@ class PayloadStore:
         memory_payload_max_bytes: Larger payloads go into a file.
         scratch_folder: For those files.
         room_within_s: A payload that finds no room in memory for so long goes into a file as well.
+
+    Attributes:
+        abandoned: How often a handler kept a view of a payload, so that its memory could not be used again.
     """
 
     def __init__(
@@ -68,17 +71,12 @@ class PayloadStore:
         self._memory_payload_max_bytes = memory_payload_max_bytes
         self._scratch_folder = scratch_folder
         self._counting = threading.Lock()
-        self._abandoned = 0
+        self.abandoned = 0
         self.budget = ByteBudget(budget_bytes)
         self.pool = BufferPool(min(MAX_KEPT_BYTES, budget_bytes // 4))
 
     def __repr__(self) -> str:
         return f"<PayloadStore: {self.budget!r}, {self.pool!r}, {self.abandoned} abandoned>"
-
-    @property
-    def abandoned(self) -> int:
-        """How often a handler kept a view of a payload, so that its memory could not be used again."""
-        return self._abandoned
 
     def take(self, size_bytes: int) -> Payload:
         """Return memory for a payload; waits a moment until the byte budget has room for it.
@@ -115,7 +113,7 @@ class PayloadStore:
 
     def count_abandoned(self) -> None:
         with self._counting:
-            self._abandoned += 1
+            self.abandoned += 1
 
 
 class _BufferPayload:

@@ -16,6 +16,7 @@ sent or a large payload is received.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -62,7 +63,9 @@ class Session:
     :class:`harmonicio.transport.data_port.Session` says; the rest may be called by any thread.
     """
 
-    def __init__(self, workshop: Workshop, link: Link, name: str, *, is_backlog: bool = False) -> None:
+    def __init__(
+        self, workshop: Workshop, link: Link, name: str, *, is_backlog: bool, on_closed: Callable[[Session], None]
+    ) -> None:
         self.peer = Peer(name, is_backlog=is_backlog)
         self.answers = Answers(link, self.peer)
         self.is_closed = False
@@ -78,7 +81,8 @@ class Session:
         self._held_since = 0.0
         self._held_messages = 0
         self._payload: Payload | None = None
-        self._streamed: Task | None = None
+        self._arrival: Arrival | None = None
+        self._on_closed = on_closed
         self._has_said_goodbye = False
 
     def __repr__(self) -> str:
@@ -117,13 +121,14 @@ class Session:
         self.is_closed = True
         self.answers.end()
         self._end_hold()
-        task, self._streamed = self._streamed, None
-        if task is not None and task.arrival is not None:
-            task.arrival.fail(error or ConnectionEnded("The connection ended before the payload was here."))
+        arrival, self._arrival = self._arrival, None
+        if arrival is not None:
+            arrival.fail(error or ConnectionEnded("The connection ended before the payload was here."))
         payload, self._payload = self._payload, None
         if payload is not None:
             payload.release()
         self._slots.leave(self)
+        self._on_closed(self)
 
     # ── sending: any thread ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -283,9 +288,9 @@ class Session:
     def _receive_streaming(self, message: IncomingMessage) -> None:
         payload, self._payload = self._payload, None
         assert payload is not None
-        arrival = Arrival(payload.view)
+        arrival = self._arrival = Arrival(payload.view)
         content = self._streaming_message(message, arrival)
-        task = self._streamed = Task(self, self._slots, self._work, message, content, payload, arrival)
+        task = Task(self, self._slots, self._work, message, content, payload, arrival)
         self._slots.submit(task, is_backlog=self._is_backlog)
         self.checkpoint()
         self._link.receive_payload(payload.view, on_progress=arrival.advance)
@@ -303,11 +308,11 @@ class Session:
     def _large_received(self, message: IncomingMessage) -> None:
         """Act on a large message whose payload is over; if it was refused before, nothing is left to do."""
         payload, self._payload = self._payload, None
-        task, self._streamed = self._streamed, None
+        arrival, self._arrival = self._arrival, None
         view, message.payload = message.payload or _NOTHING, None
-        if task is not None and task.arrival is not None:
+        if arrival is not None:
             del view
-            task.arrival.complete(is_intact=message.is_intact)
+            arrival.complete(is_intact=message.is_intact)
         elif payload is None:
             return
         elif not message.is_intact:

@@ -145,44 +145,26 @@ class Slots:
 
     def acquire(self, *, is_backlog: bool) -> Slot | None:
         """Wait for a slot; return None when there will be none, because the engine drains or is clogged."""
-        waiter = None
+        waiter = _WaitingThread()
+        self.submit(waiter, is_backlog=is_backlog)
+        return waiter.wait()
+
+    def submit(self, waiter: Waiter, *, is_backlog: bool) -> None:
+        """Give the waiter the next slot that is free for it, or refuse it because the engine drains or is clogged."""
+        slot = None
         with self._lock:
-            if self.is_draining:
-                return None
-            if self._loop.take_slot():
+            if not self.is_draining and self._loop.take_slot():
                 slot = self._idle_slots.pop()
                 self._taken += 1
-            elif not is_backlog and self._loop.is_clogged(time.monotonic()):
-                return None
-            else:
-                waiter = _WaitingThread()
+            elif not self.is_draining and (is_backlog or not self._loop.is_clogged(time.monotonic())):
                 self._loop.wait_for_slot(waiter, is_backlog=is_backlog)
-        if waiter is not None:
-            return waiter.wait()
+                return
+        if slot is None:
+            waiter.refused()
+            return
         if self._is_told_idle:
             self._say_busy()
-        return slot
-
-    def submit(self, task: Waiter, *, is_backlog: bool) -> None:
-        """Give the task the next slot that is free for it, or refuse it because the engine drains or is clogged."""
-        slot = None
-        is_refused = False
-        with self._lock:
-            if self.is_draining:
-                is_refused = True
-            elif self._loop.take_slot():
-                slot = self._idle_slots.pop()
-                self._taken += 1
-            elif not is_backlog and self._loop.is_clogged(time.monotonic()):
-                is_refused = True
-            else:
-                self._loop.wait_for_slot(task, is_backlog=is_backlog)
-        if is_refused:
-            task.refused()
-        elif slot is not None:
-            if self._is_told_idle:
-                self._say_busy()
-            task.granted(slot)
+        waiter.granted(slot)
 
     def release(self, slot: Slot, messages: int, seconds: float) -> None:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""

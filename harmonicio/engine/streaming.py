@@ -86,11 +86,6 @@ class Arrival:
             self._changed.wait_for(lambda: self._error is not None or self._is_complete)
             return self._error is None
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether every byte came, right or damaged."""
-        return self._is_complete
-
     def copy_into(self, target: memoryview, position: int) -> None:
         """Copy what is at ``position``; it must be here."""
         if self._view is None:

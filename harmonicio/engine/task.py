@@ -71,7 +71,7 @@ class Task:
         self._message = message
         self._content = content
         self._payload = payload
-        self.arrival = arrival
+        self._arrival = arrival
 
     def __repr__(self) -> str:
         return f"<Task {self._message!r}>"
@@ -92,7 +92,7 @@ class Task:
         slot.message_id = self._message.id
         outcome, detail_bytes = self._work.run(self._content, begun_at)
         self._slots.release(slot, 1, time.monotonic() - begun_at)
-        is_damaged = self.arrival is not None and not self.arrival.wait_until_over()
+        is_damaged = self._arrival is not None and not self._arrival.wait_until_over()
         self._release()
         if is_damaged:
             self._owner.answers.message_refused(self._message, DAMAGED, was_started=True)
@@ -101,16 +101,16 @@ class Task:
         self._flush()
 
     def _refuse(self) -> None:
-        if self.arrival is not None:
-            self.arrival.wait_until_over()
+        if self._arrival is not None:
+            self._arrival.wait_until_over()
         self._release()
         self._owner.answers.message_refused(self._message, refusal_of(self._slots))
         self._flush()
 
     def _release(self) -> None:
         self._content = None
-        if self.arrival is not None:
-            self.arrival.close()
+        if self._arrival is not None:
+            self._arrival.close()
         self._payload.release()
 
     def _flush(self) -> None:
