@@ -42,15 +42,16 @@ def image_quality(image: NDArray[np.float64]) -> dict[str, float]:
         image: Shape (height, width), any intensity unit.
 
     Returns:
-        ``power_log_log_slope`` (no unit; NaN where it is not defined), ``mean`` and ``standard_deviation`` (intensity
-        units), ``laplacian_variance`` (intensity units squared).
+        ``power_log_log_slope`` (no unit), ``mean`` and ``standard_deviation`` (intensity
+        units), ``laplacian_variance`` (intensity units squared); NaN or infinite where they are not defined.
     """
-    return {
-        PLLS: power_log_log_slope(image),
-        MEAN: float(image.mean()),
-        STANDARD_DEVIATION: float(image.std()),
-        LAPLACIAN_VARIANCE: float(laplace(image).var()),
-    }
+    with np.errstate(over="ignore", invalid="ignore"):
+        return {
+            PLLS: power_log_log_slope(image),
+            MEAN: float(image.mean()),
+            STANDARD_DEVIATION: float(image.std()),
+            LAPLACIAN_VARIANCE: float(laplace(image).var()),
+        }
 
 
 def power_log_log_slope(image: NDArray[np.float64]) -> float:
@@ -62,7 +63,7 @@ def power_log_log_slope(image: NDArray[np.float64]) -> float:
     if min(image.shape) < MIN_SIDE_PX or not np.isfinite(image).all() or image.min() == image.max():
         return float("nan")
     rings, power = radial_power_spectrum(image)
-    is_used = power > 0
+    is_used = (power > 0) & np.isfinite(power)
     if np.count_nonzero(is_used) < 2:
         return float("nan")
     slope, _ = np.polyfit(np.log(rings[is_used]), np.log(power[is_used]), 1)

@@ -1,7 +1,9 @@
 """Images out of payloads, with the declared size checked before anything is decoded.
 
 A file of a few bytes can claim to hold 200,000 x 200,000 pixels; a decoder that believes it takes the memory of the
-host. So the header is read first, and what is larger than the limit is refused.
+host. So the header is read first, and what is larger than the limit is refused. In a TIFF file that holds for tiles,
+too, and only compressions are taken that say no sizes of their own (a JPEG 2000 stream of 2 KB can be 20,000 x 20,000
+pixels) and whose decoders stop at the size that they are given.
 """
 
 from __future__ import annotations
@@ -20,6 +22,8 @@ MAX_PIXELS = 64 * 1024**2
 
 _PNG_MAGIC = b"\x89PNG\r\n\x1a\n"
 _TIFF_MAGICS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
+#: None, LZW, deflate (two numbers), PackBits, LZMA, ZSTD.
+_TIFF_COMPRESSIONS = (1, 5, 8, 32946, 32773, 34925, 50000)
 _RAW_DTYPES = ("uint8", "uint16", "uint32", "int16", "int32", "float32", "float64")
 
 
@@ -54,8 +58,10 @@ def grey(image: NDArray[Any]) -> NDArray[np.float64]:
     """Return an image of shape (height, width) as float64: the mean of three colours, without their opacity.
 
     Raises:
-        InvalidInput: it has another number of dimensions.
+        InvalidInput: it has another number of dimensions, or complex numbers.
     """
+    if image.dtype.kind not in "biuf":
+        raise InvalidInput(f"Pixels of the type {image.dtype} have no grey.", hint="Send real numbers.")
     if image.ndim == 3 and image.shape[2] <= 4:
         image = image[:, :, : 3 if image.shape[2] >= 3 else 1].mean(axis=2)
     if image.ndim != 2:
@@ -86,6 +92,13 @@ def _decode_tiff(payload: memoryview | bytes, max_pixels: int) -> NDArray[Any]:
         with tifffile.TiffFile(io.BytesIO(payload)) as file:
             page = file.pages.first
             _check_size(page.shape, max_pixels)
+            if page.is_tiled:
+                _check_size(page.chunks, max_pixels)
+            if page.compression not in _TIFF_COMPRESSIONS:
+                raise InvalidInput(
+                    f"The TIFF file is compressed by {getattr(page.compression, 'name', page.compression)}.",
+                    hint="Compress it without loss: LZW, deflate, LZMA or ZSTD.",
+                )
             pixels: NDArray[Any] = page.asarray()
             # Colours one after the other instead of side by side.
             return np.moveaxis(pixels, 0, -1) if page.axes == "SYX" else pixels

@@ -149,7 +149,7 @@ def test_feature_rows_go_to_the_master_unless_the_declaration_says_otherwise(tmp
 
 
 def test_a_handler_that_reads_payloads_while_they_arrive_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match="HASTE keeps whole payloads.*without streaming=True"):
+    with pytest.raises(ConfigurationError, match=r"HASTE keeps whole payloads.*without streaming=True"):
         create(options(tmp_path), Context(is_streaming=True))
 
 

@@ -5,9 +5,14 @@ from __future__ import annotations
 import contextlib
 import io
 import struct
+import subprocess
 import sys
 import time
+import zlib
+from collections.abc import Callable
+from pathlib import Path
 
+import imagecodecs
 import numpy as np
 import pytest
 import tifffile
@@ -134,3 +139,80 @@ def test_a_decoder_that_is_not_installed_is_named_with_its_extra(
 def test_bytes_of_any_kind_are_an_image_or_refused(garbage: bytes, magic: bytes) -> None:
     with contextlib.suppress(InvalidInput):
         decode(magic + garbage, {})
+
+
+# ── bombs ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+SMALL = np.zeros((8, 8), np.uint8)
+UNPACKED_BYTES = 200_000_000
+
+
+def tiff_of(compression: int, strip: bytes, **tags: int) -> bytes:
+    """Return a TIFF file of 8 x 8 pixels whose only strip is ``strip``."""
+    head = bytearray(as_tiff(SMALL, tile=(16, 16) if tags else None))
+    names = ("TileOffsets", "TileByteCounts") if tags else ("StripOffsets", "StripByteCounts")
+    with tifffile.TiffFile(io.BytesIO(head)) as file:
+        known = file.pages.first.tags
+        for name, value in {"Compression": compression, names[0]: len(head), names[1]: len(strip), **tags}.items():
+            struct.pack_into("<HII", head, known[name].offset + 2, 4, 1, value)
+    return bytes(head) + strip
+
+
+def png_of(pixels: bytes) -> bytes:
+    """Return a PNG file of 8 x 8 grey pixels whose data unpacks to ``pixels``."""
+    chunks = (
+        (b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, 0, 0, 0)),
+        (b"IDAT", zlib.compress(pixels, 9)),
+        (b"IEND", b""),
+    )
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data)) for kind, data in chunks
+    )
+
+
+BOMBS: dict[str, Callable[[], bytes]] = {
+    "deflate": lambda: tiff_of(8, zlib.compress(bytes(UNPACKED_BYTES), 1)),
+    "packbits": lambda: tiff_of(32773, b"\x81\0" * 10**6),
+    "zstd": lambda: tiff_of(50000, imagecodecs.zstd_encode(bytes(UNPACKED_BYTES))),
+    "jpeg 2000": lambda: tiff_of(34712, imagecodecs.jpeg2k_encode(np.zeros((8_000, 8_000), np.uint8))),
+    "png in tiff": lambda: tiff_of(34933, imagecodecs.png_encode(np.zeros((8_000, 8_000), np.uint8))),
+    "one tile": lambda: tiff_of(8, zlib.compress(bytes(100)), TileWidth=64_000, TileLength=64_000),
+    "png": lambda: png_of(bytes(UNPACKED_BYTES)),
+}
+MEASURE = """
+import resource, sys
+from harmonicio.core.errors import InvalidInput
+from harmonicio.haste.features.images import decode
+from pathlib import Path
+payload = Path(sys.argv[1]).read_bytes()
+for warm_up in sys.argv[2:]:
+    decode(Path(warm_up).read_bytes(), {})
+before_kb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+try:
+    print(decode(payload, {}).shape)
+except InvalidInput as error:
+    print(error)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kb) * 1024)
+"""
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_small_file_that_unpacks_to_a_large_one_takes_no_memory(tmp_path: Path, name: str) -> None:
+    files = {"bomb": BOMBS[name](), "tiff": as_tiff(PIXELS, compression="zlib"), "png": as_png(PIXELS)}
+    for file, content in files.items():
+        (tmp_path / file).write_bytes(content)
+    command = [sys.executable, "-c", MEASURE, *(str(tmp_path / file) for file in files)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    said, grown_bytes = done.stdout.splitlines()
+    assert said == "(8, 8)" or said.startswith(("The TIFF file", "The image declares")), said
+    assert int(grown_bytes) < len(files["bomb"]) + 30e6
+
+
+def test_a_lossy_compression_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(InvalidInput, match=r"compressed by JPEG\. Compress it without loss"):
+        decode(as_tiff(np.zeros((64, 64), np.uint8), compression="jpeg"), {})
+
+
+def test_complex_pixels_have_no_grey() -> None:
+    with pytest.raises(InvalidInput, match="complex64 have no grey"):
+        grey(decode(as_tiff(PIXELS.astype(np.complex64)), {}))
