@@ -247,6 +247,8 @@ class MasterClient:
             try:
                 response = self._request(method, path, body, **options)
             except (requests.RequestException, OSError) as error:
+                if self._is_closed:
+                    raise self._ended() from error
                 if left and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
                     continue
                 reason = f"The master at {self.url} does not answer ({_reason(error)})."
@@ -277,10 +279,13 @@ class MasterClient:
     def _opened(self) -> requests.Session:
         with self._lock:
             if self._is_closed:
-                raise errors.ConnectionEnded(f"The client of {self.url} is closed.")
+                raise self._ended()
             if self._session is None:
                 self._session = _new_session(self._token, self._connected)
             return self._session
+
+    def _ended(self) -> errors.ConnectionEnded:
+        return errors.ConnectionEnded(f"The client of {self.url} is closed.")
 
     def _connected(self, connection: HTTPConnection) -> None:
         with self._lock:
