@@ -136,7 +136,7 @@ def test_an_engine_that_is_told_to_drain_finishes_its_message(
     with connect(master, engine) as connector:
         number = connector.send(b"sleep 1")
         master.wait_for_engines(1, BUSY)
-        assert len(master.engines()[0].running) == 1
+        master.wait_for(lambda: len(master.engines()[0].running) == 1)
         master.want()
         master.wait_for_engines(1, DRAINING)
         assert connector.outcome(number).kind is OutcomeKind.DONE
