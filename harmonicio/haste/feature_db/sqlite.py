@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -64,7 +67,8 @@ class SqliteFeatureDatabase(FeatureDatabase):
             url = sa.URL.create("sqlite", database=str(file))
             self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(self._engine, "connect", _prepare)
-            _METADATA.create_all(self._engine)
+            with _alone_in(file.parent):
+                _METADATA.create_all(self._engine)
         except (OSError, SQLAlchemyError) as error:
             raise self._broken(error) from None
 
@@ -116,6 +120,17 @@ def create(options: Mapping[str, Any], client: Any) -> SqliteFeatureDatabase:
     what = "The feature database 'sqlite'"
     check_options(what, options, ("file",))
     return SqliteFeatureDatabase(path_option(what, options, "file"))
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Lock a folder: of two processes that set up the same new file at once, one would find it locked or half done."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _prepare(connection: Any, _: Any) -> None:
