@@ -8,15 +8,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any, Protocol
-
-from harmonicio.core.buffers import Payload, buffer_payload
-from harmonicio.core.errors import InvalidInput
-from harmonicio.core.metadata import MAX_METADATA_BYTES as MAX_METADATA_BYTES
-from harmonicio.core.metadata import copy_metadata
-from harmonicio.core.names import MAX_MESSAGE_ID_BYTES, check_name
+from typing import Any
 
 #: What metadata and handler results may hold: None, bool, int, float, str, bytes, list and dict with text keys.
 Value = Any
@@ -25,11 +19,10 @@ Metadata = Mapping[str, Value]
 MIN_PRIORITY, MAX_PRIORITY = -(2**15), 2**15 - 1
 #: A larger result does not travel with ``done``; the handler stores it and returns where it is.
 MAX_RESULT_BYTES = 64 * 1024
+MAX_METADATA_BYTES = 64 * 1024
 #: Above this size a payload is received into a file instead of memory, unless the stream says otherwise.
 MEMORY_PAYLOAD_MAX_BYTES = 64 * 1024**2
 MAX_MESSAGE_BYTES = 64 * 1024**3
-#: What one handler may emit for one message; views of that message's own payload cost nothing.
-MAX_EMITTED, MAX_EMITTED_BYTES = 1_000, 1024**3
 
 
 class OutcomeKind(IntEnum):
@@ -83,159 +76,6 @@ class Outcome:
     failure: Failure | None = None
     reason: RejectReason | None = None
     text: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """A message that a handler emitted into a stream, on top of its result."""
-
-    id: str
-    stream: str
-    payload: Payload
-    metadata: Metadata
-    priority: int
-
-
-class _Gathered:
-    """What has been emitted for one message."""
-
-    __slots__ = ("emissions", "size_bytes")
-
-    def __init__(self) -> None:
-        self.emissions: list[Emission] = []
-        self.size_bytes = 0
-
-
-class _Identified(Protocol):
-    """A message with what those that are emitted for it take from it."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def priority(self) -> int: ...
-
-    @property
-    def _gathered(self) -> _Gathered | None: ...
-
-
-@dataclass(frozen=True, slots=True)
-class Parent:
-    """A message that further messages can be emitted for. One thread at a time calls, because order makes the ids.
-
-    Nothing leaves while the handler runs. What was emitted leaves when the handler has returned, and everything that
-    stands around it (a tier written, a feature row committed) is done; if one of them fails, nothing leaves. The
-    message is done when all that it emitted is safe, and keeps its handler's slot until then.
-    """
-
-    _gathered: _Gathered | None = field(default=None, init=False, repr=False, compare=False)
-
-    def emit(
-        self: _Identified,
-        payload: Any,
-        *,
-        stream: str,
-        metadata: Mapping[str, Any] | None = None,
-        priority: int | None = None,
-    ) -> str:
-        """Emit a message into a stream; return its id, ``<id of this message>/<n>`` with n counting from 0.
-
-        A handler that is run again should emit the same again, in the same order: what is known by its id already
-        stays as it is.
-
-        Args:
-            payload: Bytes, or any object with a contiguous buffer. A writable one is copied; a view of this message's
-                own payload is not.
-            stream: Any declared stream, this message's own included.
-            metadata: As for a message that is sent; not that of this message unless it is given.
-            priority: As for a message that is sent; that of this message when left out.
-
-        Raises:
-            InvalidInput: something of it cannot be sent, or it would be too much.
-        """
-        gathered = self._gathered
-        if gathered is None:
-            gathered = _Gathered()
-            object.__setattr__(self, "_gathered", gathered)
-        emission = Emission(
-            _emission_id(self.id, len(gathered.emissions)),
-            check_name("stream", stream),
-            buffer_payload(payload),
-            copy_metadata(metadata) if metadata else {},
-            self.priority if priority is None else _checked_priority(priority),
-        )
-        size_bytes = gathered.size_bytes + (0 if _is_own(self, emission.payload) else len(emission.payload))
-        if size_bytes > MAX_EMITTED_BYTES:
-            raise InvalidInput(
-                f"The messages emitted for one message have more than {MAX_EMITTED_BYTES} bytes.",
-                hint="Emit less for each message, or store it and emit where it is.",
-            )
-        gathered.emissions.append(emission)
-        gathered.size_bytes = size_bytes
-        return emission.id
-
-    @property
-    def emitted(self) -> tuple[Emission, ...]:
-        """What was emitted so far."""
-        return () if self._gathered is None else tuple(self._gathered.emissions)
-
-    @property
-    def has_emitted(self) -> bool:
-        """Whether anything was emitted so far."""
-        return self._gathered is not None
-
-    def forget_emitted(self) -> None:
-        """Begin afresh, because the handler did not come to its end."""
-        object.__setattr__(self, "_gathered", None)
-
-
-@dataclass(frozen=True, slots=True)
-class Message(Parent):
-    """What a handler gets.
-
-    Attributes:
-        id: Unique within the stream.
-        stream: Name of the stream.
-        metadata: What the source sent along.
-        priority: Larger goes first where messages wait.
-        payload: Read-only bytes of the message; valid until the handler returns.
-        attempt: 1 for the first execution that we know of.
-    """
-
-    id: str
-    stream: str
-    payload: memoryview
-    metadata: Metadata = field(default_factory=dict)
-    priority: int = 0
-    attempt: int = 1
-
-
-def _emission_id(parent: str, number: int) -> str:
-    if number >= MAX_EMITTED:
-        raise InvalidInput(
-            f"More than {MAX_EMITTED} messages cannot be emitted for one message.",
-            hint="Put several items into one message.",
-        )
-    emission_id = f"{parent}/{number}"
-    if len(emission_id.encode("utf-8", "surrogatepass")) > MAX_MESSAGE_ID_BYTES:
-        raise InvalidInput(
-            f"Nothing can be emitted for message {parent[:40]!r}…: the id would have more than "
-            f"{MAX_MESSAGE_ID_BYTES} bytes.",
-            hint="Look for streams that emit into each other without an end, or send with shorter ids.",
-        )
-    return emission_id
-
-
-def _is_own(parent: object, payload: Payload) -> bool:
-    """Whether these are bytes of the parent's own payload."""
-    own = getattr(parent, "payload", None)
-    return isinstance(payload, memoryview) and isinstance(own, memoryview) and payload.obj is own.obj
-
-
-def _checked_priority(priority: int) -> int:
-    if not isinstance(priority, int) or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-        raise InvalidInput(f"{priority!r:.40} is no priority.", hint=f"Use {MIN_PRIORITY} to {MAX_PRIORITY}.")
-    return priority
 
 
 class MessageIds:

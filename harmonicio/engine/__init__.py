@@ -1,6 +1,7 @@
 """The processing engine: one process that runs a user's handler on the messages of one stream.
 
     handler     the decorator, and loading what it marked        loop      slots and credit: pure
+    message     what a handler gets, and what it emits
     streaming   payloads that are read while they arrive         slots     the loop under its lock, with its threads
     work        one message to one outcome, plugins included     session   one connection that brings messages
     emission    what handlers emit, until it is safe
@@ -9,9 +10,11 @@
     backlog_connection, control_connection   to the master, to the controller
     daemon      joins them                                       run       the process around it
 
-Importing this package is cheap: a handler file needs only the decorator.
+A handler file needs what is exported here and no more; importing it starts nothing.
 """
 
 from harmonicio.engine.handler import handler
+from harmonicio.engine.message import Emission, Message
+from harmonicio.engine.streaming import StreamingMessage
 
-__all__ = ["handler"]
+__all__ = ["Emission", "Message", "StreamingMessage", "handler"]

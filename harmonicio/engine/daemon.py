@@ -24,12 +24,12 @@ from harmonicio.core.clock import SystemClock
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, Unavailable
 from harmonicio.core.lease import Address
-from harmonicio.core.message import Emission
 from harmonicio.engine import plugin
 from harmonicio.engine.backlog_connection import BacklogConnection
 from harmonicio.engine.control_connection import ControlConnection
 from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import load
+from harmonicio.engine.message import Emission
 from harmonicio.engine.payloads import PayloadStore
 from harmonicio.engine.reception import TicketDesk, answer_to, check_role
 from harmonicio.engine.roster import Roster

@@ -33,7 +33,8 @@ from harmonicio.core.errors import (
     NotFound,
     Unavailable,
 )
-from harmonicio.core.message import Emission, RejectReason
+from harmonicio.core.message import RejectReason
+from harmonicio.engine.message import Emission
 
 if TYPE_CHECKING:
     from harmonicio.stream_connector import Delivery, StreamConnector

@@ -21,11 +21,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, RemoteProtocolError, StorageError
-from harmonicio.core.message import Message, Outcome, RejectReason
+from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.engine.answers import Answers
 from harmonicio.engine.flusher import OLDEST_UNSENT_S
 from harmonicio.engine.loop import Peer
+from harmonicio.engine.message import Message
 from harmonicio.engine.outputs import rejection
 from harmonicio.engine.payloads import Payload, PayloadStore
 from harmonicio.engine.slots import Slot, Slots

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, InvalidInput, StorageError
-from harmonicio.core.message import Parent
+from harmonicio.engine.message import Parent
 
 if TYPE_CHECKING:
     from _typeshed import WriteableBuffer

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harmonicio.core.errors import StorageError
-from harmonicio.core.message import Emission, Outcome, OutcomeKind
+from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
+from harmonicio.engine.message import Emission
 from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.plugin import EnginePlugin
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.core.message import Message
+from harmonicio.engine.message import Message
 from harmonicio.haste.storage_client import StorageClient
 
 

@@ -23,7 +23,6 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.message import (
     MAX_MESSAGE_BYTES,
-    MAX_METADATA_BYTES,
     MAX_PRIORITY,
     MIN_PRIORITY,
     MessageIds,
@@ -38,8 +37,7 @@ from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.stream_connector.leasing import LeaseClient, Leasing
 from harmonicio.stream_connector.progress import Progress
 from harmonicio.stream_connector.sources import FileSource, file_payload
-from harmonicio.wire.connection import raw_message_id
-from harmonicio.wire.sections import message_section
+from harmonicio.wire.sections import source_section
 
 Level = Literal["safe", "processed"]
 
@@ -256,9 +254,9 @@ class StreamConnector:
         if message_id is None:
             with self._drawing:
                 message_id = self._ids.draw()
-            section = _section(metadata, "") if metadata else b""
+            section = source_section(metadata, "") if metadata else b""
         else:
-            section = _section(metadata, check_message_id(message_id))
+            section = source_section(metadata, check_message_id(message_id))
         delivery = Delivery(self, message_id, size_bytes)
         self._exchange.offer(Parcel(delivery, payload, section, priority))
         return delivery
@@ -336,17 +334,6 @@ class StreamConnector:
             raise InvalidInput(
                 "This connector belongs to another process.", hint="Open a connector after forking, not before."
             )
-
-
-def _section(metadata: Mapping[str, Any] | None, message_id: str) -> bytes:
-    """Return the header section; made at once, because the caller may use the same dict again."""
-    is_text = bool(message_id) and raw_message_id(message_id) is None
-    section = message_section(metadata, message_id if is_text else "", None)
-    if len(section) > MAX_METADATA_BYTES:
-        raise InvalidInput(
-            f"The metadata has {len(section)} bytes, more than {MAX_METADATA_BYTES}.", hint="Send it as payload."
-        )
-    return section
 
 
 def _resolve(

@@ -7,7 +7,7 @@
                  │ patience over                         ▼
                  └─────────────────────────────► for the master ──credit──► in flight there ──► stored
 
-Rules (sections 1a.1 to 1a.3, 1a.7 and 1a.15 of the design):
+Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go in the order in which they were offered, to the engine that has the least to do among those with credit.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not

@@ -248,7 +248,7 @@ def message_prefix(
     Raises:
         InvalidInput: the metadata cannot be sent, or a number does not fit its place in the header.
     """
-    raw_id, section = raw_message_id(message_id), b""
+    raw_id, section = sections.raw_message_id(message_id), b""
     if metadata or failure is not None or raw_id is None:
         section = sections.message_section(metadata, message_id if raw_id is None else "", failure)
     return _prefix(raw_id, size_bytes, section, priority, flags, attempts, crashes)
@@ -269,7 +269,7 @@ def prefix_with_section(
     Raises:
         InvalidInput: a number does not fit its place in the header.
     """
-    return _prefix(raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
+    return _prefix(sections.raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
 
 
 def _prefix(
@@ -291,14 +291,3 @@ def _prefix(
             hint=f"Use whole numbers; a priority from {MIN_PRIORITY} to {MAX_PRIORITY}.",
         ) from None
     return fixed + section
-
-
-def raw_message_id(message_id: str) -> bytes | None:
-    """Return the 16 bytes of an id of our own, or None for a text that a source brought."""
-    if len(message_id) != 32:
-        return None
-    try:
-        raw = bytes.fromhex(message_id)
-    except ValueError:
-        return None
-    return raw if len(raw) == 16 and raw.hex() == message_id else None

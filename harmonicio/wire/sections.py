@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from harmonicio.core.errors import InvalidInput, RemoteProtocolError
-from harmonicio.core.message import Failure, Metadata, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.names import check_message_id
 from harmonicio.wire import events
 from harmonicio.wire.codec import pack, pack_lists, unpack
@@ -96,6 +96,32 @@ def message_section(metadata: Metadata | None, text_id: str, failure: Failure | 
     if failure is not None:
         section["failure"] = failure_map(failure)
     return pack(section) if section else b""
+
+
+def raw_message_id(message_id: str) -> bytes | None:
+    """Return the 16 bytes of an id of our own, or None for a text that a source brought."""
+    if len(message_id) != 32:
+        return None
+    try:
+        raw = bytes.fromhex(message_id)
+    except ValueError:
+        return None
+    return raw if len(raw) == 16 and raw.hex() == message_id else None
+
+
+def source_section(metadata: Metadata | None, message_id: str) -> bytes:
+    """Return the header section of a message as its source makes it; an id that travels raw has no place in it.
+
+    Raises:
+        InvalidInput: the metadata holds something that cannot be sent, or is larger than ``MAX_METADATA_BYTES``.
+    """
+    is_text = bool(message_id) and raw_message_id(message_id) is None
+    section = message_section(metadata, message_id if is_text else "", None)
+    if len(section) > MAX_METADATA_BYTES:
+        raise InvalidInput(
+            f"The metadata has {len(section)} bytes, more than {MAX_METADATA_BYTES}.", hint="Send it as payload."
+        )
+    return section
 
 
 def failure_map(failure: Failure) -> dict[str, Any]:

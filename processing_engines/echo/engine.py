@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmonicio.core.message import Message
-from harmonicio.engine import handler
+from harmonicio.engine import Message, handler
 
 
 @handler

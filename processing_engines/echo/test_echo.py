@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from harmonicio.core.message import Message
+from harmonicio.engine import Message
 from harmonicio.engine.handler import load
 
 ECHO = load(str(Path(__file__).with_name("engine.py")))

@@ -12,8 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from harmonicio.core.message import Message
-from harmonicio.engine import handler
+from harmonicio.engine import Message, handler
 from harmonicio.haste.features.images import decode
 
 

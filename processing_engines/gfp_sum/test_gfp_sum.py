@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import tifffile
 
-from harmonicio.core.message import Message
+from harmonicio.engine import Message
 from harmonicio.engine.handler import load
 from harmonicio.haste.engine_plugin import create
 

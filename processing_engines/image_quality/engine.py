@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from harmonicio.core.message import Message
-from harmonicio.engine import handler
+from harmonicio.engine import Message, handler
 from harmonicio.haste.features.image_quality import image_quality
 from harmonicio.haste.features.images import decode, grey
 

@@ -15,7 +15,7 @@ from PIL import Image
 from scipy.ndimage import gaussian_filter
 
 from harmonicio.core.errors import InvalidInput
-from harmonicio.core.message import Message
+from harmonicio.engine import Message
 from harmonicio.engine.handler import load
 from harmonicio.haste.engine_plugin import create
 

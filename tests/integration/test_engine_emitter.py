@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 
 from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, MasterUnavailable, NotFound, Unavailable
-from harmonicio.core.message import Failure, Message, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.engine import emission
 from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import Handler
+from harmonicio.engine.message import Message
 from harmonicio.engine.work import Work
 from harmonicio.haste.engine_plugin import HastePlugin
 from harmonicio.haste.storage_client import StorageClient

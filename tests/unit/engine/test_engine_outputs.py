@@ -8,8 +8,9 @@ import numpy
 import pytest
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, StorageError
-from harmonicio.core.message import MAX_RESULT_BYTES, Message, Outcome, OutcomeKind
+from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
+from harmonicio.engine.message import Message
 from harmonicio.engine.outputs import MAX_TRACEBACK_BYTES, failure_of, outcome_of
 from harmonicio.engine.work import Work
 from harmonicio.wire.outcomes import DONE

@@ -9,9 +9,10 @@ import pytest
 
 from harmonicio.control.client import MasterClient
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.core.message import Emission, Message, OutcomeKind
+from harmonicio.core.message import OutcomeKind
 from harmonicio.engine import plugin
 from harmonicio.engine.handler import Handler
+from harmonicio.engine.message import Emission, Message
 from harmonicio.engine.plugin import Call, PluginContext
 from harmonicio.engine.work import Work
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
-from harmonicio.core.message import Message
+from harmonicio.engine.message import Message
 from harmonicio.engine.plugin import find
 from harmonicio.haste.engine_plugin import HastePlugin, create
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter

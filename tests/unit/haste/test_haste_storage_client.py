@@ -208,7 +208,7 @@ PIXELS = np.arange(24, dtype=np.uint16).reshape(4, 6)
         *(PIXELS, PIXELS[1:3], PIXELS.astype(">u2"), PIXELS[:0], PIXELS[1, 2]),
         PIXELS.view([("red", "u2"), ("green", "u2")]),
     ],
-    ids=repr,
+    ids=lambda payload: f"{type(payload).__name__}{getattr(payload, 'shape', '')}{getattr(payload, 'dtype', '')}",
 )
 def test_a_payload_is_anything_with_a_contiguous_buffer(client: StorageClient, payload: Any) -> None:
     row = client.save(payload, score=0.8)

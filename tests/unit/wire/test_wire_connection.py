@@ -13,7 +13,6 @@ from harmonicio.wire.connection import (
     State,
     message_prefix,
     prefix_with_section,
-    raw_message_id,
 )
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_INLINE_BYTES, Flag
@@ -128,7 +127,7 @@ def test_messages_are_numbered_as_they_arrive() -> None:
     ],
 )
 def test_only_32_small_hex_digits_travel_as_16_bytes(message_id: str, is_raw: bool) -> None:
-    assert (raw_message_id(message_id) is not None) is is_raw
+    assert (sections.raw_message_id(message_id) is not None) is is_raw
     _, listener = pair(Role.CONNECTOR)
     if not is_raw and not message_id.strip():
         return
