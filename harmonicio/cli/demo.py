@@ -24,7 +24,6 @@ from scipy.stats import spearmanr
 from harmonicio.cli import console, logs
 from harmonicio.cli.demo_images import DemoImage, own_images, shipped_images
 from harmonicio.cli.local_cluster import LocalCluster
-from harmonicio.cli.report import hierarchy_of
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.calibration import calibrate
@@ -32,6 +31,7 @@ from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.features.image_quality import PLLS, power_log_log_slope
 from harmonicio.haste.features.images import decode, grey
+from harmonicio.haste.reports.declared import hierarchy_of, payload_reader
 from harmonicio.haste.reports.report import ReportOptions, write_report
 from harmonicio.haste.reports.summary import Traffic
 from harmonicio.haste.tiers.base import create_tiers
@@ -231,11 +231,10 @@ def _show_correlations(correlations: dict[str, float]) -> None:
 def _report_options(
     rows: Sequence[FeatureRow], declarations: Sequence[StreamDeclaration], traffic: Traffic
 ) -> ReportOptions:
-    tiers = {each.name: create_tiers(each.plugins["haste"]["tiers"]) for each in declarations}
     return ReportOptions(
         written_at=time.time(),
         title="HarmonicIO demonstration",
         hierarchies={each.name: hierarchy_of(each) for each in declarations},
         traffic=traffic,
-        read_payload=lambda row: tiers[row.stream][row.tier].read(row.location),
+        read_payload=payload_reader(declarations),
     )

@@ -3,21 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import typer
 
 from harmonicio.cli import console, invocation
 from harmonicio.core.errors import NotFound
-from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.feature_db.base import RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
-from harmonicio.haste.interestingness.logistic import PRESETS
+from harmonicio.haste.reports.declared import hierarchy_of, payload_reader
 from harmonicio.haste.reports.report import ReportOptions, write_report
-from harmonicio.haste.reports.summary import Hierarchy, Traffic
-from harmonicio.haste.tiers.base import create_tiers
+from harmonicio.haste.reports.summary import Traffic
 
 
 def run(
@@ -37,29 +33,14 @@ def run(
             raise NotFound("HASTE sorts no stream yet.", hint="Declare one with a table plugins.haste.")
         rows = [row for name in chosen for row in MasterFeatureDatabase(master).rows(RowFilter(name))]
     handled = sum(view.backlog.done_total for view in chosen.values())
-    tiers = {name: create_tiers(view.declaration.plugins["haste"]["tiers"]) for name, view in chosen.items()}
     options = ReportOptions(
         written_at=time.time(),
         hierarchies={name: hierarchy_of(view.declaration) for name, view in chosen.items()},
         traffic=Traffic(peer_to_peer=max(0, len(rows) - handled), backlog=min(handled, len(rows))),
-        read_payload=lambda row: tiers[row.stream][row.tier].read(row.location),
+        read_payload=payload_reader(view.declaration for view in chosen.values()),
     )
     files = write_report(rows, output, options)
     if as_json:
         console.show_json({"page": str(files.page), "rows": str(files.rows), "tiers": str(files.tiers)})
     else:
         console.say(f"{len(rows)} rows; open {files.page.resolve()}")
-
-
-def hierarchy_of(declaration: StreamDeclaration) -> Hierarchy:
-    """Return how a stream is sorted, as far as its declaration says."""
-    options: Mapping[str, Any] = declaration.plugins["haste"]
-    function = {**PRESETS.get(options["function"].get("preset", ""), {}), **options["function"]}
-    intervals = options["policy"].get("intervals", ())
-    shown = ", ".join(f"{key} = {value}" for key, value in function.items() if key not in ("name", "preset"))
-    return Hierarchy(
-        stream=declaration.name,
-        feature=str(function.get("feature", "")),
-        intervals=tuple((float(lower), float(upper), str(tier)) for lower, upper, tier in intervals),
-        function=f"{function['name']}: {shown}" if shown else str(function["name"]),
-    )

@@ -1,8 +1,9 @@
-"""What a policy is, and how one is found by name."""
+"""What a policy is, how one is found by name, and how to find out what it does."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from itertools import pairwise
 from typing import Any, Protocol
 
 from harmonicio.haste.registry import load
@@ -10,6 +11,9 @@ from harmonicio.haste.registry import load
 ENTRY_POINT_GROUP = "harmonicio.policies"
 
 _TABLE = {"interval": "harmonicio.haste.policies.interval:create"}
+
+#: ``(lower, upper, tier)``, in scores.
+Interval = tuple[float, float, str]
 
 
 class Policy(Protocol):
@@ -33,3 +37,28 @@ def create_policy(options: Mapping[str, Any], tiers: Collection[str]) -> Policy:
     given = dict(options)
     policy: Policy = load("policy", ENTRY_POINT_GROUP, _TABLE, given.pop("name", "interval"))(given, tiers)
     return policy
+
+
+def intervals_of(policy: Policy, steps: int = 1000) -> tuple[Interval, ...]:
+    """Return which scores go to which tier, rising from 0 to 1, found by asking the policy.
+
+    Args:
+        steps: How finely it is asked; of an interval narrower than ``1 / steps`` nothing may be seen.
+    """
+    asked = [(score, policy.tier_for(score)) for score in (number / steps for number in range(steps + 1))]
+    found: list[Interval] = []
+    lower = 0.0
+    for (below, tier), (above, other) in pairwise(asked):
+        if tier != other:
+            edge = _edge(policy, below, above)
+            found.append((lower, edge, tier))
+            lower = edge
+    return (*found, (lower, 1.0, asked[-1][1]))
+
+
+def _edge(policy: Policy, below: float, above: float) -> float:
+    """Return the lowest score that does not go where ``below`` goes."""
+    tier = policy.tier_for(below)
+    while below < (middle := (below + above) / 2) < above:
+        below, above = (middle, above) if policy.tier_for(middle) == tier else (below, middle)
+    return above

@@ -106,7 +106,10 @@ def curve(
     values = [value for group, _ in points_by_group for value in group.values]
     low, high = _bounds(values)
     horizontal, vertical = Axis(low, high, LEFT, WIDTH - RIGHT), Axis(0.0, 1.0, HEIGHT - BOTTOM, TOP)
-    lines = [_line(LEFT, vertical.at(edge), WIDTH - RIGHT, vertical.at(edge), "edge") for edge in horizontal_edges]
+    lines = [
+        _line(LEFT, vertical.at(edge), WIDTH - RIGHT, vertical.at(edge), "edge", _edge_title(edge))
+        for edge in horizontal_edges
+    ]
     dots = [dot for group, scores in points_by_group for dot in _dots(group, scores, horizontal, vertical)]
     said = f"Score over {label}: {len(values)} messages."
     return _chart(said, _grid(vertical), lines, dots, _bottom_axis(horizontal, label), _vertical_label("score"))
@@ -145,9 +148,7 @@ def _dots(group: Group, scores: Sequence[float], horizontal: Axis, vertical: Axi
 def _edges(edges: Sequence[float], parts: Sequence[str], axis: Axis) -> Iterable[Markup]:
     inside = [edge for edge in edges if axis.low < edge < axis.high]
     for edge in inside:
-        yield _line(
-            axis.at(edge), TOP - 6, axis.at(edge), HEIGHT - BOTTOM, "edge", element("title", f"edge at {edge:.4g}")
-        )
+        yield _line(axis.at(edge), TOP - 6, axis.at(edge), HEIGHT - BOTTOM, "edge", _edge_title(edge))
     if len(parts) != len(edges) + 1:
         return
     bounds = [max(axis.low, min(axis.high, edge)) for edge in (axis.low, *edges, axis.high)]
@@ -155,6 +156,10 @@ def _edges(edges: Sequence[float], parts: Sequence[str], axis: Axis) -> Iterable
         width = axis.at(high) - axis.at(low)
         if width > 7 * len(part):
             yield _words((axis.at(low) + axis.at(high)) / 2, TOP - 12, part, "part", "middle")
+
+
+def _edge_title(edge: float) -> Markup:
+    return element("title", f"edge at {edge:.4g}")
 
 
 def _grid(axis: Axis, *, is_counting: bool = False) -> Iterable[Markup]:

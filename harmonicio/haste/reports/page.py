@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from harmonicio.haste.feature_db.base import FeatureRow
+from harmonicio.haste.features import UNITS
 from harmonicio.haste.reports import charts, summary
 from harmonicio.haste.reports.markup import Child, Markup, element, join
 from harmonicio.haste.reports.style import STYLE, tier_colours
@@ -88,8 +89,8 @@ def _key_figures(rows: Sequence[FeatureRow], traffic: Traffic | None) -> Markup:
     ]
     rate = summary.throughput(rows, traffic.duration_s if traffic else None)
     if rate is not None:
-        text = f"{rate.mb_per_s:,.1f} MB/s over {rate.duration_s:,.1f}\N{NO-BREAK SPACE}s"
-        figures.insert(2, ("throughput", f"{rate.messages_per_s:,.1f} / s", text))
+        note = f"{rate.messages_per_s:,.1f} messages/s over {rate.duration_s:,.1f}\N{NO-BREAK SPACE}s"
+        figures.insert(2, ("throughput", f"{_mb(rate.mb_per_s * MB)} MB/s", note))
     if traffic is not None:
         figures.insert(-1, ("peer to peer", f"{traffic.peer_to_peer:,}", "straight from source to engine"))
         figures.insert(-1, ("by the backlog", f"{traffic.backlog:,}", "waited at the master"))
@@ -150,12 +151,15 @@ def _charts(
     features = [charts.Group(tier, colours[tier], [x for x, _ in points]) for tier, points in by_tier.items()]
     scores = [charts.Group(tier, colours[tier], [y for _, y in points]) for tier, points in by_tier.items()]
     points = [point for group in by_tier.values() for point in group]
-    label = hierarchy.feature.replace("_", " ")
+    unit = UNITS.get(hierarchy.feature)
+    label = hierarchy.feature.replace("_", " ") + (f" ({unit})" if unit else "")
     names = [tier for _, _, tier in hierarchy.intervals]
+    edges = summary.feature_edges(points, hierarchy.edges)
+    is_falling = edges != sorted(edges)
     return element(
         "div",
         _figure(
-            charts.histogram(features, label, edges=summary.feature_edges(points, hierarchy.edges)),
+            charts.histogram(features, label, edges=sorted(edges), parts=names[::-1] if is_falling else names),
             "The feature: dashed lines stand where the scores cross the tier edges.",
         ),
         _figure(
@@ -164,7 +168,7 @@ def _charts(
                 label,
                 horizontal_edges=hierarchy.edges,
             ),
-            "The interestingness function, as it was applied.",
+            "The interestingness function, as it was applied; dashed lines are the edges between the tiers.",
         ),
         _figure(
             charts.histogram(scores, "score", bounds=(0.0, 1.0), edges=hierarchy.edges, parts=names),
@@ -248,7 +252,7 @@ def _share_bar(share: float, colour: str) -> Markup:
     return element("span", "", class_="share", style=f"width:{100 * share:.4g}%;background:{colour}")
 
 
-def _mb(size_bytes: int) -> str:
+def _mb(size_bytes: float) -> str:
     mb = size_bytes / MB
     return f"{mb:,.0f}" if mb >= 1000 else f"{mb:,.1f}" if mb >= 1 else f"{mb:.3f}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from harmonicio.core.errors import HarmonicIOError, StorageError
@@ -35,7 +35,7 @@ class ReportOptions:
 
     Attributes:
         written_at: Wall clock in seconds.
-        hierarchies: By stream; a stream that is missing is drawn without edges, over its first feature.
+        hierarchies: By stream; one that is missing is drawn without edges, one that names no feature over the first.
         traffic: Routes and duration, where they are known.
         read_payload: Reads examples; without it, the page has no pictures.
         examples_per_tier: Pictures for each tier of each stream.
@@ -90,7 +90,9 @@ def _by_stream(rows: Iterable[FeatureRow]) -> dict[str, list[FeatureRow]]:
 
 
 def _section(stream: str, rows: Sequence[FeatureRow], options: ReportOptions) -> StreamSection:
-    hierarchy = options.hierarchies.get(stream) or Hierarchy(stream, _first_feature(rows))
+    hierarchy = options.hierarchies.get(stream, Hierarchy(stream, ""))
+    if not hierarchy.feature:
+        hierarchy = replace(hierarchy, feature=_first_feature(rows))
     examples = {tier: _examples([row for row in rows if row.tier == tier], options) for tier in hierarchy.tiers(rows)}
     return StreamSection(hierarchy, rows, {tier: found for tier, found in examples.items() if found})
 
