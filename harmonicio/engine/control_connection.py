@@ -104,13 +104,21 @@ class ControlConnection:
             orders.join()
 
     def _send_reports(self, channel: EngineChannel) -> None:
-        """Report until the engine or the connection ends."""
+        """Report until the engine or the connection ends.
+
+        A slot is taken a moment before its message is known, so once after each change to busy, what runs is news too:
+        if the engine dies of it, the controller should know of which message.
+        """
         last: EngineReport | None = None
+        is_running_told = False
         due_at = 0.0
         while True:
             self._changed.clear()
             report, now = self._make_report(), time.monotonic()
             is_news = last is None or (report.state, report.address) != (last.state, last.address)
+            is_running_told = not is_news and is_running_told
+            if report.running and not is_running_told:
+                is_news = is_running_told = True
             is_last = self._closing.is_set()
             if is_news or is_last or now >= due_at:
                 channel.send_report(report)

@@ -134,7 +134,7 @@ def test_an_engine_that_is_told_to_drain_finishes_its_message(
     master.want((images, 1))
     (engine,) = master.wait_for_engines(1, IDLE)
     with connect(master, engine) as connector:
-        number = connector.send(b"sleep 1")
+        number = connector.send(b"sleep 3")
         master.wait_for_engines(1, BUSY)
         master.wait_for(lambda: len(master.engines()[0].running) == 1)
         master.want()
