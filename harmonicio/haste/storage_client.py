@@ -191,7 +191,7 @@ class StorageClient:
     def _commit(self, row: FeatureRow) -> FeatureRow:
         """Commit a row and return the one that counts; what was written for another is removed."""
         try:
-            counts = self._feature_db.commit(row).row
+            counts = self._feature_db.commit(row)
         except Conflict:
             # Other bytes have a location of their own, so this is nobody else's.
             self._tiers[row.tier].remove(row.location)

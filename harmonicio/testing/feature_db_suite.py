@@ -81,18 +81,17 @@ class FeatureDatabaseSuite(ABC):
             stream_version=7,
             engine="e1",
         )
-        assert database.commit(full).row == full
+        assert database.commit(full) == full
         assert list(database.rows(RowFilter(STREAM))) == [full]
 
     def test_the_first_row_of_a_message_wins(self, database: FeatureDatabase) -> None:
         first = row(1)
-        assert database.commit(first).is_first
-        later = database.commit(dataclasses.replace(first, tier="B", location="elsewhere", attempt=2))
-        assert (later.row, later.is_first) == (first, False)
+        assert database.commit(first) == first
+        assert database.commit(dataclasses.replace(first, tier="B", location="elsewhere", attempt=2)) == first
         assert database.count(RowFilter(STREAM)) == 1
 
-    def test_a_commit_that_is_repeated_is_still_the_first(self, database: FeatureDatabase) -> None:
-        assert [database.commit(row(1)).is_first for _ in range(2)] == [True, True]
+    def test_a_commit_that_is_repeated_changes_nothing(self, database: FeatureDatabase) -> None:
+        assert [database.commit(row(1)) for _ in range(2)] == [row(1), row(1)]
         assert database.count(RowFilter(STREAM)) == 1
 
     def test_the_same_id_with_other_bytes_is_a_conflict_and_changes_nothing(self, database: FeatureDatabase) -> None:
@@ -107,7 +106,7 @@ class FeatureDatabaseSuite(ABC):
         assert database.commit_many(later) == [row(0), row(1), row(2), row(2)]
         assert [each.message_id for each in database.rows(RowFilter(STREAM))] == ["m1", "m0", "m2"]
 
-    def test_of_many_threads_that_commit_the_same_message_one_is_first(self, database: FeatureDatabase) -> None:
+    def test_of_many_threads_that_commit_the_same_message_all_hear_of_one(self, database: FeatureDatabase) -> None:
         answers = []
         start = threading.Barrier(8)
 
@@ -122,9 +121,9 @@ class FeatureDatabaseSuite(ABC):
         for thread in threads:
             thread.join()
         assert len(answers) == 8 * 5
-        assert sum(answer.is_first for answer in answers) == 5
         recorded = {each.message_id: each for each in database.rows(RowFilter(STREAM))}
-        assert all(recorded[answer.row.message_id] == answer.row for answer in answers)
+        assert len(recorded) == 5
+        assert all(recorded[answer.message_id] == answer for answer in answers)
 
     @pytest.mark.parametrize(
         "wanted",
@@ -176,7 +175,7 @@ class FeatureDatabaseSuite(ABC):
             "float32": np.float32(0.5),
             "int16": np.int16(-3),
         }
-        kept = database.commit(row(1, metadata=odd, reason="\udcff")).row
+        kept = database.commit(row(1, metadata=odd, reason="\udcff"))
         assert kept.metadata == {"bytes": "01ff", "nan": None, "tuple": [1, 2], "half": "\\ud800", "5": "five"} | {
             "huge": None,
             "float32": 0.5,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from harmonicio.core.errors import InvalidInput
 from harmonicio.engine import Message
 from harmonicio.engine.handler import load
 from harmonicio.haste.engine_plugin import create
+from harmonicio.haste.feature_db.base import RowFilter
+from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
 
 QUALITY = load(str(Path(__file__).with_name("engine.py")))
 IMAGES = Path(__file__).parents[2] / "examples" / "images"
@@ -121,7 +124,7 @@ def kept(folder: Path, payload: bytes) -> dict[str, Any]:
         "function": {"name": "logistic", "preset": "haste-case-study-1"},
         "policy": {"intervals": [[0, 1, "A"]]},
         "tiers": {name: {"folder": str(folder / name)} for name in ("A", "unscored")},
-        "feature_db": {"driver": "memory"},
+        "feature_db": {"driver": "sqlite", "file": str(folder / "features.sqlite")},
     }
     plugin = create(options, Context())
     with warnings.catch_warnings():
@@ -137,6 +140,14 @@ def test_an_image_of_any_kind_has_features_and_a_score(tmp_path: Path, name: str
     answer = kept(tmp_path, SCORED[name])
     assert (answer["tier"], answer["reason"]) == ("A", "")
     assert None not in answer["features"].values()
+
+
+def test_an_image_that_comes_twice_has_one_record_and_the_same_features(tmp_path: Path) -> None:
+    answers = [kept(tmp_path, SCORED["16 bit"]) for _ in range(2)]
+    assert answers[0] == answers[1]
+    with closing(SqliteFeatureDatabase(tmp_path / "features.sqlite")) as database:
+        assert [row.features for row in database.rows(RowFilter())] == [answers[0]["features"]]
+    assert [path.name for path in tmp_path.glob("*/micrographs/*")] == ["m1"]
 
 
 @pytest.mark.parametrize("name", UNSCORED)

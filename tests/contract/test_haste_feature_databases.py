@@ -102,7 +102,7 @@ class TestMaster(FeatureDatabaseSuite):
             database.commit(row(1))
         assert raised.value.retryable
         database.routes.is_away = False
-        assert database.commit(row(1)).is_first
+        assert database.commit(row(1)) == row(1)
         database.close()
 
     def test_many_rows_travel_in_few_requests(self, tmp_path: Path) -> None:

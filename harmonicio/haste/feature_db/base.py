@@ -65,14 +65,6 @@ class FeatureRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Committed:
-    """The row that counts, and whether it is the one that was just brought."""
-
-    row: FeatureRow
-    is_first: bool
-
-
-@dataclass(frozen=True, slots=True)
 class RowFilter:
     """Which rows are wanted; everything that is given must hold.
 
@@ -128,8 +120,8 @@ class FeatureDatabase(ABC):
     def close(self) -> None:
         """Give back what it holds; may be called again."""
 
-    def commit(self, row: FeatureRow) -> Committed:
-        """Commit a row, or return the one that was first.
+    def commit(self, row: FeatureRow) -> FeatureRow:
+        """Commit a row and return the one that counts: itself, or the one that was first.
 
         Raises:
             Conflict: the message id was committed with other bytes.
@@ -141,7 +133,7 @@ class FeatureDatabase(ABC):
                 f"Message {row.message_id!r} of stream {row.stream!r} is known with other bytes.",
                 hint="Give each message an id of its own.",
             )
-        return Committed(known, is_first=canonical(row) == known)
+        return known
 
 
 def canonical(row: FeatureRow) -> FeatureRow:

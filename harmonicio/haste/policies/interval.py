@@ -8,13 +8,13 @@ score in [0, 1] belongs to exactly one tier: 0.0 to the first, 0.25 to C, 1.0 to
 
 from __future__ import annotations
 
-import math
+import sys
 from bisect import bisect_right
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.registry import check_options, shown
 
 
 class IntervalPolicy:
@@ -61,18 +61,23 @@ def _interval(item: Any) -> tuple[float, float, str]:
     if (
         not isinstance(item, (list, tuple))
         or len(item) != 3
-        or not all(isinstance(edge, (int, float)) and not isinstance(edge, bool) for edge in item[:2])
+        or not all(_is_edge(edge) for edge in item[:2])
         or not isinstance(item[2], str)
     ):
-        raise ConfigurationError(f"{item!r:.80} is not an interval.", hint='Write [lower, upper, "tier"].')
+        raise ConfigurationError(f"{shown(item)} is not an interval.", hint='Write [lower, upper, "tier"].')
     return float(item[0]), float(item[1]), item[2]
+
+
+def _is_edge(value: object) -> bool:
+    """Return whether a value is a number that a float can be."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and not abs(value) > sys.float_info.max
 
 
 def _check(intervals: tuple[tuple[float, float, str], ...], tiers: Collection[str]) -> None:
     expected = 0.0
     for lower, upper, tier in intervals:
         shown = f"The interval from {lower:g} to {upper:g}"
-        if not (math.isfinite(lower) and math.isfinite(upper)) or upper <= lower:
+        if not lower < upper:  # Also NaN: comparisons with it are false.
             raise ConfigurationError(f"{shown} is empty or reversed.")
         if lower > expected:
             raise ConfigurationError(f"No interval holds the scores from {expected:g} to {lower:g}.")
