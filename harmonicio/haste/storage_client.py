@@ -1,8 +1,9 @@
 """The storage client: features and payload in, tier and row out. It needs no cluster.
 
     features ──function──► score ──policy──► tier ──► write the payload ──► commit the row ──► (was another first?)
-       │                     │                                                                 yes: remove our own copy
-       └── missing, NaN ─────┴── not in [0, 1], an exception ──► the tier ``unscored``, with the reason in the row
+       │                     │         │                                                       yes: remove our own copy
+       └── missing, NaN ─────┴─────────┴── not in [0, 1], no such tier, an exception ──► the tier ``unscored``, with the
+                                                                                         reason in the row
 
 The commit of the row is what counts. A crash before it leaves a payload without a row, which :meth:`StorageClient.\
 reconcile` removes: its message is not done, and whoever has it brings it again. A message that is executed again finds
@@ -163,10 +164,11 @@ class StorageClient:
         content = buffer_payload(payload, is_borrowed=True)
         numbers, reason = _numbers(features or {})
         known = dict(metadata or {})
-        reason = unscored_because or reason
+        tier, reason = UNSCORED, unscored_because or reason
         if not reason:
             score, reason = self._score(numbers, known) if score is None else _checked(score)
-        tier = UNSCORED if score is None or reason else self._policy.tier_for(score)
+        if score is not None and not reason:
+            tier, reason = self._place(score)
         row = FeatureRow(
             stream=stream,
             message_id=identity,
@@ -209,6 +211,16 @@ class StorageClient:
             return None, f"The interestingness function raised {type(error).__name__}: {error}"
         undefined = [name for name, value in features.items() if not math.isfinite(value)]
         return score, f"{reason}; no finite number: {', '.join(undefined)}" if reason and undefined else reason
+
+    def _place(self, score: float) -> tuple[str, str]:
+        """Return the policy's tier, or why it has none."""
+        try:
+            tier = self._policy.tier_for(score)
+            if tier in self._tiers:
+                return tier, ""
+        except Exception as error:  # noqa: BLE001  a policy may be anybody's code
+            return UNSCORED, f"The policy raised {type(error).__name__}: {error}"
+        return UNSCORED, f"The policy names the tier {shown(tier)}, which is not declared"
 
     def read(self, row: FeatureRow) -> bytes:
         """Return the payload of a row.

@@ -156,6 +156,29 @@ def test_a_message_without_a_score_is_kept_with_the_reason(
         assert client.read(row) == b"pixels"
 
 
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [(None, "The policy raised ZeroDivisionError"), ("Z", "names the tier 'Z', which is not declared"), ([], "raised")],
+)
+def test_a_message_for_which_the_policy_has_no_tier_is_kept_with_the_reason(
+    tmp_path: Path, answer: Any, reason: str
+) -> None:
+    class Broken:
+        def tier_for(self, score: float) -> Any:
+            return 1 / 0 if answer is None else answer
+
+    tiers = create_tiers(options(tmp_path)["tiers"])
+    client = StorageClient(
+        function=create_function({"name": "feature", "feature": "focus"}),
+        policy=Broken(),
+        tiers=tiers,
+        feature_db=MemoryFeatureDatabase(),
+    )
+    row = save(client, 0.8)
+    assert (row.tier, row.score) == ("unscored", None)
+    assert reason in row.reason
+
+
 NO_SCORES = {
     **{str(score): score for score in (math.nan, math.inf, -1.0, 1.0001, True, "0.5", "high", [0.5], b"0.5")},
     "10**400": 10**400,
@@ -244,7 +267,10 @@ def test_other_bytes_under_a_known_id_are_refused_and_leave_no_copy(client: Stor
     assert client.read(first) == b"pixels"
 
 
-def test_of_many_attempts_at_once_one_counts_and_one_copy_is_left(client: StorageClient, tmp_path: Path) -> None:
+@pytest.mark.parametrize("driver", ["memory", "sqlite"])
+def test_of_many_attempts_at_once_one_counts_and_one_copy_is_left(tmp_path: Path, driver: str) -> None:
+    database = {"driver": driver} | ({"file": str(tmp_path / "db" / "features.sqlite")} if driver == "sqlite" else {})
+    client = StorageClient.from_options(options(tmp_path, feature_db=database))
     rows: list[FeatureRow] = []
     start = threading.Barrier(8)
 
@@ -259,7 +285,9 @@ def test_of_many_attempts_at_once_one_counts_and_one_copy_is_left(client: Storag
         thread.join()
     assert len(rows) == 8
     assert all(row == rows[0] for row in rows)
-    assert files_in(tmp_path) == [f"{rows[0].tier}/plates/m1"]
+    assert client.rows() == [rows[0]]
+    client.close()
+    assert [name for name in files_in(tmp_path) if not name.startswith("db/")] == [f"{rows[0].tier}/plates/m1"]
 
 
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
