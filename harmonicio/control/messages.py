@@ -308,8 +308,9 @@ class StreamView:
 class Status:
     """``GET /status``: the whole cluster on one page.
 
-    ``data_received_bytes`` counts payload bytes that reached the master's data port; ``control_received_bytes`` the
-    bodies of control requests.
+    ``data_received_bytes`` counts every byte that reached the master's data port (messages for the backlog with their
+    headers, and what engines answer), ``control_received_bytes`` the bodies of control requests. Payloads that go
+    straight to an engine are in neither.
     """
 
     version: str

@@ -6,7 +6,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from harmonicio.core.errors import BacklogFull, HarmonicIOError, InvalidInput, RemoteProtocolError, StorageError
+from harmonicio.core.errors import (
+    BacklogFull,
+    HarmonicIOError,
+    InvalidInput,
+    NotFound,
+    RemoteProtocolError,
+    StorageError,
+)
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PendingPayload
@@ -91,7 +98,7 @@ class ConnectorSession:
             self._pending = self._backlog.new_payload(self.stream, message.size_bytes)
         except BacklogFull as error:
             self._refuse(message, RejectReason.BACKLOG_FULL, str(error))
-        except StorageError as error:
+        except (NotFound, StorageError) as error:
             self._refuse(message, RejectReason.STORAGE, str(error))
         else:
             self._link.receive_payload(self._pending.buffer)

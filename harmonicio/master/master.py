@@ -37,7 +37,7 @@ from harmonicio.control.messages import (
     WorkerWelcome,
 )
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import Conflict, NotFound, Unavailable
+from harmonicio.core.errors import Conflict, NotFound, StorageError, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
@@ -260,21 +260,19 @@ class Master:
 
         Raises:
             NotFound: it is not declared.
-            Conflict: messages of it wait, and the deletion is not forced.
+            Conflict: messages of it wait or are on their way, and the deletion is not forced.
+            StorageError: it cannot be written; the stream is still there.
         """
         with self._declaring:
-            self.stream(stream)
-            figures = self.backlog.figures(stream)
-            waiting = figures.ready + figures.reserved
-            if waiting and not is_forced:
-                raise Conflict(
-                    f"Messages of stream {stream!r} wait in the backlog: {waiting}.",
-                    hint="Let them be processed, or use force to delete them too.",
-                )
-            self._store.drop_stream(stream)
+            declaration = self.stream(stream)
+            self.backlog.drop_stream(stream, is_forced=is_forced)
+            try:
+                self._store.drop_stream(stream)
+            except StorageError:
+                self.backlog.declare(declaration)
+                raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
-            self.backlog.drop_stream(stream)
 
     def stream_view(self, stream: str) -> StreamView:
         with self._changed:

@@ -16,8 +16,15 @@ class BacklogPart(Protocol):
         """A stream is declared, or declared anew: treat its messages by this from now on."""
         ...
 
-    def drop_stream(self, stream: str) -> None:
-        """A stream is deleted: delete its messages and dead letters."""
+    def drop_stream(self, stream: str, *, is_forced: bool) -> None:
+        """A stream is deleted: delete its dead letters, and refuse what still comes for it.
+
+        Args:
+            is_forced: Delete the messages that are to be processed, too.
+
+        Raises:
+            Conflict: messages of it wait or are on their way, and the deletion is not forced; nothing has changed.
+        """
         ...
 
     def figures(self, stream: str) -> BacklogFigures: ...
@@ -45,7 +52,7 @@ class DataPortPart(Protocol):
 
     @property
     def received_bytes(self) -> int:
-        """Payload bytes since the start."""
+        """Every byte that has reached the port since the start, also what is no payload."""
         ...
 
     def start(self) -> None: ...

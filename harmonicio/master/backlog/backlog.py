@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterable
 from harmonicio.control.messages import BacklogFigures, EngineExit, FailureView, OutcomeView
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
-from harmonicio.core.errors import RemoteProtocolError, StorageError
+from harmonicio.core.errors import Conflict, RemoteProtocolError, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.arrival import Arrival
@@ -146,6 +146,7 @@ class Backlog:
 
         Raises:
             BacklogFull: the budget is used up; says when to try again.
+            NotFound: the stream is not declared.
             StorageError: there is no room on the disk.
         """
         return self._reception.new_payload(stream, size_bytes)
@@ -305,9 +306,24 @@ class Backlog:
         with self._lock:
             return self._ledger.figures(stream, self._clock.wall())
 
-    def drop_stream(self, stream: str) -> None:
-        """A stream is deleted: delete its messages, dead letters and outcomes. Who asked for outcomes gets None."""
+    def drop_stream(self, stream: str, *, is_forced: bool = False) -> None:
+        """A stream is deleted: delete its dead letters and outcomes, and refuse what still comes for it.
+
+        Who asked for outcomes gets None.
+
+        Args:
+            is_forced: Delete the messages that are to be processed, too.
+
+        Raises:
+            Conflict: messages of it wait or are on their way, and the deletion is not forced; nothing has changed.
+        """
         with self._lock:
+            waiting, arriving = self._ledger.waiting(stream), self._reception.locked_arriving(stream)
+            if (waiting or arriving) and not is_forced:
+                raise Conflict(
+                    f"Messages of stream {stream!r} wait in the backlog: {waiting}; on their way into it: {arriving}.",
+                    hint="End its sources and let the messages be processed, or use force to delete them too.",
+                )
             self._ledger.drop_stream(stream)
             self._reception.locked_drop_stream(stream)
             before_sequence = self._ledger.draw_sequence()

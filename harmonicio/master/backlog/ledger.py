@@ -279,6 +279,11 @@ class Ledger:
         entry = None if book is None else book.next_ready()
         return None if entry is None else entry.size_bytes
 
+    def waiting(self, stream: str) -> int:
+        """Return how many messages of the stream are on stable storage and still to be processed."""
+        book = self._books.get(stream)
+        return 0 if book is None else len(book.waiting)
+
     def figures(self, stream: str, wall: float) -> BacklogFigures:
         book = self._books.get(stream) or StreamBook()
         oldest = next(iter(book.waiting.values()), None)

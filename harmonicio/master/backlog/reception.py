@@ -12,8 +12,8 @@ from collections.abc import Callable
 from functools import partial
 
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import BacklogFull, LocalProtocolError, StorageError
-from harmonicio.core.message import MEMORY_PAYLOAD_MAX_BYTES, Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.errors import BacklogFull, LocalProtocolError, NotFound, StorageError
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PendingPayload
 from harmonicio.master.backlog.clerk import Clerk
@@ -52,7 +52,8 @@ class Reception:
         self._clock = clock
         self._memory_max_bytes = memory_max_bytes
         self._memory_bytes = 0
-        self._payload_max_bytes: dict[str, int] = {}
+        #: The declared streams, and beyond which size their payloads arrive in files.
+        self._memory_payload_max_bytes: dict[str, int] = {}
         self._arrivals: set[Arrival] = set()
         #: Further answers to a message that arrived again while it was being stored, by its sequence.
         self._also_waiting: dict[int, list[Answer]] = {}
@@ -63,24 +64,30 @@ class Reception:
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def locked_declare(self, stream: str, memory_payload_max_bytes: int) -> None:
-        """Larger payloads of this stream arrive in files from now on."""
-        self._payload_max_bytes[stream] = memory_payload_max_bytes
+        """Take messages of this stream from now on; larger payloads arrive in files."""
+        self._memory_payload_max_bytes[stream] = memory_payload_max_bytes
+
+    def locked_arriving(self, stream: str) -> int:
+        """Return how many messages of this stream are being received or stored."""
+        return sum(arrival.stream == stream for arrival in self._arrivals)
 
     def locked_drop_stream(self, stream: str) -> None:
-        """What is arriving for this stream will not be put."""
-        self._payload_max_bytes.pop(stream, None)
+        """What is arriving for this stream will not be put, and nothing more is taken."""
+        self._memory_payload_max_bytes.pop(stream, None)
         for arrival in self._arrivals:
             arrival.is_void = arrival.is_void or arrival.stream == stream
 
     def new_payload(self, stream: str, size_bytes: int) -> Arrival:
         with self._lock:
+            memory_payload_max_bytes = self._memory_payload_max_bytes.get(stream)
+            if memory_payload_max_bytes is None:
+                raise NotFound(f"There is no stream {stream!r} any more.", hint="Declare it again.")
             refusal = self._ledger.admit(size_bytes)
             if refusal is not None:
                 self._clerk.locked_has_room(size_bytes)
                 raise BacklogFull(refusal.text, retry_after_s=refusal.retry_after_s)
             arrival = Arrival(stream, self._ledger.draw_sequence(), size_bytes, self._discarded)
-            payload_max_bytes = self._payload_max_bytes.get(stream, MEMORY_PAYLOAD_MAX_BYTES)
-            to_disk = size_bytes > min(payload_max_bytes, self._memory_max_bytes - self._memory_bytes)
+            to_disk = size_bytes > min(memory_payload_max_bytes, self._memory_max_bytes - self._memory_bytes)
             arrival.memory_bytes = 0 if to_disk else size_bytes
             self._memory_bytes += arrival.memory_bytes
             self._arrivals.add(arrival)
@@ -111,7 +118,7 @@ class Reception:
             except BacklogFull as error:
                 answer(_rejected(RejectReason.BACKLOG_FULL, str(error)))
                 return
-            except StorageError as error:
+            except (NotFound, StorageError) as error:
                 answer(_rejected(RejectReason.STORAGE, str(error)))
                 return
         if not isinstance(pending, Arrival):

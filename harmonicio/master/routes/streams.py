@@ -49,5 +49,5 @@ def scale(master: Master, call: Call) -> StreamView:
 
 @routes.delete(paths.STREAM, ADMIN_ONLY, query=DeleteQuery)
 def delete(master: Master, call: Call) -> None:
-    """Delete a stream; refused while messages of it wait, unless forced."""
+    """Delete a stream; refused while messages of it wait or arrive, unless forced."""
     master.delete_stream(call.names["stream"], is_forced=call.query.force)

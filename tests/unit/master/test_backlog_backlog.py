@@ -12,7 +12,14 @@ import pytest
 
 from harmonicio.control.messages import EngineExit, FailureView
 from harmonicio.core.engine import ExitReason
-from harmonicio.core.errors import BacklogFull, LocalProtocolError, RemoteProtocolError, StorageError
+from harmonicio.core.errors import (
+    BacklogFull,
+    Conflict,
+    LocalProtocolError,
+    NotFound,
+    RemoteProtocolError,
+    StorageError,
+)
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -434,17 +441,82 @@ def test_a_dropped_stream_is_gone_with_all_that_was_on_its_way(held: tuple[Desk,
     desk.subscribe("a")
     desk.put("storing")
     arriving = desk.backlog.new_payload("plates", 5)
-    desk.backlog.drop_stream("plates")
+    desk.backlog.drop_stream("plates", is_forced=True)
     assert desk.finals == [("a", None)]
     store.release()
     desk.backlog.put("plates", message("b", b"cells"), arriving, desk.answers.append)
     assert [answer.reason for answer in desk.answers[1:]] == [RejectReason.STORAGE] * 2
     assert [desk.state(message_id) for message_id in ("a", "storing", "b")] == [None] * 3
+    desk.backlog.declare(PLATES)
     desk.put("a", b"anew")
     store.release()
     assert desk.answers[-1] == STORED
     desk.backlog.close()
     assert [entry.message_id for entry in store.recover().entries] == ["a"]
+
+
+def test_a_stream_with_messages_to_process_is_dropped_by_force_only(held: tuple[Desk, HeldStore]) -> None:
+    desk, store = held
+    arriving = desk.backlog.new_payload("plates", 5)
+    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
+        desk.backlog.drop_stream("plates")
+    desk.backlog.put("plates", message("a", b"cells"), arriving, desk.answers.append)
+    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
+        desk.backlog.drop_stream("plates")
+    store.release()
+    with pytest.raises(Conflict, match="wait in the backlog: 1; on their way into it: 0"):
+        desk.backlog.drop_stream("plates")
+    store.is_holding = False
+    reservation = desk.reserve()
+    with pytest.raises(Conflict):
+        desk.backlog.drop_stream("plates")
+    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=FATAL))
+    assert desk.state("a") == "dead"
+    desk.backlog.drop_stream("plates")
+    assert desk.state("a") is None
+
+
+def test_nothing_is_taken_for_a_stream_that_is_gone(desk: Desk) -> None:
+    desk.backlog.drop_stream("plates")
+    desk.put("a")
+    assert [(answer.kind, answer.reason) for answer in desk.answers] == [(OutcomeKind.REJECTED, RejectReason.STORAGE)]
+    assert "no stream 'plates' any more" in desk.answers[0].text
+    with pytest.raises(NotFound):
+        desk.backlog.new_payload("plates", 5)
+    assert desk.backlog.figures("plates").stored_total == 0
+    assert list(desk.store.recover().entries) == []
+
+
+def test_a_message_put_while_its_stream_is_dropped_is_either_rejected_or_keeps_the_stream(tmp_path: Path) -> None:
+    desk = Desk(SqliteStore(tmp_path))
+    start = threading.Barrier(2)
+
+    def put(message_id: str) -> None:
+        start.wait()
+        desk.put(message_id)
+
+    for number in range(100):
+        desk.answers.clear()
+        desk.backlog.declare(PLATES)
+        putting = threading.Thread(target=put, args=(f"m{number}",))
+        putting.start()
+        start.wait()
+        try:
+            desk.backlog.drop_stream("plates")
+        except Conflict:
+            is_kept = True
+        else:
+            is_kept = False
+        putting.join()
+        wait_until(lambda: desk.answers, what="the answer to the put")
+        if desk.answers == [STORED]:
+            assert is_kept, "a stored message was dropped"
+            desk.backlog.settle(desk.reserve(), DONE)
+            wait_until(lambda: desk.backlog.figures("plates").reserved == 0)
+        else:
+            assert not is_kept
+            assert desk.state(f"m{number}") is None
+    desk.backlog.close()
 
 
 def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
