@@ -40,6 +40,7 @@ COMMANDS = (
     Command("engine", "Run, try out and list processing engines.", is_noun=True),
     Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
+    Command("haste", "Look after what HASTE keeps.", is_noun=True),
     Command("report", "Write what was found interesting as CSV and HTML."),
     Command("config", "Show every setting with its value and origin."),
     Command("version", "Show the version."),

@@ -9,36 +9,18 @@ with the reason, and is done. A tier or database that cannot be written fails th
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.engine.message import Message
+from harmonicio.engine.plugin import PluginContext
 from harmonicio.haste.storage_client import StorageClient
-
-
-class Context(Protocol):
-    """Where a plugin works; the engine's ``PluginContext`` is one."""
-
-    @property
-    def stream(self) -> str: ...
-
-    @property
-    def stream_version(self) -> int: ...
-
-    @property
-    def engine(self) -> str: ...
-
-    @property
-    def control_client(self) -> Any: ...
-
-    @property
-    def is_streaming(self) -> bool: ...
 
 
 class HastePlugin:
     """Wraps the handler of one engine."""
 
-    def __init__(self, storage: StorageClient, context: Context) -> None:
+    def __init__(self, storage: StorageClient, context: PluginContext) -> None:
         self._storage = storage
         self._context = context
 
@@ -70,7 +52,7 @@ class HastePlugin:
         self._storage.close()
 
 
-def create(options: Mapping[str, Any], context: Context) -> HastePlugin:
+def create(options: Mapping[str, Any], context: PluginContext) -> HastePlugin:
     """Return the plugin for a stream's table ``plugins.haste``; feature rows go to the master unless it says otherwise.
 
     Raises:

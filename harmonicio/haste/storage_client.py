@@ -226,7 +226,8 @@ class StorageClient:
         """Return the payload of a row.
 
         Raises:
-            StorageError: it cannot be read, or the tier is not one of this client's.
+            InvalidInput: the tier is not one of this client's.
+            StorageError: it cannot be read.
         """
         tier = self._tiers.get(row.tier)
         if tier is None:

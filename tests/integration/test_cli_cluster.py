@@ -14,6 +14,9 @@ from harmonicio.control.messages import EngineReport, HostLoad, StreamTrouble, W
 from harmonicio.core.engine import Availability
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.haste.storage_client import StorageClient
+from harmonicio.haste.tiers.file import FileTier
 from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
@@ -137,3 +140,29 @@ def test_the_secret_of_a_new_token_is_printed_alone(command: Command, service: M
     secret = command("token", "create", "camera").strip()
     with MasterClient(service.url, secret) as client:
         assert client.streams() == ()
+
+
+def test_haste_removes_payloads_without_a_row_and_names_rows_without_a_payload(
+    service: MasterService, command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    haste = {
+        "function": {"name": "feature", "feature": "x"},
+        "policy": {"intervals": [[0, 1, "kept"]]},
+        "tiers": {name: {"folder": str(tmp_path / name)} for name in ("kept", "unscored")},
+    }
+    declaration = StreamDeclaration("plates", handler="plates.py", engines=0, plugins={"haste": haste})
+    with MasterClient(service.url, service.token_file(Role.ADMIN).read_text().strip()) as client:
+        client.declare_stream(declaration)
+        with StorageClient.from_options(haste, client=client, default_feature_db="master") as storage:
+            row = storage.save(b"pixels", features={"x": 0.5}, stream="plates", message_id="m-1")
+    tier = FileTier("kept", tmp_path / "kept")
+    orphan = tier.write("plates", "m-2", b"its row never came")
+    assert command("haste", "reconcile", "plates") == "Removed 0 payloads without a row.\n"
+    assert json.loads(command("haste", "reconcile", "plates", "--older-than-s", "0", "--json")) == {
+        "removed": [f"kept:{orphan}"],
+        "missing": [],
+    }
+    tier.remove(row.location)
+    assert main(["haste", "reconcile", "plates"]) == 1
+    assert f"missing: kept:{row.location}" in capsys.readouterr().out
+    assert main(["haste", "reconcile", "elsewhere"]) == 1
