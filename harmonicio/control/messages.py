@@ -148,11 +148,16 @@ class Desired:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRequest:
-    """``POST /leases``: a source asks for up to ``count`` engines besides those it already holds."""
+    """``POST /leases``: a source asks for up to ``count`` engines besides those it already holds.
+
+    ``held`` names the leases that it holds. Others that were granted to it have not reached it: they end, so that their
+    engines can be named again. Without it, every lease that was granted counts as held.
+    """
 
     stream: str
     source: str
     count: int
+    held: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,6 +94,12 @@ class LeaseTable:
         """End leases that their source gives back; those of other sources stay."""
         return self._end(lease for lease in leases if lease in self._held and self._held[lease].source == source)
 
+    def end_unknown(self, source: str, stream: str, known: Iterable[str]) -> tuple[HeldLease, ...]:
+        """End the leases of a source on a stream that it does not know of: the answer that granted them was lost."""
+        names = set(known)
+        leases = [sources[source] for sources in self._by_engine.values() if source in sources]
+        return self._end(lease for lease in leases if lease not in names and self._held[lease].stream == stream)
+
     def expire(self, now: float) -> tuple[HeldLease, ...]:
         """End the leases whose term is over."""
         due = []

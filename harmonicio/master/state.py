@@ -238,6 +238,8 @@ class MasterState:
             )
         declaration = self.stream(request.stream)
         self.leases.expire(now)
+        if request.held is not None:
+            self.leases.end_unknown(request.source, request.stream, request.held)
         choice = choose(self._candidates(declaration, request.source), request.count)
         granted = tuple(self._grant(request, candidate, now) for candidate in choice.engines)
         return GrantDecision(granted, choice.route, 0.0 if len(granted) == request.count else RETRY_AFTER_S)

@@ -203,7 +203,9 @@ class Leasing:
         self.lease_requests += 1
         try:
             grant = self._client.request_leases(
-                LeaseRequest(self._hello.stream, self._hello.source, LEASES_PER_REQUEST)
+                LeaseRequest(
+                    self._hello.stream, self._hello.source, LEASES_PER_REQUEST, held=(*self._held, *self._opening)
+                )
             )
         except (NotAllowed, NotFound) as error:
             if is_first:

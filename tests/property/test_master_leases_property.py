@@ -51,6 +51,17 @@ class LeaseMachine(RuleBasedStateMachine):
         expected = {key for key, (lease, _) in self.model.items() if key[0] == source and lease in asked}
         assert ended == {self.model.pop(key)[0] for key in expected}
 
+    @rule(source=SOURCES, stream=st.sampled_from(["plates", "spectra"]), data=st.data())
+    def end_unknown(self, source: str, stream: str, data: st.DataObject) -> None:
+        known = data.draw(st.lists(st.sampled_from(sorted(self.ever | {"none"}))))
+        ended = {held.lease for held in self.table.end_unknown(source, stream, known)}
+        lost = {
+            key
+            for key, (lease, _) in self.model.items()
+            if key[0] == source and STREAM_OF[key[1]] == stream and lease not in known
+        }
+        assert ended == {self.model.pop(key)[0] for key in lost}
+
     @rule(engine=ENGINES)
     def revoke_engine(self, engine: str) -> None:
         ended = {held.lease for held in self.table.revoke_engine(engine)}

@@ -91,6 +91,17 @@ def test_a_source_that_holds_every_engine_gets_no_lease_and_asks_again_later() -
     assert again.granted == () and again.route == "queue" and again.retry_after_s > 0
 
 
+def test_a_lease_whose_grant_never_reached_its_source_is_granted_again_at_once() -> None:
+    cluster = Cluster(PLATES)
+    cluster.join("w1", 0.0, e1=IDLE, e2=IDLE)
+    known = cluster.ask("s1", 1).granted[0].held
+    lost = cluster.ask("s1", 1).granted[0].held
+    again = cluster.state.request_leases(LeaseRequest("plates", "s1", 2, held=(known.lease,)), 2.0)
+    assert again.route == "engine"
+    assert [granted.held.engine for granted in again.granted] == [lost.engine]
+    assert cluster.state.renew("s1", [known.lease, lost.lease], 3.0).ended == (lost.lease,)
+
+
 def test_leases_run_out_by_themselves() -> None:
     cluster = Cluster(PLATES)
     cluster.join("w1", 0.0, e1=IDLE)
