@@ -138,7 +138,7 @@ class Daemon:
         plugins: list[plugin.EnginePlugin] = []
         try:
             for name, options in declaration.plugins.items():
-                plugins.append(plugin.find(name)(options, self._plugin_context(handler.is_streaming)))
+                plugins.append(plugin.PLUGINS.load(name)(options, self._plugin_context(handler.is_streaming)))
             return Work(handler, declaration.parameters, plugins, deliver=self._deliver)
         except Exception as error:
             for opened in plugins:

@@ -9,19 +9,17 @@ plugin by an entry point in the group ``harmonicio.engine_plugins``.
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import entry_points
 from typing import Any, Protocol
 
 from harmonicio.control.client import MasterClient
-from harmonicio.core.errors import ConfigurationError
+from harmonicio.control.members import Family
 
-ENTRY_POINT_GROUP = "harmonicio.engine_plugins"
-
-#: Our own plugins; imported only when a stream names them.
-PLUGINS: dict[str, str] = {"haste": "harmonicio.haste.engine_plugin:create"}
+#: Each is a :data:`CreatePlugin`.
+PLUGINS = Family(
+    "engine plugin", "harmonicio.engine_plugins", {"haste": "harmonicio.haste.engine_plugin:create"}, extra="haste"
+)
 
 #: Hands a message on: to the next plugin, or to the handler, whose result it returns. It is the message that the plugin
 #: was given, because what the handler emits is gathered on it, and leaves when the outermost plugin has returned.
@@ -59,32 +57,3 @@ class EnginePlugin(Protocol):
 
 #: Makes a plugin of the options in the stream's declaration.
 CreatePlugin = Callable[[Mapping[str, Any], PluginContext], EnginePlugin]
-
-
-def find(name: str) -> CreatePlugin:
-    """Return the function that makes the plugin called ``name``.
-
-    Raises:
-        ConfigurationError: nobody offers it, or it cannot be imported.
-    """
-    target = PLUGINS.get(name) or next(
-        (point.value for point in entry_points(group=ENTRY_POINT_GROUP) if point.name == name), ""
-    )
-    if not target:
-        raise ConfigurationError(
-            f"There is no engine plugin {name!r}.",
-            hint=f"Known are {', '.join(sorted(_known()))}; install the package that brings it.",
-        )
-    module, _, attribute = target.partition(":")
-    try:
-        create: CreatePlugin = getattr(importlib.import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigurationError(
-            f"The engine plugin {name!r} cannot be loaded: {error}.",
-            hint=f"Install what it needs, for example harmonicio[{name}].",
-        ) from error
-    return create
-
-
-def _known() -> set[str]:
-    return {*PLUGINS, *(point.name for point in entry_points(group=ENTRY_POINT_GROUP))}

@@ -26,17 +26,16 @@ from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput
 from harmonicio.core.message import MessageIds
 from harmonicio.core.names import check_message_id, check_name
 from harmonicio.haste.feature_db.base import (
-    ENTRY_POINT_GROUP,
+    DATABASES,
     MAX_FEATURES,
-    TABLE,
     FeatureDatabase,
     FeatureRow,
     RowFilter,
     canonical,
 )
 from harmonicio.haste.interestingness.base import InterestingnessFunction, create_function
+from harmonicio.haste.options import check_options, shown
 from harmonicio.haste.policies.base import Policy, create_policy
-from harmonicio.haste.registry import check_options, load, shown
 from harmonicio.haste.tiers.base import Tier, create_tiers
 
 UNSCORED = "unscored"
@@ -118,7 +117,7 @@ class StorageClient:
             function=create_function(options["function"]),
             policy=create_policy(options["policy"], [name for name in tiers if name != UNSCORED]),
             tiers=tiers,
-            feature_db=load("feature database", ENTRY_POINT_GROUP, TABLE, driver)(database, client),
+            feature_db=DATABASES.load(driver)(database, client),
             function_name=_function_name(options["function"]),
             policy_version=_policy_version(options["policy"]),
         )

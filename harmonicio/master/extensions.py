@@ -8,14 +8,11 @@ not installed is left out, and the log says so.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.core.roles import Role
 from harmonicio.master.endpoint import Call, Endpoint, Handler
 from harmonicio.master.master import Master
 
@@ -24,31 +21,24 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-GROUP = "harmonicio.master_extensions"
-_TABLE = {"haste": "harmonicio.haste.master_extension:create"}
+EXTENSIONS = Family(
+    "master extension", "harmonicio.master_extensions", {"haste": "harmonicio.haste.master_extension:create"}, "haste"
+)
 
 
 def open_extensions(data_folder: Path) -> dict[str, Extension]:
     """Create every extension that is there, by name."""
-    references = {point.name: point.value for point in entry_points(group=GROUP)} | _TABLE
     opened = {}
-    for name, reference in sorted(references.items()):
-        create = _load(name, reference)
-        if create is not None:
+    for name in EXTENSIONS.names():
+        try:
+            create = EXTENSIONS.load(name)
+        except ConfigurationError as error:
+            if not isinstance(error.__cause__, ModuleNotFoundError):
+                raise
+            _log.info("The extension %r is left out: %s", name, error)
+        else:
             opened[name] = create(data_folder)
     return opened
-
-
-def _load(name: str, reference: str) -> Callable[[Path], Extension] | None:
-    module, _, attribute = reference.partition(":")
-    try:
-        create: Callable[[Path], Extension] = getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        _log.info("The extension %r is left out: %s. Install harmonicio[%s] to have it.", name, error, name)
-        return None
-    except AttributeError as error:
-        raise ConfigurationError(f"The extension {name!r} cannot be loaded: {error}.") from error
-    return create
 
 
 def extension_endpoints(extensions: dict[str, Extension]) -> list[Endpoint]:
@@ -65,7 +55,7 @@ def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:
         method,
         route.path,
         _handler(route),
-        _roles(route.roles),
+        frozenset(route.roles),
         Any,
         tag,
         name,
@@ -80,7 +70,3 @@ def _handler(route: ExtensionRoute) -> Handler:
         return route.handler(call.names, call.body, call.query)
 
     return handle
-
-
-def _roles(roles: Iterable[Role]) -> frozenset[Role]:
-    return frozenset(roles)

@@ -14,6 +14,7 @@ import pytest
 from harmonicio.control import paths, tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.extension import ExtensionRoute
+from harmonicio.control.members import Family
 from harmonicio.control.messages import WorkerRegistration
 from harmonicio.core.errors import InvalidInput, NotAllowed
 from harmonicio.core.lease import Claims, TicketKind
@@ -61,8 +62,8 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Notebook]:
     module = ModuleType("lab_notebook")
     module.create = create  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "lab_notebook", module)
-    monkeypatch.setattr(extensions, "entry_points", lambda group: [])
-    monkeypatch.setattr(extensions, "_TABLE", {"notebook": "lab_notebook:create", "absent": "no_such_package:create"})
+    table = {"notebook": "lab_notebook:create", "absent": "no_such_package:create"}
+    monkeypatch.setattr(extensions, "EXTENSIONS", Family("master extension", "harmonicio.none", table))
     return made
 
 

@@ -14,20 +14,24 @@ from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any
 
+from harmonicio.control.members import Family
 from harmonicio.core.errors import Conflict, InvalidInput
 from harmonicio.core.names import check_message_id, check_name
-
-ENTRY_POINT_GROUP = "harmonicio.feature_databases"
 
 #: More would be data, not features.
 MAX_FEATURES = 4096
 
 #: Each opens a database from its options and a client of the master (or None).
-TABLE = {
-    "sqlite": "harmonicio.haste.feature_db.sqlite:create",
-    "memory": "harmonicio.haste.feature_db.memory:create",
-    "master": "harmonicio.haste.feature_db.master:create",
-}
+DATABASES = Family(
+    "feature database",
+    "harmonicio.feature_databases",
+    {
+        "sqlite": "harmonicio.haste.feature_db.sqlite:create",
+        "memory": "harmonicio.haste.feature_db.memory:create",
+        "master": "harmonicio.haste.feature_db.master:create",
+    },
+    extra="haste",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError, Unavailable
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, from_plain
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.options import check_options
 
 MAX_ROWS_PER_REQUEST = 200
 #: What becomes of a row: the row that counts, or the error that its commit raises.

@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonicio.core.errors import StorageError
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, canonical
-from harmonicio.haste.registry import check_options, count_option
+from harmonicio.haste.options import check_options, count_option
 
 MAX_ROWS = 1_000_000
 

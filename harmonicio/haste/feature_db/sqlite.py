@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harmonicio.core.errors import StorageError
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, plain_value
-from harmonicio.haste.registry import check_options, path_option
+from harmonicio.haste.options import check_options, path_option
 
 _JSON_FIELDS = ("features", "metadata")
 _METADATA = sa.MetaData()

@@ -13,20 +13,23 @@ from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
+from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.haste.registry import load
 
 Features = Mapping[str, float]
 InterestingnessFunction = Callable[[Features, Mapping[str, Any]], float]
 
-ENTRY_POINT_GROUP = "harmonicio.interestingness"
-
 #: Each makes a function from its options.
-_TABLE = {
-    "feature": "harmonicio.haste.interestingness.single_feature:create",
-    "logistic": "harmonicio.haste.interestingness.logistic:create",
-    "precomputed": "harmonicio.haste.interestingness.precomputed:create",
-}
+FUNCTIONS = Family(
+    "interestingness function",
+    "harmonicio.interestingness",
+    {
+        "feature": "harmonicio.haste.interestingness.single_feature:create",
+        "logistic": "harmonicio.haste.interestingness.logistic:create",
+        "precomputed": "harmonicio.haste.interestingness.precomputed:create",
+    },
+    extra="haste",
+)
 
 
 def create_function(options: Mapping[str, Any] | Callable[..., float]) -> InterestingnessFunction:
@@ -48,7 +51,7 @@ def create_function(options: Mapping[str, Any] | Callable[..., float]) -> Intere
         if given:
             raise ConfigurationError(f"The function {name!r} takes no options.", hint="Put them into its code.")
         return _users_own(name)
-    function: InterestingnessFunction = load("interestingness function", ENTRY_POINT_GROUP, _TABLE, name)(given)
+    function: InterestingnessFunction = FUNCTIONS.load(name)(given)
     return function
 
 

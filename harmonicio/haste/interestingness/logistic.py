@@ -8,7 +8,7 @@ from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
-from harmonicio.haste.registry import check_options, number_option, shown, text_option
+from harmonicio.haste.options import check_options, number_option, shown, text_option
 
 #: ``haste-case-study-1``: the paper's choice for its images of cortical neurons.
 PRESETS: dict[str, dict[str, Any]] = {

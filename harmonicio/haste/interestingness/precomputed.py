@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
-from harmonicio.haste.registry import check_options, text_option
+from harmonicio.haste.options import check_options, text_option
 
 
 def precomputed(key: str = "score") -> InterestingnessFunction:

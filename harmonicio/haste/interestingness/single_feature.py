@@ -7,7 +7,7 @@ from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.haste.interestingness.base import Features, InterestingnessFunction
-from harmonicio.haste.registry import check_options, number_option, text_option
+from harmonicio.haste.options import check_options, number_option, text_option
 
 
 def single_feature(feature: str, *, lowest: float = 0.0, highest: float = 1.0) -> InterestingnessFunction:

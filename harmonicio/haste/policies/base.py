@@ -6,11 +6,12 @@ from collections.abc import Collection, Mapping
 from itertools import pairwise
 from typing import Any, Protocol
 
-from harmonicio.haste.registry import load
+from harmonicio.control.members import Family
 
-ENTRY_POINT_GROUP = "harmonicio.policies"
-
-_TABLE = {"interval": "harmonicio.haste.policies.interval:create"}
+#: Each makes a policy of its options and the tiers that there are.
+POLICIES = Family(
+    "policy", "harmonicio.policies", {"interval": "harmonicio.haste.policies.interval:create"}, extra="haste"
+)
 
 #: ``(lower, upper, tier)``, in scores.
 Interval = tuple[float, float, str]
@@ -35,7 +36,7 @@ def create_policy(options: Mapping[str, Any], tiers: Collection[str]) -> Policy:
         ConfigurationError: there is no such policy, or it cannot be used with these tiers.
     """
     given = dict(options)
-    policy: Policy = load("policy", ENTRY_POINT_GROUP, _TABLE, given.pop("name", "interval"))(given, tiers)
+    policy: Policy = POLICIES.load(given.pop("name", "interval"))(given, tiers)
     return policy
 
 

@@ -14,7 +14,7 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
-from harmonicio.haste.registry import check_options, shown
+from harmonicio.haste.options import check_options, shown
 
 
 class IntervalPolicy:

@@ -19,18 +19,21 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any, Protocol
 
+from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError, InvalidInput
 from harmonicio.core.names import check_name
-from harmonicio.haste.registry import load
-
-ENTRY_POINT_GROUP = "harmonicio.tiers"
 
 #: Each makes a tier of its name and options.
-_TABLE = {
-    "file": "harmonicio.haste.tiers.file:create",
-    "memory": "harmonicio.haste.tiers.memory:create",
-    "trash": "harmonicio.haste.tiers.trash:create",
-}
+DRIVERS = Family(
+    "tier driver",
+    "harmonicio.tiers",
+    {
+        "file": "harmonicio.haste.tiers.file:create",
+        "memory": "harmonicio.haste.tiers.memory:create",
+        "trash": "harmonicio.haste.tiers.trash:create",
+    },
+    extra="haste",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +99,7 @@ def create_tiers(declared: Mapping[str, Any]) -> dict[str, Tier]:
         if not isinstance(options, Mapping):
             raise ConfigurationError(f"The tier {name!r} is not a table.", hint='For example { folder = "…" }.')
         given = dict(options)
-        tiers[name] = load("tier driver", ENTRY_POINT_GROUP, _TABLE, given.pop("driver", "file"))(name, given)
+        tiers[name] = DRIVERS.load(given.pop("driver", "file"))(name, given)
     _check_apart(declared)
     return tiers
 

@@ -23,7 +23,7 @@ from urllib.parse import quote
 
 from harmonicio.core.errors import StorageError
 from harmonicio.core.names import check_name
-from harmonicio.haste.registry import check_options, path_option
+from harmonicio.haste.options import check_options, path_option
 from harmonicio.haste.tiers.base import Kept
 
 MAX_NAME_BYTES = 180

@@ -10,7 +10,7 @@ from typing import Any
 
 from harmonicio.core.errors import StorageError
 from harmonicio.core.names import check_name
-from harmonicio.haste.registry import check_options, count_option
+from harmonicio.haste.options import check_options, count_option
 from harmonicio.haste.tiers.base import Kept
 
 MAX_BYTES = 1024**3

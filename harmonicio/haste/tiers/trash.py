@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from harmonicio.core.errors import StorageError
-from harmonicio.haste.registry import check_options
+from harmonicio.haste.options import check_options
 from harmonicio.haste.tiers.base import Kept
 
 

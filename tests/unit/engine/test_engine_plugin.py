@@ -10,10 +10,9 @@ import pytest
 from harmonicio.control.client import MasterClient
 from harmonicio.core.errors import ConfigurationError
 from harmonicio.core.message import OutcomeKind
-from harmonicio.engine import plugin
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission, Message
-from harmonicio.engine.plugin import Call, PluginContext
+from harmonicio.engine.plugin import PLUGINS, Call, PluginContext
 from harmonicio.engine.work import Work
 
 LOG: list[str] = []
@@ -80,15 +79,15 @@ def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
 
 
 def test_a_plugin_is_found_by_its_row_in_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(plugin.PLUGINS, "bracket", f"{__name__}:create")
+    monkeypatch.setitem(PLUGINS.table, "bracket", f"{__name__}:create")
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(create=create))
-    made = plugin.find("bracket")({"mark": "*"}, PluginContext("s", 1, "e1", MasterClient("http://127.0.0.1:9")))
+    made = PLUGINS.load("bracket")({"mark": "*"}, PluginContext("s", 1, "e1", MasterClient("http://127.0.0.1:9")))
     assert made.handle("-", lambda message: message) == "*-*"
 
 
 def test_an_unknown_or_broken_plugin_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigurationError, match=r"no engine plugin 'nonesuch'.*haste"):
-        plugin.find("nonesuch")
-    monkeypatch.setitem(plugin.PLUGINS, "broken", "harmonicio.there_is_no_such_module:create")
-    with pytest.raises(ConfigurationError, match="'broken' cannot be loaded"):
-        plugin.find("broken")
+        PLUGINS.load("nonesuch")
+    monkeypatch.setitem(PLUGINS.table, "broken", "harmonicio.there_is_no_such_module:create")
+    with pytest.raises(ConfigurationError, match="'broken' needs the package"):
+        PLUGINS.load("broken")

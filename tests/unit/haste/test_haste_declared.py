@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -11,9 +13,8 @@ from hypothesis import strategies as st
 
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.haste import registry
 from harmonicio.haste.feature_db.base import FeatureRow
-from harmonicio.haste.policies.base import intervals_of
+from harmonicio.haste.policies.base import POLICIES, intervals_of
 from harmonicio.haste.policies.interval import IntervalPolicy
 from harmonicio.haste.reports.declared import hierarchy_of, payload_reader
 from harmonicio.haste.reports.report import ReportOptions, write_report
@@ -46,13 +47,10 @@ class Refusing:
 
 def install(monkeypatch: pytest.MonkeyPatch, policy: object) -> None:
     """Offer a policy called ``mine``, as another package would."""
-    load = registry.load
-    monkeypatch.setattr(
-        "harmonicio.haste.policies.base.load",
-        lambda kind, group, table, name: (
-            (lambda options, tiers: policy) if name == "mine" else load(kind, group, table, name)
-        ),
-    )
+    module = ModuleType("lab_policy")
+    module.create = lambda options, tiers: policy  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "lab_policy", module)
+    monkeypatch.setitem(POLICIES.table, "mine", "lab_policy:create")
 
 
 def test_a_declaration_tells_feature_intervals_and_function_in_words(tmp_path: Path) -> None:

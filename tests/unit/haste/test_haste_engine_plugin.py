@@ -11,7 +11,7 @@ import pytest
 
 from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
 from harmonicio.engine.message import Message
-from harmonicio.engine.plugin import find
+from harmonicio.engine.plugin import PLUGINS
 from harmonicio.haste.engine_plugin import HastePlugin, create
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
 from harmonicio.haste.storage_client import StorageClient
@@ -69,7 +69,7 @@ def bench(tmp_path: Path) -> Any:
 
 
 def test_the_engine_finds_the_plugin_by_its_name() -> None:
-    assert find("haste") is create
+    assert PLUGINS.load("haste") is create
 
 
 def test_features_become_a_score_and_a_tier_which_are_the_result(bench: Bench) -> None:

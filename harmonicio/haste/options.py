@@ -1,44 +1,13 @@
-"""Members of a contract by name, and their options.
-
-A member is a table row, imported when it is used; other packages add entry points. Options come from a declaration, so
-they are checked where they are read.
-"""
+"""Options of a declaration, checked where they are read."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib import import_module
-from importlib.metadata import entry_points
 from pathlib import Path
 from typing import Any
 
 from harmonicio.core.errors import ConfigurationError
-
-
-def load(kind: str, group: str, table: Mapping[str, str], name: object) -> Any:
-    """Return the member called ``name``.
-
-    Args:
-        kind: What it is, for errors: "tier driver", "policy" …
-        group: Entry-point group in which other packages offer members.
-        table: Our own members, ``name: "module:attribute"``.
-
-    Raises:
-        ConfigurationError: there is no such member, or a package that it needs is not installed.
-    """
-    references = {point.name: point.value for point in entry_points(group=group)} | dict(table)
-    if not isinstance(name, str) or name not in references:
-        raise ConfigurationError(
-            f"There is no {kind} {name!r:.60}.", hint=f"Known are {', '.join(sorted(references))}."
-        )
-    module, _, attribute = references[name].partition(":")
-    try:
-        return getattr(import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        raise ConfigurationError(
-            f"The {kind} {name!r} needs the package {error.name}.", hint="Run: pip install 'harmonicio[haste]'"
-        ) from None
 
 
 def check_options(what: str, options: Mapping[str, Any], known: tuple[str, ...]) -> None:
