@@ -26,7 +26,11 @@ class TicketKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Claims:
-    """What a ticket says. ``issued_at`` is wall-clock seconds since the epoch, ``term_s`` a duration."""
+    """What a ticket says.
+
+    ``issued_at`` is wall-clock seconds since the epoch, ``term_s`` a duration; ``token`` marks the bearer token with
+    which the ticket was asked for, where that can be revoked.
+    """
 
     kind: TicketKind
     stream: str
@@ -36,6 +40,7 @@ class Claims:
     lease: str = ""
     engine: str = ""
     source: str = ""
+    token: str = ""
 
 
 @dataclass(frozen=True, slots=True)

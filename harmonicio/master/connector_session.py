@@ -10,10 +10,12 @@ from harmonicio.core.errors import (
     BacklogFull,
     HarmonicIOError,
     InvalidInput,
+    NotAllowed,
     NotFound,
     RemoteProtocolError,
     StorageError,
 )
+from harmonicio.core.lease import Claims
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PendingPayload
@@ -30,6 +32,7 @@ WINDOW_MESSAGES, WINDOW_BYTES = 4096, 64 * 1024**2
 CREDIT_NEEDS_BYTES = 1024**2
 #: A payload that is not wanted is read and forgotten up to this size; beyond it the connection is closed instead.
 DISCARD_MAX_BYTES = 64 * 1024**2
+REVOKED, ASK_AGAIN = "The intake ticket was revoked.", "Ask the master for a new one."
 MAX_SUBSCRIPTIONS = 1_000_000
 RESULTS_PER_FRAME = 512
 
@@ -38,6 +41,7 @@ class ConnectorSession:
     """Takes one connector's messages into the backlog of one stream.
 
     Args:
+        claims: What its ticket says.
         max_message_bytes: Larger payloads are rejected before they are read.
         on_closed: Called once when the connection has ended.
     """
@@ -45,14 +49,15 @@ class ConnectorSession:
     def __init__(
         self,
         link: Link,
-        stream: str,
+        claims: Claims,
         backlog: Backlog,
         executor: Executor,
         *,
         max_message_bytes: int,
         on_closed: Callable[[ConnectorSession], None],
     ) -> None:
-        self.stream = stream
+        self.claims = claims
+        self.stream = claims.stream
         self._link = link
         self._backlog = backlog
         self._max_message_bytes = max_message_bytes
@@ -64,6 +69,7 @@ class ConnectorSession:
         self._subscribed: set[str] = set()
         self._pending: PendingPayload | None = None
         self._refusal: Outcome | None = None
+        self._is_revoked = False
         self._task = SessionTask(executor, self._send_what_waits)
 
     def __repr__(self) -> str:
@@ -76,6 +82,8 @@ class ConnectorSession:
 
     def handle(self, event: Event) -> None:
         """Act on messages and subscriptions."""
+        if self._is_revoked:
+            raise NotAllowed(REVOKED, hint=ASK_AGAIN)
         if isinstance(event, MessageBegun):
             self._begin(event.message)
         elif isinstance(event, MessageReceived):
@@ -152,6 +160,11 @@ class ConnectorSession:
     def pause(self) -> None:
         """Nothing waits to be sent for the reader's sake: the session's task sends."""
 
+    def revoke(self) -> None:
+        """The source may not send any more: take nothing from now on, and say why."""
+        self._is_revoked = True
+        self._task.kick()
+
     def room_changed(self) -> None:
         """The backlog has more room than before: see that the connector gets credit."""
         self._task.kick()
@@ -179,6 +192,9 @@ class ConnectorSession:
             frames.append(results_frame(results[at : at + RESULTS_PER_FRAME]))
         if frames:
             self._link.send(*frames)
+        if self._is_revoked:
+            self._link.say_goodbye(NotAllowed.code, REVOKED, ASK_AGAIN)
+            self._link.channel.shutdown()
 
     def _is_credit_due(self) -> bool:
         """Raise the totals once half of the window is used, so that CREDIT is not sent for every message."""

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from harmonicio import __version__
-from harmonicio.core.errors import NotAllowed
+from harmonicio.core.errors import HarmonicIOError, NotAllowed
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -103,17 +103,7 @@ class Intake:
         )
         if hello.role is Role.ENGINE:
             return answer, self._engine_session(link, hello)
-        session = ConnectorSession(
-            link,
-            declaration.name,
-            self._backlog,
-            self._executor,
-            max_message_bytes=declaration.max_message_bytes,
-            on_closed=self._connector_closed,
-        )
-        with self._lock:
-            self._connectors.add(session)
-        return answer, session
+        return answer, self._connector_session(link, hello, declaration)
 
     def _check(self, hello: Hello) -> StreamDeclaration:
         if hello.role is Role.ENGINE:
@@ -125,6 +115,24 @@ class Intake:
         if not is_right:
             raise NotAllowed("The ticket was given to somebody else.", hint="Ask the master for a ticket of your own.")
         return self._find_stream(hello.stream)
+
+    def _connector_session(self, link: Link, hello: Hello, declaration: StreamDeclaration) -> ConnectorSession:
+        session = ConnectorSession(
+            link,
+            self._verify_intake(hello.ticket),
+            self._backlog,
+            self._executor,
+            max_message_bytes=declaration.max_message_bytes,
+            on_closed=self._connector_closed,
+        )
+        with self._lock:
+            self._connectors.add(session)
+        try:
+            self._check(hello)  # Again: what is revoked from here on finds the session.
+        except HarmonicIOError:
+            self._connector_closed(session)
+            raise
+        return session
 
     def _engine_session(self, link: Link, hello: Hello) -> EngineSession:
         with self._lock:
@@ -149,6 +157,13 @@ class Intake:
             self._engines[session.stream].remove(session)
             if not self._engines[session.stream]:
                 del self._engines[session.stream]
+
+    def end_connectors(self, is_revoked: Callable[[Claims], bool]) -> None:
+        """End the connections of sources whose tickets are revoked; what was stored for them stays stored."""
+        with self._lock:
+            sessions = [session for session in self._connectors if is_revoked(session.claims)]
+        for session in sessions:
+            session.revoke()
 
     def _connector_closed(self, session: ConnectorSession) -> None:
         with self._lock:

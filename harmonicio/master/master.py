@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -41,7 +41,7 @@ from harmonicio.core.errors import Conflict, NotFound, StorageError, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.parts import BacklogPart
+from harmonicio.master.parts import BacklogPart, DataPortPart
 from harmonicio.master.state import MasterState, next_declaration
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
@@ -63,8 +63,6 @@ class Master:
         tokens: The bearer tokens.
         office: Signs and checks tickets.
         backlog: Messages that wait here.
-        data_address: Where the data port can be reached; set once it listens.
-        data_received_bytes: Asks the data port for its count.
     """
 
     def __init__(
@@ -80,8 +78,8 @@ class Master:
         self.tokens = tokens
         self.office = office
         self.backlog = backlog
-        self.data_address = Address("127.0.0.1", 0)
-        self.data_received_bytes: Callable[[], int] = int
+        self._data_port: DataPortPart | None = None
+        self._data_address = Address("127.0.0.1", 0)
         self._state = state
         self._store = store
         self._clock = clock
@@ -104,6 +102,10 @@ class Master:
             yield self._clock.monotonic()
             if self._state.generation != before:
                 self._changed.notify_all()
+
+    def attach(self, data_port: DataPortPart, address: Address) -> None:
+        """The data port listens, and can be reached at this address."""
+        self._data_port, self._data_address = data_port, address
 
     @property
     def is_ready(self) -> bool:
@@ -142,7 +144,7 @@ class Master:
         with self._deciding() as now:
             self._state.register(registration, now)
         _log.info("Worker %s has registered with room for %d engines.", registration.worker, registration.max_engines)
-        return WorkerWelcome(REPORT_INTERVAL_S, self.office.worker_key(registration.worker), self.data_address)
+        return WorkerWelcome(REPORT_INTERVAL_S, self.office.worker_key(registration.worker), self._data_address)
 
     def report(self, worker: str, report: WorkerReport) -> ReportAnswer:
         with self._deciding() as now:
@@ -273,6 +275,8 @@ class Master:
                 raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
+        if self._data_port is not None:
+            self._data_port.end_connectors(lambda claims: claims.stream == stream)
 
     def stream_view(self, stream: str) -> StreamView:
         with self._changed:
@@ -309,7 +313,15 @@ class Master:
 
     # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+    def request_leases(self, request: LeaseRequest, token: str = "") -> LeaseGrant:
+        """Give a source leases, and access to the backlog.
+
+        Args:
+            token: The mark of the bearer token with which it asks; the access ends with that.
+
+        Raises:
+            InvalidInput, NotFound, Unavailable: as :meth:`MasterState.request_leases` says.
+        """
         with self._deciding() as now:
             self._lease_requests += 1
             decision = self._state.request_leases(request, now)
@@ -321,7 +333,7 @@ class Master:
         return LeaseGrant(
             leases=tuple(self.office.lease(granted, term_s) for granted in decision.granted),
             backlog=BacklogAccess(
-                self.data_address, self.office.intake_ticket(request.stream, request.source), INTAKE_TERM_S
+                self._data_address, self.office.intake_ticket(request.stream, request.source, token), INTAKE_TERM_S
             ),
             route=decision.route,
             retry_after_s=decision.retry_after_s,
@@ -343,6 +355,21 @@ class Master:
             self.office.epoch = epoch
             with self._deciding():
                 self._state.leases.raise_epoch(epoch)
+        self._end_revoked()
+
+    def revoke_token(self, name: str) -> None:
+        """Forget a bearer token; what its sources have open at the data port ends.
+
+        Raises:
+            NotFound: there is no such token.
+            Conflict: it is the last administrator's token.
+        """
+        self.tokens.revoke(name)
+        self._end_revoked()
+
+    def _end_revoked(self) -> None:
+        if self._data_port is not None:
+            self._data_port.end_connectors(self.office.is_revoked)
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -355,7 +382,7 @@ class Master:
             epoch=self.office.epoch,
             uptime_s=round(now - self._started_at, 3),
             lease_requests=lease_requests,
-            data_received_bytes=self.data_received_bytes(),
+            data_received_bytes=self._data_port.received_bytes if self._data_port else 0,
             control_received_bytes=control_bytes,
             workers=workers,
             engines=engines,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
 from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
-from harmonicio.core.lease import Address
+from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 
 
@@ -53,6 +54,10 @@ class DataPortPart(Protocol):
     @property
     def received_bytes(self) -> int:
         """Every byte that has reached the port since the start, also what is no payload."""
+        ...
+
+    def end_connectors(self, is_revoked: Callable[[Claims], bool]) -> None:
+        """End the connections of sources whose tickets are revoked; what was stored for them stays stored."""
         ...
 
     def start(self) -> None: ...

@@ -146,7 +146,7 @@ class MasterService:
             first_generation=int(self._clock.wall() * 1000),
             settled_at=now + self.options.settle_s if streams else now,
         )
-        office = TicketOffice(store.ticket_key, epoch=store.epoch, clock=self._clock)
+        office = TicketOffice(store.ticket_key, epoch=store.epoch, clock=self._clock, is_token_known=tokens.is_known)
         return Master(state=state, store=store, tokens=tokens, office=office, backlog=backlog, clock=self._clock)
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -166,8 +166,7 @@ class MasterService:
 
     def _listen(self) -> None:
         self._data_port.start()
-        self.master.data_address = self.data_address
-        self.master.data_received_bytes = lambda: self._data_port.received_bytes
+        self.master.attach(self._data_port, self.data_address)
         self._parts.enter_context(closing(_Ticker(self.master.tick)))
         app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
         address = Address(self.options.host, self.options.port)

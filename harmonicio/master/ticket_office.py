@@ -5,6 +5,7 @@ The kinds of ticket and their keys are drawn in :mod:`harmonicio.control.tickets
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from harmonicio.control import tickets
@@ -24,13 +25,17 @@ INTAKE_TERM_S = 3600.0
 class TicketOffice:
     """Signs lease and intake tickets; checks intake and engine tickets. Safe to use from several threads.
 
+    Args:
+        is_token_known: Whether the bearer token with this mark has not been revoked.
+
     Attributes:
         epoch: Lease and intake tickets of an older epoch are refused.
     """
 
-    def __init__(self, key_hex: str, *, epoch: int, clock: Clock) -> None:
+    def __init__(self, key_hex: str, *, epoch: int, clock: Clock, is_token_known: Callable[[str], bool]) -> None:
         self._key = key_hex
         self._clock = clock
+        self._is_token_known = is_token_known
         self.epoch = epoch
 
     def __repr__(self) -> str:
@@ -49,9 +54,14 @@ class TicketOffice:
         ticket = tickets.sign(tickets.engine_key(self._key, granted.worker, held.engine), claims)
         return Lease(held.lease, held.engine, granted.address, ticket, term_s)
 
-    def intake_ticket(self, stream: str, source: str) -> str:
-        """Return a ticket with which a source may put messages of a stream into the backlog."""
-        return tickets.sign(self._key, self._claims(TicketKind.INTAKE, stream, source, INTAKE_TERM_S))
+    def intake_ticket(self, stream: str, source: str, token: str) -> str:
+        """Return a ticket with which a source may put messages of a stream into the backlog.
+
+        Args:
+            token: The mark of the bearer token with which the source asks; empty for an engine's.
+        """
+        claims = replace(self._claims(TicketKind.INTAKE, stream, source, INTAKE_TERM_S), token=token)
+        return tickets.sign(self._key, claims)
 
     def verify_intake_ticket(self, ticket: str) -> Claims:
         """Return what an intake ticket says: its source may put messages of its stream into the backlog.
@@ -59,7 +69,14 @@ class TicketOffice:
         Raises:
             NotAllowed: it is none of ours, too old or revoked.
         """
-        return tickets.verify(self._key, ticket, TicketKind.INTAKE, wall_s=self._clock.wall(), oldest_epoch=self.epoch)
+        claims = tickets.verify(self._key, ticket, TicketKind.INTAKE, wall_s=self._clock.wall())
+        if self.is_revoked(claims):
+            raise NotAllowed("The intake ticket was revoked.", hint="Ask the master for a new one.")
+        return claims
+
+    def is_revoked(self, claims: Claims) -> bool:
+        """Whether what an intake ticket allowed has been forbidden since."""
+        return claims.epoch < self.epoch or (bool(claims.token) and not self._is_token_known(claims.token))
 
     def verify_engine_ticket(self, worker: str, engine: str, ticket: str) -> Claims:
         """Return what an engine's ticket says (its stream), when that engine's controller has signed it.
@@ -89,7 +106,7 @@ class TicketOffice:
             return None
         worker, engine, ticket = parts
         claims = self.verify_engine_ticket(worker, engine, ticket)
-        return Identity(engine, Role.ENGINE, worker, engine, claims.stream)
+        return Identity(engine, Role.ENGINE, worker=worker, engine=engine, stream=claims.stream)
 
     def _claims(self, kind: TicketKind, stream: str, source: str, term_s: float) -> Claims:
         return Claims(kind, stream, term_s, issued_at=self._clock.wall(), epoch=self.epoch, source=source)

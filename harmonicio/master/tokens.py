@@ -23,15 +23,21 @@ from harmonicio.master.store import MasterStore, StoredToken
 
 MAX_TOKENS = 1_000
 MAX_SECRET_LENGTH = 200
+MARK_LENGTH = 16
 FIRST_ROLES = (Role.ADMIN, Role.SOURCE, Role.WORKER, Role.VIEWER)
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a request comes from. ``worker``, ``engine`` and ``stream`` are known of engines only."""
+    """Who a request comes from.
+
+    ``worker``, ``engine`` and ``stream`` are known of engines only. ``token`` marks the token that was presented: no
+    other one has ever had the same mark, also not one of the same name.
+    """
 
     name: str
     role: Role
+    token: str = ""
     worker: str = ""
     engine: str = ""
     stream: str = ""
@@ -77,7 +83,11 @@ class TokenBook:
                 found = token
         if found is None:
             raise NotAllowed("This token is not known here.", hint="Use a token that this master has made.")
-        return Identity(found.name, found.role)
+        return Identity(found.name, found.role, _mark(found))
+
+    def is_known(self, mark: str) -> bool:
+        """Whether the token with this mark has not been revoked."""
+        return any(_mark(token) == mark for token in self._tokens)
 
     def create(self, request: TokenRequest) -> TokenView:
         """Make a token; the answer is the only place where its secret is ever shown.
@@ -123,6 +133,11 @@ class TokenBook:
 
 def _new_secret(role: Role) -> str:
     return f"hio_{role}_{secrets.token_urlsafe(32)}"
+
+
+def _mark(token: StoredToken) -> str:
+    """Return what may be told of a token; nobody finds its secret by that."""
+    return token.digest.hex()[:MARK_LENGTH]
 
 
 def _digest(secret: str) -> bytes:

@@ -13,7 +13,7 @@ routes = Routes("leases")
 @routes.post(paths.LEASES, SENDING, body=LeaseRequest, answer=LeaseGrant)
 def request(master: Master, call: Call) -> LeaseGrant:
     """Ask for leases on engines that the source does not hold yet, and for access to the backlog."""
-    return master.request_leases(call.body)
+    return master.request_leases(call.body, call.identity.token if call.identity else "")
 
 
 @routes.post(paths.LEASES_RENEW, SENDING, body=LeaseList, answer=LeaseRenewal)
@@ -30,5 +30,5 @@ def release(master: Master, call: Call) -> None:
 
 @routes.delete(paths.LEASES, ADMIN_ONLY)
 def revoke_all(master: Master, call: Call) -> None:
-    """End every lease and refuse all tickets made so far, for all sources."""
+    """End every lease, refuse all tickets made so far, and end the sources' connections to the backlog."""
     master.revoke_leases()

@@ -24,5 +24,5 @@ def create(master: Master, call: Call) -> TokenView:
 
 @routes.delete(paths.TOKEN, ADMIN_ONLY)
 def revoke(master: Master, call: Call) -> None:
-    """Revoke a token."""
-    master.tokens.revoke(call.names["token"])
+    """Revoke a token, and end the connections to the backlog that were opened with it."""
+    master.revoke_token(call.names["token"])
