@@ -27,7 +27,9 @@ class StreamDeclaration:
         max_message_bytes: Larger payloads are rejected before they are read.
         memory_payload_max_bytes: Larger payloads are received into a file on the scratch volume.
         prefetch_s: Seconds of measured handler time that may wait at one engine.
-        ordered: Backlog only, one engine, one message at a time.
+        ordered: Backlog only, one engine, one message at a time: larger priorities first, and within a priority in the
+            order in which the master has stored the messages. A message that fails, or whose engine crashes, is tried
+            again before those behind it, which wait until it is processed or a dead letter.
         parameters: Given to the handler's setup.
         plugins: Engine plugins by name, each with its options (for example ``haste``).
         version: Counts the declarations of this name; set by the master.

@@ -13,7 +13,8 @@ from harmonicio.master.backlog.digest import digest_of
 from harmonicio.master.backlog.entry import Decision, Entry, PutVerdict, Reservation, RetryPolicy, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 
-STREAMS = ("plates", "wells")
+STREAMS = ("plates", "wells", "rows")
+ORDERED = "rows"
 ENGINES = ("e1", "e2")
 MAX_ATTEMPTS, MAX_CRASHES = 2, 2
 TIMEOUT_S = 50.0
@@ -39,7 +40,7 @@ class LedgerMachine(RuleBasedStateMachine):
         super().__init__()
         self.ledger = Ledger()
         for stream in STREAMS:
-            self.ledger.set_policy(stream, RetryPolicy(MAX_ATTEMPTS, MAX_CRASHES, TIMEOUT_S))
+            self.ledger.set_policy(stream, RetryPolicy(MAX_ATTEMPTS, MAX_CRASHES, TIMEOUT_S, stream == ORDERED))
         self.now = 0.0
         self.known: dict[tuple[str, str], Known] = {}
         self.held: dict[int, tuple[Reservation, Known]] = {}
@@ -106,12 +107,12 @@ class LedgerMachine(RuleBasedStateMachine):
         return multiple() if reservation is None else reservation
 
     def _reserve(self, stream: str, engine: str) -> Reservation | None:
-        ready = [
-            known
-            for key, known in self.known.items()
-            if key[0] == stream and known.state == "ready" and known.ready_at <= self.now
-        ]
-        ready.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
+        mine = [known for key, known in self.known.items() if key[0] == stream]
+        mine.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
+        ready = [known for known in mine if known.state == "ready"]
+        if stream == ORDERED:
+            ready = [] if any(known.state == "reserved" for known in mine) else ready[:1]
+        ready = [known for known in ready if known.ready_at <= self.now]
         reservation = self.ledger.reserve(stream, engine, self.now)
         if not ready:
             assert reservation is None

@@ -181,16 +181,22 @@ class PutVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a stream treats messages that do not succeed."""
+    """How a stream treats messages that do not succeed; where it ``is_ordered``, those behind them wait for their end."""
 
     max_attempts: int = 3
     max_crashes: int = 3
     reservation_timeout_s: float = 600.0 + RESERVATION_MARGIN_S
+    is_ordered: bool = False
 
     @classmethod
     def of(cls, declaration: StreamDeclaration) -> RetryPolicy:
         """Return the policy that a stream's declaration asks for."""
-        return cls(declaration.max_attempts, declaration.max_crashes, declaration.timeout_s + RESERVATION_MARGIN_S)
+        return cls(
+            declaration.max_attempts,
+            declaration.max_crashes,
+            declaration.timeout_s + RESERVATION_MARGIN_S,
+            declaration.ordered,
+        )
 
 
 @dataclass(frozen=True, slots=True)

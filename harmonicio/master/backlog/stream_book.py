@@ -6,6 +6,8 @@ Rules:
 - What is ready lies in a heap of whole numbers, priority above sequence, so that the smallest is the next. An entry
   that stops being ready stays in the heap until it comes to the top, where its state tells that it is stale; when
   stale numbers prevail, the heap is made anew.
+- In an ordered stream nothing is ready while another message is held by an engine, and nothing overtakes a message that
+  waits for its next attempt: that one lies in the heap, too.
 """
 
 from __future__ import annotations
@@ -61,15 +63,20 @@ class StreamBook:
             self.waiting[entry.sequence] = entry
         else:
             self.waiting.pop(entry.sequence, None)
-        if state is State.READY:
+        if state is State.READY or (state is State.DELAYED and self.policy.is_ordered):
             self._push(entry)
 
     def next_ready(self) -> Entry | None:
         """Return the next ready entry, by priority and then arrival, and leave it where it is."""
+        is_ordered = self.policy.is_ordered
+        if is_ordered and self.counts[State.RESERVED]:
+            return None
         while self._ready:
             entry = self.waiting.get(self._ready[0] & _SEQUENCE_MASK)
             if entry is not None and entry.state is State.READY:
                 return entry
+            if entry is not None and entry.state is State.DELAYED and is_ordered:
+                return None
             heappop(self._ready)
         return None
 
@@ -82,7 +89,8 @@ class StreamBook:
     def _push(self, entry: Entry) -> None:
         heappush(self._ready, _key(entry))
         if len(self._ready) > 2 * self.counts[State.READY] + _STALE_ALLOWED:
-            self._ready = [_key(entry) for entry in self.waiting.values() if entry.state is State.READY]
+            kept = (State.READY, State.DELAYED) if self.policy.is_ordered else (State.READY,)
+            self._ready = [_key(entry) for entry in self.waiting.values() if entry.state in kept]
             heapify(self._ready)
 
 

@@ -90,6 +90,39 @@ def test_a_message_that_comes_back_stands_where_it_stood(desk: Desk) -> None:
     assert desk.take_all() == ["a", "b", "c"]
 
 
+def test_an_ordered_stream_has_one_message_out_at_a_time() -> None:
+    desk = Desk(policy=RetryPolicy(is_ordered=True))
+    for message_id in "abc":
+        desk.put(message_id)
+    first = desk.reserve()
+    assert desk.take_all() == [] and desk.ledger.next_size("plates") is None
+    desk.ledger.finish(first)
+    second = desk.reserve("e2")
+    assert second.entry.message_id == "b"
+    desk.ledger.release_all("e2")
+    assert desk.reserve("e3").entry.message_id == "b"
+
+
+def test_in_an_ordered_stream_a_message_that_is_tried_again_is_not_overtaken() -> None:
+    desk = Desk(policy=RetryPolicy(max_attempts=2, is_ordered=True))
+    for message_id in "ab":
+        desk.put(message_id)
+    desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
+    assert desk.take_all(0.1) == [] and desk.ledger.next_size("plates") is None
+    again = desk.reserve(now=60.0)
+    assert again.entry.message_id == "a"
+    desk.ledger.fail(again, ERROR, 60.0, 0.5)
+    assert desk.take_all(60.0) == ["b"], "the one before it is a dead letter"
+
+
+def test_in_an_ordered_stream_larger_priorities_still_go_first() -> None:
+    desk = Desk(policy=RetryPolicy(is_ordered=True))
+    desk.put("a")
+    desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
+    desk.put("urgent", priority=1)
+    assert desk.reserve(now=0.1).entry.message_id == "urgent"
+
+
 def test_streams_do_not_see_each_other(desk: Desk) -> None:
     desk.put("a")
     assert desk.ledger.reserve("wells", "e1", 0.0) is None
