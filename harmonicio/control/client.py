@@ -347,14 +347,17 @@ def _error_of(response: requests.Response, url: str) -> errors.HarmonicIOError:
     except errors.InvalidInput:
         problem = Problem("", response.status_code, "", detail=f"{url} answered {response.status_code}.")
     text = problem.detail or problem.title or f"{url} answered {problem.status}."
-    if response.status_code in (400, 413, 415, 422):
-        return errors.InvalidInput(text, hint=problem.hint)
-    if response.status_code in (401, 403):
-        return errors.NotAllowed(text, hint=problem.hint)
-    if response.status_code == 404:
-        return errors.NotFound(text, hint=problem.hint)
-    if response.status_code == 409:
-        return errors.Conflict(text, hint=problem.hint)
-    if response.status_code == 503:
-        return errors.Unavailable(text, hint=problem.hint, retry_after_s=problem.retry_after_s)
-    return errors.HarmonicIOError(text, hint=problem.hint)
+    kind = errors.PASSED_ON.get(problem.code) or _KIND_OF_STATUS.get(response.status_code, errors.HarmonicIOError)
+    if issubclass(kind, errors.Unavailable):
+        return kind(text, hint=problem.hint, retry_after_s=problem.retry_after_s)
+    return kind(text, hint=problem.hint)
+
+
+#: What an answer without a code of ours stands for.
+_KIND_OF_STATUS: dict[int, type[errors.HarmonicIOError]] = {
+    **dict.fromkeys((400, 413, 415, 422), errors.InvalidInput),
+    **dict.fromkeys((401, 403), errors.NotAllowed),
+    404: errors.NotFound,
+    409: errors.Conflict,
+    503: errors.Unavailable,
+}

@@ -28,7 +28,7 @@ request may succeed later. Foreign exceptions are mapped to these once, at the b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class HarmonicIOError(Exception):
@@ -169,3 +169,25 @@ class OutcomeTimeout(DeliveryError):
 class StorageError(HarmonicIOError):
     code = "storage"
     retryable = True
+
+
+#: The kinds that one part passes on to another by their code. Whoever is told that the protocol was broken hears of a
+#: peer that does not understand him.
+PASSED_ON: Mapping[str, type[HarmonicIOError]] = {
+    ProtocolError.code: RemoteProtocolError,
+    **{
+        kind.code: kind
+        for kind in (
+            InvalidInput,
+            ConfigurationError,
+            NotAllowed,
+            NotFound,
+            Conflict,
+            Unavailable,
+            MasterUnavailable,
+            EngineUnavailable,
+            BacklogFull,
+            StorageError,
+        )
+    },
+}

@@ -10,20 +10,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from harmonicio.core.errors import (
-    BacklogFull,
-    Conflict,
-    ConnectionEnded,
-    EngineUnavailable,
-    HarmonicIOError,
-    InvalidInput,
-    MasterUnavailable,
-    NotAllowed,
-    NotFound,
-    RemoteProtocolError,
-    StorageError,
-    Unavailable,
-)
+from harmonicio.core.errors import PASSED_ON, ConnectionEnded, HarmonicIOError
 from harmonicio.transport.channel import Buffer, Channel
 from harmonicio.wire.connection import Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
@@ -184,24 +171,4 @@ class Link:
 
 def _refusal(goodbye: Goodbye, peer: str) -> HarmonicIOError:
     text = f"{peer} refused the connection: {goodbye.text or goodbye.code or 'no reason given'}"
-    return _KINDS.get(goodbye.code, ConnectionEnded)(text, hint=goodbye.hint)
-
-
-#: What the codes stand for that a port, the master or an engine says; whatever else it is, the connection has ended.
-_KINDS: dict[str, type[HarmonicIOError]] = {
-    "protocol": RemoteProtocolError,
-    **{
-        kind.code: kind
-        for kind in (
-            InvalidInput,
-            NotAllowed,
-            NotFound,
-            Conflict,
-            Unavailable,
-            MasterUnavailable,
-            EngineUnavailable,
-            BacklogFull,
-            StorageError,
-        )
-    },
-}
+    return PASSED_ON.get(goodbye.code, ConnectionEnded)(text, hint=goodbye.hint)

@@ -87,6 +87,17 @@ def test_a_problem_becomes_the_error_that_it_was(
     assert getattr(raised.value, "retry_after_s", 2.5) == 2.5
 
 
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [("backlog_full", errors.BacklogFull), ("storage", errors.StorageError), ("of_tomorrow", errors.Unavailable)],
+)
+def test_a_code_says_more_than_the_status(client: MasterClient, code: str, kind: type[errors.HarmonicIOError]) -> None:
+    Scripted.answers.append(problem(503, code=code))
+    with pytest.raises(kind) as raised:
+        client.health()
+    assert type(raised.value) is kind
+
+
 @pytest.mark.parametrize("answer", [(500, b"<html>"), (502, b""), (302, b""), (404, b"[]")])
 def test_an_answer_that_is_no_problem_is_an_error_all_the_same(client: MasterClient, answer: tuple[int, bytes]) -> None:
     Scripted.answers.append(answer)
