@@ -10,6 +10,7 @@ Rules:
   changes nothing.
 - The engines of a lost worker are shown as lost and cannot be leased. They may well be alive: the worker's next report
   brings them back as they are.
+- An engine that ended without an order is shown as lost for a while.
 - An engine id belongs to the worker that reported it first, for as long as that worker is not lost.
 - Nothing here is stored. After a restart of the master, workers register again and report.
 
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from harmonicio.control.messages import (
     EngineExit,
@@ -30,7 +31,7 @@ from harmonicio.control.messages import (
     WorkerRegistration,
     WorkerReport,
 )
-from harmonicio.core.engine import Availability
+from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.names import check_name
 
@@ -40,6 +41,10 @@ MAX_WORKERS = 1_000
 MAX_ENGINES_PER_WORKER = 10_000
 MAX_REMEMBERED_EXITS = 1_000
 MAX_TROUBLES_PER_WORKER = 100
+#: How long an engine that ended by itself is shown as lost, and how many of one worker.
+ENDED_SHOWN_S = 60.0
+MAX_ENDED_SHOWN = 20
+_ENDED_BY_ITSELF = (ExitReason.CRASHED, ExitReason.TIMED_OUT, ExitReason.UNKNOWN)
 
 #: An engine in one of these states does the work of its stream, or soon will.
 AT_WORK = (Availability.STARTING, Availability.IDLE, Availability.BUSY)
@@ -47,12 +52,17 @@ AT_WORK = (Availability.STARTING, Availability.IDLE, Availability.BUSY)
 
 @dataclass(slots=True)
 class KnownEngine:
-    """One engine as last reported; ``since`` is when it entered its state."""
+    """One engine as last reported; ``since`` is when it entered its state, ``has_ended``: its process is gone."""
 
     worker: str
     report: EngineReport
     state: Availability
     since: float
+    has_ended: bool = False
+
+    @property
+    def is_there(self) -> bool:
+        return self.state is not Availability.LOST
 
 
 @dataclass(slots=True)
@@ -155,27 +165,36 @@ class Directory:
         known.sequence, known.has_reported, known.is_lost = report.sequence, True, False
         known.load, known.troubles = report.load, report.troubles[:MAX_TROUBLES_PER_WORKER]
         unavailable = self._replace_engines(worker, known, report, now)
-        return Heard(True, unavailable, self._remember(report.exits), has_returned)
+        return Heard(True, unavailable, self._remember(worker, report.exits), has_returned)
 
     def _replace_engines(self, worker: str, known: KnownWorker, report: WorkerReport, now: float) -> tuple[str, ...]:
         before = {name for name, engine in known.engines.items() if engine.state.can_be_leased}
         for name in known.engines:
             if self._engines.get(name) is known.engines[name]:
                 del self._engines[name]
-        known.engines = {}
+        known.engines = {each.report.engine: each for each in _ended(known, report.exits, now)}
+        for name, engine in known.engines.items():
+            self._engines.setdefault(name, engine)
         for item in report.engines:
             owner = self._engines.get(item.engine)
-            if owner is not None and owner.state is not Availability.LOST:
+            if owner is not None and owner.is_there:
                 continue
             engine = KnownEngine(worker, item, item.state, now - max(0.0, item.state_since_s))
             known.engines[item.engine] = self._engines[item.engine] = engine
         return tuple(name for name in before if not self.can_be_leased(name))
 
-    def _remember(self, exits: tuple[EngineExit, ...]) -> tuple[EngineExit, ...]:
-        remembered = {item.engine for item in self._exits}
-        fresh = tuple({item.engine: item for item in exits if item.engine not in remembered}.values())
+    def _remember(self, worker: str, exits: tuple[EngineExit, ...]) -> tuple[EngineExit, ...]:
+        """Return the exits that are news, and not of engines that another worker has."""
+        known = {item.engine for item in self._exits}
+        fresh = tuple(
+            {item.engine: item for item in exits if item.engine not in known and self._may_end(worker, item)}.values()
+        )
         self._exits.extend(fresh)
         return fresh
+
+    def _may_end(self, worker: str, ended: EngineExit) -> bool:
+        owner = self._engines.get(ended.engine)
+        return owner is None or owner.worker == worker or not owner.is_there
 
     def expire(self, now: float) -> tuple[str, ...]:
         """Give up workers that have been silent for too long; return the engines that cannot be leased any more."""
@@ -226,6 +245,17 @@ class Directory:
     def can_be_leased(self, engine: str) -> bool:
         known = self._engines.get(engine)
         return known is not None and known.state.can_be_leased and known.report.address is not None
+
+
+def _ended(known: KnownWorker, exits: tuple[EngineExit, ...], now: float) -> list[KnownEngine]:
+    """Return the engines of a worker that ended by themselves not long ago."""
+    names = {item.engine for item in exits if item.reason in _ENDED_BY_ITSELF}
+    shown = [each for each in known.engines.values() if each.has_ended and now - each.since < ENDED_SHOWN_S]
+    for name, engine in known.engines.items():
+        if name in names and not engine.has_ended:
+            report = replace(engine.report, address=None, running=())
+            shown.append(KnownEngine(engine.worker, report, Availability.LOST, now, has_ended=True))
+    return shown[-MAX_ENDED_SHOWN:]
 
 
 def _check(report: WorkerReport) -> None:

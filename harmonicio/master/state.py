@@ -312,7 +312,7 @@ class MasterState:
             host=worker.registration.host,
             state=worker.state,
             max_engines=worker.registration.max_engines,
-            engines=len(worker.engines),
+            engines=sum(1 for engine in worker.engines.values() if not engine.has_ended),
             busy=sum(1 for engine in worker.engines.values() if engine.state is Availability.BUSY),
             is_removable=not is_used,
             last_report_age_s=round(now - worker.heard_at, 3),

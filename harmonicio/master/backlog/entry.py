@@ -181,7 +181,7 @@ class PutVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a stream treats messages that do not succeed; where it ``is_ordered``, those behind them wait for their end."""
+    """How a stream treats messages that do not succeed; if it ``is_ordered``, those behind them wait."""
 
     max_attempts: int = 3
     max_crashes: int = 3

@@ -96,6 +96,43 @@ def test_an_exit_that_is_reported_again_is_heard_once(directory: Directory) -> N
     assert directory.exits() == (ended,)
 
 
+def test_an_engine_that_ended_by_itself_is_shown_as_lost_for_a_while(directory: Directory) -> None:
+    directory.report("w1", report(0, engine(), engine("w1-e2")), now=1.0)
+    ended = EngineExit("w1-e1", "plates", ExitReason.CRASHED, "signal 9")
+    heard = directory.report("w1", report(1, engine("w1-e2"), exits=(ended,)), now=2.0)
+    assert heard.unavailable == ("w1-e1",)
+    for sequence, now in ((2, 2.5), (3, 61.0)):
+        directory.report("w1", report(sequence, engine("w1-e2")), now=now)
+        known = directory.engine("w1-e1")
+        assert known is not None and (known.state, known.since) == (Availability.LOST, 2.0)
+        assert not directory.can_be_leased("w1-e1")
+    directory.report("w1", report(4, engine("w1-e2")), now=62.0)
+    assert [name for name, _ in directory.engines()] == ["w1-e2"]
+
+
+def test_an_engine_that_was_told_to_end_is_not_shown_any_more(directory: Directory) -> None:
+    directory.report("w1", report(0, engine()), now=1.0)
+    ended = EngineExit("w1-e1", "plates", ExitReason.ORDERED)
+    directory.report("w1", report(1, exits=(ended,)), now=2.0)
+    assert directory.engine("w1-e1") is None
+
+
+def test_ended_engines_that_are_shown_are_bounded(directory: Directory) -> None:
+    for number in range(100):
+        name = f"e{number}"
+        directory.report("w1", report(2 * number, engine(name)), now=1.0)
+        directory.report("w1", report(2 * number + 1, exits=(EngineExit(name, "plates", ExitReason.CRASHED),)), now=1.0)
+    assert len(list(directory.engines())) == directory_module.MAX_ENDED_SHOWN
+
+
+def test_a_worker_cannot_report_the_end_of_another_ones_engine(directory: Directory) -> None:
+    directory.register(registration("w2"), now=0.0)
+    directory.report("w1", report(0, engine()), now=1.0)
+    heard = directory.report("w2", report(0, exits=(EngineExit("w1-e1", "plates", ExitReason.CRASHED),)), now=1.0)
+    assert heard.exits == ()
+    assert directory.can_be_leased("w1-e1")
+
+
 def test_remembered_exits_are_bounded(directory: Directory, monkeypatch: pytest.MonkeyPatch) -> None:
     exits = tuple(EngineExit(f"e{n}", "plates", ExitReason.CRASHED) for n in range(1_500))
     directory.report("w1", report(0, exits=exits), now=1.0)
