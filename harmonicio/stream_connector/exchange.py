@@ -335,6 +335,10 @@ class Exchange:
         with self.lock:
             return self._dispatch.wants_engines(time.monotonic())
 
+    def messages_waiting(self) -> int:
+        with self.lock:
+            return self._dispatch.waiting
+
     def wants_backlog(self) -> bool:
         with self.lock:
             return self._wants_backlog(time.monotonic())

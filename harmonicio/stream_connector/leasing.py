@@ -66,6 +66,10 @@ class LeasingOwner(Protocol):
 
     def wants_backlog(self) -> bool: ...
 
+    def messages_waiting(self) -> int:
+        """Messages that no engine has been given yet."""
+        ...
+
     def open_peer(self, peer: Peer) -> None: ...
 
     def end_idle(self, idle_s: float) -> None:
@@ -201,11 +205,10 @@ class Leasing:
 
     def _ask(self, *, is_first: bool = False) -> None:
         self.lease_requests += 1
+        held = (*self._held, *self._opening)
         try:
             grant = self._client.request_leases(
-                LeaseRequest(
-                    self._hello.stream, self._hello.source, LEASES_PER_REQUEST, held=(*self._held, *self._opening)
-                )
+                LeaseRequest(self._hello.stream, self._hello.source, self._lacking(), held=held)
             )
         except (NotAllowed, NotFound) as error:
             if is_first:
@@ -225,6 +228,12 @@ class Leasing:
             self._term_s = grant.leases[0].term_s
             self._renew_at = min(self._renew_at, time.monotonic() + self._term_s / 3)
         self._owner.granted(grant)
+
+    def _lacking(self) -> int:
+        """Return how many leases to ask for: under light load, other engines and their hosts stay free."""
+        if self._is_short:
+            return LEASES_PER_REQUEST
+        return min(max(1, self._owner.messages_waiting()), LEASES_PER_REQUEST)
 
     def _renew(self) -> None:
         self._renew_at = time.monotonic() + self._term_s / 3

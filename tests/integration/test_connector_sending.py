@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,7 +68,11 @@ def test_fifty_thousand_small_messages_arrive_once_and_in_order(cluster: BareClu
 
 
 def test_messages_are_spread_over_engines(cluster: BareCluster) -> None:
-    engines = [cluster.engine(window=1) for _ in range(4)]
+    def work(message: IncomingMessage) -> Outcome:
+        time.sleep(0.002)
+        return done(message)
+
+    engines = [cluster.engine(work, window=1) for _ in range(4)]
     with cluster.connect(patience_s=60.0) as connector:
         for _ in range(200):
             connector.send(bytes(1000))
