@@ -39,6 +39,8 @@ FIRST_DELAY_S = 0.2
 LONGEST_DELAY_S = 5.0
 #: A thread whose request is being held by a master that does not let go is not waited for longer than this.
 JOIN_S = 2.0
+#: How long the end of a worker may wait for the master.
+LEAVE_WITHIN_S = 5.0
 
 
 class Master(Protocol):
@@ -107,18 +109,27 @@ class Reporter:
             self._changed.notify_all()
 
     def close(self, *, is_leaving: bool) -> None:
-        """End the threads. With ``is_leaving``, tell the master the last news and that this worker is gone."""
+        """End the threads. With ``is_leaving``, tell the master the last news and that this worker is gone.
+
+        A master that does not answer is given ``LEAVE_WITHIN_S``, whatever it has been asked.
+        """
         with self._changed:
             if self._is_closing:
                 return
             self._is_closing = True
             self._changed.notify_all()
         is_started = self._reporting.ident is not None
-        if is_started:
-            self._reporting.join()
-            if is_leaving and self._is_registered:
-                self._leave()
-        self._master.close()
+        too_late = threading.Timer(LEAVE_WITHIN_S, self._master.close)
+        too_late.start()
+        try:
+            if is_started:
+                self._reporting.join()
+                if is_leaving and self._is_registered:
+                    self._leave()
+        finally:
+            too_late.cancel()
+            too_late.join()
+            self._master.close()
         if is_started:
             self._asking.join(JOIN_S)
             if self._asking.is_alive():

@@ -19,6 +19,8 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
 
+#: A worker gives its engines 30 s to drain, and has to tell its master.
+STOP_WITHIN_S = 45
 HANDLER = """
     import time
     from pathlib import Path
@@ -59,7 +61,12 @@ class Roles:
         finally:
             if process.poll() is None:
                 process.send_signal(signal.SIGTERM)
-            process.wait(timeout=30)
+            try:
+                process.wait(timeout=STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                pytest.fail(f"The {role} did not stop within {STOP_WITHIN_S} s of SIGTERM.")
 
     def token(self, role: str) -> str:
         return (self._home / "master" / "tokens" / f"{role}.token").read_text().strip()

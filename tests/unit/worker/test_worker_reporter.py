@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
+from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import Desired, ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
 from harmonicio.core.errors import MasterUnavailable
 from harmonicio.core.stream import StreamDeclaration
@@ -22,7 +25,7 @@ IMAGES = StreamDeclaration("images", handler="images.py", version=1)
 class Worker:
     """A reporter and what it has heard."""
 
-    def __init__(self, master: SmallMaster) -> None:
+    def __init__(self, master: SmallMaster | MasterClient) -> None:
         self.welcomes: list[WorkerWelcome] = []
         self.wanted: list[Desired] = []
         self.answered: list[WorkerReport] = []
@@ -166,6 +169,22 @@ def test_leaving_a_master_that_is_away_is_no_error(master: SmallMaster) -> None:
     wait_until(lambda: worker.answered)
     master.is_away = True
     worker.reporter.close(is_leaving=True)
+
+
+def test_the_end_of_a_worker_does_not_wait_for_a_master_that_never_answers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reporter_module, "LEAVE_WITHIN_S", 0.3)
+    with socket.create_server(("127.0.0.1", 0)) as silent, closing(MasterClient(url_of(silent))) as client:
+        worker = Worker(client)
+        worker.reporter.start()
+        connection, _ = silent.accept()
+        with connection:
+            began = time.monotonic()
+            worker.reporter.close(is_leaving=True)
+            assert time.monotonic() - began < 3.0
+
+
+def url_of(server: socket.socket) -> str:
+    return f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 def test_a_reporter_that_was_never_started_can_be_closed(master: SmallMaster) -> None:
