@@ -61,12 +61,12 @@ class Answers:
         with self._lock:
             self._peer.started += 1
 
-    def message_handled(self, message: IncomingMessage, outcome: Outcome, detail_bytes: int = 0) -> None:
+    def message_handled(self, message: IncomingMessage, outcome: Outcome, detail: bytes = b"") -> None:
         """Keep the outcome of a message that was started."""
         with self._lock:
             if not self._outcomes:
                 self._oldest_at = time.monotonic()
-            self._outcomes.add(message.sequence, outcome, detail_bytes)
+            self._outcomes.add(message.sequence, outcome, detail)
             self._credit.message_answered(message.size_bytes)
             self._unsent_bytes += message.size_bytes
             self.handled += 1

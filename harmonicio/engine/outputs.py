@@ -7,41 +7,38 @@ from typing import Any
 
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind, RejectReason
-from harmonicio.wire.codec import check_value
+from harmonicio.wire.codec import pack_value
 from harmonicio.wire.outcomes import DONE
 
-MAX_TRACEBACK_BYTES = 16 * 1024
-MAX_TEXT_LENGTH = 4_000
 _STORE_IT = "Store it (a file, a tier, a database) and return where it is."
 
 
-def outcome_of(result: Any) -> tuple[Outcome, int]:
-    """Return the outcome of a handler that returned, and the bytes of its detail.
+def outcome_of(result: Any) -> tuple[Outcome, bytes]:
+    """Return the outcome of a handler that returned, and its result as it will travel.
 
-    A result that cannot travel is a failure that no further attempt can mend.
+    It is packed here, once: the handler's next call may change the object that this one returned. A result that cannot
+    travel is a failure that no further attempt can mend.
     """
     if result is None:
-        return DONE, 0
+        return DONE, b""
     try:
-        size_bytes = check_value(result)
+        detail = pack_value(result)
     except InvalidInput as error:
         kind = type(result).__name__
-        return _unusable(f"The handler returned a {kind} that cannot be sent: {error.text} {error.hint}"), 0
-    if size_bytes > MAX_RESULT_BYTES:
-        return _unusable(f"The handler's result has {size_bytes} bytes; at most {MAX_RESULT_BYTES} can be sent."), 0
-    return Outcome(OutcomeKind.DONE, result=result), size_bytes
+        return _unusable(f"The handler returned a {kind} that cannot be sent: {error.text} {error.hint}"), b""
+    if len(detail) > MAX_RESULT_BYTES:
+        return _unusable(f"The handler's result has {len(detail)} bytes; at most {MAX_RESULT_BYTES} can be sent."), b""
+    return Outcome(OutcomeKind.DONE, result=result), detail
 
 
 def failure_of(error: BaseException) -> Outcome:
-    """Return the outcome of a handler that raised; of a long traceback the end is kept.
+    """Return the outcome of a handler that raised; what is too long for the wire is cut there.
 
     Another attempt is worth while unless the exception says ``retryable = False``, as
     :class:`~harmonicio.core.errors.InvalidInput` does.
     """
     is_retryable = not isinstance(error, InvalidInput) and getattr(error, "retryable", True) is not False
-    failure = Failure(
-        type(error).__name__, _text_of(error)[:MAX_TEXT_LENGTH], _bounded(_traceback_of(error)), is_retryable
-    )
+    failure = Failure(type(error).__name__, _text_of(error), _traceback_of(error), is_retryable)
     return Outcome(OutcomeKind.FAILED, failure=failure)
 
 
@@ -70,8 +67,3 @@ def _traceback_of(error: BaseException) -> str:
         return "".join(traceback.format_exception(type(error), error, frames))
     except Exception as broken:  # noqa: BLE001  a user's __str__ may do anything
         return f"(the traceback cannot be shown: {type(broken).__name__})"
-
-
-def _bounded(text: str) -> str:
-    encoded = text.encode("utf-8", "backslashreplace")
-    return encoded[-MAX_TRACEBACK_BYTES:].decode("utf-8", "replace") if len(encoded) > MAX_TRACEBACK_BYTES else text

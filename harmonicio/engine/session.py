@@ -219,10 +219,10 @@ class Session:
         self.answers.message_started()
         begun_at = slot.since = time.monotonic()
         slot.message_id = message.id
-        outcome, detail_bytes = self._work.run(content, begun_at)
+        outcome, detail = self._work.run(content, begun_at)
         slot.message_id = ""
         self._held_messages += 1
-        self.answers.message_handled(message, outcome, detail_bytes)
+        self.answers.message_handled(message, outcome, detail)
 
     def _slot_for_next(self) -> Slot | None:
         """Return the slot that this thread holds or waits for; None when there will be none."""

@@ -90,14 +90,14 @@ class Task:
             return
         begun_at = slot.since = time.monotonic()
         slot.message_id = self._message.id
-        outcome, detail_bytes = self._work.run(self._content, begun_at)
+        outcome, detail = self._work.run(self._content, begun_at)
         self._slots.release(slot, 1, time.monotonic() - begun_at)
         is_damaged = self._arrival is not None and not self._arrival.wait_until_over()
         self._release()
         if is_damaged:
             self._owner.answers.message_refused(self._message, DAMAGED, was_started=True)
         else:
-            self._owner.answers.message_handled(self._message, outcome, detail_bytes)
+            self._owner.answers.message_handled(self._message, outcome, detail)
         self._flush()
 
     def _refuse(self) -> None:

@@ -67,20 +67,20 @@ class Work:
     def is_streaming(self) -> bool:
         return self._handler.is_streaming
 
-    def run(self, message: Any, begun_at: float) -> tuple[Outcome, int]:
-        """Return what became of the message, and the bytes of the outcome's detail (0 when not counted).
+    def run(self, message: Any, begun_at: float) -> tuple[Outcome, bytes]:
+        """Return what became of the message, and its result as it will travel (empty when there is none).
 
         Args:
             begun_at: The monotonic time at which its slot began with it.
         """
         try:
-            outcome, detail_bytes = outcome_of(self._call(message))
+            outcome, detail = outcome_of(self._call(message))
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
                 self._check_arrived(message)
                 self._deliver(message.emitted, begun_at)
-            return outcome, detail_bytes
+            return outcome, detail
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
-            return failure_of(error), 0
+            return failure_of(error), b""
         finally:
             if self._handler.is_streaming:
                 message.payload_reader.close()

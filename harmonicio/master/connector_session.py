@@ -6,19 +6,12 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import Executor
 
-from harmonicio.core.errors import (
-    BacklogFull,
-    HarmonicIOError,
-    InvalidInput,
-    NotAllowed,
-    NotFound,
-    RemoteProtocolError,
-    StorageError,
-)
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotAllowed, RemoteProtocolError
 from harmonicio.core.lease import Claims
-from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PendingPayload
+from harmonicio.master.backlog.reception import REFUSALS, refusal_of, rejected
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
 from harmonicio.wire.credit import ReceiverCredit
@@ -30,8 +23,6 @@ from harmonicio.wire.sections import credit_frame, results_frame
 WINDOW_MESSAGES, WINDOW_BYTES = 4096, 64 * 1024**2
 #: While less than this is free in the backlog, nobody gets new credit.
 CREDIT_NEEDS_BYTES = 1024**2
-#: A payload that is not wanted is read and forgotten up to this size; beyond it the connection is closed instead.
-DISCARD_MAX_BYTES = 64 * 1024**2
 REVOKED, ASK_AGAIN = "The intake ticket was revoked.", "Ask the master for a new one."
 MAX_SUBSCRIPTIONS = 1_000_000
 RESULTS_PER_FRAME = 512
@@ -96,25 +87,22 @@ class ConnectorSession:
     def _begin(self, message: IncomingMessage) -> None:
         """A large payload follows: give it a buffer, or say why not."""
         if message.size_bytes > self._max_message_bytes:
-            self._refuse(
-                message,
-                RejectReason.TOO_LARGE,
-                f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {self._max_message_bytes}.",
-            )
+            text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {self._max_message_bytes}."
+            self._refuse(rejected(RejectReason.TOO_LARGE, text))
             return
         try:
             self._pending = self._backlog.new_payload(self.stream, message.size_bytes)
-        except BacklogFull as error:
-            self._refuse(message, RejectReason.BACKLOG_FULL, str(error))
-        except (NotFound, StorageError) as error:
-            self._refuse(message, RejectReason.STORAGE, str(error))
+        except REFUSALS as error:
+            self._refuse(refusal_of(error))
         else:
             self._link.receive_payload(self._pending.buffer)
 
-    def _refuse(self, message: IncomingMessage, reason: RejectReason, text: str) -> None:
-        if message.size_bytes > DISCARD_MAX_BYTES:
-            raise InvalidInput(f"{reason}: {text}")
-        self._refusal = Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
+    def _refuse(self, refusal: Outcome) -> None:
+        """Read the payload and forget it, however large it is: closing would bring it back, and hold up its neighbours.
+
+        The answer goes out behind the payload: until then its sender still reads the buffer.
+        """
+        self._refusal = refusal
         self._link.connection.discard_payload()
 
     def _store(self, message: IncomingMessage) -> None:
@@ -123,9 +111,9 @@ class ConnectorSession:
         refusal, self._refusal = self._refusal, None
         pending, self._pending = self._pending, None
         if refusal is None and not is_within_credit:
-            refusal = _rejected(RejectReason.NO_CREDIT, "It came without credit.")
+            refusal = rejected(RejectReason.NO_CREDIT, "It came without credit.")
         if refusal is None and not message.is_intact:
-            refusal = _rejected(RejectReason.CHECKSUM, "The payload was damaged on its way.")
+            refusal = rejected(RejectReason.CHECKSUM, "The payload was damaged on its way.")
         sequence, size_bytes = message.sequence, message.size_bytes
 
         def answer(outcome: Outcome) -> None:
@@ -140,7 +128,7 @@ class ConnectorSession:
 
     def _answer(self, sequence: int, size_bytes: int, outcome: Outcome) -> None:
         with self._lock:
-            self._outcomes.add(sequence, outcome, detail_bytes=len(outcome.text))
+            self._outcomes.add(sequence, outcome)
             self._credit.message_answered(size_bytes)
         self._task.kick()
 
@@ -204,7 +192,3 @@ class ConnectorSession:
         if left_messages > WINDOW_MESSAGES // 2 and left_bytes > WINDOW_BYTES // 2:
             return False
         return credit.grant(credit.answered + WINDOW_MESSAGES, credit.answered_bytes + WINDOW_BYTES)
-
-
-def _rejected(reason: RejectReason, text: str) -> Outcome:
-    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)

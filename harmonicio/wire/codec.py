@@ -55,10 +55,14 @@ def pack_lists(rows: Iterable[Any]) -> Iterator[bytes]:
     Raises:
         InvalidInput: one row alone cannot be sent.
     """
+    return join_lists(pack([row])[1:] for row in rows)
+
+
+def join_lists(packed_rows: Iterable[bytes]) -> Iterator[bytes]:
+    """Do the same with rows that are msgpack already, each well below the size of a header section."""
     here: list[bytes] = []
     size = _LIST_HEADER_BYTES
-    for row in rows:
-        packed = pack([row])[1:]
+    for packed in packed_rows:
         if here and (size + len(packed) > MAX_HEADER_BYTES or len(here) == MAX_ENTRIES):
             yield _list_header(len(here)) + b"".join(here)
             here, size = [], _LIST_HEADER_BYTES
@@ -67,15 +71,15 @@ def pack_lists(rows: Iterable[Any]) -> Iterator[bytes]:
     yield _list_header(len(here)) + b"".join(here)
 
 
-def check_value(value: Any) -> int:
-    """Return how many bytes a value that a user gave takes, wherever in a frame it will stand.
+def pack_value(value: Any) -> bytes:
+    """Return a value that a user gave as msgpack that may stand anywhere in a frame.
 
     Raises:
         InvalidInput: it cannot be sent, as for :func:`pack`.
     """
     for _ in range(FRAME_DEPTH):
         value = [value]
-    return len(pack(value)) - FRAME_DEPTH
+    return pack(value)[FRAME_DEPTH:]
 
 
 def unpack(section: bytes | bytearray | memoryview) -> Any:

@@ -1,11 +1,14 @@
-"""Collects the outcomes of one connection into ranges."""
+"""Collects the outcomes of one connection into ranges.
+
+The detail of an outcome (a result, a failure) is packed before or when it is added: whoever made it may change it
+afterwards, and taking the frame cannot fail.
+"""
 
 from __future__ import annotations
 
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.wire.codec import check_value
-from harmonicio.wire.sections import outcome_detail, outcomes_frame
+from harmonicio.wire.sections import packed_detail, packed_outcomes_frame
 
 DONE = Outcome(OutcomeKind.DONE)
 STORED = Outcome(OutcomeKind.STORED)
@@ -20,10 +23,11 @@ _RANGE_BYTES = 24
 class OutcomeBatch:
     """Outcomes that have not been sent yet; equal neighbours share a range."""
 
-    __slots__ = ("_ranges", "_size_bytes")
+    __slots__ = ("_newest", "_ranges", "_size_bytes")
 
     def __init__(self) -> None:
-        self._ranges: list[tuple[int, int, Outcome]] = []
+        self._ranges: list[tuple[int, int, OutcomeKind, bytes]] = []
+        self._newest: Outcome | None = None
         self._size_bytes = 0
 
     def __bool__(self) -> bool:
@@ -37,30 +41,30 @@ class OutcomeBatch:
         """Whether the batch should be sent before more is added."""
         return self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= FULL_AFTER_RANGES
 
-    def add(self, sequence: int, outcome: Outcome, detail_bytes: int = 0) -> None:
+    def add(self, sequence: int, outcome: Outcome, detail: bytes = b"") -> None:
         """Add one outcome.
 
         Args:
             sequence: Number of the message on its connection.
             outcome: Equal neighbours share a range when they are the same object, as ``DONE`` and ``STORED`` are.
-            detail_bytes: What ``codec.check_value`` said of its detail; 0 when that is not known.
+            detail: Its detail as ``codec.pack_value`` made it; packed here when it is left out.
 
         Raises:
             InvalidInput: its detail cannot be sent, or is too large; nothing was added.
         """
-        if self._ranges:
-            first, last, before = self._ranges[-1]
-            if last + 1 == sequence and outcome is before:
-                self._ranges[-1] = (first, sequence, outcome)
+        if outcome is self._newest:
+            first, last, kind, known = self._ranges[-1]
+            if last + 1 == sequence:
+                self._ranges[-1] = (first, sequence, kind, known)
                 return
-        if not detail_bytes and (detail := outcome_detail(outcome)) is not None:
-            detail_bytes = check_value(detail)
-        if detail_bytes > MAX_DETAIL_BYTES:
-            raise InvalidInput(f"An outcome of {detail_bytes} bytes cannot be sent.", hint="Return a smaller result.")
-        self._ranges.append((sequence, sequence, outcome))
-        self._size_bytes += detail_bytes + _RANGE_BYTES
+        detail = detail or packed_detail(outcome)
+        if len(detail) > MAX_DETAIL_BYTES:
+            raise InvalidInput(f"An outcome of {len(detail)} bytes cannot be sent.", hint="Return a smaller result.")
+        self._ranges.append((sequence, sequence, outcome.kind, detail))
+        self._newest = outcome
+        self._size_bytes += len(detail) + _RANGE_BYTES
 
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
-        ranges, self._ranges, self._size_bytes = self._ranges, [], 0
-        return outcomes_frame(ranges)
+        ranges, self._ranges, self._newest, self._size_bytes = self._ranges, [], None, 0
+        return packed_outcomes_frame(ranges)

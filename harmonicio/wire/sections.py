@@ -14,10 +14,11 @@ from harmonicio.core.errors import InvalidInput, RemoteProtocolError
 from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.names import check_message_id
 from harmonicio.wire import events
-from harmonicio.wire.codec import pack, pack_lists, unpack
+from harmonicio.wire.codec import join_lists, pack, pack_lists, pack_value, unpack
 from harmonicio.wire.frames import FrameType, pack_control
 
 _UNKNOWN_OUTCOME = 0
+_LIST_OF_FOUR = b"\x94"
 #: What a GOODBYE says is meant for people and logs.
 MAX_GOODBYE_LENGTH = 2_000
 #: Together at most 64 KiB in UTF-8, so that a failure always fits beside metadata, and among other outcomes.
@@ -54,7 +55,13 @@ def depth_frame(messages: int) -> bytes:
 
 def outcomes_frame(ranges: Iterable[tuple[int, int, Outcome]]) -> bytes:
     """Return OUTCOMES for ``(first, last, outcome)`` ranges: one frame, or as many as they need."""
-    return _list_frames(FrameType.OUTCOMES, (_range(*item) for item in ranges))
+    return packed_outcomes_frame((first, last, outcome.kind, packed_detail(outcome)) for first, last, outcome in ranges)
+
+
+def packed_outcomes_frame(ranges: Iterable[tuple[int, int, OutcomeKind, bytes]]) -> bytes:
+    """Return OUTCOMES for ranges whose details are packed already; nothing of it can fail."""
+    sections = join_lists(_packed_range(*item) for item in ranges)
+    return b"".join(pack_control(FrameType.OUTCOMES, section) for section in sections)
 
 
 def subscribe_frame(message_ids: Sequence[str]) -> bytes:
@@ -139,17 +146,27 @@ def outcome_detail(outcome: Outcome) -> Any:
     if outcome.failure is not None:
         return failure_map(outcome.failure)
     if outcome.kind is OutcomeKind.REJECTED:
-        return {"reason": str(outcome.reason or ""), "text": outcome.text}
+        return {"reason": str(outcome.reason or ""), "text": _sendable(outcome.text)}
     return outcome.result
+
+
+def packed_detail(outcome: Outcome) -> bytes:
+    """Return the detail of an outcome as msgpack, empty when there is none.
+
+    Raises:
+        InvalidInput: it cannot be sent.
+    """
+    detail = outcome_detail(outcome)
+    return b"" if detail is None else pack_value(detail)
 
 
 def _list_frames(frame_type: FrameType, rows: Iterable[Any]) -> bytes:
     return b"".join(pack_control(frame_type, section) for section in pack_lists(rows))
 
 
-def _range(first: int, last: int, outcome: Outcome) -> list[Any]:
-    detail = outcome_detail(outcome)
-    return [int(outcome.kind), first, last] if detail is None else [int(outcome.kind), first, last, detail]
+def _packed_range(first: int, last: int, kind: OutcomeKind, detail: bytes) -> bytes:
+    packed = pack([int(kind), first, last])
+    return _LIST_OF_FOUR + packed[1:] + detail if detail else packed
 
 
 # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────────

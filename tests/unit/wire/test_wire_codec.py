@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from harmonicio.core.errors import InvalidInput, RemoteProtocolError
-from harmonicio.wire.codec import FRAME_DEPTH, MAX_DEPTH, MAX_ENTRIES, check_value, pack, pack_lists, unpack
+from harmonicio.wire.codec import FRAME_DEPTH, MAX_DEPTH, MAX_ENTRIES, pack, pack_lists, pack_value, unpack
 from harmonicio.wire.frames import MAX_HEADER_BYTES
 
 
@@ -73,10 +73,10 @@ def test_tuples_arrive_as_lists_and_buffers_as_bytes() -> None:
 
 
 def test_what_a_user_gives_may_be_less_deep_than_a_section() -> None:
-    assert check_value({"a": 1}) == len(pack({"a": 1}))
-    check_value(nested(MAX_DEPTH - FRAME_DEPTH))
+    assert pack_value({"a": 1}) == pack({"a": 1})
+    pack_value(nested(MAX_DEPTH - FRAME_DEPTH))
     with pytest.raises(InvalidInput, match="nested"):
-        check_value(nested(MAX_DEPTH - FRAME_DEPTH + 1))
+        pack_value(nested(MAX_DEPTH - FRAME_DEPTH + 1))
 
 
 @given(st.binary(max_size=100))

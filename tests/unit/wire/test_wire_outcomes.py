@@ -6,6 +6,7 @@ import pytest
 
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.wire.codec import pack_value
 from harmonicio.wire.decoder import Decoder, Frame
 from harmonicio.wire.events import OutcomeRange
 from harmonicio.wire.outcomes import DONE, STORED, OutcomeBatch
@@ -66,6 +67,22 @@ def test_an_outcome_that_cannot_be_sent_is_not_added(result: object) -> None:
     with pytest.raises(InvalidInput):
         batch.add(1, Outcome(OutcomeKind.DONE, result=result))
     assert ranges_in(batch.take_frame()) == [OutcomeRange(0, 0, DONE)]
+
+
+def test_what_happens_to_a_result_after_it_was_added_changes_and_breaks_nothing() -> None:
+    batch, result = OutcomeBatch(), {"n": 1}
+    batch.add(0, Outcome(OutcomeKind.DONE, result=result))
+    batch.add(1, DONE)
+    result["n"] = object()  # type: ignore[assignment]
+    first, second = ranges_in(batch.take_frame())
+    assert (first.outcome.result, second.outcome) == ({"n": 1}, DONE)
+
+
+def test_a_detail_that_is_packed_already_is_sent_as_it_is() -> None:
+    batch = OutcomeBatch()
+    batch.add(0, Outcome(OutcomeKind.DONE, result=object()), pack_value([1, "two"]))
+    (found,) = ranges_in(batch.take_frame())
+    assert found.outcome.result == [1, "two"]
 
 
 def test_the_end_of_a_long_traceback_is_kept() -> None:
