@@ -17,6 +17,7 @@ from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.entry import Reservation
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
+from harmonicio.wire.checksum import FLAG_OF, trailer
 from harmonicio.wire.connection import prefix_with_section
 from harmonicio.wire.credit import SenderCredit
 from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived
@@ -32,6 +33,7 @@ class EngineSession:
 
     Args:
         holder: Names this connection of an engine in reservations; ``stream`` is the stream that it serves.
+        checksum: The kind that both ends agreed on, or an empty text.
         on_room: Called when the engine may take more, so that waiting messages are assigned.
         on_closed: Called once when the connection has ended.
     """
@@ -44,6 +46,7 @@ class EngineSession:
         backlog: Backlog,
         executor: Executor,
         *,
+        checksum: str,
         on_room: Callable[[str], None],
         on_closed: Callable[[EngineSession], None],
     ) -> None:
@@ -51,43 +54,47 @@ class EngineSession:
         self.stream = stream
         self._link = link
         self._backlog = backlog
+        self._checksum_flags = int(FLAG_OF[checksum])
         self._on_room = on_room
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._credit = SenderCredit()
         self._assigned: deque[Reservation] = deque()
-        self._assigned_bytes = 0
+        #: Assigned and not yet counted in the credit: what a batch reads from the disk is among them.
+        self._unsent = 0
+        self._unsent_bytes = 0
         self._sent: dict[int, Reservation] = {}
         self._is_draining = False
         self._is_depth_told = False
         self._task = SessionTask(executor, self._send_what_waits)
 
     def __repr__(self) -> str:
-        return f"<EngineSession {self.holder}: {len(self._assigned)} assigned, {len(self._sent)} at the engine>"
+        return f"<EngineSession {self.holder}: {self._unsent} assigned, {len(self._sent)} at the engine>"
 
     # ── what the intake decides by ───────────────────────────────────────────────────────────────────────────────────
 
     @property
     def load(self) -> int:
         """Messages that this engine has, or is about to have, from the backlog."""
-        return len(self._assigned) + len(self._sent)
+        return self._unsent + len(self._sent)
 
     def can_take(self, size_bytes: int) -> bool:
         """Whether the engine's credit admits one more message of this size."""
         with self._lock:
             if self._is_draining:
                 return False
-            if not self._assigned:
+            if not self._unsent:
                 return self._credit.can_send(size_bytes)
-            is_within_count = self._credit.sent + len(self._assigned) < self._credit.messages_total
-            to_come = self._credit.sent_bytes + self._assigned_bytes + size_bytes
+            is_within_count = self._credit.sent + self._unsent < self._credit.messages_total
+            to_come = self._credit.sent_bytes + self._unsent_bytes + size_bytes
             return is_within_count and to_come <= self._credit.bytes_total
 
     def assign(self, reservation: Reservation) -> None:
         """Send this message next."""
         with self._lock:
             self._assigned.append(reservation)
-            self._assigned_bytes += reservation.entry.size_bytes
+            self._unsent += 1
+            self._unsent_bytes += reservation.entry.size_bytes
         self._task.kick()
 
     def depth_changed(self) -> None:
@@ -140,10 +147,10 @@ class EngineSession:
     def _send_what_waits(self) -> None:
         while batch := self._next_batch():
             self._send(batch)
-        is_waiting = self._backlog.depth(self.stream) > 0
-        if is_waiting != self._is_depth_told:
-            self._is_depth_told = is_waiting
-            self._link.send(depth_frame(self._backlog.depth(self.stream)))
+        depth = self._backlog.depth(self.stream)  # Read once: what is told is what was decided by.
+        if (depth > 0) != self._is_depth_told:
+            self._is_depth_told = depth > 0
+            self._link.send(depth_frame(depth))
 
     def _next_batch(self) -> list[Reservation]:
         batch: list[Reservation] = []
@@ -151,7 +158,6 @@ class EngineSession:
         with self._lock:
             while self._assigned and (not batch or size_bytes + self._assigned[0].entry.size_bytes <= BATCH_BYTES):
                 reservation = self._assigned.popleft()
-                self._assigned_bytes -= reservation.entry.size_bytes
                 size_bytes += reservation.entry.size_bytes
                 batch.append(reservation)
         return batch
@@ -167,7 +173,11 @@ class EngineSession:
             buffers: list[bytes | memoryview] = []
             for reservation, payload in readable:
                 buffers += (self._prefix(reservation), payload.view)
+                if self._checksum_flags:
+                    buffers.append(trailer(self._checksum_flags, payload.view))
             with self._lock:
+                self._unsent -= len(batch)
+                self._unsent_bytes -= sum(reservation.entry.size_bytes for reservation in batch)
                 for reservation, _ in readable:
                     self._sent[self._credit.message_sent(reservation.entry.size_bytes)] = reservation
             self._link.send(*buffers)
@@ -182,7 +192,7 @@ class EngineSession:
             entry.size_bytes,
             entry.section,
             priority=entry.priority,
-            flags=int(Flag.SUSPECT) if entry.is_suspect else 0,
+            flags=self._checksum_flags | (int(Flag.SUSPECT) if entry.is_suspect else 0),
             attempts=entry.attempts,
             crashes=entry.crashes,
         )

@@ -102,7 +102,7 @@ class Intake:
             versions=(VERSION,),
         )
         if hello.role is Role.ENGINE:
-            return answer, self._engine_session(link, hello)
+            return answer, self._engine_session(link, hello, *answer.checksums)
         return answer, self._connector_session(link, hello, declaration)
 
     def _check(self, hello: Hello) -> StreamDeclaration:
@@ -134,7 +134,7 @@ class Intake:
             raise
         return session
 
-    def _engine_session(self, link: Link, hello: Hello) -> EngineSession:
+    def _engine_session(self, link: Link, hello: Hello, checksum_name: str = "") -> EngineSession:
         with self._lock:
             self._opened += 1
             # An engine may dial again before its broken connection is noticed: each connection holds for itself.
@@ -145,6 +145,7 @@ class Intake:
             hello.stream,
             self._backlog,
             self._executor,
+            checksum=checksum_name,
             on_room=self._assign,
             on_closed=self._engine_closed,
         )

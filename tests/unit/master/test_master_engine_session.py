@@ -1,0 +1,107 @@
+"""An engine's connection to the master: what is pushed stays within its credit, and DEPTH says what is true."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.base import PayloadLease, StoreLimits
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.engine_session import EngineSession
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.connection import Connection
+from harmonicio.wire.events import Credit, IncomingMessage
+from harmonicio.wire.sections import depth_frame
+
+
+class SlowStore(MemoryStore):
+    """Reads a payload only once it is let."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreLimits())
+        self.is_reading = threading.Event()
+        self.may_read = threading.Event()
+
+    def read(self, entry: Entry) -> PayloadLease:
+        self.is_reading.set()
+        assert self.may_read.wait(20)
+        return super().read(entry)
+
+
+class SeenLink:
+    """The sending half of a link: keeps what was sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.connection = Connection()
+
+    def send(self, *buffers: bytes | memoryview) -> None:
+        self.sent += map(bytes, buffers)
+
+
+class ChangingBacklog:
+    """Another depth each time it is asked."""
+
+    def __init__(self, *depths: int) -> None:
+        self._depths = list(depths)
+
+    def depth(self, stream: str) -> int:
+        return self._depths.pop(0)
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def new_session(link: SeenLink, backlog: object, executor: ThreadPoolExecutor) -> EngineSession:
+    return EngineSession(
+        link,  # type: ignore[arg-type]
+        "e-1#1",
+        "images",
+        backlog,  # type: ignore[arg-type]
+        executor,
+        checksum="",
+        on_room=lambda _: None,
+        on_closed=lambda _: None,
+    )
+
+
+def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolExecutor) -> None:
+    store, link = SlowStore(), SeenLink()
+    backlog = Backlog(store)
+    backlog.declare(StreamDeclaration("images", handler="/handler.py"))
+    message = IncomingMessage(0, "first", 0, 0, 0, 0, 5, b"", {}, None)
+    message.payload = memoryview(b"cells")
+    backlog.put("images", message, None, lambda _: None)
+    wait_until(lambda: backlog.depth("images") == 1)
+    session = new_session(link, backlog, executor)
+    session.handle(Credit(1, 1_000))
+    reservation = backlog.reserve("images", session.holder, time.monotonic())
+    assert reservation is not None and session.can_take(5)
+    session.assign(reservation)
+    assert store.is_reading.wait(20)
+    assert not session.can_take(5)
+    assert session.load == 1
+    store.may_read.set()
+    wait_until(lambda: b"cells" in link.sent)
+    assert not session.can_take(5)
+    assert session.load == 1
+    backlog.close()
+
+
+def test_the_depth_that_an_engine_hears_is_the_one_that_was_decided_by(executor: ThreadPoolExecutor) -> None:
+    link = SeenLink()
+    session = new_session(link, ChangingBacklog(5, 0, 7, 0), executor)
+    for told in (depth_frame(5), depth_frame(0), depth_frame(7)):
+        session.depth_changed()
+        wait_until(lambda: bool(link.sent))
+        assert link.sent.pop() == told
