@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import functools
 import json
+import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -158,11 +159,20 @@ def _body(master: Master, endpoint: Endpoint) -> Any:
 
 
 def _check_json(text: bytes) -> None:
-    """Refuse what JSON does not know (NaN, Infinity) and what Python's reader gives up on (depth, huge numbers)."""
+    """Refuse what JSON does not know (NaN, Infinity) and what Python's reader gives up on (depth, huge numbers).
+
+    A number like 1e400 would be read as infinite, which could not be shown to anybody afterwards.
+    """
     try:
-        json.loads(text, parse_constant=_refuse_constant)
+        json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise _NotJson(f"The body is not JSON: {str(error)[:200]}.") from None
+
+
+def _finite(number: str) -> float:
+    if math.isinf(value := float(number)):
+        raise ValueError(f"{number[:40]} is out of range")
+    return value
 
 
 def _refuse_constant(constant: str) -> None:
