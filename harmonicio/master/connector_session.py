@@ -87,7 +87,8 @@ class ConnectorSession:
     def _begin(self, message: IncomingMessage) -> None:
         """A large payload follows: give it a buffer, or say why not."""
         if message.size_bytes > self._max_message_bytes:
-            text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {self._max_message_bytes}."
+            most = self._max_message_bytes
+            text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
             self._refuse(rejected(RejectReason.TOO_LARGE, text))
             return
         try:

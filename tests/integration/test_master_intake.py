@@ -31,7 +31,7 @@ from harmonicio.wire.events import (
     ResultsReceived,
     Role,
 )
-from harmonicio.wire.frames import VERSION
+from harmonicio.wire.frames import VERSION, Flag
 from harmonicio.wire.outcomes import DONE
 from harmonicio.wire.sections import credit_frame, outcomes_frame, subscribe_frame
 
@@ -115,8 +115,10 @@ def connector(intake: Intake) -> Peer:
     return Peer(intake, hello)
 
 
-def engine(intake: Intake, name: str = "e-1") -> Peer:
-    hello = Hello(Role.ENGINE, stream="images", ticket="any", engine=name, worker="w", versions=(VERSION,))
+def engine(intake: Intake, name: str = "e-1", checksums: tuple[str, ...] = ()) -> Peer:
+    hello = Hello(
+        Role.ENGINE, stream="images", ticket="any", engine=name, worker="w", checksums=checksums, versions=(VERSION,)
+    )
     return Peer(intake, hello)
 
 
@@ -204,6 +206,28 @@ def test_a_payload_beyond_the_streams_limit_is_rejected_before_it_is_kept(intake
     assert answers[0].reason is RejectReason.TOO_LARGE
     assert answers[1].kind is OutcomeKind.STORED
     assert backlog.depth("images") == 1
+
+
+def test_a_refused_payload_is_read_and_forgotten_however_large_it_is(intake: Intake, backlog: Backlog) -> None:
+    size_bytes = 70 * 1024**2
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("big", size_bytes), bytes(size_bytes), message_prefix("small", 1), b"x")
+        answers = source.outcomes(2)
+    assert answers[0].reason is RejectReason.TOO_LARGE
+    assert answers[1].kind is OutcomeKind.STORED
+
+
+def test_what_is_pushed_to_an_engine_has_the_checksum_on_which_both_agreed(intake: Intake) -> None:
+    with closing(engine(intake, checksums=("crc32",))) as worker, closing(connector(intake)) as source:
+        assert worker.answer.checksums == ("crc32",)
+        source.wait_for(Credit)
+        worker.link.send(credit_frame(2, 1_000_000))
+        for message_id, payload in (("small", b"abc"), ("large", bytes(300_000))):
+            source.link.send(message_prefix(message_id, len(payload)), payload)
+        received = [event.message for event in worker.wait_for(MessageReceived, 2)]
+    assert [message.flags & Flag.CHECKSUM_CRC32 for message in received] == [Flag.CHECKSUM_CRC32] * 2
+    assert all(message.is_intact for message in received)
 
 
 def test_the_same_id_with_other_bytes_is_a_conflict_and_with_the_same_bytes_is_stored_once(

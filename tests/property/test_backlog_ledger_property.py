@@ -111,7 +111,9 @@ class LedgerMachine(RuleBasedStateMachine):
         mine.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
         ready = [known for known in mine if known.state == "ready"]
         if stream == ORDERED:
-            ready = [] if any(known.state == "reserved" for known in mine) else ready[:1]
+            undone = [known for known in mine if known.state in ("ready", "storing", "storing to dead")]
+            is_held_up = any(known.state == "reserved" for known in mine) or undone[:1] != ready[:1]
+            ready = [] if is_held_up else ready[:1]
         ready = [known for known in ready if known.ready_at <= self.now]
         reservation = self.ledger.reserve(stream, engine, self.now)
         if not ready:

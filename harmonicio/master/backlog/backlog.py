@@ -146,6 +146,7 @@ class Backlog:
 
         Raises:
             BacklogFull: the budget is used up; says when to try again.
+            InvalidInput: the payload is larger than the whole backlog.
             NotFound: the stream is not declared.
             StorageError: there is no room on the disk.
         """

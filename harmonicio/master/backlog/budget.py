@@ -36,10 +36,11 @@ class LedgerLimits:
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """Why no message of this size is taken now, and when to try again."""
+    """Why no message of this size is taken now, and when to try again; ``is_final`` says that it never will be."""
 
     text: str
     retry_after_s: float
+    is_final: bool = False
 
 
 class Budget:
@@ -58,6 +59,9 @@ class Budget:
     def refusal(self, size_bytes: int) -> Refusal | None:
         """Return why no message of this size can be taken now; None when it can."""
         limits = self.limits
+        if cost_bytes(size_bytes) > limits.max_bytes:
+            text = f"A message of {size_bytes} bytes is larger than the whole backlog, {limits.max_bytes} bytes."
+            return Refusal(text, RETRY_AFTER_S, is_final=True)
         if self.used_bytes + cost_bytes(size_bytes) > limits.max_bytes or self.messages >= limits.max_messages:
             text = f"The backlog is full: {self.messages} messages, {self.used_bytes} of {limits.max_bytes} bytes."
         elif self.section_bytes > limits.section_bytes:

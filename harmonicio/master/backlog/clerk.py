@@ -68,6 +68,10 @@ class Clerk:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
 
+    def stream_changed(self, stream: str) -> None:
+        """A message was stored, or could not be: it, or in an ordered stream those behind it, may be ready now."""
+        self._notifier.changed(stream)
+
     def finish(self, entry: Entry, outcome: Outcome) -> None:
         """Have the outcome of a message written that the ledger calls finished."""
         self._store.finish(entry, outcome, partial(self._finished, entry, outcome))

@@ -3,7 +3,7 @@
 Rules:
 
 - Within a stream, larger priorities go first, then earlier arrivals. Nothing orders streams among each other. In an
-  ordered stream one message at a time is held, and one that is to be tried again holds up those behind it.
+  ordered stream one message at a time is held; one that is being stored or is to be tried again holds up those behind.
 - A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
   connection, or by expiry; an outcome that comes later finds no reservation and changes nothing.
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost

@@ -12,7 +12,14 @@ from collections.abc import Callable
 from functools import partial
 
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import BacklogFull, LocalProtocolError, NotFound, StorageError
+from harmonicio.core.errors import (
+    BacklogFull,
+    HarmonicIOError,
+    InvalidInput,
+    LocalProtocolError,
+    NotFound,
+    StorageError,
+)
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PendingPayload
@@ -25,6 +32,8 @@ from harmonicio.wire.outcomes import STORED
 
 #: Called once, from any thread, with `stored` or the reason why not.
 Answer = Callable[[Outcome], None]
+#: Why there may be no room for a payload.
+REFUSALS = (BacklogFull, InvalidInput, NotFound, StorageError)
 
 
 class Reception:
@@ -83,6 +92,8 @@ class Reception:
             if memory_payload_max_bytes is None:
                 raise NotFound(f"There is no stream {stream!r} any more.", hint="Declare it again.")
             refusal = self._ledger.admit(size_bytes)
+            if refusal is not None and refusal.is_final:
+                raise InvalidInput(refusal.text, hint="Give the backlog more room, or send smaller messages.")
             if refusal is not None:
                 self._clerk.locked_has_room(size_bytes)
                 raise BacklogFull(refusal.text, retry_after_s=refusal.retry_after_s)
@@ -115,11 +126,8 @@ class Reception:
         if pending is None:
             try:
                 pending = self._copy(stream, message)
-            except BacklogFull as error:
-                answer(_rejected(RejectReason.BACKLOG_FULL, str(error)))
-                return
-            except (NotFound, StorageError) as error:
-                answer(_rejected(RejectReason.STORAGE, str(error)))
+            except REFUSALS as error:
+                answer(refusal_of(error))
                 return
         if not isinstance(pending, Arrival):
             raise LocalProtocolError("A payload is put that the backlog has not made.")
@@ -143,7 +151,7 @@ class Reception:
         elif verdict is PutVerdict.KNOWN:
             answer(STORED)
         elif verdict is PutVerdict.CONFLICT:
-            answer(_rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
+            answer(rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
 
     def _decide(
         self, arrival: Arrival, entry: Entry, message: IncomingMessage, answer: Answer
@@ -174,7 +182,7 @@ class Reception:
             else:
                 self._ledger.abandon(entry)
         if decision is None:
-            outcome = _rejected(RejectReason.STORAGE, str(error))
+            outcome = rejected(RejectReason.STORAGE, str(error))
         elif decision.verdict is Verdict.LATE:
             self._store.forget(entry)
             outcome = _deleted(entry)
@@ -184,10 +192,9 @@ class Reception:
             each(outcome)
         if decision is None:
             self._clerk.room_freed()
-        elif failure is not None:
+        elif failure is not None and decision.verdict is Verdict.DEAD:
             self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
-        else:
-            self._clerk.carry_out([decision])
+        self._clerk.stream_changed(entry.stream)
 
 
 def _entry(arrival: Arrival, message: IncomingMessage, wall: float) -> Entry:
@@ -206,9 +213,17 @@ def _entry(arrival: Arrival, message: IncomingMessage, wall: float) -> Entry:
     )
 
 
-def _rejected(reason: RejectReason, text: str) -> Outcome:
+def refusal_of(error: HarmonicIOError) -> Outcome:
+    """Return how a sender hears of one of the ``REFUSALS``."""
+    if isinstance(error, InvalidInput):
+        return rejected(RejectReason.TOO_LARGE, str(error))
+    return rejected(RejectReason.BACKLOG_FULL if isinstance(error, BacklogFull) else RejectReason.STORAGE, str(error))
+
+
+def rejected(reason: RejectReason, text: str) -> Outcome:
+    """Return the outcome of a message that is not taken."""
     return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
 
 
 def _deleted(entry: Entry) -> Outcome:
-    return _rejected(RejectReason.STORAGE, f"Stream {entry.stream!r} was deleted meanwhile.")
+    return rejected(RejectReason.STORAGE, f"Stream {entry.stream!r} was deleted meanwhile.")

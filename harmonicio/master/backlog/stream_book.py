@@ -7,12 +7,13 @@ Rules:
   that stops being ready stays in the heap until it comes to the top, where its state tells that it is stale; when
   stale numbers prevail, the heap is made anew.
 - In an ordered stream nothing is ready while another message is held by an engine, and nothing overtakes a message that
-  waits for its next attempt: that one lies in the heap, too.
+  is still being stored or waits for its next attempt: those lie in the heap, too.
 """
 
 from __future__ import annotations
 
 from heapq import heapify, heappop, heappush
+from itertools import chain
 
 from harmonicio.core.message import MAX_PRIORITY
 from harmonicio.master.backlog.entry import WAITING, Entry, RetryPolicy, State
@@ -21,37 +22,56 @@ from harmonicio.master.backlog.entry import WAITING, Entry, RetryPolicy, State
 SEQUENCE_BITS = 48
 _SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
 _STALE_ALLOWED = 1024
+#: What lies in the heap: in an ordered stream also what holds up those behind it.
+_READY, _IN_ORDER = (State.READY,), (State.STORING, State.DELAYED, State.READY)
 
 
 class StreamBook:
     """Everything that the ledger knows of one stream."""
 
     def __init__(self) -> None:
-        self.policy = RetryPolicy()
         self.ids: dict[str, Entry] = {}
         #: By sequence, in the order in which they were stored; dead letters are not among them.
         self.waiting: dict[int, Entry] = {}
+        #: By sequence, those that the store is writing.
+        self._storing: dict[int, Entry] = {}
         self.counts = [0] * len(State)
         self.sizes_bytes = [0] * len(State)
         self.stored_total = 0
         self.done_total = 0
         self._ready: list[int] = []
+        self.policy = RetryPolicy()
 
     def __repr__(self) -> str:
         shown = ", ".join(f"{state.name.lower()}={self.counts[state]}" for state in State if self.counts[state])
         return f"<StreamBook {shown or 'empty'}>"
 
+    @property
+    def policy(self) -> RetryPolicy:
+        return self._policy
+
+    @policy.setter
+    def policy(self, policy: RetryPolicy) -> None:
+        self._policy = policy
+        self._in_heap = _IN_ORDER if policy.is_ordered else _READY
+        self._make_heap()
+
     def enter(self, entry: Entry) -> None:
         """Enter a new message, in state STORING."""
         entry.state = State.STORING
         self.ids[entry.message_id] = entry
+        self._storing[entry.sequence] = entry
         self.counts[State.STORING] += 1
         self.sizes_bytes[State.STORING] += entry.size_bytes
+        if State.STORING in self._in_heap:
+            self._push(entry)
 
     def move(self, entry: Entry, state: State) -> None:
         """Change an entry's state."""
         self.counts[entry.state] -= 1
         self.sizes_bytes[entry.state] -= entry.size_bytes
+        if entry.state is State.STORING:
+            del self._storing[entry.sequence]
         entry.state = state
         if state is State.GONE:
             self.waiting.pop(entry.sequence, None)
@@ -63,20 +83,18 @@ class StreamBook:
             self.waiting[entry.sequence] = entry
         else:
             self.waiting.pop(entry.sequence, None)
-        if state is State.READY or (state is State.DELAYED and self.policy.is_ordered):
+        if state in self._in_heap:
             self._push(entry)
 
     def next_ready(self) -> Entry | None:
         """Return the next ready entry, by priority and then arrival, and leave it where it is."""
-        is_ordered = self.policy.is_ordered
-        if is_ordered and self.counts[State.RESERVED]:
+        if self._policy.is_ordered and self.counts[State.RESERVED]:
             return None
         while self._ready:
-            entry = self.waiting.get(self._ready[0] & _SEQUENCE_MASK)
-            if entry is not None and entry.state is State.READY:
-                return entry
-            if entry is not None and entry.state is State.DELAYED and is_ordered:
-                return None
+            sequence = self._ready[0] & _SEQUENCE_MASK
+            entry = self.waiting.get(sequence) or self._storing.get(sequence)
+            if entry is not None and entry.state in self._in_heap:
+                return entry if entry.state is State.READY else None
             heappop(self._ready)
         return None
 
@@ -88,10 +106,13 @@ class StreamBook:
 
     def _push(self, entry: Entry) -> None:
         heappush(self._ready, _key(entry))
-        if len(self._ready) > 2 * self.counts[State.READY] + _STALE_ALLOWED:
-            kept = (State.READY, State.DELAYED) if self.policy.is_ordered else (State.READY,)
-            self._ready = [_key(entry) for entry in self.waiting.values() if entry.state in kept]
-            heapify(self._ready)
+        if len(self._ready) > 2 * self.count(*self._in_heap) + _STALE_ALLOWED:
+            self._make_heap()
+
+    def _make_heap(self) -> None:
+        entries = chain(self.waiting.values(), self._storing.values())
+        self._ready = [_key(entry) for entry in entries if entry.state in self._in_heap]
+        heapify(self._ready)
 
 
 def _key(entry: Entry) -> int:

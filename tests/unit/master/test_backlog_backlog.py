@@ -14,7 +14,9 @@ from harmonicio.control.messages import EngineExit, FailureView
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import (
     BacklogFull,
+    ConfigurationError,
     Conflict,
+    InvalidInput,
     LocalProtocolError,
     NotFound,
     RemoteProtocolError,
@@ -22,6 +24,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.assembly import BacklogOptions
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import Callback, MemoryPayload, PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.budget import LedgerLimits
@@ -209,6 +212,24 @@ def test_a_full_backlog_refuses_and_tells_when_there_is_room_again() -> None:
     desk.backlog.settle(desk.reserve(), DONE)
     assert room.wait(5.0)
     desk.backlog.close()
+
+
+def test_a_message_larger_than_the_whole_backlog_is_refused_for_good_and_nobody_waits_for_room_for_it() -> None:
+    desk = Desk(MemoryStore(), LedgerLimits(max_bytes=ENTRY_OVERHEAD_BYTES + 10))
+    room = threading.Event()
+    desk.backlog.set_listeners(on_room=room.set)
+    with pytest.raises(InvalidInput, match="larger than the whole backlog"):
+        desk.backlog.new_payload("plates", 11)
+    desk.put("a", bytes(11))
+    (answer,) = desk.answers
+    assert answer.reason is RejectReason.TOO_LARGE and "larger than the whole backlog" in answer.text
+    assert desk.backlog.can_take(10)
+    desk.backlog.close()
+
+
+def test_a_backlog_that_could_give_nobody_credit_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="too small"):
+        BacklogOptions(max_disk_bytes=1024**2)
 
 
 def test_a_message_that_its_source_gave_up_is_a_dead_letter(desk: Desk) -> None:

@@ -115,6 +115,33 @@ def test_in_an_ordered_stream_a_message_that_is_tried_again_is_not_overtaken() -
     assert desk.take_all(60.0) == ["b"], "the one before it is a dead letter"
 
 
+def test_in_an_ordered_stream_nothing_overtakes_a_message_that_is_still_being_stored() -> None:
+    desk = Desk(policy=RetryPolicy(is_ordered=True))
+    large, refused, small = desk.entry("large"), desk.entry("refused"), desk.entry("small")
+    for entry in (large, refused, small):
+        desk.ledger.admit(entry.size_bytes)
+        desk.ledger.put(entry, 0.0)
+    desk.ledger.stored(small)
+    assert desk.ledger.next_size("plates") is None
+    desk.ledger.stored(large)
+    desk.ledger.finish(desk.reserve())
+    assert desk.ledger.next_size("plates") is None
+    desk.ledger.abandon(refused)
+    assert desk.reserve().entry is small
+
+
+def test_a_stream_that_becomes_ordered_keeps_the_order_of_what_is_under_way() -> None:
+    desk = Desk()
+    large = desk.entry("large")
+    desk.ledger.admit(large.size_bytes)
+    desk.ledger.put(large, 0.0)
+    desk.put("small")
+    desk.ledger.set_policy("plates", RetryPolicy(is_ordered=True))
+    assert desk.take_all() == []
+    desk.ledger.stored(large)
+    assert desk.reserve().entry is large
+
+
 def test_in_an_ordered_stream_larger_priorities_still_go_first() -> None:
     desk = Desk(policy=RetryPolicy(is_ordered=True))
     desk.put("a")
