@@ -255,7 +255,10 @@ class DrainOrder:
 
 @dataclass(frozen=True, slots=True)
 class BacklogFigures:
-    """One stream's backlog. Bytes are payload bytes; ages are seconds."""
+    """One stream's backlog. Bytes are payload bytes; ages are seconds.
+
+    ``late_total``: outcomes that came for attempts which had been given up, and changed nothing.
+    """
 
     stream: str
     ready: int
@@ -265,6 +268,7 @@ class BacklogFigures:
     oldest_age_s: float
     stored_total: int
     done_total: int
+    late_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)

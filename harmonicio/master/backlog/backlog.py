@@ -13,6 +13,7 @@ Rules:
 from __future__ import annotations
 
 import logging
+import math
 import random
 import threading
 from collections.abc import Callable, Iterable
@@ -41,6 +42,8 @@ ARRIVING_MEMORY_BYTES = 256 * 1024**2
 REFUSED_AGAIN_AFTER_S = 0.1
 READ_AGAIN_AFTER_S = 1.0
 PRUNE_INTERVAL_S = 10.0
+#: One log line about late outcomes in so many seconds.
+LATE_LOG_INTERVAL_S = 10.0
 
 _STATES = {
     State.STORING: "waiting",
@@ -81,6 +84,8 @@ class Backlog:
         self._lock = threading.Lock()
         self._ledger = Ledger(limits)
         self._prune_at = 0.0
+        self._late_unlogged = 0
+        self._log_late_at = -math.inf
         self._recover()
         self._notifier = Notifier()
         self._clerk = Clerk(self._lock, self._ledger, store, self._notifier, self._clock)
@@ -211,7 +216,7 @@ class Backlog:
             return self._ledger.bury(reservation, Failure("PayloadDamaged", error.text, retryable=False))
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> None:
-        """Take an engine's answer; that of a reservation which was given up before is counted and has no effect.
+        """Take an engine's answer; that of a reservation that was given up is counted, logged, and changes nothing.
 
         Raises:
             RemoteProtocolError: an engine does not answer like that.
@@ -220,10 +225,31 @@ class Backlog:
             raise RemoteProtocolError("An engine answered `stored`, which only the master does.")
         with self._lock:
             decision = self._decide_settled(reservation, outcome)
+        if decision.verdict is Verdict.LATE:
+            self._log_late(reservation, outcome)
         if decision.verdict is Verdict.SETTLING:
             self._clerk.finish(decision.entry, outcome)
         else:
             self._clerk.carry_out([decision])
+
+    def _log_late(self, reservation: Reservation, outcome: Outcome) -> None:
+        with self._lock:
+            self._late_unlogged += 1
+            now = self._clock.monotonic()
+            if now < self._log_late_at:
+                return
+            count, self._late_unlogged = self._late_unlogged, 0
+            self._log_late_at = now + LATE_LOG_INTERVAL_S
+        _log.warning(
+            "Outcomes came for attempts that had been given up, and change nothing: %d; the last was `%s` from %s for "
+            "message %r of stream %r, attempt %d",
+            count,
+            outcome.kind.name.lower(),
+            reservation.engine,
+            reservation.entry.message_id,
+            reservation.entry.stream,
+            reservation.attempt,
+        )
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()
@@ -257,11 +283,6 @@ class Backlog:
                 ended.stream, ended.held, self._clock.monotonic(), attempts=attempts, crashes=crashes
             )
         self._clerk.carry_out(decisions)
-
-    @property
-    def late_outcomes(self) -> int:
-        """How many outcomes came for reservations that had been given up."""
-        return self._ledger.late_outcomes
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -51,7 +51,6 @@ class Ledger:
     def __init__(self, limits: LedgerLimits | None = None) -> None:
         limits = limits or LedgerLimits()
         self.budget = Budget(limits)
-        self.late_outcomes = 0
         self._books: dict[str, StreamBook] = {}
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
@@ -297,6 +296,7 @@ class Ledger:
             oldest_age_s=0.0 if oldest is None else max(0.0, wall - oldest.put_at),
             stored_total=book.stored_total,
             done_total=book.done_total,
+            late_total=book.late_total,
         )
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -334,7 +334,9 @@ class Ledger:
         self.budget.enter(entry)
 
     def _late(self, entry: Entry) -> Decision:
-        self.late_outcomes += 1
+        book = self._books.get(entry.stream)
+        if book is not None:
+            book.late_total += 1
         return Decision(Verdict.LATE, entry)
 
     def _give_back(

@@ -39,6 +39,7 @@ class StreamBook:
         self.sizes_bytes = [0] * len(State)
         self.stored_total = 0
         self.done_total = 0
+        self.late_total = 0
         self._ready: list[int] = []
         self.policy = RetryPolicy()
 

@@ -25,7 +25,7 @@ from harmonicio.core.errors import (
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.assembly import BacklogOptions
-from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.backlog import LATE_LOG_INTERVAL_S, Backlog
 from harmonicio.master.backlog.base import Callback, MemoryPayload, PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
@@ -292,13 +292,19 @@ def test_an_engine_does_not_say_stored(desk: Desk) -> None:
         desk.backlog.settle(desk.reserve(), STORED)
 
 
-def test_a_late_outcome_is_counted_and_has_no_effect(desk: Desk) -> None:
+def test_a_late_outcome_is_counted_logged_and_has_no_effect(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.put("a")
     late = desk.reserve("e1")
     desk.backlog.engine_gone("e1")
     current = desk.reserve("e2")
+    for _ in range(5):
+        desk.backlog.settle(late, DONE)
+    assert (desk.state("a"), desk.backlog.figures("plates").late_total) == ("reserved", 5)
+    (line,) = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
+    assert "`done` from e1 for message 'a' of stream 'plates'" in line
+    desk.clock.advance(LATE_LOG_INTERVAL_S)
     desk.backlog.settle(late, DONE)
-    assert (desk.state("a"), desk.backlog.late_outcomes) == ("reserved", 1)
+    assert "change nothing: 5;" in caplog.records[-1].getMessage()
     desk.backlog.settle(current, DONE)
     assert desk.state("a") == "done"
 
