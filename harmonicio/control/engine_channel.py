@@ -28,6 +28,7 @@ from harmonicio.control.messages import DrainOrder, EngineReport
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 
 MAX_LINE_BYTES = 1024**2
+LONGEST_REPORT_INTERVAL_S = 1.0
 DIAL_TIMEOUT_S = 5.0
 #: A controller that reads nothing for this long is given up; the engine dials again.
 SEND_TIMEOUT_S = 10.0
@@ -36,6 +37,11 @@ _LONGEST_PLAIN_PATH_BYTES = 100
 _READ_BYTES = 64 * 1024
 
 Record = TypeVar("Record")
+
+
+def report_interval_s(timeout_s: float) -> float:
+    """Return how long an engine is silent at most when nothing changes, by its stream's time-out."""
+    return min(LONGEST_REPORT_INTERVAL_S, timeout_s / 4)
 
 
 def dial_controller(path: str | os.PathLike[str]) -> EngineChannel:

@@ -16,8 +16,11 @@ import os
 import threading
 import time
 from collections.abc import Sequence
+from pathlib import Path
 
 from harmonicio.control.client import MasterClient
+from harmonicio.control.engine_channel import report_interval_s
+from harmonicio.control.handler_board import BOARD_NAME, HandlerBoard
 from harmonicio.control.messages import DrainOrder, EngineConfiguration, EngineReport
 from harmonicio.control.tickets import engine_bearer
 from harmonicio.core.clock import SystemClock
@@ -42,7 +45,6 @@ from harmonicio.wire.events import Hello
 
 _log = logging.getLogger(__name__)
 
-LONGEST_REPORT_INTERVAL_S = 1.0
 #: When nothing runs any more, peers have this long to see their last answers and to close.
 LEAVE_WITHIN_S = 1.0
 _POLL_S = 0.01
@@ -78,7 +80,7 @@ class Daemon:
             self.report,
             on_order=self._ordered,
             on_orphaned=lambda: self.drain(declaration.timeout_s),
-            interval_s=min(LONGEST_REPORT_INTERVAL_S, declaration.timeout_s / 4),
+            interval_s=report_interval_s(declaration.timeout_s),
             orphan_after_s=configuration.orphan_after_s,
         )
         self._slots = Slots(
@@ -87,6 +89,7 @@ class Daemon:
             configuration.payload_budget_bytes,
             on_busy=self._control.report_soon,
         )
+        self._board: HandlerBoard | None = None
         self._backlog = BacklogConnection(configuration, self._open_backlog)
         self._emitter = Emitter(self._new_client, configuration.engine, declaration.timeout_s)
         self._client: MasterClient | None = None
@@ -108,7 +111,7 @@ class Daemon:
 
         Raises:
             ConfigurationError: handler or plugin cannot be loaded, or the setup raised; says which and why.
-            HarmonicIOError: the data port cannot listen, or the scratch folder cannot be made.
+            HarmonicIOError: the data port cannot listen, or a folder cannot be used.
         """
         self._control.start()
         self._workshop = Workshop(self._configuration.declaration, self._load(), self._slots, self._payloads)
@@ -118,7 +121,10 @@ class Daemon:
             raise ConfigurationError(
                 f"The scratch folder {self._configuration.scratch_folder} cannot be made: {error.strerror or error}."
             ) from None
-        self._slots.start()
+        self._board = HandlerBoard(
+            Path(self._configuration.control_socket).with_name(BOARD_NAME), self._configuration.declaration.concurrency
+        )
+        self._slots.start(self._board)
         if self._drain_begun.is_set():
             return
         port = DataPort(self._configuration.listen_host, 0, self._receive, name="engine")
@@ -288,6 +294,8 @@ class Daemon:
         self._slots.close()
         self._control.close()
         self._payloads.close()
+        if self._board is not None:
+            self._board.close()
         if self._workshop is not None:
             self._workshop.work.close()
         if self._client is not None:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
+from harmonicio.control.handler_board import HandlerBoard
 from harmonicio.control.messages import RunningMessage
 from harmonicio.engine.flusher import Flusher
 from harmonicio.engine.loop import EngineLoop, Peer
@@ -31,13 +32,33 @@ OVERLAP_BYTES = 512 * 1024
 
 
 class Slot:
-    """The right to run one handler; says which message that is, for the reports."""
+    """The right to run one handler; says which message that is, for the reports and on the board."""
 
-    __slots__ = ("message_id", "since")
+    __slots__ = ("_board", "_row", "message_id", "since")
 
-    def __init__(self) -> None:
+    def __init__(self, row: int) -> None:
         self.message_id = ""
         self.since = 0.0
+        self._row = row
+        self._board: HandlerBoard | None = None
+
+    def begin(self, message_id: str) -> float:
+        """The handler is called with this message next; return the monotonic time."""
+        self.since = now = time.monotonic()
+        self.message_id = message_id
+        if self._board is not None:
+            self._board.begin(self._row, message_id, now)
+        return now
+
+    def end(self) -> None:
+        """The handler has returned, and is not called again at once."""
+        self.message_id = ""
+        if self._board is not None:
+            self._board.end(self._row)
+
+    def write_to(self, board: HandlerBoard) -> None:
+        """Say on this board what runs, from now on."""
+        self._board = board
 
     def __repr__(self) -> str:
         return f"<Slot {self.message_id or 'between messages'}>"
@@ -95,7 +116,7 @@ class Slots:
     ) -> None:
         self._loop = EngineLoop(concurrency, prefetch_s, budget_bytes)
         self._lock = threading.Lock()
-        self._idle_slots = [Slot() for _ in range(concurrency)]
+        self._idle_slots = [Slot(row) for row in range(concurrency)]
         self._slots = tuple(self._idle_slots)
         self._concurrency = concurrency
         self._sessions: dict[Peer, Session] = {}
@@ -138,7 +159,11 @@ class Slots:
         is_worth_early = self._concurrency > 1 or size_bytes >= OVERLAP_BYTES or is_backlog
         return handler_s is None or handler_s > (HAND_OVER_ABOVE_S if is_worth_early else SLOW_HANDLER_S)
 
-    def start(self) -> None:
+    def start(self, board: HandlerBoard | None = None) -> None:
+        """Begin; with a board, the controller can see what runs whatever handlers do."""
+        if board is not None:
+            for slot in self._slots:
+                slot.write_to(board)
         self.flusher.start()
 
     # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +193,7 @@ class Slots:
 
     def release(self, slot: Slot, messages: int, seconds: float) -> None:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""
-        slot.message_id = ""
+        slot.end()
         with self._lock:
             self._loop.measured(messages, seconds)
             waiter = self._loop.free_slot()

@@ -88,8 +88,7 @@ class Task:
             self._slots.release(slot, 0, 0.0)
             self._release()
             return
-        begun_at = slot.since = time.monotonic()
-        slot.message_id = self._message.id
+        begun_at = slot.begin(self._message.id)
         outcome, detail = self._work.run(self._content, begun_at)
         self._slots.release(slot, 1, time.monotonic() - begun_at)
         is_damaged = self._arrival is not None and not self._arrival.wait_until_over()

@@ -47,6 +47,7 @@ from harmonicio.worker.instructions import (
     Event,
     ExitsAcknowledged,
     ForgetEngine,
+    HandlersSeen,
     Instruction,
     KillEngine,
     MasterMet,
@@ -102,6 +103,10 @@ class Controller:
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Return what is to be done after ``event``, in this order."""
         self._excuse_own_absence(now)
+        if isinstance(event, HandlersSeen):
+            if event.engine in self._engines:
+                self._engines[event.engine].see(event.running, now)
+            return []  # What follows from it follows with the next tick, or with the engine's exit.
         if isinstance(event, EngineReport):
             instructions = self._hear(event, now)
             if instructions in ([], [ReportNow(FLIP_WITHIN_S)]):

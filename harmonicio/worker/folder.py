@@ -1,6 +1,6 @@
 """The worker's data folder: one worker at a time, and nobody else may read it.
 
-<folder>/worker.lock                held for as long as the worker lives
+<folder>/worker.lock                held for as long as the worker lives; says who that is, whatever its name
 <folder>/engines/<engine>/          one for each engine: its control socket, its bond, and what the runtime needs
 <folder>/engine-logs/<engine>.log   the ends of the logs of the last engines that have ended
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import logging
 import os
+import secrets
 import shutil
 from pathlib import Path
 
@@ -24,6 +25,9 @@ _BOND_NAME = "bond"
 
 class DataFolder:
     """An opened data folder; :meth:`close` lets another worker have it.
+
+    Attributes:
+        identity: Random, and the same for as long as the folder exists.
 
     Raises:
         Conflict: another worker uses this folder.
@@ -47,9 +51,16 @@ class DataFolder:
             raise Conflict(
                 f"Another worker uses the data folder {path}.", hint="Stop it, or give this one its own folder."
             ) from error
+        self.identity = self._drawn_once()
 
     def __repr__(self) -> str:
         return f"<DataFolder {self.path} {'closed' if self._lock_file < 0 else 'locked'}>"
+
+    def _drawn_once(self) -> str:
+        if not (drawn := os.pread(self._lock_file, 64, 0)):
+            drawn = secrets.token_hex(8).encode()
+            os.pwrite(self._lock_file, drawn, 0)
+        return drawn.decode("ascii", "replace")
 
     @property
     def engines(self) -> Path:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harmonicio.control.messages import Desired, EngineReport
+from harmonicio.control.messages import Desired, EngineReport, RunningMessage
 from harmonicio.core.stream import StreamDeclaration
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -74,6 +74,15 @@ class EngineExited:
 
 
 @dataclass(frozen=True, slots=True)
+class HandlersSeen:
+    """What an engine's handlers run by its board (:mod:`harmonicio.control.handler_board`), also when it is silent or
+    has ended: nothing else is fresher."""
+
+    engine: str
+    running: tuple[RunningMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class ExitsAcknowledged:
     """The master has answered a report that carried the exits of these engines."""
 
@@ -100,6 +109,7 @@ Event = (
     | EngineStarted
     | EngineNotStarted
     | EngineExited
+    | HandlersSeen
     | ExitsAcknowledged
     | StopOrdered
     | Tick

@@ -24,6 +24,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harmonicio import __version__
+from harmonicio.control.handler_board import BOARD_NAME, read_board
 from harmonicio.control.messages import WorkerRegistration, WorkerReport, WorkerWelcome
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
@@ -39,6 +40,7 @@ from harmonicio.worker.instructions import (
     Event,
     ExitsAcknowledged,
     ForgetEngine,
+    HandlersSeen,
     Instruction,
     KillEngine,
     MasterMet,
@@ -125,7 +127,6 @@ class WorkerService:
         self._unfinished = 0
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
-        self._reporter = self._new_reporter(master)
         self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
         with ExitStack() as parts:
             make_private(options.scratch_folder)
@@ -138,12 +139,20 @@ class WorkerService:
             parts.callback(self._desk.close_all)
             self._runtime = parts.enter_context(open_runtime(options.runtime, self._folder.engines, self._tell))
             self._parts = parts.pop_all()
+        self._reporter = self._new_reporter(master)
 
     def _new_reporter(self, master: Master) -> Reporter:
         options = self._options
         return Reporter(
             master,
-            WorkerRegistration(options.name, socket.gethostname(), options.max_engines, options.runtime, __version__),
+            WorkerRegistration(
+                options.name,
+                socket.gethostname(),
+                options.max_engines,
+                options.runtime,
+                __version__,
+                self._folder.identity,
+            ),
             make_report=self._report,
             on_welcome=self._tell,
             on_desired=self._tell,
@@ -262,7 +271,14 @@ class WorkerService:
                 self._take(self._events.get())
             if time.monotonic() >= ticks_at:
                 ticks_at = time.monotonic() + TICK_S
+                for engine in self.engines:
+                    self._look_at_handlers(engine)
                 self._decide(Tick())
+
+    def _look_at_handlers(self, engine: str) -> None:
+        running = read_board(self._folder.of(engine) / BOARD_NAME)
+        if running is not None:
+            self._decide(HandlersSeen(engine, running))
 
     def _take_wake_ups(self) -> None:
         with suppress(BlockingIOError):
@@ -277,6 +293,7 @@ class WorkerService:
         if isinstance(event, EngineExited):
             for report in self._desk.last_words(event.engine):
                 self._decide(report)
+            self._look_at_handlers(event.engine)
             _log.info("Engine %s has ended (exit code %s). %s", event.engine, event.exit_code, event.text)
             if event.exit_code is not None and event.exit_code > 0:
                 self._unfinished += 1

@@ -8,8 +8,9 @@
     Its exit can come from every state, and is the only way out of killed.  ▼
                                                                          (gone)
 
-Running times go on between reports: a message that was said to run for 3 s is at 10 s seven seconds later, also when
-the engine is frozen and says nothing.
+What its handlers run is read from its board, which needs no help of the engine; where there is none, from its reports.
+Then running times go on in silence only: while it reports, what it said to run may have made room for something else.
+A message that was said to run for 3 s is at 10 s seven seconds later, when nothing at all was heard meanwhile.
 
 Pure: time is an argument.
 """
@@ -18,12 +19,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
+from harmonicio.control.engine_channel import report_interval_s
 from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.instructions import EngineExited, EngineNotStarted
 
-#: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` where that is longer.
+#: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` longer.
 SILENT_AFTER_S = 10.0
 SILENT_START_AFTER_S = 60.0
 MAX_TEXT_LENGTH = 500
@@ -47,6 +49,7 @@ class WatchedEngine:
         is_adopted: An earlier controller started it.
         bond: What it was given of its master.
         heard_at: When something was heard of it last, or when it was started or found.
+        seen, seen_at: What its board said last, and when.
         state, since: Its own word, or starting; and when that began.
         ready_at: When it first could take messages.
         drain_by: Until when it may drain, once it does.
@@ -62,6 +65,8 @@ class WatchedEngine:
     state: Availability = Availability.STARTING
     heard_at: float = field(init=False)
     report: EngineReport | None = None
+    seen: tuple[RunningMessage, ...] | None = None
+    seen_at: float = 0.0
     ready_at: float | None = None
     drain_by: float | None = None
     drain_ordered_at: float | None = None
@@ -102,6 +107,10 @@ class WatchedEngine:
             self.drain_by = now + self.declaration.timeout_s
         return before != (self.state, report.address)
 
+    def see(self, running: tuple[RunningMessage, ...], now: float) -> None:
+        """Take in what its board says; that is no sign of life."""
+        self.seen, self.seen_at = running, now
+
     def excuse(self, gap_s: float) -> None:
         """The controller itself did not run for so long: nobody else is to blame for the silence."""
         self.heard_at += gap_s
@@ -110,23 +119,32 @@ class WatchedEngine:
 
     def running(self, now: float) -> tuple[RunningMessage, ...]:
         """Return what its handlers run, as far as is known."""
-        if self.report is None:
-            return ()
-        elapsed_s = max(0.0, now - self.heard_at)
-        return tuple(replace(each, running_s=each.running_s + elapsed_s) for each in self.report.running)
+        running, at = self._known
+        elapsed_s = max(0.0, now - at)
+        return tuple(replace(each, running_s=each.running_s + elapsed_s) for each in running)
+
+    @property
+    def _known(self) -> tuple[tuple[RunningMessage, ...], float]:
+        """What its handlers ran, and when that was so."""
+        if self.seen is not None:
+            return self.seen, self.seen_at
+        return (self.report.running if self.report else ()), self.heard_at
 
     def overdue(self, now: float) -> tuple[str, ...]:
         """Return the messages that have been running for longer than the stream allows."""
-        return tuple(each.message for each in self.running(now) if each.running_s > self.declaration.timeout_s)
+        limit_s = self.declaration.timeout_s
+        running, at = self._known
+        if now - at > 2 * report_interval_s(limit_s):
+            running = self.running(now)
+        return tuple(each.message for each in running if each.running_s > limit_s)
 
     def silent_for_too_long_s(self, now: float) -> float | None:
         """Return the limit that its silence exceeds, or ``None``."""
-        if self.state is Availability.STARTING:
-            limit_s = SILENT_START_AFTER_S
-        elif self.state is Availability.IDLE:
-            limit_s = SILENT_AFTER_S
+        if self.running(now) or self.state not in (Availability.STARTING, Availability.IDLE):
+            # A handler may keep the interpreter's lock all that time; when it runs for too long, that is the reason.
+            limit_s = SILENT_AFTER_S + self.declaration.timeout_s
         else:
-            limit_s = max(SILENT_AFTER_S, self.declaration.timeout_s)
+            limit_s = SILENT_START_AFTER_S if self.state is Availability.STARTING else SILENT_AFTER_S
         return limit_s if now - self.heard_at > limit_s else None
 
     def ended(self, event: EngineExited | EngineNotStarted, now: float) -> EngineExit:
@@ -144,9 +162,11 @@ class WatchedEngine:
         if self.drain_ordered_at is not None:
             return ExitReason.ORDERED, "", held
         how = _described(event.exit_code)
-        if self.ready_at is None and not self.is_adopted:
+        # A message can come, and end the engine, before the controller has heard that it is ready.
+        if self.ready_at is None and not self.is_adopted and not held:
             return ExitReason.FAILED_TO_START, f"It ended {how} before it was ready.", held
-        if event.exit_code == 0 or self.report is None:
+        has_drained = event.exit_code == 0 and self.state is Availability.DRAINING
+        if has_drained or (self.report is None and not held):
             return ExitReason.UNKNOWN, f"It ended by itself {how}.", held
         return ExitReason.CRASHED, f"It ended {how}.", held
 
