@@ -1,10 +1,14 @@
-"""What a master extension offers: routes beside the master's own, found by name and never imported by the master."""
+"""What a master extension offers, found by name and never imported by the master.
+
+Routes beside the master's own, and a look at the options of the engine plugin of the same name when a stream is
+declared: what no engine could use is refused before it takes the place of what works.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from harmonicio.core.roles import Role
 
@@ -36,3 +40,18 @@ class Extension(Protocol):
     def routes(self) -> tuple[ExtensionRoute, ...]: ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class ChecksPlugin(Extension, Protocol):
+    """An extension that knows the options of the engine plugin of its name."""
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Look at a declaration's table ``plugins.<name>``.
+
+        What cannot be known at the master, such as files of the workers, is left to the engine.
+
+        Raises:
+            ConfigurationError: no engine could use it.
+        """
+        ...

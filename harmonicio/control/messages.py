@@ -255,10 +255,7 @@ class DrainOrder:
 
 @dataclass(frozen=True, slots=True)
 class BacklogFigures:
-    """One stream's backlog. Bytes are payload bytes; ages are seconds.
-
-    ``late_total``: outcomes that came for attempts which had been given up, and changed nothing.
-    """
+    """One stream's backlog. Bytes are payload bytes; ages are seconds; ``late_total``: late outcomes."""
 
     stream: str
     ready: int

@@ -1,4 +1,4 @@
-"""What HASTE adds to the master: engines bring feature rows here, and people read them.
+"""What HASTE adds to the master: engines bring feature rows here, people read them, and declarations are checked.
 
 The master is the single writer of its SQLite file, ``features.sqlite`` in its data folder.
 """
@@ -17,6 +17,7 @@ from harmonicio.core.errors import InvalidInput
 from harmonicio.core.roles import Role
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter, as_plain, from_plain
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
+from harmonicio.haste.storage_client import StorageClient
 
 FILE_NAME = "features.sqlite"
 MAX_ROWS = 1_000
@@ -42,6 +43,10 @@ class HasteExtension:
 
     def close(self) -> None:
         self._database.close()
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        """Look at a declaration's table ``plugins.haste``."""
+        StorageClient.check(options, default_feature_db="master")
 
     def _commit(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
         """Commit feature rows and return the row that counts for each; the first row of a message wins."""

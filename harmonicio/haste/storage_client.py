@@ -15,7 +15,8 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from hashlib import blake2b
 from numbers import Real
@@ -32,8 +33,9 @@ from harmonicio.haste.feature_db.base import (
     FeatureRow,
     RowFilter,
     canonical,
+    check_database,
 )
-from harmonicio.haste.interestingness.base import InterestingnessFunction, create_function
+from harmonicio.haste.interestingness.base import InterestingnessFunction, check_function, create_function
 from harmonicio.haste.options import check_options, shown
 from harmonicio.haste.policies.base import Policy, create_policy
 from harmonicio.haste.tiers.base import Tier, create_tiers
@@ -76,10 +78,7 @@ class StorageClient:
         function_name: str = "",
         policy_version: str = "",
     ) -> None:
-        if UNSCORED not in tiers:
-            raise ConfigurationError(
-                f"There is no tier {UNSCORED!r}.", hint="Declare it: messages without a score are kept there."
-            )
+        _check_unscored(tiers)
         self._function = function
         self._policy = policy
         self._tiers = dict(tiers)
@@ -105,11 +104,7 @@ class StorageClient:
         Raises:
             ConfigurationError: names what is missing, unknown or wrong.
         """
-        check_options("HASTE", options, OPTIONS)
-        for key in OPTIONS:
-            is_callable = key == "function" and callable(options.get(key))
-            if not isinstance(options.get(key, {} if key == "feature_db" else None), Mapping) and not is_callable:
-                raise ConfigurationError(f"HASTE needs a table {key!r}.")
+        _check_tables(options)
         tiers = create_tiers(options["tiers"])
         database = dict(options.get("feature_db", {}))
         driver = database.pop("driver", default_feature_db)
@@ -121,6 +116,26 @@ class StorageClient:
             function_name=_function_name(options["function"]),
             policy_version=_policy_version(options["policy"]),
         )
+
+    @staticmethod
+    def check(options: Mapping[str, Any], *, default_feature_db: str = "sqlite") -> None:
+        """Raise what :meth:`from_options` would, as far as can be known elsewhere: nothing is opened or executed.
+
+        Files of the user's own, and members whose packages are not installed here, are left to those who use them.
+
+        Raises:
+            ConfigurationError: names what is missing, unknown or wrong.
+        """
+        _check_tables(options)
+        with _where_installed():
+            create_tiers(options["tiers"])
+        _check_unscored(options["tiers"])
+        with _where_installed():
+            check_function(options["function"])
+        with _where_installed():
+            create_policy(options["policy"], [name for name in options["tiers"] if name != UNSCORED])
+        with _where_installed():
+            check_database(options.get("feature_db", {}), default_feature_db)
 
     def __enter__(self) -> Self:
         return self
@@ -259,6 +274,31 @@ class StorageClient:
             tuple(f"{name}:{location}" for name, location in orphans),
             tuple(f"{name}:{location}" for name, location in sorted(missing) if name in self._tiers),
         )
+
+
+def _check_tables(options: Mapping[str, Any]) -> None:
+    check_options("HASTE", options, OPTIONS)
+    for key in OPTIONS:
+        is_callable = key == "function" and callable(options.get(key))
+        if not isinstance(options.get(key, {} if key == "feature_db" else None), Mapping) and not is_callable:
+            raise ConfigurationError(f"HASTE needs a table {key!r}.")
+
+
+def _check_unscored(tiers: Mapping[str, Any]) -> None:
+    if UNSCORED not in tiers:
+        raise ConfigurationError(
+            f"There is no tier {UNSCORED!r}.", hint="Declare it: messages without a score are kept there."
+        )
+
+
+@contextmanager
+def _where_installed() -> Iterator[None]:
+    """Let pass what cannot be checked because a package is not installed here."""
+    try:
+        yield
+    except ConfigurationError as error:
+        if not isinstance(error.__cause__, ModuleNotFoundError):
+            raise
 
 
 def _checked(score: Any) -> tuple[float | None, str]:

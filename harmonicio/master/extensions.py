@@ -8,11 +8,14 @@ not installed is left out, and the log says so.
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from harmonicio.control.extension import ChecksPlugin
 from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.endpoint import Call, Endpoint, Handler
 from harmonicio.master.master import Master
 
@@ -44,6 +47,20 @@ def open_extensions(data_folder: Path) -> dict[str, Extension]:
 def extension_endpoints(extensions: dict[str, Extension]) -> list[Endpoint]:
     """Return the routes of the extensions as endpoints like all others."""
     return [_endpoint(name, route) for name, extension in extensions.items() for route in extension.routes]
+
+
+def check_plugins(extensions: Mapping[str, Extension], declaration: StreamDeclaration) -> None:
+    """Let the extensions look at a declaration's plugins; one that none of them knows may be installed on workers.
+
+    Raises:
+        ConfigurationError: no engine could use the options of a plugin.
+    """
+    for name, options in declaration.plugins.items():
+        extension = extensions.get(name)
+        if isinstance(extension, ChecksPlugin):
+            extension.check(options)
+        else:
+            _log.info("Stream %s: the options of plugin %r are left to the engines to check.", declaration.name, name)
 
 
 def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -63,6 +63,9 @@ class Master:
         tokens: The bearer tokens.
         office: Signs and checks tickets.
         backlog: Messages that wait here.
+
+    Args:
+        check_plugins: Looks at the plugins of a declaration; raises ConfigurationError.
     """
 
     def __init__(
@@ -74,6 +77,7 @@ class Master:
         office: TicketOffice,
         backlog: BacklogPart,
         clock: Clock,
+        check_plugins: Callable[[StreamDeclaration], None] = lambda _: None,
     ) -> None:
         self.tokens = tokens
         self.office = office
@@ -83,6 +87,7 @@ class Master:
         self._state = state
         self._store = store
         self._clock = clock
+        self._check_plugins = check_plugins
         self._changed = threading.Condition()
         self._declaring = threading.RLock()
         self._held_requests = 0
@@ -228,10 +233,11 @@ class Master:
         """Take a declaration; return it with its version.
 
         Raises:
-            InvalidInput: a value of it cannot be used.
+            InvalidInput: a value of it cannot be used; what was declared before stays.
             Conflict: there are too many streams.
         """
         given.checked()
+        self._check_plugins(given)
         with self._declaring:
             with self._changed:
                 streams = self._state.streams()

@@ -23,6 +23,7 @@ import threading
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -33,7 +34,7 @@ from harmonicio.core.lease import LEASE_TERM_S, Address
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
 from harmonicio.master.directory import LOST_AFTER_S, Directory
-from harmonicio.master.extensions import extension_endpoints, open_extensions
+from harmonicio.master.extensions import check_plugins, extension_endpoints, open_extensions
 from harmonicio.master.folder import DataFolder
 from harmonicio.master.http_server import HttpServer
 from harmonicio.master.leases import LeaseTable
@@ -112,10 +113,10 @@ class MasterService:
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
             store = parts.enter_context(closing(MasterStore(self._folder.database)))
             backlog = parts.enter_context(closing(open_backlog(self._folder.backlog)))
-            self.master = self._new_master(store, backlog)
             self._extensions = open_extensions(options.data_folder)
             for extension in self._extensions.values():
                 parts.callback(extension.close)
+            self.master = self._new_master(store, backlog)
             self._data_port = open_data_port(self.master, Address(options.host, options.data_port))
             parts.callback(self._data_port.close)
             self._parts = parts.pop_all()
@@ -147,7 +148,15 @@ class MasterService:
             settled_at=now + self.options.settle_s if streams else now,
         )
         office = TicketOffice(store.ticket_key, epoch=store.epoch, clock=self._clock, is_token_known=tokens.is_known)
-        return Master(state=state, store=store, tokens=tokens, office=office, backlog=backlog, clock=self._clock)
+        return Master(
+            state=state,
+            store=store,
+            tokens=tokens,
+            office=office,
+            backlog=backlog,
+            clock=self._clock,
+            check_plugins=partial(check_plugins, self._extensions),
+        )
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -16,9 +16,10 @@ from harmonicio.control.client import MasterClient
 from harmonicio.control.extension import ExtensionRoute
 from harmonicio.control.members import Family
 from harmonicio.control.messages import WorkerRegistration
-from harmonicio.core.errors import InvalidInput, NotAllowed
+from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.roles import Role
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master import extensions
 from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
@@ -35,6 +36,10 @@ class Notebook:
             ExtensionRoute(paths.STREAM_FEATURE_ROWS, "POST", frozenset({Role.ENGINE}), self._write),
             ExtensionRoute(paths.STREAM_FEATURE_ROWS, "GET", frozenset({Role.VIEWER}), self._read),
         )
+
+    def check(self, options: Mapping[str, Any]) -> None:
+        if options.get("paper") == "none":
+            raise ConfigurationError("A notebook needs paper.", hint="Buy some.")
 
     def _write(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
         """Write rows."""
@@ -119,3 +124,40 @@ def test_an_extension_is_given_the_data_folder_and_closed_with_the_master(
         (notebook,) = opened
         assert notebook.data_folder == tmp_path / "master" and not notebook.is_closed
     assert notebook.is_closed
+
+
+def test_a_declaration_that_no_engine_could_use_is_refused_and_the_old_one_stays(service: MasterService) -> None:
+    def declaration(**options: str) -> StreamDeclaration:
+        return StreamDeclaration("plates", handler="/handler.py", engines=0, plugins={"notebook": options, "other": {}})
+
+    with client_of(service, Role.ADMIN) as admin:
+        before = admin.declare_stream(declaration(paper="A4"))
+        with pytest.raises(ConfigurationError, match=r"needs paper\. Buy some"):
+            admin.declare_stream(declaration(paper="none"))
+        assert admin.stream("plates").declaration == before
+
+
+def test_haste_refuses_a_declaration_in_the_words_of_the_engine(tmp_path: Path) -> None:
+    good: dict[str, Any] = {
+        "function": {"name": "precomputed"},
+        "policy": {"intervals": [[0, 0.5, "b"], [0.5, 1, "a"]]},
+        "tiers": {name: {"driver": "memory"} for name in ("a", "b", "unscored")},
+    }
+    broken: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"policy": {"intervals": [[0, 0.5, "b"], [0.6, 1, "a"]]}}, "No interval holds the scores from 0.5 to 0.6"),
+        ({"policy": {"intervals": [[0, 1, "z"]]}}, "names the tier 'z', which is not declared"),
+        ({"polcy": {}}, "no option 'polcy'"),
+        ({"function": {"name": "nothing"}}, "There is no interestingness function 'nothing'"),
+        ({"tiers": {**good["tiers"], "a": {"driver": "tape"}}}, "There is no tier driver 'tape'"),
+        ({"feature_db": {"driver": "master", "file": "/x"}}, "no option 'file'"),
+    )
+    with (
+        assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)) as service,
+        client_of(service, Role.ADMIN) as admin,
+    ):
+        for change, complaint in broken:
+            declaration = StreamDeclaration("plates", handler="/h.py", engines=0, plugins={"haste": {**good, **change}})
+            with pytest.raises(ConfigurationError, match=complaint):
+                admin.declare_stream(declaration)
+        assert admin.streams() == ()
+        admin.declare_stream(StreamDeclaration("plates", handler="/h.py", engines=0, plugins={"haste": good}))

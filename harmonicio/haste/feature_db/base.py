@@ -33,6 +33,31 @@ DATABASES = Family(
     extra="haste",
 )
 
+#: Each looks at the options of a database without opening it; a database need not have one.
+CHECKS = Family(
+    "check of a feature database",
+    "harmonicio.feature_database_checks",
+    {
+        "sqlite": "harmonicio.haste.feature_db.sqlite:file_of",
+        "memory": "harmonicio.haste.feature_db.memory:max_rows_of",
+        "master": "harmonicio.haste.feature_db.master:check",
+    },
+    extra="haste",
+)
+
+
+def check_database(options: Mapping[str, Any], default_driver: str) -> None:
+    """Look at the table ``feature_db`` of a declaration without opening a database.
+
+    Raises:
+        ConfigurationError: there is no such database, or it does not take these options.
+    """
+    given = dict(options)
+    driver = given.pop("driver", default_driver)
+    DATABASES.load(driver)
+    if driver in CHECKS.names():
+        CHECKS.load(driver)(given)
+
 
 @dataclass(frozen=True, slots=True)
 class FeatureRow:

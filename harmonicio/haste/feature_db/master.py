@@ -116,12 +116,17 @@ class MasterFeatureDatabase(FeatureDatabase):
 
 def create(options: Mapping[str, Any], client: Any) -> MasterFeatureDatabase:
     """No options; needs a client of the master."""
-    check_options("The feature database 'master'", options, ())
+    check(options)
     if client is None:
         raise ConfigurationError(
             "The feature database 'master' needs a cluster.", hint="Use the driver 'sqlite' with a 'file'."
         )
     return MasterFeatureDatabase(client)
+
+
+def check(options: Mapping[str, Any]) -> None:
+    """Refuse all options: there are none."""
+    check_options("The feature database 'master'", options, ())
 
 
 def as_query(wanted: RowFilter) -> dict[str, str | float]:

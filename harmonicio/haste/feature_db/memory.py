@@ -45,6 +45,11 @@ class MemoryFeatureDatabase(FeatureDatabase):
 
 def create(options: Mapping[str, Any], client: Any) -> MemoryFeatureDatabase:
     """Options: ``max_rows``."""
+    return MemoryFeatureDatabase(max_rows_of(options))
+
+
+def max_rows_of(options: Mapping[str, Any]) -> int:
+    """Return how many rows the options allow."""
     what = "The feature database 'memory'"
     check_options(what, options, ("max_rows",))
-    return MemoryFeatureDatabase(count_option(what, options, "max_rows", MAX_ROWS))
+    return count_option(what, options, "max_rows", MAX_ROWS)

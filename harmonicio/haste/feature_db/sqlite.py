@@ -117,9 +117,14 @@ class SqliteFeatureDatabase(FeatureDatabase):
 
 def create(options: Mapping[str, Any], client: Any) -> SqliteFeatureDatabase:
     """Options: ``file``, an absolute path."""
+    return SqliteFeatureDatabase(file_of(options))
+
+
+def file_of(options: Mapping[str, Any]) -> Path:
+    """Return the file that the options name."""
     what = "The feature database 'sqlite'"
     check_options(what, options, ("file",))
-    return SqliteFeatureDatabase(path_option(what, options, "file"))
+    return path_option(what, options, "file")
 
 
 @contextmanager

@@ -45,13 +45,29 @@ def create_function(options: Mapping[str, Any] | Callable[..., float]) -> Intere
     """
     if callable(options):
         return _as_function(options)
+    reference = _reference(options)
+    return _offered(options) if reference is None else _users_own(reference)
+
+
+def check_function(options: Mapping[str, Any] | Callable[..., float]) -> None:
+    """Raise what :func:`create_function` would, without loading a function of the user's own: it may be elsewhere."""
+    if not callable(options) and _reference(options) is None:
+        _offered(options)
+
+
+def _reference(options: Mapping[str, Any]) -> str | None:
+    """Return the name of a function of the user's own; None when one of those that are offered is meant."""
+    name = options.get("name")
+    if not isinstance(name, str) or ":" not in name:
+        return None
+    if len(options) > 1:
+        raise ConfigurationError(f"The function {name!r} takes no options.", hint="Put them into its code.")
+    return name
+
+
+def _offered(options: Mapping[str, Any]) -> InterestingnessFunction:
     given = dict(options)
-    name = given.pop("name", None)
-    if isinstance(name, str) and ":" in name:
-        if given:
-            raise ConfigurationError(f"The function {name!r} takes no options.", hint="Put them into its code.")
-        return _users_own(name)
-    function: InterestingnessFunction = FUNCTIONS.load(name)(given)
+    function: InterestingnessFunction = FUNCTIONS.load(given.pop("name", None))(given)
     return function
 
 

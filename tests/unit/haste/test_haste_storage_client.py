@@ -437,5 +437,16 @@ def test_a_row_of_another_clients_tier_cannot_be_read(client: StorageClient) -> 
     ],
 )
 def test_a_declaration_that_cannot_be_used_is_refused(tmp_path: Path, more: dict[str, Any], complaint: str) -> None:
+    given = options(tmp_path, **more)
     with pytest.raises(ConfigurationError, match=complaint):
-        StorageClient.from_options(options(tmp_path, **more))
+        StorageClient.from_options(given)
+    with pytest.raises(ConfigurationError, match=complaint):
+        StorageClient.check(given)
+
+
+def test_a_declaration_is_checked_without_opening_or_executing_anything(tmp_path: Path) -> None:
+    own = {"name": f"{tmp_path / 'of_a_worker.py'}:score"}
+    database = {"driver": "sqlite", "file": str(tmp_path / "elsewhere" / "features.sqlite")}
+    StorageClient.check(options(tmp_path, function=own, feature_db=database))
+    StorageClient.check({**options(tmp_path), "feature_db": {}}, default_feature_db="master")
+    assert list(tmp_path.iterdir()) == []
