@@ -28,6 +28,8 @@ from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
 MAX_SENDING_THREADS = 64
+#: Slow uploads keep a thread each: there are more than a site has sources, so that engines and newcomers are heard.
+MAX_RECEIVING_THREADS = 512
 
 #: Checks a ticket and returns what it says; raises NotAllowed.
 VerifyIntake = Callable[[str], Claims]
@@ -65,7 +67,7 @@ class Intake:
         self._connectors: set[ConnectorSession] = set()
         self._opened = 0
         self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
-        self._port = DataPort(host, port, self._receive, name="intake")
+        self._port = DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)
         backlog.set_listeners(on_change=self._depth_changed, on_room=self._room_changed)
 
     def __repr__(self) -> str:

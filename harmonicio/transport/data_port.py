@@ -89,6 +89,7 @@ class DataPort:
         reception: Decides about each HELLO.
         name: For thread names and log lines.
         max_connections: Connections beyond are closed at once.
+        max_threads: So many connections are served at once; while a large payload arrives, its connection keeps one.
         greeting_within_s: A connection without an accepted HELLO is cut after this long.
         slow_after_s: A payload that comes slower than 64 KB/s for this long is cut, with its connection.
     """
@@ -101,6 +102,7 @@ class DataPort:
         *,
         name: str,
         max_connections: int = MAX_CONNECTIONS,
+        max_threads: int = MAX_THREADS,
         greeting_within_s: float = GREETING_WITHIN_S,
         slow_after_s: float = SLOW_AFTER_S,
     ) -> None:
@@ -124,7 +126,7 @@ class DataPort:
         self._waiting_for_thread = 0
         self._ended_bytes = 0
         self._is_closing = False
-        self._pool = ThreadPoolExecutor(MAX_THREADS, thread_name_prefix=f"{name}-data")
+        self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix=f"{name}-data")
         self._thread = threading.Thread(target=self._run, name=f"{name}-port", daemon=True)
 
     def __repr__(self) -> str:

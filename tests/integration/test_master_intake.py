@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import ExitStack, closing
 from pathlib import Path
 
 import pytest
@@ -257,3 +257,19 @@ def test_a_connector_that_vanishes_in_the_middle_of_a_message_leaves_nothing(int
     wait_until(lambda: "0 connectors" in repr(intake))
     assert backlog.depth("images") == 0
     assert backlog.figures("images").waiting_bytes == 0
+
+
+def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, backlog: Backlog) -> None:
+    with ExitStack() as peers:
+        for number in range(80):
+            slow = peers.enter_context(closing(connector(intake)))
+            slow.link.send(message_prefix(f"slow{number}", 200_000), bytes(1_000))
+        source = peers.enter_context(closing(connector(intake)))
+        source.wait_for(Credit)
+        source.link.send(message_prefix("quick", 1), b"x")
+        assert source.outcomes(1)[0].kind is OutcomeKind.STORED
+        worker = peers.enter_context(closing(engine(intake)))
+        worker.link.send(credit_frame(1, 10))
+        worker.wait_for(MessageReceived)
+        worker.link.send(outcomes_frame([(0, 0, DONE)]))
+        wait_until(lambda: backlog.figures("images").done_total == 1)
