@@ -1,0 +1,57 @@
+"""An engine's board says what its handlers run, whatever becomes of the engine."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from textwrap import dedent
+
+import pytest
+
+from harmonicio.control.handler_board import HandlerBoard, read_board
+from harmonicio.core.errors import StorageError
+from harmonicio.core.names import MAX_MESSAGE_ID_BYTES
+
+
+def test_what_runs_is_read_with_its_time(tmp_path: Path) -> None:
+    board = HandlerBoard(tmp_path / "handlers", 3)
+    assert read_board(tmp_path / "handlers") == ()
+    longest = "µ" * (MAX_MESSAGE_ID_BYTES // 2)
+    board.begin(0, "plate 7", time.monotonic() - 5.0)
+    board.begin(2, longest, time.monotonic())
+    first, second = read_board(tmp_path / "handlers") or ()
+    assert (first.message, second.message) == ("plate 7", longest)
+    assert first.running_s == pytest.approx(5.0, abs=1.0)
+    board.end(0)
+    assert [each.message for each in read_board(tmp_path / "handlers") or ()] == [longest]
+    board.close()
+
+
+def test_a_board_outlives_an_engine_that_ends_at_once(tmp_path: Path) -> None:
+    code = f"""
+        import os, time
+        from pathlib import Path
+        from harmonicio.control.handler_board import HandlerBoard
+        HandlerBoard(Path({str(tmp_path / "handlers")!r}), 1).begin(0, "poison", time.monotonic())
+        os._exit(3)
+    """
+    assert subprocess.run([sys.executable, "-c", dedent(code)], check=False).returncode == 3
+    assert [each.message for each in read_board(tmp_path / "handlers") or ()] == ["poison"]
+
+
+def test_what_is_no_board_is_not_waited_for(tmp_path: Path) -> None:
+    assert read_board(tmp_path / "missing") is None
+    os.mkfifo(tmp_path / "pipe")
+    assert read_board(tmp_path / "pipe") is None
+    (tmp_path / "link").symlink_to(tmp_path / "pipe")
+    assert read_board(tmp_path / "link") is None
+    (tmp_path / "noise").write_bytes(b"\xff" * 1000)
+    assert read_board(tmp_path / "noise") == ()
+
+
+def test_a_board_that_cannot_be_made_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="handlers cannot be made"):
+        HandlerBoard(tmp_path / "missing" / "handlers", 1)

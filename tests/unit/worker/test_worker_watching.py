@@ -1,0 +1,87 @@
+"""Which message an engine is killed for, and which one its end is charged to."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from harmonicio.control.messages import EngineExit, RunningMessage
+from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.testing.simulated_host import SimulatedHost
+from harmonicio.worker.instructions import EngineExited, HandlersSeen, KillEngine
+
+SHORT = StreamDeclaration("short", handler="short.py", timeout_s=2.0, version=1)
+LONG = replace(SHORT, name="long", timeout_s=600.0)
+
+
+def host_with(declaration: StreamDeclaration, seconds: float = 2) -> tuple[SimulatedHost, str]:
+    """Return a host with one engine; after 0.5 s it is ready."""
+    host = SimulatedHost()
+    host.want((declaration, 1))
+    host.run(seconds)
+    (engine,) = host.engines
+    return host, engine
+
+
+def last_exit(host: SimulatedHost) -> EngineExit:
+    return host.controller.report(1, None, host.now).exits[-1]
+
+
+def test_a_message_that_has_made_room_for_the_next_is_not_counted_on() -> None:
+    host, engine = host_with(SHORT)
+    for number in range(5):
+        host.handle_message(engine, f"m-{number}")
+        host.run(1.75)
+        # The next one begins at once; what was reported last is 0.2 s old when the limit of the first would be over.
+        del host.engines[engine].running_since[f"m-{number}"]
+        host.now += 0.3
+        host.engines[engine].is_frozen = True
+        host.run(0.25)
+        host.engines[engine].is_frozen = False
+    assert host.orders(KillEngine) == []
+
+
+def test_a_handler_that_silences_its_engine_is_killed_when_its_message_has_had_its_time() -> None:
+    host, engine = host_with(SHORT)
+    host.engines[engine].is_frozen = True
+    for quarters in range(10):
+        host.give(HandlersSeen(engine, (RunningMessage("m-1", quarters / 4),)))
+        host.run(0.25)
+    ended = last_exit(host)
+    assert (ended.reason, ended.held) == (ExitReason.TIMED_OUT, ("m-1",))
+
+
+def test_a_handler_may_silence_its_engine_for_as_long_as_its_message_may_run() -> None:
+    host, engine = host_with(LONG)
+    host.engines[engine].is_frozen = True
+    for seconds in range(100):
+        host.give(HandlersSeen(engine, (RunningMessage("m-1", float(seconds)),)))
+        host.run(1)
+    assert host.orders(KillEngine) == []
+    host.give(HandlersSeen(engine, ()))
+    host.run(1)
+    assert last_exit(host).reason is ExitReason.UNKNOWN
+
+
+@pytest.mark.parametrize("exit_code", [3, 0, -9])
+def test_a_message_that_ends_its_engine_before_that_said_it_was_ready_is_a_crash(exit_code: int) -> None:
+    host, engine = host_with(SHORT, 0.25)
+    host.engines.pop(engine)
+    host.give(HandlersSeen(engine, (RunningMessage("m-1", 0.0),)))
+    host.give(EngineExited(engine, exit_code))
+    assert (last_exit(host).reason, last_exit(host).held) == (ExitReason.CRASHED, ("m-1",))
+
+
+def test_an_engine_that_leaves_with_code_0_while_it_serves_has_crashed() -> None:
+    host, engine = host_with(SHORT)
+    host.handle_message(engine, "m-1")
+    host.end(engine, 0)
+    assert (last_exit(host).reason, last_exit(host).held) == (ExitReason.CRASHED, ("m-1",))
+
+
+def test_what_a_board_says_of_an_engine_that_nobody_knows_is_ignored() -> None:
+    host, engine = host_with(SHORT)
+    assert host.give(HandlersSeen("e-unknown", (RunningMessage("m-1", 99.0),))) == []
+    assert host.engines_of("short", Availability.IDLE) == [engine]
