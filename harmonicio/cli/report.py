@@ -32,11 +32,10 @@ def run(
         if not chosen:
             raise NotFound("HASTE sorts no stream yet.", hint="Declare one with a table plugins.haste.")
         rows = [row for name in chosen for row in MasterFeatureDatabase(master).rows(RowFilter(name))]
-    handled = sum(view.backlog.done_total for view in chosen.values())
     options = ReportOptions(
         written_at=time.time(),
         hierarchies={name: hierarchy_of(view.declaration) for name, view in chosen.items()},
-        traffic=Traffic(peer_to_peer=max(0, len(rows) - handled), backlog=min(handled, len(rows))),
+        traffic=Traffic.of(rows),
         read_payload=payload_reader(view.declaration for view in chosen.values()),
     )
     files = write_report(rows, output, options)

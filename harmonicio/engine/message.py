@@ -132,6 +132,7 @@ class Message(Parent):
         priority: Larger goes first where messages wait.
         payload: Read-only bytes of the message; valid until the handler returns.
         attempt: 1 for the first execution that we know of.
+        route: How it came: ``engine``, straight from its source, or ``backlog``.
     """
 
     id: str
@@ -140,6 +141,7 @@ class Message(Parent):
     metadata: Metadata = field(default_factory=dict)
     priority: int = 0
     attempt: int = 1
+    route: str = "engine"
 
 
 def _emission_id(parent: str, number: int) -> str:

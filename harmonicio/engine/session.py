@@ -251,7 +251,8 @@ class Session:
             arrival = Arrival(payload)
             arrival.complete(is_intact=True)
             return self._streaming_message(message, arrival)
-        return Message(message.id, self._stream, payload, message.metadata, message.priority, message.attempts + 1)
+        attempt, route = message.attempts + 1, "backlog" if self._is_backlog else "engine"
+        return Message(message.id, self._stream, payload, message.metadata, message.priority, attempt, route)
 
     def _streaming_message(self, message: IncomingMessage, arrival: Arrival) -> StreamingMessage:
         reader = PayloadReader(arrival)

@@ -44,6 +44,7 @@ class HastePlugin:
             attempt=message.attempt,
             stream_version=self._context.stream_version,
             engine=self._context.engine,
+            route=message.route,
             unscored_because=reason,
         )
         return {"score": row.score, "tier": row.tier, "features": dict(row.features), "reason": row.reason}

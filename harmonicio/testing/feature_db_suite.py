@@ -52,6 +52,7 @@ def row(number: int, **more: Any) -> FeatureRow:
         "score": 0.5,
         "metadata": {"number": number},
         "processed_at": 1_800_000_000.25,
+        "route": "backlog",
     }
     return FeatureRow(**(given | more))
 

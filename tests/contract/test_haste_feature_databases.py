@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +42,19 @@ class TestSqlite(FeatureDatabaseSuite):
             database.close()
         database = SqliteFeatureDatabase(tmp_path / "features.sqlite")
         assert [each.message_id for each in database.rows(RowFilter())] == ["m1", "m2"]
+        database.close()
+
+    def test_a_file_of_an_earlier_release_gets_the_columns_that_it_lacks(self, tmp_path: Path) -> None:
+        file = tmp_path / "features.sqlite"
+        SqliteFeatureDatabase(file).close()
+        with closing(sqlite3.connect(file)) as old:
+            old.execute("ALTER TABLE feature_rows DROP COLUMN route")
+            values = "1, 'plates', 'm0', '', 0, 'A', '', 1, '{}', 0.5, '', '{}', '', '', 0, '', 0"
+            old.execute(f"INSERT INTO feature_rows VALUES ({values})")
+            old.commit()
+        database = SqliteFeatureDatabase(file)
+        database.commit(row(1))
+        assert [each.route for each in database.rows(RowFilter())] == ["", "backlog"]
         database.close()
 
     def test_a_file_that_is_no_database_is_a_storage_error(self, tmp_path: Path) -> None:

@@ -486,6 +486,15 @@ def test_messages_of_the_backlog_are_pushed_without_being_asked_for(start: Start
     assert (report.handled, report.handled_from_backlog) == (500, 500)
 
 
+def test_a_message_says_by_which_route_it_came(start: Start) -> None:
+    bench = start("@handler\ndef handle(message):\n    return message.route\n")
+    connector = bench.connector()
+    assert connector.outcome(connector.send(b"straight")).result == "engine"
+    bench.master.push(b"stored")
+    wait_until(lambda: len(bench.master.outcomes) == 1)
+    assert bench.master.outcomes[0].result == "backlog"
+
+
 def test_the_next_free_slot_is_the_backlogs_and_connectors_get_no_new_credit_meanwhile(start: Start) -> None:
     bench = start(GATE)
     connector = bench.connector()

@@ -73,6 +73,7 @@ class FeatureRow:
         policy_version: Tells which policy decided; another policy has another.
         stream_version: Declaration by which it was decided.
         processed_at: Wall-clock seconds.
+        route: How the message came: ``engine``, straight from its source, or ``backlog``; empty where nobody knows.
     """
 
     stream: str
@@ -91,6 +92,7 @@ class FeatureRow:
     stream_version: int = 0
     engine: str = ""
     processed_at: float = 0.0
+    route: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +208,7 @@ def from_plain(plain: Any) -> FeatureRow:
 
 
 def _check_types(row: FeatureRow) -> None:
-    texts = (row.digest, row.tier, row.location, row.reason, row.function, row.policy_version, row.engine)
+    texts = (row.digest, row.tier, row.location, row.reason, row.function, row.policy_version, row.engine, row.route)
     counts = (row.size_bytes, row.attempt, row.stream_version)
     numbers = (row.score, row.processed_at, *row.features.values()) if isinstance(row.features, Mapping) else ("",)
     is_right = (

@@ -44,6 +44,7 @@ _ROWS = sa.Table(
     sa.Column("stream_version", sa.Integer, nullable=False),
     sa.Column("engine", sa.Text, nullable=False),
     sa.Column("processed_at", sa.Float, nullable=False),
+    sa.Column("route", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("stream", "message_id"),
     sa.Index("feature_rows_by_score", "stream", "score"),
 )
@@ -69,6 +70,7 @@ class SqliteFeatureDatabase(FeatureDatabase):
             sa.event.listen(self._engine, "connect", _prepare)
             with _alone_in(file.parent):
                 _METADATA.create_all(self._engine)
+                _add_route(self._engine)
         except (OSError, SQLAlchemyError) as error:
             raise self._broken(error) from None
 
@@ -141,6 +143,13 @@ def _alone_in(folder: Path) -> Iterator[None]:
 def _prepare(connection: Any, _: Any) -> None:
     for pragma in ("journal_mode=WAL", "synchronous=FULL"):
         connection.execute(f"PRAGMA {pragma}")
+
+
+def _add_route(engine: sa.Engine) -> None:
+    """Give a file of an earlier release the column that it lacks."""
+    if all(column["name"] != "route" for column in sa.inspect(engine).get_columns(_ROWS.name)):
+        with engine.begin() as connection:
+            connection.execute(sa.text("ALTER TABLE feature_rows ADD COLUMN route TEXT NOT NULL DEFAULT ''"))
 
 
 def _commit(connection: sa.Connection, row: FeatureRow) -> FeatureRow:

@@ -48,7 +48,7 @@ class Hierarchy:
 
 @dataclass(frozen=True, slots=True)
 class Traffic:
-    """How the messages travelled, as the cluster counts it.
+    """How the messages travelled.
 
     Attributes:
         peer_to_peer, backlog: Messages that came straight from a connector, and those that waited at the master.
@@ -58,6 +58,12 @@ class Traffic:
     peer_to_peer: int
     backlog: int
     duration_s: float | None = None
+
+    @classmethod
+    def of(cls, rows: Iterable[FeatureRow]) -> Traffic:
+        """Return what the rows say of their routes; those that do not say are not counted."""
+        routes = Counter(row.route for row in rows)
+        return cls(peer_to_peer=routes["engine"], backlog=routes["backlog"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -68,6 +68,12 @@ def bench(tmp_path: Path) -> Any:
     opened.close()
 
 
+def test_a_row_says_by_which_route_its_message_came(bench: Bench) -> None:
+    bench.handle(lambda _: {"focus": 0.5}, Message("m1", "plates", memoryview(b"pixels"), route="backlog"))
+    bench.handle(lambda _: {"focus": 0.5}, message(2))
+    assert (bench.row("m1").route, bench.row("m2").route) == ("backlog", "engine")
+
+
 def test_the_engine_finds_the_plugin_by_its_name() -> None:
     assert PLUGINS.load("haste") is create
 

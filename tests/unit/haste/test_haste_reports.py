@@ -237,3 +237,8 @@ def test_a_thumbnail_is_a_small_png_of_any_image(shape: tuple[int, ...]) -> None
 def test_a_thumbnail_of_nothing_finite_is_refused() -> None:
     with pytest.raises(InvalidInput):
         thumbnail(np.full((8, 8), np.nan))
+
+
+def test_routes_are_counted_from_the_rows_that_name_one() -> None:
+    rows = [row(number, 0.5, "A", route=route) for number, route in enumerate(("engine", "backlog", "engine", ""))]
+    assert Traffic.of(rows) == Traffic(peer_to_peer=2, backlog=1)
