@@ -40,8 +40,6 @@ from harmonicio.wire.sections import drain_frame
 
 #: A slot is given up after this long, so that others have their turn and outcomes are sent.
 HOLD_AT_MOST_S = OLDEST_UNSENT_S
-#: A payload that is not taken is read and forgotten up to this size; beyond, the connection ends.
-MAX_DISCARDED_BYTES = 64 * 1024**2
 
 _NOTHING = memoryview(b"")
 _NO_CREDIT = rejection(RejectReason.NO_CREDIT, "The message is beyond the credit that this engine gave.")
@@ -296,14 +294,14 @@ class Session:
         self._link.receive_payload(payload.view, on_progress=arrival.advance)
 
     def _discard(self, message: IncomingMessage, refusal: Outcome) -> None:
-        """Refuse a payload before it is read; if reading it would take long, end the connection."""
+        """Refuse a payload before it is read; then read and forget it, however large it is.
+
+        To end the connection instead would lose the outcome on its way, so that the same message came again at once,
+        and with it whatever else the connection carries.
+        """
         self.answers.message_refused(message, refusal)
         self.answers.flush()
-        if message.size_bytes <= MAX_DISCARDED_BYTES:
-            self._link.connection.discard_payload()
-        else:
-            hint = "Connect again; other messages can be sent as before."
-            self.say_goodbye(str(refusal.reason or ""), refusal.text, hint)
+        self._link.connection.discard_payload()
 
     def _large_received(self, message: IncomingMessage) -> None:
         """Act on a large message whose payload is over; if it was refused before, nothing is left to do."""
