@@ -17,13 +17,17 @@ from harmonicio.core.stream import StreamDeclaration
 
 @dataclass(frozen=True, slots=True)
 class WorkerRegistration:
-    """``POST /workers``: a controller introduces itself; repeated after each restart of either side."""
+    """``POST /workers``: a controller introduces itself; repeated after each restart of either side.
+
+    ``identity`` is random and kept in the worker's data folder: it tells two workers of one name apart.
+    """
 
     worker: str
     host: str
     max_engines: int
     runtime: str
     version: str
+    identity: str = ""
 
 
 @dataclass(frozen=True, slots=True)

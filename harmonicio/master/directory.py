@@ -6,6 +6,7 @@
 
 Rules:
 
+- A name belongs to the worker that registered with it, for as long as that one is not lost.
 - A report replaces the worker's previous one. A report that is older than the last one (network reordering, a repeat)
   changes nothing.
 - The engines of a lost worker are shown as lost and cannot be leased. They may well be alive: the worker's next report
@@ -32,7 +33,7 @@ from harmonicio.control.messages import (
     WorkerReport,
 )
 from harmonicio.core.engine import Availability, ExitReason
-from harmonicio.core.errors import InvalidInput, Unavailable
+from harmonicio.core.errors import Conflict, InvalidInput, Unavailable
 from harmonicio.core.names import check_name
 
 LOST_AFTER_S = 5.0
@@ -130,6 +131,7 @@ class Directory:
 
         Raises:
             InvalidInput: a name or the number of engines cannot be used.
+            Conflict: another worker has this name.
             Unavailable: there are too many workers.
         """
         check_name("worker", registration.worker)
@@ -139,6 +141,14 @@ class Directory:
                 hint=f"Use 0 to {MAX_ENGINES_PER_WORKER}.",
             )
         known = self._workers.get(registration.worker)
+        if known is not None and known.registration.identity != registration.identity:
+            if not known.is_lost:
+                raise Conflict(
+                    f"Another worker has the name {registration.worker!r}; it runs on host {known.registration.host!r}.",
+                    hint="Give this one a name of its own, with --name or worker.name.",
+                )
+            self.leave(registration.worker)
+            known = None
         if known is None:
             if len(self._workers) >= MAX_WORKERS:
                 raise Unavailable(f"The master knows {MAX_WORKERS} workers already.", retry_after_s=60.0)

@@ -123,6 +123,7 @@ class MasterState:
 
         Raises:
             InvalidInput: a name or number cannot be used.
+            Conflict: another worker has this name.
             Unavailable: there are too many workers.
         """
         if self.directory.register(registration, now):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from harmonicio.control.messages import EngineExit, EngineReport, WorkerRegistration, WorkerReport
 from harmonicio.core.engine import Availability, ExitReason
-from harmonicio.core.errors import InvalidInput
+from harmonicio.core.errors import Conflict, InvalidInput
 from harmonicio.core.lease import Address
 from harmonicio.master import directory as directory_module
 from harmonicio.master.directory import Directory
@@ -57,6 +59,19 @@ def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory
     directory.expire(now=20.0)
     assert directory.report("w1", report(1, engine()), now=21.0).has_returned
     assert directory.can_be_leased("w1-e1")
+
+
+def test_a_name_belongs_to_one_worker_until_that_is_lost(directory: Directory) -> None:
+    other = dataclasses.replace(registration(), host="elsewhere", identity="other")
+    directory.report("w1", report(0, engine()), now=1.0)
+    with pytest.raises(Conflict, match=r"Another worker has the name 'w1'; it runs on host '127\.0\.0\.1'"):
+        directory.register(other, now=2.0)
+    assert directory.can_be_leased("w1-e1")
+    directory.register(registration(), now=3.0)
+    directory.expire(now=20.0)
+    directory.register(other, now=21.0)
+    with pytest.raises(Conflict):
+        directory.register(registration(), now=22.0)
 
 
 def test_a_late_report_changes_nothing(directory: Directory) -> None:
