@@ -144,7 +144,7 @@ class Directory:
         if known is not None and known.registration.identity != registration.identity:
             if not known.is_lost:
                 raise Conflict(
-                    f"Another worker has the name {registration.worker!r}; it runs on host {known.registration.host!r}.",
+                    f"A worker on host {known.registration.host!r} has the name {registration.worker!r}.",
                     hint="Give this one a name of its own, with --name or worker.name.",
                 )
             self.leave(registration.worker)

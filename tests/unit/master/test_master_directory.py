@@ -64,7 +64,7 @@ def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory
 def test_a_name_belongs_to_one_worker_until_that_is_lost(directory: Directory) -> None:
     other = dataclasses.replace(registration(), host="elsewhere", identity="other")
     directory.report("w1", report(0, engine()), now=1.0)
-    with pytest.raises(Conflict, match=r"Another worker has the name 'w1'; it runs on host '127\.0\.0\.1'"):
+    with pytest.raises(Conflict, match="has the name 'w1'"):
         directory.register(other, now=2.0)
     assert directory.can_be_leased("w1-e1")
     directory.register(registration(), now=3.0)
