@@ -132,11 +132,6 @@ class Slots:
         return f"<Slots: {self._loop!r}>"
 
     @property
-    def depth(self) -> int:
-        """Messages that wait in the backlog, as the master last said."""
-        return self._loop.depth
-
-    @property
     def in_use(self) -> int:
         return self._concurrency - len(self._idle_slots)
 
@@ -196,6 +191,7 @@ class Slots:
         slot.end()
         with self._lock:
             self._loop.measured(messages, seconds)
+            is_backlogs = self._loop.is_backlog_waiting
             waiter = self._loop.free_slot()
             if waiter is None:
                 self._idle_slots.append(slot)
@@ -203,6 +199,8 @@ class Slots:
                 self._taken += 1
         if waiter is not None:
             waiter.granted(slot)
+            if is_backlogs:  # The master's next message may come now; nothing else happens on its connection.
+                self.flusher.review_at(time.monotonic())
 
     @contextmanager
     def emitting(self) -> Iterator[None]:

@@ -508,7 +508,6 @@ def test_the_next_free_slot_is_the_backlogs_and_connectors_get_no_new_credit_mea
     connector.send(metadata={"name": "second"})
     bench.master.push(metadata={"name": "stored 1"})
     bench.master.push(metadata={"name": "stored 2"})
-    wait_until(lambda: bench.daemon._slots.depth == 1, what="the engine to hear of the depth")
     wait_until(lambda: bench.daemon._slots.is_backlog_waiting)
     bench.module.gate.set()
     connector.wait_for_outcomes(2)
@@ -516,6 +515,38 @@ def test_the_next_free_slot_is_the_backlogs_and_connectors_get_no_new_credit_mea
     assert bench.module.order[:2] == ["first", "stored 1"]
     connector.send(metadata={"name": "third"})
     connector.wait_for_outcomes(3)
+
+
+def test_a_free_slot_takes_the_next_message_of_the_backlog_while_the_one_before_it_runs(start: Start) -> None:
+    code = """
+        import threading, time
+        gates = {name: threading.Event() for name in ("short", "longer", "stored long", "stored next")}
+        running = set()
+        @handler
+        def wait(message):
+            name = message.metadata.get("name")
+            if name is None:
+                time.sleep(0.3)  # So slow that only one message may wait.
+                return
+            running.add(name)
+            gates[name].wait(30)
+    """
+    bench = start(code, concurrency=2)
+    module, connector = bench.module, bench.connector()
+    for _ in range(4):
+        connector.outcome(connector.send())
+    for name in ("short", "longer"):
+        connector.send(metadata={"name": name})
+        wait_until(lambda: name in module.running)  # noqa: B023  asked at once
+    bench.master.push(metadata={"name": "stored long"})
+    wait_until(lambda: bench.daemon._slots.is_backlog_waiting)
+    bench.master.push(metadata={"name": "stored next"})
+    module.gates["short"].set()
+    wait_until(lambda: "stored long" in module.running)
+    module.gates["longer"].set()
+    wait_until(lambda: "stored next" in module.running, 5)
+    for gate in module.gates.values():
+        gate.set()
 
 
 def test_the_connection_to_the_master_is_dialled_again_and_live_connectors_go_on(start: Start) -> None:
