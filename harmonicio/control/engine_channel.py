@@ -1,7 +1,7 @@
 """The control connection of one engine: JSON lines over a UNIX socket in the engine's folder.
 
     engine   ── EngineReport, one a line ──►   controller
-             ◄── DrainOrder, one a line ────
+             ◄── EngineOrder, one a line ────
 
 The controller listens and the engine dials, so that engines which outlive their controller find the next one at the
 same path. Rules:
@@ -24,11 +24,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import DrainOrder, EngineReport
+from harmonicio.control.messages import EngineOrder, EngineReport
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 
 MAX_LINE_BYTES = 1024**2
-LONGEST_REPORT_INTERVAL_S = 1.0
 DIAL_TIMEOUT_S = 5.0
 #: A controller that reads nothing for this long is given up; the engine dials again.
 SEND_TIMEOUT_S = 10.0
@@ -37,11 +36,6 @@ _LONGEST_PLAIN_PATH_BYTES = 100
 _READ_BYTES = 64 * 1024
 
 Record = TypeVar("Record")
-
-
-def report_interval_s(timeout_s: float) -> float:
-    """Return how long an engine is silent at most when nothing changes, by its stream's time-out."""
-    return min(LONGEST_REPORT_INTERVAL_S, timeout_s / 4)
 
 
 def dial_controller(path: str | os.PathLike[str]) -> EngineChannel:
@@ -87,14 +81,14 @@ class EngineChannel:
             self.close()  # Part of the line may be out: nothing can follow it.
             raise
 
-    def receive_order(self, timeout_s: float) -> DrainOrder | None:
+    def receive_order(self, timeout_s: float) -> EngineOrder | None:
         """Return the next order, or ``None`` when there is none within ``timeout_s`` seconds.
 
         Raises:
             ConnectionEnded: the controller is gone, or this end was closed, also while waiting.
         """
         if (waiting := self._lines.next()) is not None:
-            return _record_of(DrainOrder, waiting)
+            return _record_of(EngineOrder, waiting)
         with _as_ended():
             poll = select.poll()
             poll.register(self._socket.fileno(), select.POLLIN)
@@ -102,7 +96,7 @@ class EngineChannel:
                 return None
             self._lines.add(self._socket.recv(_READ_BYTES))
         line = self._lines.next()
-        return None if line is None else _record_of(DrainOrder, line)
+        return None if line is None else _record_of(EngineOrder, line)
 
     def close(self) -> None:
         """End the connection and wake whoever waits in it; may be called more than once, from any thread."""
@@ -186,7 +180,7 @@ class ControllerChannel:
             reports.append(_record_of(EngineReport, line))
         return reports
 
-    def send_order(self, order: DrainOrder) -> None:
+    def send_order(self, order: EngineOrder) -> None:
         """Send one order.
 
         Raises:

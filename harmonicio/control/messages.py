@@ -125,9 +125,10 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True)
 class ReportAnswer:
-    """``is_known`` is false when the master has forgotten this worker, which then registers again."""
+    """Not ``is_known``: the master has forgotten this worker, which registers again. Older epochs were revoked."""
 
     is_known: bool
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,10 +210,11 @@ class LeaseList:
 
 @dataclass(frozen=True, slots=True)
 class LeaseRenewal:
-    """Leases that go on for another term, and those that have ended (engine gone, revoked, unknown)."""
+    """Leases that go on for another term, and those that have ended; of the latter, ``gone``: so is their engine."""
 
     renewed: tuple[str, ...]
     ended: tuple[str, ...]
+    gone: tuple[str, ...] = ()
 
 
 # ── controller and engine on one host ────────────────────────────────────────────────────────────────────────────────
@@ -248,10 +250,11 @@ class EngineConfiguration:
 
 
 @dataclass(frozen=True, slots=True)
-class DrainOrder:
-    """The only order that a controller gives on the control connection: finish what runs, then end."""
+class EngineOrder:
+    """What a controller orders: finish what runs, then end, ``within_s``; refuse leases older than ``epoch``."""
 
-    within_s: float
+    within_s: float | None = None
+    epoch: int = 0
 
 
 # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────────

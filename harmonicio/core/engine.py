@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from enum import StrEnum
 
+LONGEST_REPORT_INTERVAL_S = 1.0
+
 
 class Availability(StrEnum):
     """The state of an engine.
@@ -33,3 +35,8 @@ class ExitReason(StrEnum):
     TIMED_OUT = "timed_out"
     FAILED_TO_START = "failed_to_start"
     UNKNOWN = "unknown"
+
+
+def report_interval_s(timeout_s: float) -> float:
+    """Return how long an engine is silent towards its controller at most, by its stream's time-out."""
+    return min(LONGEST_REPORT_INTERVAL_S, timeout_s / 4)

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from harmonicio.control.engine_channel import EngineChannel, dial_controller
-from harmonicio.control.messages import DrainOrder, EngineReport
+from harmonicio.control.messages import EngineOrder, EngineReport
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConnectionEnded
 
@@ -41,7 +41,7 @@ class ControlConnection:
         path: str,
         make_report: Callable[[], EngineReport],
         *,
-        on_order: Callable[[DrainOrder], None],
+        on_order: Callable[[EngineOrder], None],
         on_orphaned: Callable[[], None],
         interval_s: float,
         orphan_after_s: float,

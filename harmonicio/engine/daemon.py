@@ -19,13 +19,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonicio.control.client import MasterClient
-from harmonicio.control.engine_channel import report_interval_s
 from harmonicio.control.handler_board import BOARD_NAME, HandlerBoard
-from harmonicio.control.messages import DrainOrder, EngineConfiguration, EngineReport
+from harmonicio.control.messages import EngineConfiguration, EngineOrder, EngineReport
 from harmonicio.control.tickets import engine_bearer
 from harmonicio.core.clock import SystemClock
-from harmonicio.core.engine import Availability
-from harmonicio.core.errors import ConfigurationError, ConnectionEnded, Unavailable
+from harmonicio.core.engine import Availability, report_interval_s
+from harmonicio.core.errors import ConfigurationError, ConnectionEnded, NotAllowed, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.engine import plugin
 from harmonicio.engine.backlog_connection import BacklogConnection
@@ -34,7 +33,7 @@ from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import load
 from harmonicio.engine.message import Emission
 from harmonicio.engine.payloads import PayloadStore
-from harmonicio.engine.reception import TicketDesk, answer_to, check_role
+from harmonicio.engine.reception import ASK_AGAIN, TicketDesk, answer_to, check_role
 from harmonicio.engine.roster import Roster
 from harmonicio.engine.session import Session, Workshop
 from harmonicio.engine.slots import Slots
@@ -182,7 +181,9 @@ class Daemon:
         if self._drain_begun.is_set():
             raise Unavailable("The engine takes no new connections, because it ends.")
         ends_at = self._desk.ends_at(claims.lease)
-        session = self._new_session(link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s)
+        session = self._new_session(
+            link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s, epoch=claims.epoch
+        )
         return answer_to(hello, declaration, self._configuration.engine), session
 
     def _open_backlog(self, link: Link) -> Session:
@@ -196,23 +197,28 @@ class Daemon:
         is_backlog: bool = False,
         may_idle_until: float = float("inf"),
         idle_for_s: float = 0.0,
+        epoch: int | None = None,
     ) -> Session:
         assert self._workshop is not None
         named = f"{name}#{next(self._numbers)}"
         session = Session(self._workshop, link, named, is_backlog=is_backlog, on_closed=self._roster.remove)
-        self._roster.add(session, time.monotonic(), may_idle_until=may_idle_until, idle_for_s=idle_for_s)
+        self._roster.add(session, time.monotonic(), may_idle_until=may_idle_until, idle_for_s=idle_for_s, epoch=epoch)
         return session
 
-    def _end_idle_sessions(self) -> None:
+    def _end_sessions(self) -> None:
+        """End the connections that were idle for too long, and those whose leases were revoked."""
         for session in self._roster.idle_sessions(time.monotonic()):
             text = "The lease has ended and the connection was idle for a term."
             self._slots.flusher.start_soon(functools.partial(session.say_goodbye, "idle", text))
+        for session in self._roster.older_sessions(self._desk.newest_epoch):
+            text = "The lease was revoked."
+            self._slots.flusher.start_soon(functools.partial(session.say_goodbye, NotAllowed.code, text, ASK_AGAIN))
 
     # ── reporting ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def report(self) -> EngineReport:
         """Return this engine as it is now."""
-        self._end_idle_sessions()
+        self._end_sessions()
         now = time.monotonic()
         state = self._state_now()
         if state is not self._state:
@@ -242,8 +248,12 @@ class Daemon:
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _ordered(self, order: DrainOrder) -> None:
-        self.drain(order.within_s)
+    def _ordered(self, order: EngineOrder) -> None:
+        if order.epoch > self._desk.newest_epoch:
+            self._desk.raise_epoch(order.epoch)
+            self._control.report_soon()  # Which ends their connections.
+        if order.within_s is not None:
+            self.drain(order.within_s)
 
     def drain(self, within_s: float) -> None:
         """Take nothing new and end within this time; a repeated call can only shorten it."""

@@ -1,7 +1,8 @@
 """Who may send to this engine: HELLO and the tickets of leases.
 
 A ticket names lease, stream, engine and source. Its source may present it again until the lease ends; the engine's own
-monotonic timer for that starts when it sees the ticket first. Tickets older than the newest epoch seen were revoked.
+monotonic timer for that starts when it sees the ticket first. Tickets that are older than the newest epoch, seen on a
+ticket or heard of from the controller, were revoked.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from harmonicio.wire.frames import VERSION
 #: Leases that are remembered; one is forgotten when its ticket could not be presented any more.
 MAX_LEASES = 100_000
 SOFTWARE = f"harmonicio {__version__}"
-_HINT = "Ask the master for a new lease."
+ASK_AGAIN = "Ask the master for a new lease."
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,13 +64,22 @@ class TicketDesk:
         wall_s = self._clock.wall()
         claims = tickets.verify(self._key, ticket, TicketKind.LEASE, wall_s=wall_s, oldest_epoch=self._newest_epoch)
         if claims.stream != self._stream or claims.engine != self._engine:
-            raise NotAllowed("The ticket is for another engine.", hint=_HINT)
+            raise NotAllowed("The ticket is for another engine.", hint=ASK_AGAIN)
         if claims.source != source or not source:
-            raise NotAllowed("The ticket was given to another source.", hint=_HINT)
+            raise NotAllowed("The ticket was given to another source.", hint=ASK_AGAIN)
         with self._lock:
             self._newest_epoch = max(self._newest_epoch, claims.epoch)
             self._check_term(claims, wall_s)
         return claims
+
+    @property
+    def newest_epoch(self) -> int:
+        return self._newest_epoch
+
+    def raise_epoch(self, epoch: int) -> None:
+        """The master has revoked what is older than this epoch."""
+        with self._lock:
+            self._newest_epoch = max(self._newest_epoch, epoch)
 
     def ends_at(self, lease: str) -> float:
         """Return when, on the monotonic clock, a lease that was presented ends."""
@@ -86,9 +96,9 @@ class TicketDesk:
             forget_at = claims.issued_at + claims.term_s + WALL_CLOCK_TOLERANCE_S
             self._terms[claims.lease] = _Term(claims.source, now + claims.term_s, forget_at)
         elif term.source != claims.source:
-            raise NotAllowed("The lease was presented by another source.", hint=_HINT)
+            raise NotAllowed("The lease was presented by another source.", hint=ASK_AGAIN)
         elif now >= term.ends_at:
-            raise NotAllowed("The lease has ended.", hint=_HINT)
+            raise NotAllowed("The lease has ended.", hint=ASK_AGAIN)
 
     def _forget(self, wall_s: float) -> None:
         self._terms = {lease: term for lease, term in self._terms.items() if term.forget_at > wall_s}
@@ -105,7 +115,7 @@ def check_role(hello: Hello, declaration: StreamDeclaration) -> None:
     if hello.role is not Role.CONNECTOR:
         raise NotAllowed("An engine is dialled by stream connectors only.", hint="Dial the master instead.")
     if hello.stream != declaration.name:
-        raise NotAllowed(f"This engine does not serve stream {hello.stream!r}.", hint=_HINT)
+        raise NotAllowed(f"This engine does not serve stream {hello.stream!r}.", hint=ASK_AGAIN)
 
 
 def answer_to(hello: Hello, declaration: StreamDeclaration, engine: str) -> Hello:

@@ -28,6 +28,7 @@ class _Entry:
     session: Session
     may_idle_until: float
     idle_for_s: float
+    epoch: int | None
     received: int = 0
     quiet_since: float = 0.0
 
@@ -46,14 +47,17 @@ class Roster:
     def __len__(self) -> int:
         return len(self._entries)
 
-    def add(self, session: Session, now: float, *, may_idle_until: float, idle_for_s: float) -> None:
+    def add(
+        self, session: Session, now: float, *, may_idle_until: float, idle_for_s: float, epoch: int | None = None
+    ) -> None:
         """Take a session in.
 
         Args:
             may_idle_until, idle_for_s: It ends when both this moment has passed and it was quiet for so long.
+            epoch: That of the ticket that let it in; None without a ticket.
         """
         with self._lock:
-            self._entries[session] = _Entry(session, may_idle_until, idle_for_s, quiet_since=now)
+            self._entries[session] = _Entry(session, may_idle_until, idle_for_s, epoch, quiet_since=now)
 
     def remove(self, session: Session) -> None:
         with self._lock:
@@ -68,6 +72,13 @@ class Roster:
         """Return what all sessions, those that have ended included, have done."""
         with self._lock:
             return sum((_figures_of(session) for session in self._entries), self._ended)
+
+    def older_sessions(self, epoch: int) -> list[Session]:
+        """Return the connectors' sessions whose tickets are of an older epoch."""
+        with self._lock:
+            return [
+                entry.session for entry in self._entries.values() if entry.epoch is not None and entry.epoch < epoch
+            ]
 
     def idle_sessions(self, now: float) -> list[Session]:
         """Return the connectors' sessions whose lease has ended and that were quiet for a term."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -40,6 +40,7 @@ class Arrival:
         self._received = 0
         self._is_complete = False
         self._error: HarmonicIOError | None = None
+        self._when_over: Callable[[bool], None] | None = None
 
     def __repr__(self) -> str:
         return f"<Arrival: {self._received} of {self.size_bytes} bytes{', complete' if self._is_complete else ''}>"
@@ -58,6 +59,7 @@ class Arrival:
             if not is_intact:
                 self._error = StorageError("The payload was damaged on its way: its checksum does not match.")
             self._changed.notify_all()
+        self._say_over()
 
     def fail(self, error: HarmonicIOError) -> None:
         """Say that the rest will not come."""
@@ -65,6 +67,7 @@ class Arrival:
             if not self._is_complete:
                 self._error = self._error or error
             self._changed.notify_all()
+        self._say_over()
 
     def wait_for(self, position: int) -> int:
         """Wait for bytes beyond ``position``, or for the end; return how many bytes of the payload are here.
@@ -79,6 +82,21 @@ class Arrival:
             if self._error is not None:
                 raise self._error
             return self._received
+
+    def when_over(self, act: Callable[[bool], None]) -> None:
+        """Have ``act`` called once, with whether the payload is here and right, as soon as that is known: now, or by
+        the thread that receives it."""
+        with self._changed:
+            self._when_over = act
+        self._say_over()
+
+    def _say_over(self) -> None:
+        with self._changed:
+            if self._error is None and not self._is_complete:
+                return
+            act, self._when_over = self._when_over, None
+        if act is not None:
+            act(self._error is None)
 
     def wait_until_over(self) -> bool:
         """Wait until the payload is here or never will be; return whether it is here and right."""

@@ -2,12 +2,16 @@
 
 submitted ──granted──► running ──► (streamed payload is over) ──► answered
     └─────refused────► rejected: draining
+
+A handler that returns before its payload is here gives slot and thread back: whoever receives the rest answers.
 """
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from harmonicio.core.errors import ConnectionEnded
@@ -40,9 +44,6 @@ class Owner(Protocol):
 
     @property
     def answers(self) -> Answers: ...
-
-    @property
-    def flush_due_at(self) -> float | None: ...
 
     def checkpoint(self) -> None: ...
 
@@ -91,17 +92,26 @@ class Task:
         begun_at = slot.begin(self._message.id)
         outcome, detail = self._work.run(self._content, begun_at)
         self._slots.release(slot, 1, time.monotonic() - begun_at)
-        is_damaged = self._arrival is not None and not self._arrival.wait_until_over()
-        self._release()
-        if is_damaged:
-            self._owner.answers.message_refused(self._message, DAMAGED, was_started=True)
-        else:
-            self._owner.answers.message_handled(self._message, outcome, detail)
-        self._flush()
+        self._when_over(functools.partial(self._answer, outcome, detail))
 
     def _refuse(self) -> None:
-        if self._arrival is not None:
-            self._arrival.wait_until_over()
+        self._when_over(self._answer_refused)
+
+    def _when_over(self, answer: Callable[[bool], None]) -> None:
+        if self._arrival is None:
+            answer(True)
+        else:
+            self._arrival.when_over(answer)
+
+    def _answer(self, outcome: Outcome, detail: bytes, is_intact: bool) -> None:
+        self._release()
+        if is_intact:
+            self._owner.answers.message_handled(self._message, outcome, detail)
+        else:
+            self._owner.answers.message_refused(self._message, DAMAGED, was_started=True)
+        self._flush()
+
+    def _answer_refused(self, _: bool) -> None:
         self._release()
         self._owner.answers.message_refused(self._message, refusal_of(self._slots))
         self._flush()

@@ -22,8 +22,9 @@ Pure: no I/O, no clock. All leases have the same term, so the order of granting 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
+from itertools import islice, takewhile
 
 from harmonicio.control.messages import LeaseRenewal
 from harmonicio.core.errors import Conflict, Unavailable
@@ -53,6 +54,7 @@ class LeaseTable:
         self._granted = 0
         self._held: dict[str, HeldLease] = {}  # in the order in which they end
         self._by_engine: dict[str, dict[str, str]] = {}  # engine -> source -> lease
+        self._revoked: dict[str, HeldLease] = {}  # of engines that went away, for a term: their sources may ask why
 
     def __repr__(self) -> str:
         return f"<LeaseTable epoch={self.epoch} held={len(self._held)} engines={len(self._by_engine)}>"
@@ -77,18 +79,27 @@ class LeaseTable:
         self._by_engine.setdefault(engine, {})[source] = held.lease
         return held
 
-    def renew(self, source: str, leases: Iterable[str], now: float) -> LeaseRenewal:
-        """Let the source's leases go on for another term from now; say which of them have ended."""
-        renewed, ended = [], []
+    def renew(
+        self, source: str, leases: Iterable[str], now: float, is_gone: Callable[[str], bool] = lambda _: False
+    ) -> LeaseRenewal:
+        """Let the source's leases go on for another term from now; say which of them have ended.
+
+        Args:
+            is_gone: Whether an engine, given by its name, has ended or is lost.
+        """
+        renewed, ended, gone = [], [], []
         for lease in dict.fromkeys(leases):
             held = self._held.get(lease)
             if held is None or held.source != source or held.ends_at <= now:
                 ended.append(lease)
+                revoked = self._revoked.get(lease)
+                if revoked is not None and revoked.source == source and is_gone(revoked.engine):
+                    gone.append(lease)
                 continue
             del self._held[lease]
             self._held[lease] = replace(held, ends_at=now + self.term_s)
             renewed.append(lease)
-        return LeaseRenewal(tuple(renewed), tuple(ended))
+        return LeaseRenewal(tuple(renewed), tuple(ended), tuple(gone))
 
     def release(self, source: str, leases: Iterable[str]) -> tuple[HeldLease, ...]:
         """End leases that their source gives back; those of other sources stay."""
@@ -107,11 +118,17 @@ class LeaseTable:
             if held.ends_at > now:
                 break
             due.append(lease)
+        for lease in list(takewhile(lambda lease: self._revoked[lease].ends_at + self.term_s <= now, self._revoked)):
+            del self._revoked[lease]
         return self._end(due)
 
     def revoke_engine(self, engine: str) -> tuple[HeldLease, ...]:
         """End all leases on an engine that went away or takes no more messages."""
-        return self._end(tuple(self._by_engine.get(engine, {}).values()))
+        ended = self._end(tuple(self._by_engine.get(engine, {}).values()))
+        self._revoked.update({held.lease: held for held in ended})
+        for lease in list(islice(self._revoked, max(0, len(self._revoked) - MAX_LEASES))):
+            del self._revoked[lease]
+        return ended
 
     def revoke_stream(self, stream: str) -> tuple[HeldLease, ...]:
         """End all leases of a stream."""

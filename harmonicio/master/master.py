@@ -156,7 +156,7 @@ class Master:
             decision = self._state.report(worker, report, now)
         for ended in decision.exits:
             self.backlog.engine_exited(ended)
-        return ReportAnswer(decision.is_known)
+        return ReportAnswer(decision.is_known, self.office.epoch)
 
     def leave(self, worker: str) -> None:
         with self._deciding() as now:

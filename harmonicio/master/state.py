@@ -267,7 +267,11 @@ class MasterState:
         return Granted(held, engine.worker, engine.report.address)
 
     def renew(self, source: str, leases: Iterable[str], now: float) -> LeaseRenewal:
-        return self.leases.renew(source, leases, now)
+        return self.leases.renew(source, leases, now, self._is_gone)
+
+    def _is_gone(self, engine: str) -> bool:
+        known = self.directory.engine(engine)
+        return known is None or not known.is_there
 
     def release(self, source: str, leases: Iterable[str]) -> None:
         self.leases.release(source, leases)

@@ -14,7 +14,7 @@ from typing import Any
 
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
-from harmonicio.control.messages import DrainOrder, EngineConfiguration, EngineReport
+from harmonicio.control.messages import EngineConfiguration, EngineOrder, EngineReport
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.core.lease import Address, Claims, TicketKind
 from harmonicio.core.message import MessageIds, Outcome
@@ -264,10 +264,10 @@ class BareController:
         states = [str(report.state) for report in self.reports]
         return [state for at, state in enumerate(states) if at == 0 or states[at - 1] != state]
 
-    def order_drain(self, within_s: float) -> None:
+    def order(self, order: EngineOrder) -> None:
         with self._lock:
             assert self._channel is not None
-            self._channel.send_order(DrainOrder(within_s))
+            self._channel.send_order(order)
 
     def close(self) -> None:
         self._closing.set()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
-from harmonicio.control.messages import DrainOrder, EngineReport
+from harmonicio.control.messages import EngineOrder, EngineReport
 from harmonicio.core.errors import ConnectionEnded
 
 _log = logging.getLogger(__name__)
@@ -27,6 +27,7 @@ class ControlDesk:
         self._selector = selector
         self._listeners: dict[str, ControlListener] = {}
         self._channels: dict[str, ControllerChannel] = {}
+        self._epoch = 0
 
     def __repr__(self) -> str:
         return f"<ControlDesk: {len(self._channels)} of {len(self._listeners)} engines connected>"
@@ -70,11 +71,22 @@ class ControlDesk:
 
     def drain(self, engine: str, within_s: float) -> bool:
         """Order an engine to drain; False when it is not connected."""
+        return self._send(engine, EngineOrder(within_s))
+
+    def announce_epoch(self, epoch: int) -> None:
+        """Have all engines, also those that come, refuse leases of older epochs: they were revoked."""
+        if epoch <= self._epoch:
+            return
+        self._epoch = epoch
+        for engine in list(self._channels):
+            self._send(engine, EngineOrder(epoch=epoch))
+
+    def _send(self, engine: str, order: EngineOrder) -> bool:
         channel = self._channels.get(engine)
         if channel is None:
             return False
         try:
-            channel.send_order(DrainOrder(within_s))
+            channel.send_order(order)
         except ConnectionEnded:
             self._drop(engine)
             return False
@@ -103,6 +115,8 @@ class ControlDesk:
         self._drop(engine)  # An engine that dials again has given its earlier connection up.
         self._channels[engine] = channel
         self._selector.register(channel, selectors.EVENT_READ, (engine, channel))
+        if self._epoch:
+            self._send(engine, EngineOrder(epoch=self._epoch))
 
     def _drop(self, engine: str) -> None:
         channel = self._channels.pop(engine, None)

@@ -67,7 +67,7 @@ class Reporter:
         master: Used from two threads; closed with the reporter.
         registration: How the worker introduces itself.
         make_report: Returns the report with this number.
-        on_welcome, on_desired, on_answered: Told what the master answered, on_answered with the report.
+        on_welcome, on_desired, on_answered: Told what the master answered, on_answered with the report, too.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Reporter:
         make_report: Callable[[int], WorkerReport],
         on_welcome: Callable[[WorkerWelcome], None],
         on_desired: Callable[[Desired], None],
-        on_answered: Callable[[WorkerReport], None],
+        on_answered: Callable[[WorkerReport, ReportAnswer], None],
     ) -> None:
         self._master = master
         self._registration = registration
@@ -179,9 +179,10 @@ class Reporter:
             self._due_at = float("inf")
             self._sequence += 1
         report = self._make_report(self._sequence)
-        if not self._master.report(self._name, report).is_known:
+        answer = self._master.report(self._name, report)
+        if not answer.is_known:
             return False
-        self._on_answered(report)
+        self._on_answered(report, answer)
         return True
 
     def _set_registered(self, is_registered: bool) -> None:

@@ -18,14 +18,13 @@ import selectors
 import socket
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from harmonicio import __version__
 from harmonicio.control.handler_board import BOARD_NAME, read_board
-from harmonicio.control.messages import WorkerRegistration, WorkerReport, WorkerWelcome
+from harmonicio.control.messages import ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
 from harmonicio.worker.control_desk import SOCKET_NAME, ControlDesk
@@ -52,7 +51,7 @@ from harmonicio.worker.instructions import (
 from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.reporter import Master, Reporter
 from harmonicio.worker.runtimes import open_runtime
-from harmonicio.worker.runtimes.base import EngineSpec, OnExit, Runtime
+from harmonicio.worker.runtimes.base import EngineSpec
 
 _log = logging.getLogger(__name__)
 
@@ -91,7 +90,6 @@ class WorkerService:
     Args:
         options: How to run it.
         master: Asked and told; closed by the service.
-        open_runtime: Opens the runtime that the options name.
 
     Raises:
         InvalidInput: the name cannot be used.
@@ -100,13 +98,7 @@ class WorkerService:
         StorageError: a folder cannot be used.
     """
 
-    def __init__(
-        self,
-        options: WorkerOptions,
-        master: Master,
-        *,
-        open_runtime: Callable[[str, Path, OnExit], Runtime] = open_runtime,
-    ) -> None:
+    def __init__(self, options: WorkerOptions, master: Master) -> None:
         self._options = options
         self._outfitter = Outfitter(
             worker=check_name("worker", options.name),
@@ -116,7 +108,7 @@ class WorkerService:
             payload_budget_bytes=options.payload_budget_bytes,
             orphan_after_s=options.orphan_after_s,
         )
-        self._events: queue.SimpleQueue[Event | WorkerWelcome] = queue.SimpleQueue()
+        self._events: queue.SimpleQueue[Event | WorkerWelcome | ReportAnswer] = queue.SimpleQueue()
         self._lock = threading.Lock()
         self._controller = Controller(
             max_engines=options.max_engines,
@@ -223,7 +215,7 @@ class WorkerService:
 
     # ── what is told and asked, from any thread ──────────────────────────────────────────────────────────────────────
 
-    def _tell(self, event: Event | WorkerWelcome) -> None:
+    def _tell(self, event: Event | WorkerWelcome | ReportAnswer) -> None:
         self._events.put(event)
         self._wake()
 
@@ -231,7 +223,8 @@ class WorkerService:
         with suppress(OSError):  # Wake-ups enough are waiting, or the service has ended.
             self._wake_writer.send(b"\0")
 
-    def _answered(self, report: WorkerReport) -> None:
+    def _answered(self, report: WorkerReport, answer: ReportAnswer) -> None:
+        self._tell(answer)
         if report.exits:
             self._tell(ExitsAcknowledged(tuple(each.engine for each in report.exits)))
 
@@ -285,10 +278,13 @@ class WorkerService:
             while self._wake_reader.recv(4096):
                 pass
 
-    def _take(self, event: Event | WorkerWelcome) -> None:
+    def _take(self, event: Event | WorkerWelcome | ReportAnswer) -> None:
         if isinstance(event, WorkerWelcome):
             self._welcome = event
             self._decide(MasterMet(self._outfitter.bond(event)))
+            return
+        if isinstance(event, ReportAnswer):
+            self._desk.announce_epoch(event.epoch)
             return
         if isinstance(event, EngineExited):
             for report in self._desk.last_words(event.engine):

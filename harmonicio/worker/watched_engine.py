@@ -19,9 +19,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from harmonicio.control.engine_channel import report_interval_s
 from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
-from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.engine import Availability, ExitReason, report_interval_s
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.instructions import EngineExited, EngineNotStarted
 

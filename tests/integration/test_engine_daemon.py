@@ -16,7 +16,7 @@ from typing import Any
 import numpy
 import pytest
 
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.messages import EngineConfiguration, EngineOrder
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, NotAllowed
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
@@ -69,10 +69,12 @@ class Bench:
     controller: BareController
     exits: ExitStack
 
-    def connector(self, source: str = "source", lease: str = "l1", term_s: float = 60.0) -> BareConnector:
+    def connector(
+        self, source: str = "source", lease: str = "l1", term_s: float = 60.0, epoch: int = 1
+    ) -> BareConnector:
         address = self.daemon.address
         assert address is not None
-        ticket = lease_ticket(self.configuration, source=source, lease=lease, term_s=term_s)
+        ticket = lease_ticket(self.configuration, source=source, lease=lease, term_s=term_s, epoch=epoch)
         return self.exits.enter_context(BareConnector(address, ticket, self.configuration.declaration.name, source))
 
     @property
@@ -400,6 +402,20 @@ def test_a_connection_outlives_its_lease_while_it_is_used_and_ends_when_it_was_i
     assert connector.goodbye.code == "idle"
 
 
+def test_what_was_revoked_ends_though_nobody_comes_with_a_newer_ticket(start: Start) -> None:
+    bench = start()
+    revoked = bench.connector()
+    assert revoked.outcome(revoked.send(b"in time")).kind is OutcomeKind.DONE
+    bench.controller.order(EngineOrder(epoch=2))
+    revoked.wait(lambda: revoked.goodbye is not None, timeout_s=10)
+    assert revoked.goodbye is not None
+    assert revoked.goodbye.code == NotAllowed.code
+    with pytest.raises(NotAllowed):
+        bench.connector()
+    current = bench.connector(lease="l2", epoch=2)
+    assert current.outcome(current.send(b"x")).kind is OutcomeKind.DONE
+
+
 def test_a_dead_letter_is_not_for_an_engine(start: Start) -> None:
     connector = start().connector()
     connector.send(flags=int(Flag.DEAD))
@@ -459,6 +475,24 @@ def test_a_streaming_handler_starts_before_the_payload_is_here(start: Start) -> 
     assert not connector.outcomes
     connector.link.send(payload[2 * MIB :])
     assert connector.outcome(0).kind is OutcomeKind.DONE
+
+
+def test_payloads_that_are_still_arriving_when_their_handlers_have_returned_hold_nobody_up(start: Start) -> None:
+    bench = start("""
+        @handler(streaming=True)
+        def at_once(message):
+            return message.size_bytes
+    """)
+    slow = [bench.connector(f"s{number}", f"l{number}") for number in range(6)]
+    for connector in slow:
+        connector.wait(lambda connector=connector: connector.credit.can_send(2 * MIB))
+        connector.link.send(connector.prefix(2 * MIB), bytes(MIB))
+    other = bench.connector("other", "other")
+    assert other.outcome(other.send(b"x")).result == 1
+    assert not any(connector.outcomes for connector in slow)
+    for connector in slow:
+        connector.link.send(bytes(MIB))
+    assert [connector.outcome(0).result for connector in slow] == [2 * MIB] * 6
 
 
 def test_a_streaming_handler_hears_of_a_broken_connection_and_of_a_wrong_checksum(start: Start) -> None:
@@ -608,7 +642,7 @@ def test_a_drain_finishes_what_runs_refuses_the_rest_and_tells_everybody(start: 
     running = connector.send(metadata={"name": "runs"})
     wait_until(lambda: bench.module.running == 1)
     waiting = connector.send(bytes(200_000), metadata={"name": "waits"})
-    bench.controller.order_drain(20.0)
+    bench.controller.order(EngineOrder(20.0))
     connector.wait(lambda: connector.drain is not None)
     wait_until(lambda: bench.master.drain is not None)
     wait_until(lambda: bench.controller.states[-1] == "draining")

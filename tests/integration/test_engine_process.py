@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.messages import EngineConfiguration, EngineOrder
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
@@ -93,7 +93,7 @@ def test_an_engine_starts_works_and_drains_on_its_controllers_order(start: Start
     with engine.connector() as connector:
         connector.send_many(bytes(1000), 2_000)
         assert {each.kind for each in connector.wait_for_outcomes(2_000).values()} == {OutcomeKind.DONE}
-        engine.controller.order_drain(10.0)
+        engine.controller.order(EngineOrder(10.0))
         connector.wait(lambda: connector.drain is not None)
     assert engine.exit_code() == 0
     assert engine.controller.states[0] == "starting"
@@ -124,7 +124,7 @@ def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1
     with engine.connector() as connector:
         connector.send(metadata={"seconds": 60})
         wait_until(lambda: engine.controller.last and engine.controller.last.running)
-        engine.controller.order_drain(0.3)
+        engine.controller.order(EngineOrder(0.3))
         assert engine.exit_code() == 1
         with pytest.raises(ConnectionEnded):
             connector.wait_for_outcomes(1)
@@ -174,7 +174,7 @@ def test_an_engine_finds_the_next_controller_at_the_same_path(start: Start) -> N
     following = BareController(engine.controller.path)
     try:
         wait_until(lambda: following.last is not None)
-        following.order_drain(5.0)
+        following.order(EngineOrder(5.0))
         assert engine.exit_code() == 0
     finally:
         following.close()
@@ -185,7 +185,7 @@ def test_a_control_socket_at_a_long_path_is_found(start: Start, tmp_path: Path) 
     folder.mkdir(parents=True)
     engine = start(NOOP, folder=folder)
     wait_until(lambda: engine.controller.states[-1:] == ["idle"], 20)
-    engine.controller.order_drain(5.0)
+    engine.controller.order(EngineOrder(5.0))
     assert engine.exit_code() == 0
 
 

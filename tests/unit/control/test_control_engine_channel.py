@@ -20,7 +20,7 @@ from harmonicio.control.engine_channel import (
     EngineChannel,
     dial_controller,
 )
-from harmonicio.control.messages import DrainOrder, EngineReport, RunningMessage
+from harmonicio.control.messages import EngineOrder, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConnectionEnded
 
@@ -65,10 +65,10 @@ def test_reports_go_up_and_orders_come_down(tmp_path: Path) -> None:
         while len(received) < 2:
             received += reports(controller)
         assert received == [REPORT, REPORT]
-        controller.send_order(DrainOrder(2.5))
-        controller.send_order(DrainOrder(0.0))
-        assert engine.receive_order(5) == DrainOrder(2.5)
-        assert engine.receive_order(5) == DrainOrder(0.0)
+        controller.send_order(EngineOrder(2.5))
+        controller.send_order(EngineOrder(0.0))
+        assert engine.receive_order(5) == EngineOrder(2.5)
+        assert engine.receive_order(5) == EngineOrder(0.0)
         assert engine.receive_order(0.01) is None
 
 
@@ -120,14 +120,14 @@ def test_either_end_hears_that_the_other_has_gone(tmp_path: Path) -> None:
         with pytest.raises(ConnectionEnded):
             reports(controller)
         with pytest.raises(ConnectionEnded):
-            controller.send_order(DrainOrder(1))
+            controller.send_order(EngineOrder(1))
 
 
 def test_closing_wakes_the_thread_that_waits_for_an_order(tmp_path: Path) -> None:
     with connected(tmp_path) as (engine, _), ThreadPoolExecutor(1) as pool:
         is_waiting = threading.Event()
 
-        def wait() -> DrainOrder | None:
+        def wait() -> EngineOrder | None:
             is_waiting.set()
             return engine.receive_order(60)
 
@@ -192,4 +192,4 @@ def test_a_controller_that_reads_nothing_is_given_up(tmp_path: Path, monkeypatch
 def test_an_engine_that_reads_no_orders_does_not_hold_the_controller_up(tmp_path: Path) -> None:
     with connected(tmp_path) as (_, controller), pytest.raises(ConnectionEnded, match="does not read"):
         for _ in range(1_000_000):
-            controller.send_order(DrainOrder(1))
+            controller.send_order(EngineOrder(1))

@@ -64,7 +64,7 @@ def test_a_broken_connection_and_a_wrong_checksum_raise_in_the_reader() -> None:
     arrival.fail(ConnectionEnded("cut"))
     with pytest.raises(ConnectionEnded):
         reader.read(1)
-    assert not arrival.wait_until_over()
+    assert not reader.wait_until_arrived()
 
     arrival, reader = arriving(b"0123456789")
     arrival.complete(is_intact=False)

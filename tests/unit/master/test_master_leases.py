@@ -59,6 +59,19 @@ def test_when_an_engine_goes_away_all_its_leases_end(table: LeaseTable) -> None:
     assert table.revoke_engine("e1") == () and table.is_held("s1", kept.engine)
 
 
+def test_a_renewal_says_which_engines_are_gone_to_those_that_held_leases_on_them_for_a_term(table: LeaseTable) -> None:
+    mine, theirs = (table.grant(source, "plates", "e1", now=0.0).lease for source in ("s1", "s2"))
+    table.revoke_engine("e1")
+    assert table.renew("s1", [mine, theirs], 1.0, lambda engine: engine == "e1") == LeaseRenewal(
+        (), (mine, theirs), (mine,)
+    )
+    assert table.renew("s1", [mine], 1.0, lambda _: False).gone == ()  # It drains, and answers what it holds.
+    table.expire(now=119.0)
+    assert table.renew("s1", [mine], 119.0, lambda _: True).gone == (mine,)
+    table.expire(now=120.0)
+    assert table.renew("s1", [mine], 120.0, lambda _: True) == LeaseRenewal((), (mine,))
+
+
 def test_deleting_a_stream_ends_its_leases_only(table: LeaseTable) -> None:
     table.grant("s1", "plates", "e1", now=0.0)
     table.grant("s1", "spectra", "e2", now=0.0)

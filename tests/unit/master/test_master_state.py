@@ -9,6 +9,7 @@ import pytest
 from harmonicio.control.messages import (
     Desired,
     EngineReport,
+    LeaseRenewal,
     LeaseRequest,
     RunningMessage,
     WorkerRegistration,
@@ -115,7 +116,9 @@ def test_a_lease_ends_when_its_engine_drains() -> None:
     cluster.join("w1", 0.0, e1=IDLE)
     lease = cluster.ask("s1", 1).granted[0].held.lease
     cluster.report("w1", 2.0, e1=Availability.DRAINING)
-    assert cluster.state.renew("s1", [lease], 3.0).ended == (lease,)
+    assert cluster.state.renew("s1", [lease], 3.0) == LeaseRenewal((), (lease,))
+    cluster.report("w1", 4.0)
+    assert cluster.state.renew("s1", [lease], 5.0) == LeaseRenewal((), (lease,), gone=(lease,))
 
 
 def test_the_engines_of_a_lost_worker_lose_their_leases_and_move() -> None:
@@ -126,7 +129,7 @@ def test_the_engines_of_a_lost_worker_lose_their_leases_and_move() -> None:
     lease = cluster.ask("s1", 1).granted[0].held.lease
     cluster.report("w2", 4.0)
     assert cluster.state.tick(5.5) == ("w1",)
-    assert cluster.state.renew("s1", [lease], 5.6).ended == (lease,)
+    assert cluster.state.renew("s1", [lease], 5.6) == LeaseRenewal((), (lease,), gone=(lease,))
     assert (cluster.count("w1"), cluster.count("w2")) == (None, 2)
     assert [view.state for view in cluster.state.engine_views(6.0)] == [Availability.LOST] * 2
 

@@ -12,7 +12,7 @@ import pytest
 
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import dial_controller
-from harmonicio.control.messages import DrainOrder, EngineReport, WorkerWelcome
+from harmonicio.control.messages import EngineOrder, EngineReport, WorkerWelcome
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, Conflict
 from harmonicio.core.lease import Address, TicketKind
@@ -151,7 +151,25 @@ def test_an_order_goes_to_the_connection_that_the_engine_dialled_last(tmp_path: 
     assert desk.serve(1)[-1].handled in (1, 2)
     desk.serve(0)
     assert desk.desk.drain("e-1", 2.5)
-    assert later.receive_order(5) == DrainOrder(2.5)
+    assert later.receive_order(5) == EngineOrder(2.5)
+    later.close()
+    desk.close()
+
+
+def test_a_newer_epoch_is_told_to_the_engines_that_are_connected_and_to_those_that_come(tmp_path: Path) -> None:
+    desk = Desk(tmp_path)
+    earlier = dial_controller(desk.path)
+    earlier.send_report(report())
+    desk.serve(1)
+    for epoch in (3, 3, 2):
+        desk.desk.announce_epoch(epoch)
+    assert earlier.receive_order(5) == EngineOrder(epoch=3)
+    assert earlier.receive_order(0.01) is None
+    later = dial_controller(desk.path)
+    later.send_report(report())
+    desk.serve(1)
+    assert later.receive_order(5) == EngineOrder(epoch=3)
+    earlier.close()
     later.close()
     desk.close()
 

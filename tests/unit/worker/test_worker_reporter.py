@@ -35,7 +35,7 @@ class Worker:
             make_report=lambda sequence: WorkerReport(sequence, ()),
             on_welcome=self.welcomes.append,
             on_desired=self.wanted.append,
-            on_answered=self.answered.append,
+            on_answered=lambda report, _: self.answered.append(report),
         )
 
 
