@@ -13,6 +13,7 @@ from pathlib import Path
 
 import typer
 
+import harmonicio
 from harmonicio.cli.invocation import Invocation
 
 
@@ -37,7 +38,7 @@ COMMANDS = (
     Command("master", "Run the master of a cluster.", is_noun=True),
     Command("stream", "Declare, list, scale and remove streams.", is_noun=True),
     Command("worker", "Run this host's controller, and list the hosts that run engines.", is_noun=True),
-    Command("engine", "Run, try out and list processing engines.", is_noun=True),
+    Command("engine", "Run and list processing engines.", is_noun=True),
     Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
     Command("haste", "Look after what HASTE keeps.", is_noun=True),
@@ -63,11 +64,20 @@ def build(arguments: Sequence[str]) -> typer.Typer:
     return root
 
 
+def _show_version(is_wanted: bool) -> None:
+    if is_wanted:
+        print(f"harmonicio {harmonicio.__version__}")
+        raise typer.Exit
+
+
 def _options(
     context: typer.Context,
     settings: Path | None = typer.Option(None, help="Settings file; by default ./harmonicio.toml, else ~/.harmonicio."),
     master: str | None = typer.Option(None, help="Address of the master, like http://127.0.0.1:8710."),
     token_file: Path | None = typer.Option(None, help="File (mode 0600) that holds the bearer token."),
+    is_version_wanted: bool = typer.Option(
+        False, "--version", help="Show the version.", callback=_show_version, is_eager=True
+    ),
 ) -> None:
     context.obj = Invocation(settings, {"master.url": master, "client.token_file": token_file})
 

@@ -22,7 +22,7 @@ def _noun() -> None:
 @app.command("show")
 def show_figures(
     context: typer.Context,
-    stream: str | None = typer.Argument(None, help="Only this stream."),
+    stream: str | None = typer.Argument(None, help="Only this stream.", callback=invocation.stream_name),
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Show how much waits, is reserved and is dead."""

@@ -37,6 +37,7 @@ from harmonicio.haste.reports.summary import Traffic
 from harmonicio.haste.tiers.base import create_tiers
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.progress import Progress
+from harmonicio.worker.service import WorkerOptions
 
 TIERS = ("D", "C", "B", "A")
 SAMPLE_IMAGES = 24
@@ -69,7 +70,8 @@ def run(
     chosen = list(own_images(images) if images is not None else shipped_images(shipped))
     folder = _fresh(output)
     declarations = _declarations(chosen, handler, folder)
-    with LocalCluster(folder / "cluster", max_engines=ENGINES, runtime=runtime) as cluster:
+    worker = WorkerOptions("demo", folder / "worker", folder / "scratch", max_engines=ENGINES, runtime=runtime)
+    with LocalCluster(folder, worker=worker) as cluster:
         for declaration in declarations:
             cluster.declare(declaration)
         for declaration in declarations:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 import typer
 
-from harmonicio.cli import console, foreground, invocation
+from harmonicio.cli import console, foreground, invocation, readiness
 from harmonicio.control.messages import EngineView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.engine.run import run_from_stdin
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -21,11 +19,13 @@ app = typer.Typer(no_args_is_help=True)
 @app.command("ls")
 def list_all(
     context: typer.Context,
-    stream: str | None = typer.Option(None, help="Only those of this stream."),
+    stream: str | None = typer.Option(None, help="Only those of this stream.", callback=invocation.stream_name),
     as_json: bool = console.AS_JSON,
 ) -> None:
     """List the engines."""
     with invocation.of(context).master() as master:
+        if stream is not None:
+            master.stream(stream)  # raises where there is none
         engines = [each for each in master.engines() if stream in (None, each.stream)]
     if as_json:
         console.show_json(engines)
@@ -37,29 +37,27 @@ def list_all(
 def run(
     context: typer.Context,
     handler: Path = typer.Argument(help="FILE.py that holds the handler."),
-    stream: str | None = typer.Option(None, help="Run it as the engines of this stream, until interrupted."),
-    engines: int = typer.Option(1, min=1, help="How many engines, with --stream."),
+    stream: str | None = typer.Option(None, help="The stream that it handles.", callback=invocation.stream_name),
+    engines: int = typer.Option(1, min=1, help="How many engines."),
 ) -> None:
-    """Run a handler.
+    """Run a handler as the engines of a stream, until interrupted.
 
-    Without --stream this is one engine, which gets its configuration on standard input from a controller. With it, the
-    stream is declared with this handler, workers of the cluster run it, and it is scaled to none at the end.
+    The stream is declared with this handler, workers of the cluster run it, and it is scaled to none at the end.
     """
-    if stream is None:
-        if sys.stdin.isatty():
-            raise InvalidInput(
-                "An engine gets its configuration from a controller.",
-                hint=f"To try a handler: harmonicio up {handler}, or add --stream NAME.",
-            )
-        raise typer.Exit(run_from_stdin(str(handler)))
     if not handler.is_file():
-        raise InvalidInput(f"There is no file {handler}.")
+        raise InvalidInput(f"There is no file {handler}.", hint="Give a handler (FILE.py).")
+    if stream is None:
+        raise InvalidInput(
+            f"For which stream shall {handler} run?",
+            hint=f"Add --stream NAME; or try it without a cluster: harmonicio up {handler}",
+        )
     declaration = StreamDeclaration(stream, handler=str(handler.resolve()), engines=engines).checked()
     with foreground.until_interrupted() as interrupted, invocation.of(context).master(invocation.CHANGING) as master:
         master.declare_stream(declaration)
-        console.say(f"Stream {stream!r} runs {handler} with {engines} engines. Stop with Ctrl-C.")
-        interrupted.wait()
+        console.say(f"Stream {stream!r} shall run {handler} with {console.count(engines, 'engine')}.")
+        readiness.follow(master, [stream], interrupted)
         master.scale_stream(stream, 0)
+        console.say(f"Stream {stream!r} has no engines now; its messages wait in the backlog.")
 
 
 def show(engines: Sequence[EngineView]) -> None:

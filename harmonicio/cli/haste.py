@@ -19,7 +19,9 @@ def _noun() -> None:
 @app.command("reconcile")
 def reconcile(
     context: typer.Context,
-    stream: str = typer.Argument(help="The stream; its tiers must be reachable from this host."),
+    stream: str = typer.Argument(
+        help="The stream; its tiers must be reachable from this host.", callback=invocation.stream_name
+    ),
     older_than_s: float = typer.Option(3600.0, min=0.0, help="Leave payloads alone that are younger than this."),
     as_json: bool = console.AS_JSON,
 ) -> None:

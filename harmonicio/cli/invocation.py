@@ -11,6 +11,8 @@ import typer
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.settings_files import load_settings, read_token
+from harmonicio.core.errors import NotAllowed
+from harmonicio.core.names import check_name
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 
@@ -33,7 +35,29 @@ class Invocation:
     def master(self, roles: tuple[Role, ...] = LOOKING) -> MasterClient:
         """Return a client of the master, with the first token of these roles that this host has."""
         settings = self.settings()
-        return MasterClient(settings.master.url, read_token(settings, roles))
+        return MasterClient(settings.master.url, bearer_token(settings, roles))
+
+
+def bearer_token(settings: Settings, roles: tuple[Role, ...]) -> str:
+    """Return the first token of these roles that this host has.
+
+    Raises:
+        NotAllowed: there is none; says how to come by one.
+    """
+    try:
+        return read_token(settings, roles)
+    except NotAllowed as error:
+        raise NotAllowed(error.text, hint=f"Start a cluster on this machine: harmonicio up. Or: {error.hint}") from None
+
+
+def stream_name(name: str | None) -> str | None:
+    """Return the name of a stream that was given, if any; it becomes part of a URL."""
+    return None if name is None else check_name("stream", name)
+
+
+def token_name(name: str) -> str:
+    """Return the name of a token that was given; it becomes part of a URL."""
+    return check_name("token", name)
 
 
 def of(context: typer.Context) -> Invocation:

@@ -6,20 +6,22 @@
 from __future__ import annotations
 
 import os
-import socket
-import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from harmonicio.cli.master import backlog_options, master_options, opened_master
+from harmonicio.cli.worker import worker_options
 from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import StreamView
 from harmonicio.core.errors import Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import BacklogOptions, assemble
+from harmonicio.master.assembly import BacklogOptions
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
@@ -33,79 +35,61 @@ class LocalCluster:
     """One master and one worker on loopback. Use it as a context manager.
 
     Args:
-        folder: For everything that the two keep.
-        max_engines: Engines that may run.
-        runtime: What starts engines, by name.
+        folder: For what the options that are left out would say: everything that the two keep.
+        max_engines: Engines that may run; 0 makes places for all declared streams, at least one per CPU core.
         master, backlog: How to run the master, when not by default on free ports.
+        worker: How to run the worker, when not by default; ``max_engines`` of it counts.
+        streams: Streams that will be declared, for which there are to be places as well.
 
     Attributes:
         client: Asks the master as an administrator.
+        earlier_streams: What was declared already when this cluster started.
     """
 
     client: MasterClient
+    earlier_streams: tuple[StreamView, ...]
 
     def __init__(
         self,
         folder: Path,
         *,
-        max_engines: int,
-        runtime: str = "process",
+        max_engines: int = 0,
         master: MasterOptions | None = None,
         backlog: BacklogOptions | None = None,
-        payload_budget_bytes: int = 512 * 1024**2,
+        worker: WorkerOptions | None = None,
+        streams: Sequence[StreamDeclaration] = (),
     ) -> None:
-        self._folder = folder
-        self._max_engines = max_engines
-        self._runtime = runtime
         self._master_options = master or MasterOptions(folder / "master", port=0, data_port=0, settle_s=SETTLE_S)
-        self._backlog_options = backlog
-        self._payload_budget_bytes = payload_budget_bytes
+        self._backlog_options = backlog or BacklogOptions()
+        worker = worker or WorkerOptions("local", folder / "worker", folder / "scratch", max_engines=max_engines)
+        self._worker_options = replace(worker, orphan_after_s=ORPHAN_AFTER_S)
+        self._streams = tuple(streams)
         self._parts = ExitStack()
         self._master: MasterService | None = None
 
     def __repr__(self) -> str:
-        return f"<LocalCluster {self._master!r} in {self._folder}>"
+        return f"<LocalCluster {self._master!r}, worker {self._worker_options.name!r}>"
 
     @classmethod
-    def of(cls, settings: Settings, declarations: Sequence[StreamDeclaration] = ()) -> Self:
-        """Return the cluster that the settings describe, with room for the engines of these streams."""
-        wanted, worker = settings.master, settings.worker
+    def of(cls, settings: Settings, streams: Sequence[StreamDeclaration] = ()) -> Self:
+        """Return the cluster that the settings describe, with places for the engines of these streams."""
         return cls(
             settings.home,
-            max_engines=worker.max_engines or max(os.cpu_count() or 1, sum(each.engines for each in declarations)),
-            runtime=worker.runtime,
-            master=MasterOptions(
-                wanted.data_folder,
-                host=wanted.host,
-                port=wanted.port,
-                data_port=wanted.data_port,
-                is_insecure=wanted.insecure,
-                settle_s=SETTLE_S,
-            ),
-            backlog=BacklogOptions(
-                max_disk_bytes=wanted.backlog_max_disk_bytes,
-                hot_cache_bytes=wanted.backlog_hot_cache_bytes,
-                dead_letter_max_bytes=wanted.dead_letter_max_bytes,
-            ),
-            payload_budget_bytes=worker.payload_budget_bytes,
+            master=replace(master_options(settings), settle_s=SETTLE_S),
+            backlog=backlog_options(settings),
+            worker=worker_options(settings),
+            streams=streams,
         )
 
     def __enter__(self) -> Self:
         with ExitStack() as parts:
-            self._master = assemble(self._master_options, self._backlog_options)
-            parts.enter_context(self._master)
+            self._master = parts.enter_context(opened_master(self._master_options, self._backlog_options))
             self.client = parts.enter_context(MasterClient(self.url, self.token(Role.ADMIN)))
+            self.earlier_streams = self.client.streams()
+            options = self._worker_options
+            places = options.max_engines or max(os.cpu_count() or 1, self._wanted_engines())
             worker = WorkerService(
-                WorkerOptions(
-                    name=socket.gethostname() or "worker",
-                    data_folder=self._folder / "worker",
-                    scratch_folder=self._folder / "scratch",
-                    max_engines=self._max_engines,
-                    runtime=self._runtime,
-                    payload_budget_bytes=self._payload_budget_bytes,
-                    orphan_after_s=ORPHAN_AFTER_S,
-                ),
-                MasterClient(self.url, self.token(Role.WORKER)),
+                replace(options, max_engines=places), MasterClient(self.url, self.token(Role.WORKER))
             )
             worker.start()
             parts.callback(worker.stop, DRAIN_S)
@@ -114,6 +98,11 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         self._parts.close()
+
+    def _wanted_engines(self) -> int:
+        """Return how many engines the streams want, those of earlier runs and those that will be declared."""
+        wanted = {view.declaration.name: view.desired for view in self.earlier_streams}
+        return sum((wanted | {each.name: each.engines for each in self._streams}).values())
 
     @property
     def url(self) -> str:
@@ -135,20 +124,18 @@ class LocalCluster:
         """Declare a stream; engines start at once."""
         return self.client.declare_stream(declaration)
 
-    def wait_for_engines(
-        self, stream: str, count: int, *, timeout_s: float = READY_WITHIN_S, stop: threading.Event | None = None
-    ) -> None:
-        """Wait until so many engines of a stream can work, or until ``stop`` is set.
+    def wait_for_engines(self, stream: str, count: int, *, timeout_s: float = READY_WITHIN_S) -> None:
+        """Wait until so many engines of a stream can work.
 
         Raises:
             Unavailable: they do not run in time; says what the worker says.
         """
-        stop = stop or threading.Event()
         deadline = time.monotonic() + timeout_s
-        while self.client.stream(stream).running < count and not stop.wait(0.05):
+        while self.client.stream(stream).running < count:
             if time.monotonic() > deadline:
                 troubles = [trouble.text for worker in self.client.workers() for trouble in worker.troubles]
                 raise Unavailable(
                     f"Stream {stream!r} has fewer than {count} engines after {timeout_s:.0f} s.",
                     hint=" ".join(troubles) or "See: harmonicio status",
                 )
+            time.sleep(0.05)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+
 import typer
 
 from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.core.errors import Conflict, Unavailable
 from harmonicio.core.settings import Settings
 from harmonicio.master.assembly import BacklogOptions, assemble
 from harmonicio.master.service import MasterOptions, MasterService
@@ -34,24 +38,47 @@ def run(
     }
     settings = invocation.of(context).settings(flags)
     logs.start()
-    with foreground.until_interrupted() as interrupted, open_master(settings) as service:
+    with (
+        foreground.until_interrupted() as interrupted,
+        opened_master(master_options(settings), backlog_options(settings)) as service,
+    ):
         console.say(f"The master listens on {service.url}, and on {service.data_address} for messages.")
         interrupted.wait()
 
 
-def open_master(settings: Settings) -> MasterService:
-    """Return a master as the settings say, not started yet."""
+def master_options(settings: Settings) -> MasterOptions:
+    """Return how to run a master, as the settings say."""
     wanted = settings.master
-    options = MasterOptions(
+    return MasterOptions(
         data_folder=wanted.data_folder,
         host=wanted.host,
         port=wanted.port,
         data_port=wanted.data_port,
         is_insecure=wanted.insecure,
     )
-    backlog = BacklogOptions(
+
+
+def backlog_options(settings: Settings) -> BacklogOptions:
+    """Return what a master's backlog may use, as the settings say."""
+    wanted = settings.master
+    return BacklogOptions(
         max_disk_bytes=wanted.backlog_max_disk_bytes,
         hot_cache_bytes=wanted.backlog_hot_cache_bytes,
         dead_letter_max_bytes=wanted.dead_letter_max_bytes,
     )
-    return assemble(options, backlog)
+
+
+@contextmanager
+def opened_master(options: MasterOptions, backlog: BacklogOptions) -> Iterator[MasterService]:
+    """Run a master for as long as the block lasts; where it cannot start, the hint names flags and variables."""
+    try:
+        service = assemble(options, backlog)
+        service.start()
+    except Conflict as error:
+        hint = "Stop it, or give this one a folder of its own with HARMONICIO_HOME."
+        raise Conflict(error.text, hint=hint) from error
+    except Unavailable as error:
+        hint = "Stop what uses it, or choose other ports with --port and --data-port (0 takes a free one)."
+        raise Unavailable(error.text, hint=hint) from error
+    with closing(service):
+        yield service

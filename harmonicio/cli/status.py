@@ -25,8 +25,9 @@ def _show(status: Status) -> None:
         f"{console.count(len(status.streams), 'stream')}."
     )
     console.say(
-        f"The master took {status.lease_requests:,} lease requests, {format_size(status.data_received_bytes)} of "
-        f"messages for the backlog and {format_size(status.control_received_bytes)} of control requests."
+        f"The master took {console.count(status.lease_requests, 'lease request')}, "
+        f"{format_size(status.data_received_bytes)} of messages for the backlog and "
+        f"{format_size(status.control_received_bytes)} of control requests."
     )
     worker.show(status.workers)
     stream.show_all(status.streams)

@@ -13,16 +13,17 @@ from harmonicio.cli import backlog, console, invocation
 from harmonicio.control.json_codec import as_plain
 from harmonicio.control.messages import StreamView
 from harmonicio.control.stream_files import load_streams
+from harmonicio.core.errors import Conflict
 from harmonicio.core.sizes import format_size
 
 app = typer.Typer(no_args_is_help=True)
-NAME = typer.Argument(help="The stream's name.")
+NAME = typer.Argument(help="The stream's name.", callback=invocation.stream_name)
 
 
 @app.command("apply")
 def apply(
     context: typer.Context,
-    file: Path = typer.Argument(help="TOML file with a table [streams.NAME] for each stream."),
+    file: Path = typer.Argument(help=r"TOML file with a table \[streams.NAME] for each stream."),
     as_json: bool = console.AS_JSON,
 ) -> None:
     """Declare every stream of a file; what is the same already is left alone."""
@@ -59,7 +60,8 @@ def show(context: typer.Context, name: str = NAME, as_json: bool = console.AS_JS
         return
     plain = {item.name: getattr(view.declaration, item.name) for item in dataclasses.fields(view.declaration)}
     console.show_table(("setting", "value"), [(key, _value(key, value)) for key, value in plain.items()])
-    console.say(f"{view.running} of {view.desired} engines run; {view.unplaced} have no worker with room.")
+    placed = "" if not view.unplaced else f"; the workers have no place for {view.unplaced}"
+    console.say(f"Running: {view.running} of {console.count(view.desired, 'engine')}{placed}.")
     backlog.show([view.backlog])
 
 
@@ -72,7 +74,7 @@ def scale(
     """Run more or fewer engines; none that goes on is restarted."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         view = master.scale_stream(name, engines)
-    console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; {view.running} run now.")
+    console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; running now: {view.running}.")
 
 
 @app.command("rm")
@@ -83,7 +85,11 @@ def remove(
 ) -> None:
     """Remove a stream and its engines; refused while messages of it wait."""
     with invocation.of(context).master(invocation.CHANGING) as master:
-        master.delete_stream(name, is_forced=is_forced)
+        try:
+            master.delete_stream(name, is_forced=is_forced)
+        except Conflict as error:
+            hint = "End its sources and let the messages be processed, or delete them too with --force."
+            raise Conflict(error.text, hint=hint) from None
     console.say(f"Stream {name!r} is removed.")
 
 

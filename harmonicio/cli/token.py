@@ -54,7 +54,9 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 
 
 @app.command("revoke")
-def revoke(context: typer.Context, name: str = typer.Argument(help="The token's name.")) -> None:
+def revoke(
+    context: typer.Context, name: str = typer.Argument(help="The token's name.", callback=invocation.token_name)
+) -> None:
     """Revoke a token at once."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         master.revoke_token(name)

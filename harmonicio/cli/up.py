@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control.settings_files import token_file, write_token_file
 from harmonicio.control.stream_files import load_streams
@@ -42,12 +42,13 @@ def run(
         )
         if cluster.url != invocation.of(context).settings().master.url:
             console.say(f"Tell the other commands and your sources: export HARMONICIO_MASTER_URL={cluster.url}")
-        for each in declarations:
-            cluster.wait_for_engines(each.name, each.engines, stop=interrupted)
-            if not interrupted.is_set():
-                console.say(f"Stream {each.name!r} is ready: {each.engines} of its engines run.")
-        console.say("Stop with Ctrl-C.")
-        interrupted.wait()
+        names = [each.name for each in declarations]
+        for view in cluster.earlier_streams:
+            name = view.declaration.name
+            if name not in names:
+                engines_wanted = console.count(view.desired, "engine")
+                console.say(f"Declared earlier: {name!r} with {engines_wanted}. Remove it: harmonicio stream rm {name}")
+        readiness.follow(cluster.client, names, interrupted)
         console.say("Finishing what runs …")
 
 

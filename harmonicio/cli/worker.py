@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 
 import typer
 
 from harmonicio.cli import console, foreground, invocation, logs
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
-from harmonicio.control.settings_files import read_token
 from harmonicio.core.roles import Role
+from harmonicio.core.settings import Settings
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
@@ -39,18 +40,10 @@ def run(
 ) -> None:
     """Run this host's controller until it is interrupted; it starts and watches engines."""
     settings = invocation.of(context).settings({"worker.name": name, "worker.max_engines": max_engines})
-    wanted = settings.worker
     logs.start()
-    options = WorkerOptions(
-        name=wanted.name or socket.gethostname(),
-        data_folder=wanted.data_folder,
-        scratch_folder=wanted.scratch_folder,
-        max_engines=wanted.max_engines or os.cpu_count() or 1,
-        runtime=wanted.runtime,
-        host=wanted.host,
-        payload_budget_bytes=wanted.payload_budget_bytes,
-    )
-    client = MasterClient(settings.master.url, read_token(settings, (Role.WORKER, Role.ADMIN)))
+    options = worker_options(settings)
+    options = replace(options, max_engines=options.max_engines or os.cpu_count() or 1)
+    client = MasterClient(settings.master.url, invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN)))
     with foreground.until_interrupted() as interrupted:
         service = WorkerService(options, client)
         service.start()
@@ -59,6 +52,20 @@ def run(
             interrupted.wait()
         finally:
             service.stop(drain_s)
+
+
+def worker_options(settings: Settings) -> WorkerOptions:
+    """Return how to run a worker, as the settings say; ``max_engines`` is 0 where they do not say."""
+    wanted = settings.worker
+    return WorkerOptions(
+        name=wanted.name or socket.gethostname() or "worker",
+        data_folder=wanted.data_folder,
+        scratch_folder=wanted.scratch_folder,
+        max_engines=wanted.max_engines,
+        runtime=wanted.runtime,
+        host=wanted.host,
+        payload_budget_bytes=wanted.payload_budget_bytes,
+    )
 
 
 def show(workers: Sequence[WorkerView]) -> None:

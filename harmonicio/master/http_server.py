@@ -64,7 +64,7 @@ class HttpServer:
             self._server.prepare()
         except OSError as error:
             raise Unavailable(
-                f"The master cannot listen on {address}: {error}.", hint="Choose another port, or stop what uses it."
+                f"Cannot listen on {address}: {error}.", hint="Choose another address or port, or stop what uses it."
             ) from error
         bound = self._server.socket.getsockname()
         self.address = Address(bound[0], bound[1])

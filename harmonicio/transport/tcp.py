@@ -79,7 +79,8 @@ def listen(host: str, port: int, *, pending: int = 1024) -> socket.socket:
     """Return a listening, non-blocking socket; port 0 takes a free one.
 
     Raises:
-        InvalidInput: the address cannot be bound here.
+        InvalidInput: there is no such address.
+        Unavailable: it cannot be bound here, or is taken.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
@@ -89,8 +90,9 @@ def listen(host: str, port: int, *, pending: int = 1024) -> socket.socket:
         listener.listen(pending)
     except (OSError, ValueError, OverflowError) as error:
         listener.close()
-        raise InvalidInput(
-            f"Cannot listen on {Address(host, port)}: {getattr(error, 'strerror', None) or error}.",
+        kind = Unavailable if isinstance(error, OSError) else InvalidInput
+        raise kind(
+            f"Cannot listen on {Address(host, port)}: {str(getattr(error, 'strerror', None) or error).rstrip('.')}.",
             hint="Choose another address or port, or stop what uses it.",
         ) from None
     listener.setblocking(False)

@@ -216,6 +216,8 @@ class Reporter:
                 _log.debug("Nothing is asked any more: %s", error)
                 return
             except HarmonicIOError as error:
+                if self._is_closing:
+                    return
                 if isinstance(error, NotFound):
                     generation = 0  # Another master may count from anywhere.
                 self._sleep(pause.next_s(error))

@@ -15,6 +15,7 @@ from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
+from harmonicio.worker.service import WorkerOptions
 
 Write = Callable[[str, str], Path]
 Connect = Callable[..., StreamConnector]
@@ -146,7 +147,8 @@ def test_streams_that_emit_into_each_other_do_not_wait_for_each_other(
                 message.emit(message.payload, stream=other, metadata={"left": left - 1})
     """
     path = write_handler("bounce", code)
-    with LocalCluster(tmp_path / "cluster", max_engines=2, payload_budget_bytes=4_000_000) as cluster:
+    worker = WorkerOptions("small", tmp_path / "worker", tmp_path / "scratch", 2, payload_budget_bytes=4_000_000)
+    with LocalCluster(tmp_path / "cluster", worker=worker) as cluster:
         declare(cluster, "ping", path)
         declare(cluster, "pong", path)
         with StreamConnector("ping", master=cluster.url, token=cluster.source_token) as connector:

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from harmonicio.core.errors import ConnectionEnded, InvalidInput
+from harmonicio.core.errors import ConnectionEnded, InvalidInput, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.transport import tcp
 
@@ -59,7 +59,7 @@ def test_an_address_in_use_is_named() -> None:
     listener = tcp.listen("127.0.0.1", 0)
     try:
         port = listener.getsockname()[1]
-        with pytest.raises(InvalidInput, match=rf"Cannot listen on 127\.0\.0\.1:{port}"):
+        with pytest.raises(Unavailable, match=rf"Cannot listen on 127\.0\.0\.1:{port}"):
             tcp.listen("127.0.0.1", port)
     finally:
         listener.close()

@@ -1,0 +1,91 @@
+"""How the engines of streams come up: told line by line to who runs them in the foreground.
+
+:class:`Readiness` is pure: it is shown the streams and workers, and returns the lines that are new. :func:`follow` asks
+the master and prints them until it is interrupted. Engines that are late end nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable, Sequence
+
+from harmonicio.cli import console
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import StreamView, WorkerView
+from harmonicio.core.errors import Unavailable
+
+#: Engines need a moment to find their place, and longer to start; before that their absence is no news.
+PLACED_WITHIN_S, READY_WITHIN_S = 3.0, 60.0
+POLL_S, POLL_SETTLED_S = 0.1, 1.0
+
+
+class Readiness:
+    """What has been said about some streams.
+
+    Args:
+        streams: Their names.
+    """
+
+    def __init__(self, streams: Iterable[str]) -> None:
+        self._said: dict[str, str] = dict.fromkeys(streams, "")
+
+    def __repr__(self) -> str:
+        return f"<Readiness {self._said}>"
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether each stream is ready, or it has been said why it is not."""
+        return all(self._said.values())
+
+    def news(self, views: Sequence[StreamView], workers: Sequence[WorkerView], waited_s: float) -> list[str]:
+        """Return the lines that are new, ``waited_s`` seconds after the streams were declared."""
+        troubles = {each.stream: each.text for worker in workers for each in worker.troubles if each.retry_in_s}
+        by_name = {view.declaration.name: view for view in views}
+        lines = []
+        for name, said in self._said.items():
+            line = _line(name, by_name, troubles.get(name, ""), waited_s)
+            if line not in ("", said):
+                self._said[name] = line
+                lines.append(line)
+        return lines
+
+
+def _line(name: str, views: dict[str, StreamView], trouble: str, waited_s: float) -> str:
+    """Return what there is to say about a stream now; nothing while its engines may still be starting."""
+    view = views.get(name)
+    if view is None:
+        return f"Stream {name!r} has been removed."
+    if view.running >= view.desired:
+        return f"Stream {name!r} is ready with {console.count(view.running, 'engine')}."
+    missing = f"Stream {name!r} has {view.running} of {console.count(view.desired, 'engine')}"
+    if trouble:
+        return f"{missing}: {trouble}"
+    if view.unplaced and waited_s >= PLACED_WITHIN_S:
+        return f"{missing}: {_who_holds_places(name, views)}"
+    return f"{missing} after {READY_WITHIN_S:.0f} s. See: harmonicio status" if waited_s >= READY_WITHIN_S else ""
+
+
+def _who_holds_places(name: str, views: dict[str, StreamView]) -> str:
+    holders = [f"{each!r} holds {view.desired}" for each, view in views.items() if view.desired and each != name]
+    taken = f" ({', '.join(holders)}; free them with: harmonicio stream rm NAME)" if holders else ""
+    return f"the workers have no place for more{taken}. Or set worker.max_engines."
+
+
+def follow(master: MasterClient, streams: Iterable[str], interrupted: threading.Event) -> None:
+    """Say how these streams' engines come up, and what troubles them later, until it is interrupted."""
+    readiness, begun, is_settled = Readiness(streams), time.monotonic(), False
+    silence = ""
+    while not interrupted.is_set():
+        try:
+            for line in readiness.news(master.streams(), master.workers(), time.monotonic() - begun):
+                console.say(line)
+            silence = ""
+        except Unavailable as error:
+            if not silence:
+                console.say(f"{error.text} It is asked again.")
+            silence = error.text
+        if readiness.is_settled and not is_settled:
+            is_settled = True
+            console.say("Stop with Ctrl-C.")
+        interrupted.wait(POLL_SETTLED_S if is_settled else POLL_S)
