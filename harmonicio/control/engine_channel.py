@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import EngineOrder, EngineReport
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 
 MAX_LINE_BYTES = 1024**2

@@ -11,7 +11,7 @@ import select
 import threading
 from collections.abc import Callable
 
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.engine.reception import SOFTWARE
 from harmonicio.engine.session import Session

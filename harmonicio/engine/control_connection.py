@@ -14,7 +14,8 @@ import time
 from collections.abc import Callable
 
 from harmonicio.control.engine_channel import EngineChannel, dial_controller
-from harmonicio.control.messages import EngineOrder, EngineReport
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConnectionEnded
 

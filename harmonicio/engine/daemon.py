@@ -19,8 +19,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from harmonicio.control.client import MasterClient
+from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
 from harmonicio.control.handler_board import BOARD_NAME, HandlerBoard
-from harmonicio.control.messages import EngineConfiguration, EngineOrder, EngineReport
+from harmonicio.control.messages import EngineReport
 from harmonicio.control.tickets import engine_bearer
 from harmonicio.core.clock import SystemClock
 from harmonicio.core.engine import Availability, report_interval_s

@@ -19,7 +19,7 @@ from types import FrameType
 from typing import NoReturn
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.engine.daemon import Daemon
 

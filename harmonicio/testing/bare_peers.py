@@ -14,7 +14,8 @@ from typing import Any
 
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
-from harmonicio.control.messages import EngineConfiguration, EngineOrder, EngineReport
+from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
+from harmonicio.control.messages import EngineReport
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.core.lease import Address, Claims, TicketKind
 from harmonicio.core.message import MessageIds, Outcome

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import NotFound
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
-from harmonicio.control.messages import EngineOrder, EngineReport
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport
 from harmonicio.core.errors import ConnectionEnded
 
 _log = logging.getLogger(__name__)

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonicio.control import tickets
-from harmonicio.control.messages import EngineConfiguration, WorkerWelcome
+from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.control.messages import WorkerWelcome
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.stream import StreamDeclaration
 

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import EngineConfiguration, EngineOrder
+from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.instructions import EngineExited, EngineFound
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonicio.control import json_codec
-from harmonicio.control.messages import EngineConfiguration
+from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import InvalidInput, NotFound, Unavailable
 from harmonicio.core.settings import ENVIRONMENT_PREFIX
 from harmonicio.worker.instructions import EngineExited, EngineFound

@@ -20,7 +20,8 @@ from harmonicio.control.engine_channel import (
     EngineChannel,
     dial_controller,
 )
-from harmonicio.control.messages import EngineOrder, EngineReport, RunningMessage
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport, RunningMessage
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConnectionEnded
 

@@ -12,7 +12,8 @@ import pytest
 
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import dial_controller
-from harmonicio.control.messages import EngineOrder, EngineReport, WorkerWelcome
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport, WorkerWelcome
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, Conflict
 from harmonicio.core.lease import Address, TicketKind
