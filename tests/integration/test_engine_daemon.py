@@ -367,7 +367,8 @@ def test_a_message_beyond_the_credit_is_refused(start: Start) -> None:
     wait_until(lambda: bench.module.running == 1)
     connector.wait(lambda: connector.credit.can_send(0))
     within = connector.credit.messages_total
-    numbers = [connector.send_anyway(bytes(10)) for _ in range(within + 2)]
+    numbers = [connector.send_anyway(bytes(10)) for _ in range(within + 100)]
+    connector.wait(lambda: bool(connector.outcomes))  # Of what is refused; handlers that end give new credit.
     bench.module.gate.set()
     outcomes = connector.wait_for_outcomes(1 + len(numbers))
     refused = [number for number, outcome in outcomes.items() if outcome.kind is OutcomeKind.REJECTED]

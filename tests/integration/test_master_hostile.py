@@ -35,7 +35,7 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
-PLATES = StreamDeclaration("plates", handler="/h.py", parameters={"a": 1}, plugins={"haste": {"x": 1.5}})
+PLATES = StreamDeclaration("plates", handler="/h.py", parameters={"a": 1}, plugins={"theirs": {"x": 1.5}})
 WORKER = WorkerRegistration("w1", "127.0.0.1", 5, "memory", "1")
 ENGINE = EngineReport(
     "e1", "plates", 1, Availability.BUSY, 0.5, Address("127.0.0.1", 4000), running=(RunningMessage("m", 0.5),)

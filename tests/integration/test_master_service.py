@@ -363,7 +363,7 @@ def test_two_masters_cannot_share_a_data_folder(service: MasterService) -> None:
 
 def test_a_port_that_is_taken_is_one_clear_error(service: MasterService, tmp_path: Path) -> None:
     port = int(service.url.rsplit(":", 1)[1])
-    with pytest.raises(Unavailable, match=f"cannot listen on 127.0.0.1:{port}"):
+    with pytest.raises(Unavailable, match=f"Cannot listen on 127.0.0.1:{port}"):
         run_master(tmp_path / "other", port=port).start()
 
 
