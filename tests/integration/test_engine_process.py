@@ -96,7 +96,6 @@ def test_an_engine_starts_works_and_drains_on_its_controllers_order(start: Start
         engine.controller.order(EngineOrder(10.0))
         connector.wait(lambda: connector.drain is not None)
     assert engine.exit_code() == 0
-    assert engine.controller.states[0] == "starting"
     assert engine.controller.states[-1] == "draining"
     assert engine.controller.last is not None
     assert (engine.controller.last.pid, engine.controller.last.handled) == (engine.process.pid, 2_000)
@@ -116,7 +115,9 @@ def test_sigterm_under_load_answers_every_message_once_and_exits_0(start: Start)
     assert engine.exit_code() == 0
     assert len(outcomes) == sent
     assert {_kind(outcome) for outcome in outcomes.values()} <= {OutcomeKind.DONE, RejectReason.DRAINING}
-    assert sum(outcome.kind is OutcomeKind.DONE for outcome in outcomes.values()) >= 1_000
+    done = sum(outcome.kind is OutcomeKind.DONE for outcome in outcomes.values())
+    assert engine.controller.last is not None
+    assert 0 < done == engine.controller.last.handled
 
 
 def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1(start: Start) -> None:
