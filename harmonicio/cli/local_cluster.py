@@ -21,8 +21,7 @@ from harmonicio.core.errors import Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import BacklogOptions
-from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
 READY_WITHIN_S = 60.0

@@ -10,8 +10,7 @@ import typer
 from harmonicio.cli import console, foreground, invocation, logs
 from harmonicio.core.errors import Conflict, Unavailable
 from harmonicio.core.settings import Settings
-from harmonicio.master.assembly import BacklogOptions, assemble
-from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,7 +71,7 @@ def backlog_options(settings: Settings) -> BacklogOptions:
 def opened_master(options: MasterOptions, backlog: BacklogOptions) -> Iterator[MasterService]:
     """Run a master for as long as the block lasts; where it cannot start, the hint names flags and variables."""
     try:
-        service = assemble(options, backlog)
+        service = MasterService(options, backlog)
         service.start()
     except Conflict as error:
         hint = "Stop it, or give this one a folder of its own with HARMONICIO_HOME."

@@ -41,7 +41,8 @@ from harmonicio.core.errors import Conflict, NotFound, StorageError, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.parts import BacklogPart, DataPortPart
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.intake import Intake
 from harmonicio.master.state import MasterState, next_declaration
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
@@ -75,14 +76,14 @@ class Master:
         store: MasterStore,
         tokens: TokenBook,
         office: TicketOffice,
-        backlog: BacklogPart,
+        backlog: Backlog,
         clock: Clock,
         check_plugins: Callable[[StreamDeclaration], None] = lambda _: None,
     ) -> None:
         self.tokens = tokens
         self.office = office
         self.backlog = backlog
-        self._data_port: DataPortPart | None = None
+        self._intake: Intake | None = None
         self._data_address = Address("127.0.0.1", 0)
         self._state = state
         self._store = store
@@ -108,9 +109,9 @@ class Master:
             if self._state.generation != before:
                 self._changed.notify_all()
 
-    def attach(self, data_port: DataPortPart, address: Address) -> None:
-        """The data port listens, and can be reached at this address."""
-        self._data_port, self._data_address = data_port, address
+    def attach(self, intake: Intake, address: Address) -> None:
+        """The intake listens, and can be reached at this address."""
+        self._intake, self._data_address = intake, address
 
     @property
     def is_ready(self) -> bool:
@@ -172,9 +173,9 @@ class Master:
             Unavailable: it is not decided yet, or too many requests are held.
         """
         with self._changed:
+            if wait_s > 0 and not self._state.has_news(worker, generation):
+                self._wait_for_news(worker, generation, min(wait_s, MAX_WAIT_S))
             found = self._state.desired(worker)
-            if wait_s > 0 and not _is_news(found, generation):
-                found = self._wait_for_desired(worker, generation, min(wait_s, MAX_WAIT_S))
         if found is None:
             raise Unavailable(
                 f"What worker {worker!r} shall run is not decided yet.",
@@ -183,17 +184,14 @@ class Master:
             )
         return found
 
-    def _wait_for_desired(self, worker: str, generation: int, wait_s: float) -> Desired | None:
+    def _wait_for_news(self, worker: str, generation: int, wait_s: float) -> None:
         if self._held_requests >= MAX_HELD_REQUESTS:
             raise Unavailable(f"{MAX_HELD_REQUESTS} requests are being held already.", retry_after_s=REPORT_INTERVAL_S)
         self._held_requests += 1
         try:
-            self._changed.wait_for(
-                lambda: self._is_closing or _is_news(self._state.desired(worker), generation), timeout=wait_s
-            )
+            self._changed.wait_for(lambda: self._is_closing or self._state.has_news(worker, generation), wait_s)
         finally:
             self._held_requests -= 1
-        return self._state.desired(worker)
 
     @property
     def held_requests(self) -> int:
@@ -281,8 +279,8 @@ class Master:
                 raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
-        if self._data_port is not None:
-            self._data_port.end_connectors(lambda claims: claims.stream == stream)
+        if self._intake is not None:
+            self._intake.end_connectors(lambda claims: claims.stream == stream)
 
     def stream_view(self, stream: str) -> StreamView:
         with self._changed:
@@ -374,8 +372,8 @@ class Master:
         self._end_revoked()
 
     def _end_revoked(self) -> None:
-        if self._data_port is not None:
-            self._data_port.end_connectors(self.office.is_revoked)
+        if self._intake is not None:
+            self._intake.end_connectors(self.office.is_revoked)
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -388,13 +386,9 @@ class Master:
             epoch=self.office.epoch,
             uptime_s=round(now - self._started_at, 3),
             lease_requests=lease_requests,
-            data_received_bytes=self._data_port.received_bytes if self._data_port else 0,
+            data_received_bytes=self._intake.received_bytes if self._intake else 0,
             control_received_bytes=control_bytes,
             workers=workers,
             engines=engines,
             streams=self.stream_views(),
         )
-
-
-def _is_news(desired: Desired | None, generation: int) -> bool:
-    return desired is not None and desired.generation != generation

@@ -1,7 +1,5 @@
 """The master as a running service: it owns every thread, socket and file of this role, and ends them.
 
-:func:`harmonicio.master.assembly.assemble` makes one with its real parts.
-
     MasterService ──┬── data folder     locked: one master at a time
                     ├── store           streams, tokens, ticket key
                     ├── backlog         messages
@@ -33,13 +31,18 @@ from harmonicio.core.errors import ConfigurationError, HarmonicIOError, Unavaila
 from harmonicio.core.lease import LEASE_TERM_S, Address
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.budget import LedgerLimits
+from harmonicio.master.backlog.stores import create_store
+from harmonicio.master.connector_session import CREDIT_NEEDS_BYTES
 from harmonicio.master.directory import LOST_AFTER_S, Directory
 from harmonicio.master.extensions import check_plugins, extension_endpoints, open_extensions
 from harmonicio.master.folder import DataFolder
 from harmonicio.master.http_server import HttpServer
+from harmonicio.master.intake import Intake
 from harmonicio.master.leases import LeaseTable
 from harmonicio.master.master import MAX_HELD_REQUESTS, Master
-from harmonicio.master.parts import BacklogPart, DataPortPart
 from harmonicio.master.placement import PACKED
 from harmonicio.master.routes import all_endpoints
 from harmonicio.master.state import SETTLE_S, MasterState
@@ -52,6 +55,8 @@ _log = logging.getLogger(__name__)
 #: Beside the held requests, so many are served at the same time.
 FREE_THREADS = 16
 TICK_S = 0.25
+#: Credit is given while ``CREDIT_NEEDS_BYTES`` are free: with less than this in all, hardly anybody would get any.
+MIN_BACKLOG_BYTES = 2 * CREDIT_NEEDS_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +85,39 @@ class MasterOptions:
     placement: str = PACKED
 
 
+@dataclass(frozen=True, slots=True)
+class BacklogOptions:
+    """What the backlog may use.
+
+    Attributes:
+        store: Name of the store.
+        max_disk_bytes: Payload bytes that may wait.
+        hot_cache_bytes: Payload bytes kept in memory, so that they need not be read back.
+        dead_letter_max_bytes: Payload bytes of dead letters.
+
+    Raises:
+        ConfigurationError: the backlog would be too small to take messages.
+    """
+
+    store: str = "sqlite"
+    max_disk_bytes: int = 100 * 1024**3
+    hot_cache_bytes: int = 256 * 1024**2
+    dead_letter_max_bytes: int = 10 * 1024**3
+
+    def __post_init__(self) -> None:
+        if self.max_disk_bytes < MIN_BACKLOG_BYTES:
+            raise ConfigurationError(
+                f"A backlog of {self.max_disk_bytes} bytes is too small to take messages.",
+                hint=f"Set master.backlog_max_disk_bytes to at least {MIN_BACKLOG_BYTES} bytes.",
+            )
+
+
 class MasterService:
     """A running master. Use it as a context manager, or :meth:`start` and :meth:`close` it.
 
     Args:
         options: How to run it.
-        open_backlog: Opens the backlog in a folder of its own.
-        open_data_port: Makes the data port of a master; its ``start`` is called once everything else is there. The
-            master has what it needs: ``office.verify_intake_ticket``, ``office.verify_engine_ticket``, ``stream`` and
-            ``backlog``.
+        backlog: What its backlog may use.
         clock: The clocks of this host, or a test's.
 
     Raises:
@@ -100,9 +129,8 @@ class MasterService:
     def __init__(
         self,
         options: MasterOptions,
+        backlog: BacklogOptions | None = None,
         *,
-        open_backlog: Callable[[Path], BacklogPart],
-        open_data_port: Callable[[Master, Address], DataPortPart],
         clock: Clock | None = None,
     ) -> None:
         _check_bind(options)
@@ -112,13 +140,12 @@ class MasterService:
         with ExitStack() as parts:
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
             store = parts.enter_context(closing(MasterStore(self._folder.database)))
-            backlog = parts.enter_context(closing(open_backlog(self._folder.backlog)))
+            waiting = parts.enter_context(closing(_open_backlog(self._folder.backlog, backlog or BacklogOptions())))
             self._extensions = open_extensions(options.data_folder)
             for extension in self._extensions.values():
                 parts.callback(extension.close)
-            self.master = self._new_master(store, backlog)
-            self._data_port = open_data_port(self.master, Address(options.host, options.data_port))
-            parts.callback(self._data_port.close)
+            self.master = self._new_master(store, waiting)
+            self._intake = parts.enter_context(closing(self._new_intake(waiting)))
             self._parts = parts.pop_all()
 
     def __repr__(self) -> str:
@@ -133,7 +160,7 @@ class MasterService:
     ) -> None:
         self.close()
 
-    def _new_master(self, store: MasterStore, backlog: BacklogPart) -> Master:
+    def _new_master(self, store: MasterStore, backlog: Backlog) -> Master:
         streams, now = store.streams(), self._clock.monotonic()
         for declaration in streams:
             backlog.declare(declaration)
@@ -158,6 +185,17 @@ class MasterService:
             check_plugins=partial(check_plugins, self._extensions),
         )
 
+    def _new_intake(self, backlog: Backlog) -> Intake:
+        office = self.master.office
+        return Intake(
+            self.options.host,
+            self.options.data_port,
+            backlog,
+            verify_intake=office.verify_intake_ticket,
+            verify_engine=office.verify_engine_ticket,
+            find_stream=self.master.stream,
+        )
+
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self) -> None:
@@ -174,8 +212,8 @@ class MasterService:
         _log.info("The master listens on %s, and on %s for messages.", self.url, self.data_address)
 
     def _listen(self) -> None:
-        self._data_port.start()
-        self.master.attach(self._data_port, self.data_address)
+        self._intake.start()
+        self.master.attach(self._intake, self.data_address)
         self._parts.enter_context(closing(_Ticker(self.master.tick)))
         app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
         address = Address(self.options.host, self.options.port)
@@ -203,12 +241,19 @@ class MasterService:
     @property
     def data_address(self) -> Address:
         """Where others reach the data port: the address it listens on, or this host's name when that is all of them."""
-        bound = self._data_port.address
+        bound = self._intake.address
         return Address(socket.gethostname(), bound.port) if _is_wildcard(bound.host) else bound
 
     def token_file(self, role: Role) -> Path:
         """Return the file in which the first token of a role was written."""
         return self._folder.token_file(role)
+
+
+def _open_backlog(folder: Path, options: BacklogOptions) -> Backlog:
+    store = create_store(options.store, folder, StoreLimits(hot_cache_bytes=options.hot_cache_bytes))
+    return Backlog(
+        store, LedgerLimits(max_bytes=options.max_disk_bytes, dead_letter_bytes=options.dead_letter_max_bytes)
+    )
 
 
 class _Ticker:

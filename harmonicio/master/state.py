@@ -152,6 +152,15 @@ class MasterState:
         self._revoke(self.directory.leave(worker))
         self._place(now)
 
+    def has_news(self, worker: str, generation: int) -> bool:
+        """Whether it is decided what a worker shall run, and that is not of this generation.
+
+        Raises:
+            NotFound: the worker is not registered.
+        """
+        found = self.desired(worker)
+        return found is not None and found.generation != generation
+
     def desired(self, worker: str) -> Desired | None:
         """Return what a worker shall run; ``None`` while that is not decided yet.
 

@@ -10,14 +10,20 @@ import pytest
 
 from harmonicio.cli.__main__ import main
 from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import EngineReport, HostLoad, StreamTrouble, WorkerRegistration, WorkerReport
+from harmonicio.control.messages import (
+    EngineReport,
+    HostLoad,
+    StreamTrouble,
+    TokenView,
+    WorkerRegistration,
+    WorkerReport,
+)
 from harmonicio.core.engine import Availability
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.storage_client import StorageClient
 from harmonicio.haste.tiers.file import FileTier
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 Command = Callable[..., str]
@@ -28,7 +34,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterS
     """A master whose data folder, and so whose tokens, are where the settings say."""
     monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
     monkeypatch.chdir(tmp_path)
-    with assemble(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
+    with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
         monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
         yield running
 
@@ -125,7 +131,8 @@ def test_a_token_works_until_it_is_revoked(
     command: Command, service: MasterService, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "looker.token"
-    command("token", "create", "looker", "--role", "viewer", "--file", str(file))
+    made = command("token", "create", "looker", "--role", "viewer", "--file", str(file))
+    assert made == f"The token 'looker' is in {file}.\n"
     assert row(command("token", "ls"), "looker")[1] == "viewer"
     assert "0 workers" in command("--token-file", str(file), "status")
     assert main(["--token-file", str(file), "token", "ls"]) == 1
@@ -140,6 +147,35 @@ def test_the_secret_of_a_new_token_is_printed_alone(command: Command, service: M
     secret = command("token", "create", "camera").strip()
     with MasterClient(service.url, secret) as client:
         assert client.streams() == ()
+
+
+@pytest.mark.parametrize("place", ["/proc/secret", "/dev/null", ".", "streams.toml/secret"])
+def test_no_token_is_made_whose_secret_cannot_be_written(
+    place: str, command: Command, declared: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = command("token", "ls", "--json")
+    assert main(["token", "create", "camera", "--file", place]) == 2
+    written = capsys.readouterr()
+    assert written.out == ""
+    assert written.err.startswith(f"error: The token file {place} cannot be written: ")
+    assert written.err.count("\n") == 1
+    assert command("token", "ls", "--json") == before
+
+
+def test_a_token_whose_secret_is_lost_after_it_was_made_is_revoked(
+    command: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before, make, file = command("token", "ls", "--json"), MasterClient.create_token, tmp_path / "camera.token"
+
+    def make_and_take_the_place(client: MasterClient, name: str, role: Role) -> TokenView:
+        file.mkdir()
+        return make(client, name, role)
+
+    monkeypatch.setattr(MasterClient, "create_token", make_and_take_the_place)
+    assert main(["token", "create", "camera", "--file", str(file)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
+    assert command("token", "ls", "--json") == before
+    assert list(tmp_path.glob(".camera*")) == []
 
 
 def test_haste_removes_payloads_without_a_row_and_names_rows_without_a_payload(

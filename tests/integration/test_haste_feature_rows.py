@@ -20,14 +20,13 @@ from harmonicio.core.roles import Role
 from harmonicio.haste.feature_db.base import RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.storage_client import StorageClient
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 STREAM = "plates"
 
 
 def run_master(folder: Path) -> MasterService:
-    return assemble(MasterOptions(folder, port=0, data_port=0))
+    return MasterService(MasterOptions(folder, port=0, data_port=0))
 
 
 @pytest.fixture

@@ -21,7 +21,6 @@ from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master import extensions
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 
@@ -74,7 +73,7 @@ def opened(monkeypatch: pytest.MonkeyPatch) -> list[Notebook]:
 
 @pytest.fixture
 def service(tmp_path: Path, opened: list[Notebook]) -> Iterator[MasterService]:
-    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)) as running:
+    with MasterService(MasterOptions(tmp_path / "master", port=0, data_port=0)) as running:
         yield running
 
 
@@ -120,7 +119,7 @@ def test_errors_of_an_extension_are_problems(service: MasterService) -> None:
 def test_an_extension_is_given_the_data_folder_and_closed_with_the_master(
     tmp_path: Path, opened: list[Notebook]
 ) -> None:
-    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)):
+    with MasterService(MasterOptions(tmp_path / "master", port=0, data_port=0)):
         (notebook,) = opened
         assert notebook.data_folder == tmp_path / "master" and not notebook.is_closed
     assert notebook.is_closed
@@ -152,7 +151,7 @@ def test_haste_refuses_a_declaration_in_the_words_of_the_engine(tmp_path: Path) 
         ({"feature_db": {"driver": "master", "file": "/x"}}, "no option 'file'"),
     )
     with (
-        assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)) as service,
+        MasterService(MasterOptions(tmp_path / "master", port=0, data_port=0)) as service,
         client_of(service, Role.ADMIN) as admin,
     ):
         for change, complaint in broken:

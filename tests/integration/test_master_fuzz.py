@@ -22,7 +22,6 @@ from schemathesis.specs.openapi.checks import (
 from harmonicio.control.client import MasterClient
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 CHECKS = [
@@ -38,7 +37,7 @@ CHECKS = [
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[MasterService]:
-    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0)) as running:
+    with MasterService(MasterOptions(tmp_path / "master", port=0, data_port=0)) as running:
         yield running
 
 

@@ -32,7 +32,6 @@ from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 PLATES = StreamDeclaration("plates", handler="/h.py", parameters={"a": 1}, plugins={"theirs": {"x": 1.5}})
@@ -104,7 +103,7 @@ QUERIES = (
 
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[MasterService]:
-    with assemble(MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0)) as running:
+    with MasterService(MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0)) as running:
         yield running
 
 

@@ -13,7 +13,6 @@ from harmonicio.control.messages import LeaseRequest
 from harmonicio.core.errors import NotAllowed, NotFound
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
@@ -30,7 +29,7 @@ PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", engines=0)
 @pytest.fixture
 def service(tmp_path: Path) -> Iterator[MasterService]:
     options = MasterOptions(data_folder=tmp_path / "master", port=0, data_port=0, settle_s=0.0)
-    with assemble(options) as running:
+    with MasterService(options) as running:
         yield running
 
 

@@ -22,7 +22,6 @@ from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master import http_server
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE")
@@ -32,7 +31,7 @@ TIMEOUT_S = 10.0
 
 
 def run_master(folder: Path) -> MasterService:
-    return assemble(MasterOptions(folder, port=0, data_port=0))
+    return MasterService(MasterOptions(folder, port=0, data_port=0))
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,6 @@ from harmonicio.core.errors import (
 from harmonicio.core.lease import Address, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
@@ -54,7 +53,7 @@ ENGINE_ADDRESS = Address("127.0.0.1", 4000)
 
 def run_master(folder: Path, **options: float) -> MasterService:
     known = dataclasses.replace(MasterOptions(folder, port=0, data_port=0, settle_s=0.5), **options)  # type: ignore[arg-type]
-    return assemble(known)
+    return MasterService(known)
 
 
 def client_of(service: MasterService, role: Role) -> MasterClient:
@@ -370,7 +369,7 @@ def test_a_port_that_is_taken_is_one_clear_error(service: MasterService, tmp_pat
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_a_bind_beyond_loopback_is_refused_unless_told_otherwise(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"without TLS.*insecure"):
-        assemble(MasterOptions(tmp_path, host=host))
+        MasterService(MasterOptions(tmp_path, host=host))
 
 
 def test_a_master_that_is_not_there_is_named_by_its_address() -> None:

@@ -19,7 +19,6 @@ from harmonicio.core.engine import Availability
 from harmonicio.core.message import OutcomeKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.testing.bare_peers import BareConnector
 from harmonicio.testing.waiting import wait_until
@@ -49,7 +48,7 @@ HANDLER = """
 @pytest.fixture
 def master(tmp_path: Path) -> Iterator[MasterService]:
     options = MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0, lost_after_s=2.0)
-    with assemble(options) as service:
+    with MasterService(options) as service:
         yield service
 
 

@@ -18,7 +18,6 @@ from harmonicio.core.engine import Availability
 from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import assemble
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
@@ -83,7 +82,7 @@ class Cluster:
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     options = MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0, lost_after_s=LOST_AFTER_S)
     with ExitStack() as parts:
-        master = parts.enter_context(assemble(options))
+        master = parts.enter_context(MasterService(options))
         token = master.token_file(Role.ADMIN).read_text().strip()
         client = parts.enter_context(MasterClient(master.url, token))
         yield Cluster(tmp_path, master, client)

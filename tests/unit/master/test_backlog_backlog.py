@@ -24,7 +24,6 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.assembly import BacklogOptions
 from harmonicio.master.backlog.backlog import LATE_LOG_INTERVAL_S, Backlog
 from harmonicio.master.backlog.base import Callback, MemoryPayload, PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.budget import LedgerLimits
@@ -32,6 +31,7 @@ from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
 from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Entry, Reservation
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.master.service import BacklogOptions
 from harmonicio.testing.clock import ManualClock
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.events import IncomingMessage
