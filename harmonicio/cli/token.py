@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import typer
 
 from harmonicio.cli import console, invocation
-from harmonicio.control.settings_files import write_token_file
-from harmonicio.core.errors import InvalidInput
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import TokenView
+from harmonicio.control.settings_files import new_token_file
+from harmonicio.core.errors import ConfigurationError, InvalidInput
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import nearest
 
@@ -29,14 +32,25 @@ def create(
     if role not in roles:
         raise InvalidInput(f"{role[:80]!r} is not the role of a token.", hint=nearest(role[:80], roles))
     with invocation.of(context).master(invocation.CHANGING) as master:
-        view = master.create_token(name, roles[role])
-    if file is not None:
-        write_token_file(file, view.secret)
-        console.say(f"The token {view.name!r} is in {file}.")
-    elif as_json:
+        view = master.create_token(name, roles[role]) if file is None else _create_into(file, master, name, roles[role])
+    if as_json:
         console.show_json(view)
     else:
-        console.say(view.secret)
+        console.say(view.secret or f"The token {view.name!r} is in {file}.")
+
+
+def _create_into(file: Path, master: MasterClient, name: str, role: Role) -> TokenView:
+    """Make a token whose secret goes into a file; none is left whose secret could not be written."""
+    made: TokenView | None = None
+    try:
+        with new_token_file(file) as written:
+            made = master.create_token(name, role)
+            written.write(made.secret + "\n")
+    except ConfigurationError:
+        if made is not None:
+            master.revoke_token(made.name)
+        raise
+    return replace(made, secret="")
 
 
 @app.command("ls")

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
@@ -72,14 +73,39 @@ def token_file(settings: Settings, role: Role) -> Path:
 
 
 def write_token_file(path: Path, secret: str) -> None:
-    """Write a token that only this user can read; the file is whole or absent."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "w") as file:
+    """Write a token that only this user can read; the file is whole or absent.
+
+    Raises:
+        ConfigurationError: it cannot be written there.
+    """
+    with new_token_file(path) as file:
         file.write(secret + "\n")
-    draft.replace(path)
+
+
+@contextmanager
+def new_token_file(path: Path) -> Iterator[TextIO]:
+    """Open a token file that only this user can read, before its token is known.
+
+    What is written takes its place when the block ends well; otherwise what was there before stays.
+
+    Raises:
+        ConfigurationError: it cannot be written there; the block is not entered where that is known before.
+    """
+    draft = path.parent / f".{path.name}.{os.getpid()}"
+    try:
+        if path.exists() and not path.is_file():
+            raise ConfigurationError(f"The token file {path} cannot be written: it is not a regular file.")
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft.unlink(missing_ok=True)
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                yield file
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+    except OSError as error:
+        raise ConfigurationError(f"The token file {path} cannot be written: {error.strerror}.") from None
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:
