@@ -8,44 +8,22 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 from pathlib import Path
 
-from harmonicio.core.errors import Conflict, StorageError
-
-OWNER_ONLY_FOLDER = 0o700
-OWNER_ONLY_FILE = 0o600
+from harmonicio.control.locked_folder import OWNER_ONLY_FILE, OWNER_ONLY_FOLDER, LockedFolder
+from harmonicio.core.errors import StorageError
 
 
-class DataFolder:
-    """An opened data folder; :meth:`close` lets another master have it.
+class DataFolder(LockedFolder):
+    """The master's folder, in use.
 
     Raises:
-        Conflict: another master uses this folder.
-        StorageError: the folder cannot be made or written.
+        Conflict, StorageError: as :class:`LockedFolder` says.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            path.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
-            self.backlog.mkdir(exist_ok=True, mode=OWNER_ONLY_FOLDER)
-            self._lock_file = os.open(path / "master.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE)
-        except OSError as error:
-            raise StorageError(
-                f"The data folder {path} cannot be used: {error.strerror}.", hint="Choose another folder."
-            ) from error
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise Conflict(
-                f"Another master uses the data folder {path}.", hint="Stop it, or give this one its own folder."
-            ) from error
-
-    def __repr__(self) -> str:
-        return f"<DataFolder {self.path} {'closed' if self._lock_file < 0 else 'locked'}>"
+        super().__init__(path, "master", inside="backlog")
 
     @property
     def database(self) -> Path:
@@ -75,8 +53,3 @@ class DataFolder:
                 os.fsync(opened)
         except OSError as error:
             raise StorageError(f"The token file {path} cannot be written: {error.strerror}.") from error
-
-    def close(self) -> None:
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
-            self._lock_file = -1

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from harmonicio.control import json_codec, tickets
+from harmonicio.control.locked_folder import OWNER_ONLY_FILE
 from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.folder import OWNER_ONLY_FILE
 
 SCHEMA_VERSION = 1
 _SCHEMA = """

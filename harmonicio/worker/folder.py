@@ -7,54 +7,33 @@
 
 from __future__ import annotations
 
-import fcntl
 import logging
 import os
 import secrets
 import shutil
 from pathlib import Path
 
-from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.control.locked_folder import OWNER_ONLY_FOLDER, LockedFolder
+from harmonicio.core.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
-OWNER_ONLY_FOLDER = 0o700
-OWNER_ONLY_FILE = 0o600
 _BOND_NAME = "bond"
 
 
-class DataFolder:
-    """An opened data folder; :meth:`close` lets another worker have it.
+class DataFolder(LockedFolder):
+    """The worker's folder, in use.
 
     Attributes:
         identity: Random, and the same for as long as the folder exists.
 
     Raises:
-        Conflict: another worker uses this folder.
-        StorageError: the folder cannot be made or written.
+        Conflict, StorageError: as :class:`LockedFolder` says.
     """
 
     def __init__(self, path: Path) -> None:
-        self.path = path
-        self._lock_file = -1
-        make_private(self.engines)
-        try:
-            self._lock_file = os.open(path / "worker.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE)
-        except OSError as error:
-            raise StorageError(
-                f"The data folder {path} cannot be used: {error.strerror}.", hint="Choose another folder."
-            ) from error
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            self.close()
-            raise Conflict(
-                f"Another worker uses the data folder {path}.", hint="Stop it, or give this one its own folder."
-            ) from error
+        super().__init__(path, "worker", inside="engines")
         self.identity = self._drawn_once()
-
-    def __repr__(self) -> str:
-        return f"<DataFolder {self.path} {'closed' if self._lock_file < 0 else 'locked'}>"
 
     def _drawn_once(self) -> str:
         if not (drawn := os.pread(self._lock_file, 64, 0)):
@@ -100,24 +79,6 @@ class DataFolder:
         for folder in self.engines.iterdir():
             if folder.name not in known:
                 self.remove(folder.name)
-
-    def close(self) -> None:
-        """Let go of the folder; may be called more than once."""
-        if self._lock_file >= 0:
-            os.close(self._lock_file)
-            self._lock_file = -1
-
-
-def make_private(path: Path) -> None:
-    """Make a folder that nobody else may read, where there is none yet.
-
-    Raises:
-        StorageError: it cannot be made.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
-    except OSError as error:
-        raise StorageError(f"The folder {path} cannot be made: {error.strerror}.", hint="Choose another.") from error
 
 
 def _say_what_is_left(function: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:

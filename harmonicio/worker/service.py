@@ -24,12 +24,13 @@ from pathlib import Path
 
 from harmonicio import __version__
 from harmonicio.control.handler_board import BOARD_NAME, read_board
+from harmonicio.control.locked_folder import make_private
 from harmonicio.control.messages import ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
 from harmonicio.worker.control_desk import SOCKET_NAME, ControlDesk
 from harmonicio.worker.controller import Controller
-from harmonicio.worker.folder import DataFolder, make_private
+from harmonicio.worker.folder import DataFolder
 from harmonicio.worker.host_load import HostMeter
 from harmonicio.worker.instructions import (
     DrainEngine,

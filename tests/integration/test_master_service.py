@@ -38,6 +38,7 @@ from harmonicio.core.lease import Address, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.testing.clock import ManualClock
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
@@ -309,15 +310,15 @@ def test_streams_tokens_and_versions_survive_a_restart(tmp_path: Path) -> None:
         assert FakeController(admin, "w1").key == key, "running engines keep their keys"
 
 
-def test_after_a_restart_leases_are_asked_for_anew_and_workers_settle_first(
-    tmp_path: Path, wait_until: WaitUntil
-) -> None:
+def test_after_a_restart_leases_are_asked_for_anew_and_workers_settle_first(tmp_path: Path) -> None:
+    clock = ManualClock()
     with run_master(tmp_path) as service, client_of(service, Role.ADMIN) as admin:
         admin.declare_stream(PLATES)
         FakeController(admin, "w2").report(e1=IDLE, e2=IDLE)
         before = ask(admin, "s1")
         generation = admin.desired("w2").generation
-    with run_master(tmp_path) as service, client_of(service, Role.ADMIN) as admin:
+    options = MasterOptions(tmp_path, port=0, data_port=0, settle_s=0.5)
+    with MasterService(options, clock=clock) as service, client_of(service, Role.ADMIN) as admin:
         lease = before.leases[0].lease
         assert admin.renew_leases(LeaseList("s1", (lease,))).ended == (lease,)
         FakeController(admin, "w1").report()
@@ -325,7 +326,8 @@ def test_after_a_restart_leases_are_asked_for_anew_and_workers_settle_first(
             admin.desired("w1")
         FakeController(admin, "w2").report(e1=IDLE, e2=IDLE)
         assert ask(admin, "s1").leases[0].lease != lease
-        desired = admin.desired("w2", generation, wait_s=5.0)
+        clock.advance(0.6)
+        desired = admin.desired("w2", generation, wait_s=20.0)
         assert desired.generation > generation and [item.count for item in desired.streams] == [2]
         assert admin.desired("w1").streams == ()
 
