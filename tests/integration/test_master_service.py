@@ -311,13 +311,12 @@ def test_streams_tokens_and_versions_survive_a_restart(tmp_path: Path) -> None:
 
 
 def test_after_a_restart_leases_are_asked_for_anew_and_workers_settle_first(tmp_path: Path) -> None:
-    clock = ManualClock()
     with run_master(tmp_path) as service, client_of(service, Role.ADMIN) as admin:
         admin.declare_stream(PLATES)
         FakeController(admin, "w2").report(e1=IDLE, e2=IDLE)
         before = ask(admin, "s1")
         generation = admin.desired("w2").generation
-    options = MasterOptions(tmp_path, port=0, data_port=0, settle_s=0.5)
+    options, clock = MasterOptions(tmp_path, port=0, data_port=0, settle_s=0.5), ManualClock(wall=time.time())
     with MasterService(options, clock=clock) as service, client_of(service, Role.ADMIN) as admin:
         lease = before.leases[0].lease
         assert admin.renew_leases(LeaseList("s1", (lease,))).ended == (lease,)
