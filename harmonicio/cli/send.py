@@ -1,61 +1,162 @@
-"""``harmonicio send``: files to a stream."""
+"""``harmonicio send``: files to a stream.
+
+However it ends (all done, a time limit, Ctrl-C, an error in the middle), it says of each file what became of it, and
+which ones are not safe and so must be sent again.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from itertools import zip_longest
 from pathlib import Path
+from types import FrameType
 
 import typer
 
 from harmonicio.cli import console, invocation
 from harmonicio.control.settings_files import read_token
-from harmonicio.core.errors import DeliveryError
+from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, OutcomeTimeout
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import Delivery, StreamConnector
+from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.progress import Progress
+
+INTERRUPTED = 130
+#: So many names of files that are not safe are in the last line; the table has all.
+NAMED = 5
+
+Row = dict[str, object]
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The time limit ends the waiting wherever it is, as Ctrl-C does."""
 
 
 def run(
     context: typer.Context,
-    stream: str = typer.Argument(help="The stream."),
-    files: list[Path] = typer.Argument(help="The files, one message each.", exists=True, dir_okay=False),
+    stream: str = typer.Argument(help="The stream.", callback=invocation.stream_name),
+    files: list[Path] = typer.Argument(help="The files, one message each; its metadata has the file's name."),
     priority: int = typer.Option(0, help="Larger goes first where messages wait."),
-    is_result_wanted: bool = typer.Option(True, "--result/--no-result", help="Wait for the results and print them."),
+    is_result_wanted: bool = typer.Option(
+        True, "--result/--no-result", help="Wait for the results and print them; or only until the files are safe."
+    ),
+    timeout_s: float | None = typer.Option(None, min=0.001, help="Seconds to wait at most; by default without end."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Send files; each is one message whose metadata has its name."""
+    _check(files)
     settings = invocation.of(context).settings()
-    token = read_token(settings, (Role.SOURCE, Role.ADMIN))
-    rows = []
-    with StreamConnector(stream, master=settings.master.url, token=token) as connector:
-        deliveries = [
-            (path, connector.send_file(path, metadata={"name": path.name}, priority=priority)) for path in files
-        ]
-        with Progress("processed" if is_result_wanted else "sent", len(files), is_shown=not as_json) as progress:
-            for path, delivery in deliveries:
-                rows.append(_row(path, delivery, is_result_wanted))
-                progress.advance()
-        connector.flush("safe")
-    if as_json:
-        console.show_json(rows)
-    else:
-        console.show_table(
-            ("file", "message", "state", "route", "result"), [tuple(map(str, row.values())) for row in rows]
-        )
-    if any(row["state"] in ("failed", "rejected") for row in rows):
+    url, token = settings.master.url, read_token(settings, (Role.SOURCE, Role.ADMIN))
+    deliveries: list[Delivery] = []
+    stopped: KeyboardInterrupt | HarmonicIOError | None = None
+    try:
+        with _time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
+            for path in files:
+                deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
+            with Progress("processed" if is_result_wanted else "safe", len(files), is_shown=not as_json) as progress:
+                for delivery in deliveries:
+                    _await(connector, delivery, is_result_wanted)
+                    progress.advance()
+    except (KeyboardInterrupt, HarmonicIOError) as error:
+        if isinstance(error, HarmonicIOError) and not any(each.is_safe for each in deliveries):
+            raise
+        stopped = error
+    rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
+    _show(rows, as_json)
+    if stopped is not None:
+        _tell(stopped, rows, timeout_s)
+    if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
 
 
-def _row(path: Path, delivery: Delivery, is_result_wanted: bool) -> dict[str, object]:
+def _check(files: Sequence[Path]) -> None:
+    """Find what cannot be sent before anything is."""
+    for path in files:
+        if path.is_dir():
+            raise InvalidInput(f"{path} is a folder.", hint=f"Name its files, for example: {path / '*'}")
+        if not path.exists():
+            is_pattern = any(each in path.name for each in "*?[")
+            raise InvalidInput(f"No file is called like {path}." if is_pattern else f"There is no file {path}.")
+        if not os.access(path, os.R_OK):
+            raise InvalidInput(f"You may not read the file {path}.")
+
+
+@contextmanager
+def _time_limit(timeout_s: float | None) -> Iterator[None]:
+    """Raise :class:`TimeIsUp` when the block takes longer than this."""
+    if timeout_s is None:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeIsUp
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)
+
+
+def _await(connector: StreamConnector, delivery: Delivery, is_result_wanted: bool) -> None:
+    if not is_result_wanted:
+        connector.wait_until_safe([delivery])
+        return
+    with suppress(DeliveryError):  # It is in the table.
+        delivery.result()
+
+
+def _row(path: Path, delivery: Delivery | None, is_result_wanted: bool) -> Row:
+    if delivery is None:
+        return {"file": str(path), "message": "", "state": "not_sent", "is_safe": False, "route": "", "result": ""}
     result: object = ""
-    if is_result_wanted:
+    if delivery.is_final:
         try:
             result = delivery.result()
         except DeliveryError as error:
             result = error.text
+        else:
+            result = result if is_result_wanted else ""
     return {
         "file": str(path),
         "message": delivery.message_id,
         "state": str(delivery.state),
+        "is_safe": delivery.is_safe,
         "route": delivery.route,
         "result": result,
     }
+
+
+def _show(rows: Sequence[Row], as_json: bool) -> None:
+    if as_json:
+        console.show_json(rows)
+    else:
+        columns = ("file", "message", "state", "route", "result")
+        console.show_table(columns, [[str(row[column]) for column in columns] for row in rows])
+
+
+def _tell(stopped: KeyboardInterrupt | HarmonicIOError, rows: Sequence[Row], timeout_s: float | None) -> None:
+    """Say which files are not safe, and end with the error or the exit code that belongs to it."""
+    text = _what_is_safe(rows)
+    if isinstance(stopped, TimeIsUp):
+        raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
+    print(
+        console.printable(f"Interrupted. {text}" if isinstance(stopped, KeyboardInterrupt) else text), file=sys.stderr
+    )
+    if isinstance(stopped, HarmonicIOError):
+        raise stopped
+    raise typer.Exit(INTERRUPTED)
+
+
+def _what_is_safe(rows: Sequence[Row]) -> str:
+    unsafe = [str(row["file"]) for row in rows if not row["is_safe"] and row["state"] != DeliveryState.REJECTED]
+    if not unsafe:
+        return f"Nothing is lost: {console.count(len(rows), 'file')} arrived. See: harmonicio status"
+    named = ", ".join(unsafe[:NAMED]) + (f" and {len(unsafe) - NAMED:,} more" if len(unsafe) > NAMED else "")
+    again = "what was under way may be processed twice"
+    return f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} are not safe: {named}. Send them again; {again}."
