@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable
 
 from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.engine.reception import SOFTWARE
 from harmonicio.engine.session import Session
@@ -60,7 +61,7 @@ class BacklogConnection:
             self._thread.join()
 
     def _run(self) -> None:
-        delay_s = FIRST_DELAY_S
+        failures = 0
         while not self._closing.is_set():
             try:
                 self._serve_once()
@@ -69,13 +70,15 @@ class BacklogConnection:
                 if self._closing.is_set():
                     return
                 if was_connected:
-                    delay_s = FIRST_DELAY_S
-                level = logging.WARNING if was_connected or delay_s == FIRST_DELAY_S else logging.DEBUG
+                    failures = 0
+                level = logging.DEBUG if failures else logging.WARNING
                 _log.log(level, "No backlog connection to the master, dialling again: %s", error)
             except Exception:  # noqa: BLE001  a bug in serving must not end the engine's part in the backlog; it is logged
                 _log.exception("The backlog connection failed, dialling again")
-            self._closing.wait(delay_s * random.uniform(0.5, 1.0))
-            delay_s = min(2 * delay_s, LONGEST_DELAY_S)
+            failures += 1
+            self._closing.wait(
+                delay_s(failures, first_s=FIRST_DELAY_S, longest_s=LONGEST_DELAY_S, chance=random.random())
+            )
 
     def _serve_once(self) -> None:
         link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S), Role.ENGINE)

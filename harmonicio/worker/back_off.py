@@ -1,7 +1,5 @@
 """When a stream's engines may be started again after one of them failed.
 
-    delay of the n-th failure in a row = 0.5 s * 2^(n-1), at most 30 s, less up to a quarter by chance
-
 Engines that fail together (a broken handler under four engines) are one failure: what fails while the stream already
 waits adds nothing. A row of failures ends when an engine that became ready after the last of them has lived 30 s.
 
@@ -13,10 +11,11 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from harmonicio.core.back_off import delay_s
+
 FIRST_DELAY_S = 0.5
 LONGEST_DELAY_S = 30.0
 LIVED_S = 30.0
-JITTER = 0.25
 
 
 @dataclass(slots=True)
@@ -39,9 +38,10 @@ class BackOff:
         self.failed_at = now
         if self.failures and now < self.until:
             return
-        longest = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self.failures, 30))
         self.failures += 1
-        self.until = now + longest * (1.0 - JITTER * chance.random())
+        self.until = now + delay_s(
+            self.failures, first_s=FIRST_DELAY_S, longest_s=LONGEST_DELAY_S, chance=chance.random()
+        )
 
     def survive(self, ready_at: float, now: float) -> None:
         """An engine of the stream is alive ``now`` and was ready at ``ready_at``."""

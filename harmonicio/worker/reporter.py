@@ -29,6 +29,7 @@ from harmonicio.control.messages import (
     WorkerReport,
     WorkerWelcome,
 )
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -245,9 +246,9 @@ class _Pause:
         self._failures += 1
         if self._failures == 1 and error is not None and not isinstance(error, NotFound):
             _log.warning("Cannot %s, trying again: %s", self._what, error)
-        longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2.0 ** min(self._failures - 1, 20))
         asked_s = error.retry_after_s if isinstance(error, Unavailable) else None
-        return max(min(asked_s or 0.0, LONGEST_DELAY_S), longest_s * random.uniform(0.5, 1.0))
+        backed_off_s = delay_s(self._failures, first_s=FIRST_DELAY_S, longest_s=LONGEST_DELAY_S, chance=random.random())
+        return max(min(asked_s or 0.0, LONGEST_DELAY_S), backed_off_s)
 
     def end(self) -> None:
         if self._failures > 1:

@@ -12,7 +12,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.simulated_host import STEP_S, SimulatedHost
-from harmonicio.worker.back_off import FIRST_DELAY_S, JITTER, LONGEST_DELAY_S
+from harmonicio.worker.back_off import FIRST_DELAY_S, LONGEST_DELAY_S
 from harmonicio.worker.instructions import EngineExited, ExitsAcknowledged, StartEngine
 
 MAX_ENGINES = 5
@@ -147,6 +147,6 @@ def test_delays_grow_from_half_a_second_to_half_a_minute(seed: int, count: int) 
     assert len(times) >= 8
     for number, (earlier, later) in enumerate(pairwise(times)):
         longest_s = min(LONGEST_DELAY_S, FIRST_DELAY_S * 2**number)
-        assert (1 - JITTER) * longest_s <= later - earlier <= longest_s + 2 * STEP_S
+        assert 0.5 * longest_s <= later - earlier <= longest_s + 2 * STEP_S
     exits = host.controller.report(1, None, host.now).exits
     assert {each.reason for each in exits} == {ExitReason.FAILED_TO_START}

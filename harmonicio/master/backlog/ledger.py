@@ -20,6 +20,7 @@ from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
 from harmonicio.control.messages import BacklogFigures
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.budget import Budget, LedgerLimits, Refusal
@@ -179,7 +180,7 @@ class Ledger:
         """The handler raised: another attempt after a back-off, or a dead letter.
 
         Args:
-            jitter: A random number in [0, 1): the delay is that far between half and the whole of the back-off.
+            jitter: A random number in [0, 1), for the back-off.
         """
         entry = reservation.entry
         if not self._reservations.end(reservation):
@@ -187,9 +188,8 @@ class Ledger:
         entry.attempts += 1
         if not failure.retryable:
             return self._bury(entry, failure)
-        # The exponent is bounded: a policy may allow a thousand attempts.
-        back_off_s = min(BACK_OFF_MAX_S, BACK_OFF_FIRST_S * 2.0 ** min(entry.attempts - 1, 30))
-        return self._give_back(entry, now + back_off_s * (1.0 + jitter) / 2, failure, has_changed=True)
+        backed_off_s = delay_s(entry.attempts, first_s=BACK_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
+        return self._give_back(entry, now + backed_off_s, failure, has_changed=True)
 
     def release(
         self,

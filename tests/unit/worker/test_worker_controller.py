@@ -256,7 +256,7 @@ def test_a_handler_that_cannot_be_loaded_is_tried_again_more_and_more_seldom() -
     assert len(delays) >= 10
     for number, delay_s in enumerate(delays):
         longest_s = min(30.0, 0.5 * 2**number)
-        assert 0.75 * longest_s <= delay_s <= longest_s + 2 * STEP_S
+        assert 0.5 * longest_s <= delay_s <= longest_s + 2 * STEP_S
     assert {each.reason for each in exits(host)} == {ExitReason.FAILED_TO_START}
     (trouble,) = troubles(host)
     assert trouble.stream == "images"
