@@ -8,13 +8,13 @@ sample ──calibrate──► streams declared ──► all images sent in a 
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from harmonicio.cli.demo_images import DemoImage, own_images, shipped_images
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.haste.calibration import calibrate
+from harmonicio.haste.calibration import MIN_SAMPLE, calibrate
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.features.image_quality import PLLS, power_log_log_slope
@@ -34,13 +34,18 @@ from harmonicio.haste.features.images import decode, grey
 from harmonicio.haste.reports.declared import hierarchy_of, payload_reader
 from harmonicio.haste.reports.report import ReportOptions, write_report
 from harmonicio.haste.reports.summary import Traffic
-from harmonicio.haste.tiers.base import create_tiers
+from harmonicio.haste.storage_client import UNSCORED
+from harmonicio.haste.tiers.base import Tier, create_tiers
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.progress import Progress
 from harmonicio.worker.service import WorkerOptions
 
 TIERS = ("D", "C", "B", "A")
 SAMPLE_IMAGES = 24
+#: So many images without a score are named with the reason; the report has all.
+NAMED_UNSCORED = 20
+#: In the output folder: a demonstration made it.
+MARK = ".harmonicio-demo"
 ENGINES = 2
 #: The scores of the shipped images must fall with their known blur at least this clearly (Spearman).
 MAX_CORRELATION = -0.9
@@ -64,18 +69,20 @@ def run(
 ) -> None:
     """Stream micrographs through two engines on this machine and sort them by focus."""
     logs.start("WARNING")
+    logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # What it cannot read is named with a reason of ours.
     if not handler.is_file():
         raise InvalidInput(f"There is no handler {handler}.", hint="Run this in the repository, or give --handler.")
     console.say("Reading the images …")
     chosen = list(own_images(images) if images is not None else shipped_images(shipped))
-    folder = _fresh(output)
+    folder = output.resolve()
     declarations = _declarations(chosen, handler, folder)
     worker = WorkerOptions("demo", folder / "worker", folder / "scratch", max_engines=ENGINES, runtime=runtime)
-    with LocalCluster(folder, worker=worker) as cluster:
+    with output_folder(folder) as has_started, LocalCluster(folder, worker=worker) as cluster:
         for declaration in declarations:
             cluster.declare(declaration)
         for declaration in declarations:
             cluster.wait_for_engines(declaration.name, declaration.engines)
+        has_started()
         begun = time.monotonic()
         traffic = _send(cluster, chosen, begun)
         rows = [
@@ -93,16 +100,41 @@ def run(
         raise typer.Exit(1)
 
 
-def _fresh(output: Path) -> Path:
-    """Return an empty output folder; one that something else made is left alone."""
-    folder = output.resolve()
-    mark = folder / ".harmonicio-demo"
-    if folder.exists() and not mark.exists() and any(folder.iterdir()):
+@contextmanager
+def output_folder(folder: Path) -> Iterator[Callable[[], None]]:
+    """Make the output folder anew, and give a function that is called when the start has succeeded.
+
+    What an earlier demonstration left there is kept until then, and put back when the start fails.
+
+    Raises:
+        InvalidInput: something else is there, or nothing can be written.
+    """
+    mark, earlier = folder / MARK, folder.with_name(f".{folder.name}.earlier")
+    if folder.exists() and not mark.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise InvalidInput(f"{folder} is not empty and not of an earlier demo.", hint="Give another --output.")
+    try:
+        if (earlier / MARK).exists():  # A run before this one was killed in its start.
+            shutil.rmtree(earlier)
+        if folder.exists():
+            folder.rename(earlier)
+        folder.mkdir(parents=True)
+        mark.touch()
+    except OSError as error:
+        raise InvalidInput(f"{folder} cannot be written: {error.strerror}.", hint="Give another --output.") from None
+    with ExitStack() as at_failure:
+        at_failure.callback(_put_back, earlier, folder)
+
+        def has_started() -> None:
+            at_failure.pop_all()
+            shutil.rmtree(earlier, ignore_errors=True)
+
+        yield has_started
+
+
+def _put_back(earlier: Path, folder: Path) -> None:
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    mark.touch()
-    return folder
+    if earlier.exists():
+        earlier.rename(folder)
 
 
 # ── declaring ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -127,23 +159,30 @@ def _declarations(images: Sequence[DemoImage], handler: Path, folder: Path) -> l
 
 def _haste_options(source: str, images: Sequence[DemoImage], folder: Path) -> dict[str, Any]:
     step = max(1, len(images) // SAMPLE_IMAGES)
-    found = calibrate([_slope(image) for image in images[::step]], tiers=len(TIERS))
+    sample = images[::step]
+    slopes, unreadable = [], []
+    for image in sample:
+        try:
+            slopes.append(power_log_log_slope(grey(decode(image.read(), image.metadata))))
+        except InvalidInput as error:
+            unreadable.append(f"{image.message_id}: {error.text}")
+    try:
+        found = calibrate(slopes, tiers=len(TIERS))
+    except InvalidInput:
+        raise InvalidInput(
+            f"Of {console.count(len(sample), 'image')} looked at, {len(slopes)} can be read; to find the edges between "
+            f"the tiers takes {MIN_SAMPLE} that differ in focus.",
+            hint=" ".join(unreadable[:1]),
+        ) from None
     console.say(
         f"{source}: k = {found.k:.3g}, x0 = {found.x0:.3g}, edges {', '.join(f'{edge:.2f}' for edge in found.edges)}"
-        f" from a sample of {len(images[::step])} images"
+        f" from a sample of {console.count(len(slopes), 'image')}"
     )
     return {
         "function": {"name": "logistic", "feature": PLLS, "k": found.k, "x0": found.x0},
         "policy": {"name": "interval", "intervals": found.intervals(TIERS)},
-        "tiers": {tier: {"folder": str(folder / "tiers" / tier)} for tier in (*TIERS, "unscored")},
+        "tiers": {tier: {"folder": str(folder / "tiers" / tier)} for tier in (*TIERS, UNSCORED)},
     }
-
-
-def _slope(image: DemoImage) -> float:
-    try:
-        return power_log_log_slope(grey(decode(image.payload, image.metadata)))
-    except InvalidInput:
-        return float("nan")
 
 
 # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -158,9 +197,7 @@ def _send(cluster: LocalCluster, images: Sequence[DemoImage], begun: float) -> T
             for source in {image.source for image in images}
         }
         for image in images:
-            deliveries.append(
-                connectors[image.source].send(image.payload, metadata=image.metadata, message_id=image.message_id)
-            )
+            deliveries.append(_send_one(connectors[image.source], image))
         with Progress("processed", len(deliveries)) as progress:
             for number, delivery in enumerate(deliveries, 1):
                 try:
@@ -171,6 +208,12 @@ def _send(cluster: LocalCluster, images: Sequence[DemoImage], begun: float) -> T
     took_s = time.monotonic() - begun
     routes = [delivery.route for delivery in deliveries]
     return Traffic(routes.count("engine"), routes.count("backlog"), took_s)
+
+
+def _send_one(connector: StreamConnector, image: DemoImage) -> Delivery:
+    if isinstance(image.content, Path):
+        return connector.send_file(image.content, metadata=image.metadata, message_id=image.message_id)
+    return connector.send(image.content, metadata=image.metadata, message_id=image.message_id)
 
 
 # ── checking ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -185,13 +228,17 @@ def _read_back(
     lost = []
     for image in images:
         row = known.get((image.source, image.message_id))
-        if row is None or _digest(tiers[image.source][row.tier].read(row.location)) != _digest(image.payload):
+        if row is None or not _is_kept(image, tiers[image.source][row.tier], row):
             lost.append(image.message_id)
     return Verdict(len(images), len(images) - len(lost), tuple(lost))
 
 
-def _digest(payload: bytes) -> bytes:
-    return blake2b(payload, digest_size=16).digest()
+def _is_kept(image: DemoImage, tier: Tier, row: FeatureRow) -> bool:
+    try:
+        return tier.read(row.location) == image.read()
+    except HarmonicIOError as error:
+        console.say(f"{image.message_id}: {error}")
+        return False
 
 
 def _correlations(rows: Sequence[FeatureRow]) -> dict[str, float]:
@@ -206,9 +253,9 @@ def _correlations(rows: Sequence[FeatureRow]) -> dict[str, float]:
 def _show(verdict: Verdict, rows: Sequence[FeatureRow], traffic: Traffic) -> None:
     table = []
     for stream in sorted({row.stream for row in rows}):
-        for tier in (*reversed(TIERS), "unscored"):
+        for tier in (*reversed(TIERS), UNSCORED):
             inside = [row for row in rows if (row.stream, row.tier) == (stream, tier)]
-            if inside or tier != "unscored":
+            if inside or tier != UNSCORED:
                 table.append((stream, tier, len(inside), round(sum(row.size_bytes for row in inside) / 1e6, 1)))
     console.show_table(("stream", "tier", "images", "MB"), table)
     duration_s = traffic.duration_s or 0.0
@@ -216,6 +263,11 @@ def _show(verdict: Verdict, rows: Sequence[FeatureRow], traffic: Traffic) -> Non
         f"Routes: {traffic.peer_to_peer} peer to peer, {traffic.backlog} by the backlog; "
         f"{verdict.sent / duration_s:.0f} images/s in {duration_s:.1f} s."
     )
+    unscored = [row for row in rows if row.tier == UNSCORED]
+    for row in unscored[:NAMED_UNSCORED]:
+        console.say(f"  unscored: {row.message_id}: {row.reason}")
+    if len(unscored) > NAMED_UNSCORED:
+        console.say(f"  … and {len(unscored) - NAMED_UNSCORED:,} more without a score; the report's rows.csv has all.")
     console.say(f"sent = {verdict.sent}, processed = {verdict.processed}, lost = {len(verdict.lost)}")
     for message_id in verdict.lost[:10]:
         console.say(f"  lost: {message_id}")
