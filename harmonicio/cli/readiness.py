@@ -6,6 +6,7 @@ the master and prints them until it is interrupted. Engines that are late end no
 
 from __future__ import annotations
 
+import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
@@ -18,6 +19,8 @@ from harmonicio.core.errors import Unavailable
 #: Engines need a moment to find their place, and longer to start; before that their absence is no news.
 PLACED_WITHIN_S, READY_WITHIN_S = 3.0, 60.0
 POLL_S, POLL_SETTLED_S = 0.1, 1.0
+#: Each attempt is another engine; the same trouble is no news.
+_ENGINE = re.compile(r"^Engine \S+: ")
 
 
 class Readiness:
@@ -40,7 +43,9 @@ class Readiness:
 
     def news(self, views: Sequence[StreamView], workers: Sequence[WorkerView], waited_s: float) -> list[str]:
         """Return the lines that are new, ``waited_s`` seconds after the streams were declared."""
-        troubles = {each.stream: each.text for worker in workers for each in worker.troubles if each.retry_in_s}
+        troubles = {
+            each.stream: _ENGINE.sub("", each.text) for worker in workers for each in worker.troubles if each.retry_in_s
+        }
         by_name = {view.declaration.name: view for view in views}
         lines = []
         for name, said in self._said.items():
@@ -70,6 +75,14 @@ def _who_holds_places(name: str, views: dict[str, StreamView]) -> str:
     holders = [f"{each!r} holds {view.desired}" for each, view in views.items() if view.desired and each != name]
     taken = f" ({', '.join(holders)}; free them with: harmonicio stream rm NAME)" if holders else ""
     return f"the workers have no place for more{taken}. Or set worker.max_engines."
+
+
+def show_troubles(workers: Sequence[WorkerView], stream: str | None = None) -> None:
+    """Print why engines are missing, of all streams or of one."""
+    for worker in workers:
+        for each in worker.troubles:
+            if stream in (None, each.stream):
+                console.say(f"{worker.worker}, stream {each.stream}: {each.text} Next try in {each.retry_in_s:.0f} s.")
 
 
 def follow(master: MasterClient, streams: Iterable[str], interrupted: threading.Event) -> None:

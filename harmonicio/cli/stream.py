@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from harmonicio.cli import backlog, console, invocation
+from harmonicio.cli import backlog, console, invocation, readiness
 from harmonicio.control.json_codec import as_plain
 from harmonicio.control.messages import StreamView
 from harmonicio.control.stream_files import load_streams
@@ -54,7 +54,7 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 def show(context: typer.Context, name: str = NAME, as_json: bool = console.AS_JSON) -> None:
     """Show one stream's declaration, engines and backlog."""
     with invocation.of(context).master() as master:
-        view = master.stream(name)
+        view, workers = master.stream(name), master.workers()
     if as_json:
         console.show_json(view)
         return
@@ -62,6 +62,7 @@ def show(context: typer.Context, name: str = NAME, as_json: bool = console.AS_JS
     console.show_table(("setting", "value"), [(key, _value(key, value)) for key, value in plain.items()])
     placed = "" if not view.unplaced else f"; the workers have no place for {view.unplaced}"
     console.say(f"Running: {view.running} of {console.count(view.desired, 'engine')}{placed}.")
+    readiness.show_troubles(workers, name)
     backlog.show([view.backlog])
 
 

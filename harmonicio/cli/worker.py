@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import typer
 
-from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
 from harmonicio.core.roles import Role
@@ -75,11 +75,7 @@ def show(workers: Sequence[WorkerView]) -> None:
         [_row(each) for each in workers],
         empty="There are no workers. Start one with: harmonicio worker run",
     )
-    for each in workers:
-        for trouble in each.troubles:
-            console.say(
-                f"{each.worker}, stream {trouble.stream}: {trouble.text} Next try in {trouble.retry_in_s:.0f} s."
-            )
+    readiness.show_troubles(workers)
 
 
 def _row(each: WorkerView) -> tuple[console.Cell, ...]:

@@ -92,6 +92,13 @@ def test_a_stream_is_shown_with_its_declaration(command: Command, declared: str)
     assert "Running: 0 of 1 engine; the workers have no place for 1." in shown
 
 
+@pytest.mark.usefixtures("worker")
+def test_a_stream_is_shown_with_what_keeps_its_engines_from_starting(command: Command) -> None:
+    trouble = "w1, stream spectra: There is no image lab/spectra. Next try in 4 s."
+    assert trouble in command("stream", "show", "spectra")
+    assert trouble not in command("stream", "show", "plates")
+
+
 def test_a_stream_is_scaled_and_removed(command: Command, declared: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert "shall have 5 engines" in command("stream", "scale", "plates", "5")
     assert json.loads(command("stream", "show", "plates", "--json"))["desired"] == 5

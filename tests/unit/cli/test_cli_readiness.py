@@ -33,6 +33,15 @@ def test_the_worker_s_trouble_is_said_as_soon_as_it_is_known() -> None:
     assert readiness.is_settled
 
 
+def test_a_trouble_that_the_next_engine_has_too_is_said_once() -> None:
+    readiness, missing = Readiness(["plates"]), [view("plates", 0, 1)]
+    first = StreamTrouble("plates", "Engine e-1: ImportError: no module lab.", 1.0)
+    second = StreamTrouble("plates", "Engine e-2: ImportError: no module lab.", 2.0)
+    (line,) = readiness.news(missing, [worker(first)], 1.0)
+    assert line == "Stream 'plates' has 0 of 1 engine: ImportError: no module lab."
+    assert readiness.news(missing, [worker(second)], 2.0) == []
+
+
 def test_who_holds_the_places_that_are_missing_is_named_with_the_way_to_free_them() -> None:
     readiness = Readiness(["plates"])
     views = [view("plates", 1, 2, unplaced=1), view("echo", 1, 1)]
