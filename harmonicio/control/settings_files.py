@@ -101,6 +101,8 @@ def new_token_file(path: Path) -> Iterator[TextIO]:
         try:
             with os.fdopen(descriptor, "w") as file:
                 yield file
+                file.flush()
+                os.fsync(descriptor)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)

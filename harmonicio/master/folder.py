@@ -8,11 +8,9 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
-from harmonicio.control.locked_folder import OWNER_ONLY_FILE, OWNER_ONLY_FOLDER, LockedFolder
-from harmonicio.core.errors import StorageError
+from harmonicio.control.locked_folder import LockedFolder
 
 
 class DataFolder(LockedFolder):
@@ -35,21 +33,3 @@ class DataFolder(LockedFolder):
 
     def token_file(self, role: str) -> Path:
         return self.path / "tokens" / f"{role}.token"
-
-    def write_token(self, role: str, secret: str) -> None:
-        """Write a token's secret to its own file, readable by the owner only.
-
-        Raises:
-            StorageError: the file cannot be written.
-        """
-        path = self.token_file(role)
-        try:
-            path.parent.mkdir(exist_ok=True, mode=OWNER_ONLY_FOLDER)
-            path.unlink(missing_ok=True)
-            opened = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, OWNER_ONLY_FILE)
-            with os.fdopen(opened, "w", encoding="ascii") as file:
-                file.write(secret + "\n")
-                file.flush()
-                os.fsync(opened)
-        except OSError as error:
-            raise StorageError(f"The token file {path} cannot be written: {error.strerror}.") from error

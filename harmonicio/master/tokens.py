@@ -14,6 +14,7 @@ import threading
 from dataclasses import dataclass
 
 from harmonicio.control.messages import TokenRequest, TokenView
+from harmonicio.control.settings_files import write_token_file
 from harmonicio.core.clock import Clock
 from harmonicio.core.errors import Conflict, InvalidInput, NotAllowed, NotFound
 from harmonicio.core.names import check_name
@@ -59,14 +60,15 @@ class TokenBook:
         """On the first start, make one token for each role and write it to its file.
 
         Raises:
-            StorageError: a file or the database cannot be written.
+            ConfigurationError: a file cannot be written.
+            StorageError: the database cannot be written.
         """
         with self._lock:
             if self._tokens:
                 return
             given = {role: _new_secret(role) for role in FIRST_ROLES}
             for role, secret in given.items():
-                folder.write_token(role, secret)
+                write_token_file(folder.token_file(role), secret)
             self._store.put_tokens(self._stored(role.value, role, secret) for role, secret in given.items())
             self._tokens = self._store.tokens()
 
