@@ -72,7 +72,9 @@ def _show_version(is_wanted: bool) -> None:
 
 def _options(
     context: typer.Context,
-    settings: Path | None = typer.Option(None, help="Settings file; by default ./harmonicio.toml, else ~/.harmonicio."),
+    settings: Path | None = typer.Option(
+        None, help="Settings file; by default ./harmonicio.toml, else ~/.harmonicio/harmonicio.toml."
+    ),
     master: str | None = typer.Option(None, help="Address of the master, like http://127.0.0.1:8710."),
     token_file: Path | None = typer.Option(None, help="File (mode 0600) that holds the bearer token."),
     is_version_wanted: bool = typer.Option(

@@ -11,7 +11,7 @@ import typer
 
 from harmonicio.cli import backlog, console, invocation, readiness
 from harmonicio.control.json_codec import as_plain
-from harmonicio.control.messages import StreamView
+from harmonicio.control.messages import BacklogFigures, StreamView
 from harmonicio.control.stream_files import load_streams
 from harmonicio.core.errors import Conflict
 from harmonicio.core.sizes import format_size
@@ -82,16 +82,32 @@ def scale(
 def remove(
     context: typer.Context,
     name: str = NAME,
-    is_forced: bool = typer.Option(False, "--force", help="Delete the messages that wait, too."),
+    is_forced: bool = typer.Option(
+        False, "--force", help="Delete its waiting messages and dead letters; they are lost."
+    ),
 ) -> None:
-    """Remove a stream and its engines; refused while messages of it wait."""
+    """Remove a stream and its engines; refused while it has messages that wait, or dead letters."""
     with invocation.of(context).master(invocation.CHANGING) as master:
+        lost = master.stream(name).backlog
+        if lost.dead and not is_forced:
+            raise Conflict(
+                f"Stream {name!r} has {console.count(lost.dead, 'dead letter')}.", hint="Delete them too with --force."
+            )
         try:
             master.delete_stream(name, is_forced=is_forced)
         except Conflict as error:
             hint = "End its sources and let the messages be processed, or delete them too with --force."
             raise Conflict(error.text, hint=hint) from None
-    console.say(f"Stream {name!r} is removed.")
+    console.say(f"Stream {name!r} is removed{_with_what(lost)}.")
+
+
+def _with_what(lost: BacklogFigures) -> str:
+    """Return what is deleted together with a stream."""
+    waiting = lost.ready + lost.reserved
+    if not waiting and not lost.dead:
+        return ""
+    messages = f"{console.count(waiting, 'waiting message')} ({format_size(lost.waiting_bytes)})"
+    return f"; {messages} and {console.count(lost.dead, 'dead letter')} of it are deleted and lost"
 
 
 def show_all(streams: Sequence[StreamView]) -> None:

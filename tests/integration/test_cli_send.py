@@ -19,6 +19,14 @@ from harmonicio.control.settings_files import write_token_file
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
 
+PICKY = """
+from harmonicio.engine import handler
+
+@handler
+def picky(message):
+    raise ValueError("No such plate")
+"""
+
 
 @pytest.fixture
 def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -60,6 +68,32 @@ def test_a_time_limit_ends_the_waiting_and_says_that_nothing_is_lost(
     written = capsys.readouterr()
     assert "stored" in written.out
     assert written.err.splitlines()[-1].startswith("error: The time of 2 s is up. Nothing is lost: 2 files arrived.")
+
+
+@pytest.mark.usefixtures("cluster")
+def test_a_stream_with_messages_is_removed_by_force_only_which_says_how_many_are_lost(
+    files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["send", "plates", *files, "--no-result"]) == 0
+    capsys.readouterr()
+    assert main(["stream", "rm", "plates"]) == 1
+    assert "or delete them too with --force." in capsys.readouterr().err
+    assert main(["stream", "rm", "plates", "--force"]) == 0
+    lost = "Stream 'plates' is removed; 2 waiting messages (11 B) and 0 dead letters of it are deleted and lost."
+    assert capsys.readouterr().out.strip() == lost
+
+
+def test_a_stream_with_dead_letters_is_removed_by_force_only(
+    cluster: LocalCluster, files: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "picky.py").write_text(PICKY)
+    cluster.declare(StreamDeclaration("picky", handler=str(tmp_path / "picky.py"), max_attempts=1))
+    assert main(["send", "picky", "a.tif"]) == 1
+    assert "No such plate" in capsys.readouterr().out
+    wait_until(lambda: cluster.client.stream("picky").backlog.dead == 1, 30)
+    assert main(["stream", "rm", "picky"]) == 1
+    assert "Stream 'picky' has 1 dead letter. Delete them too with --force." in capsys.readouterr().err
+    assert main(["stream", "rm", "picky", "--force"]) == 0
 
 
 def test_files_that_are_not_safe_in_time_are_named(
