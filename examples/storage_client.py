@@ -6,6 +6,7 @@ Run it as ``python storage_client.py FILE …``; tiers and feature database are 
 import sys
 from pathlib import Path
 
+from harmonicio.core.errors import HarmonicIOError
 from harmonicio.haste.storage_client import StorageClient
 
 HERE = Path.cwd() / "kept"
@@ -16,9 +17,28 @@ OPTIONS = {
     "feature_db": {"driver": "sqlite", "file": str(HERE / "features.sqlite")},
 }
 
-with StorageClient.from_options(OPTIONS) as storage:
-    for path in map(Path, sys.argv[1:]):
-        payload = path.read_bytes()
-        features = {"variety": len(set(payload)) / 256} if payload else {}
-        row = storage.save(payload, features=features, message_id=path.name)
-        print(f"{path.name}: score {row.score}, kept in {row.tier}", f"({row.reason})" if row.reason else "")
+
+def keep(storage: StorageClient, path: Path) -> None:
+    payload = path.read_bytes()
+    features = {"variety": len(set(payload)) / 256} if payload else {}
+    row = storage.save(payload, features=features, message_id=path.as_posix())
+    print(f"{path}: score {row.score}, kept in {row.tier}", f"({row.reason})" if row.reason else "")
+
+
+def main(files: list[str]) -> int:
+    if not files:
+        print("Which files? python storage_client.py FILE …", file=sys.stderr)
+        return 2
+    exit_code = 0
+    with StorageClient.from_options(OPTIONS) as storage:
+        for path in map(Path, files):
+            try:
+                keep(storage, path)
+            except (OSError, HarmonicIOError) as error:
+                print(f"error: {path} is not kept: {getattr(error, 'strerror', None) or error}", file=sys.stderr)
+                exit_code = 1
+    return exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
