@@ -10,6 +10,8 @@
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go in the order in which they were offered, to the engine that has the least to do among those with credit.
+- Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
+  more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
   while the engines take everything that waits within half a second (decision 4).
 - What an engine failed, or may have begun when its connection broke, goes to the master only; so does what the master
@@ -38,8 +40,12 @@ from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
 from harmonicio.wire.frames import Flag
 
-#: The window of an engine is full for a moment all the time; another engine is asked for when it lasts longer.
+#: Something waits for a moment all the time; another engine is asked for when it lasts longer …
 SEEK_AFTER_S = 0.01
+#: … or sooner, when as many are under way to each on average …
+FEW_MESSAGES = 4
+#: … but later while there is one with nothing to do: it will give credit soon.
+SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 #: How long a message is held back after its second rejection and, doubled each time, at most.
 HOLD_FIRST_S, HOLD_MAX_S = 0.05, 5.0
 #: How long the master is left alone after it could not take a message.
@@ -68,6 +74,9 @@ class Dispatch:
         patience_s: How long a message waits for an engine; None measures: the larger of 50 ms and twice the interval
             between credits.
         jitter: Draws from 0 to 1, so that pauses differ.
+
+    Attributes:
+        engines_from: More engines may come from this time on: then the master is asked again.
     """
 
     def __init__(
@@ -75,6 +84,7 @@ class Dispatch:
     ) -> None:
         self.budget_bytes = budget_bytes
         self.handler_timeout_s = HANDLER_TIMEOUT_S
+        self.engines_from = 0.0
         self._patience = Patience(patience_s)
         self._jitter = jitter
         self._waiting: deque[Parcel] = deque()
@@ -107,6 +117,15 @@ class Dispatch:
         return self._backlog
 
     @property
+    def _in_flight(self) -> int:
+        """Messages under way to engines."""
+        return sum(len(lane.in_flight) for lane in self._engines)
+
+    def _has_waited(self, wait_s: float, now: float) -> bool:
+        """Whether the oldest message that may go to an engine has waited for so long."""
+        return bool(self._waiting) and now >= self._waiting[0].offered_at + wait_s
+
+    @property
     def _is_crowded(self) -> bool:
         """Whether half of the byte budget waits."""
         return self.waiting_bytes * 2 >= self.budget_bytes
@@ -121,8 +140,17 @@ class Dispatch:
         return self.used_bytes == 0 or self.used_bytes + cost_bytes <= self.budget_bytes
 
     def wants_engines(self, now: float) -> bool:
-        """Whether there is more to send than the leases take, and not just for a moment."""
-        return bool(self._waiting) and (not self._engines or now >= self._waiting[0].offered_at + SEEK_AFTER_S)
+        """Whether each engine has more than a few messages to do, or something waits, and not for a moment only."""
+        if not self._engines:
+            return bool(self._waiting)
+        if any(lane.is_idle and not lane.is_draining for lane in self._engines):
+            return self._has_waited(SEEK_BEYOND_IDLE_S, now)
+        return self._in_flight > FEW_MESSAGES * len(self._engines) or self._has_waited(SEEK_AFTER_S, now)
+
+    def engines_lacking(self, now: float) -> int:
+        """Return how many engines more could be used: under light load, others and their hosts stay free."""
+        waiting = len(self._waiting) if self._has_waited(SEEK_AFTER_S, now) else 0
+        return max(1, waiting, self._in_flight // FEW_MESSAGES - len(self._engines))
 
     def wants_backlog(self, now: float) -> bool:
         """Whether a connection to the master's data port is needed."""
@@ -142,7 +170,8 @@ class Dispatch:
         due_at = []
         if self._waiting:
             offered_at = self._waiting[0].offered_at
-            due_at = [offered_at + SEEK_AFTER_S, *self._patience.due_at(offered_at, self._is_crowded)]
+            due_at = [offered_at + SEEK_AFTER_S, offered_at + SEEK_BEYOND_IDLE_S]
+            due_at += self._patience.due_at(offered_at, self._is_crowded)
         if self._waiting or self._for_master:
             due_at.append(self._master_pauses_until)
         if self._held_back:
@@ -183,6 +212,7 @@ class Dispatch:
         """
         lane.credit.outcomes_received(first, last)
         lane.active_at = lane.answered_at = now
+        lane.answered(last - first + 1, now)
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
@@ -192,6 +222,8 @@ class Dispatch:
                 raise RemoteProtocolError(f"Message {sequence} is answered twice.")
             if self._is_final(lane, parcel, outcome, now):
                 self._settle(parcel, outcome, lane.is_backlog)
+        if not in_flight and not self._waiting:
+            lane.rested()
         if not in_flight and not lane.is_backlog and not self._is_busy:
             self._patience.rested()
 
@@ -251,7 +283,7 @@ class Dispatch:
             self._send(lane, self._for_master.popleft(), now, touched)
         while self._waiting:
             parcel = self._waiting[0]
-            able = self._best_engine(parcel.size_bytes)
+            able = self._best_engine(parcel.size_bytes, now)
             if able is None and self._is_impatient(now):
                 able = self._able_master(parcel, now)
             if able is None:
@@ -259,11 +291,13 @@ class Dispatch:
             self._send(able, self._waiting.popleft(), now, touched)
         return touched
 
-    def _best_engine(self, size_bytes: int) -> Lane | None:
+    def _best_engine(self, size_bytes: int, now: float) -> Lane | None:
+        has_others = len(self._engines) > 1 or now >= self.engines_from
         best = None
         for lane in self._engines:
-            is_able = not lane.is_draining and lane.credit.can_send(size_bytes)
-            if is_able and (best is None or lane.credit.outstanding < best.credit.outstanding):
+            if lane.is_draining or not lane.credit.can_send(size_bytes) or (has_others and lane.is_full(now)):
+                continue
+            if best is None or len(lane.in_flight) < len(best.in_flight):
                 best = lane
         return best
 

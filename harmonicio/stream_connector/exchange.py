@@ -262,8 +262,7 @@ class Exchange:
             self._settle(settled)
         if self._results.has_questions:
             touched += self._ask()
-        if self._dispatch.waiting or self._results.has_questions or any(self._was_wanted):
-            self._tell_wanted(now)
+        self._tell_wanted(now)
         return touched
 
     def _ask(self) -> list[Peer]:
@@ -335,9 +334,18 @@ class Exchange:
         with self.lock:
             return self._dispatch.wants_engines(time.monotonic())
 
-    def messages_waiting(self) -> int:
+    def engines_expected(self, from_s: float) -> None:
+        """More engines may come from this time on, not before."""
         with self.lock:
-            return self._dispatch.waiting
+            if self.is_closed:
+                return
+            self._dispatch.engines_from = from_s
+            touched = self._advance(time.monotonic())
+        self._flush(touched)
+
+    def engines_lacking(self) -> int:
+        with self.lock:
+            return self._dispatch.engines_lacking(time.monotonic())
 
     def wants_backlog(self) -> bool:
         with self.lock:

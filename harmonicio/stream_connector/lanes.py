@@ -14,6 +14,10 @@ from harmonicio.wire.credit import SenderCredit
 MIN_COST_BYTES = 512
 #: Of a message of this size it is noted when its last byte has left, because that takes a while.
 LARGE_BYTES = 1024**2
+#: An engine that was idle gets so many messages at first …
+FIRST_MESSAGES = 64
+#: … and then twice as many more as it has answered within so long.
+PACE_S = 0.05
 
 
 class Parcel:
@@ -84,6 +88,8 @@ class Lane:
         self.begun = 0
         self.is_draining = False
         self.active_at = self.answered_at = 0.0
+        self._pace = self._pace_before = 0
+        self._pace_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Lane {self.name}{', draining' if self.is_draining else ''}: {self.credit!r}>"
@@ -97,3 +103,22 @@ class Lane:
         """Since when the receiver has had something to answer, without an answer."""
         oldest = next(iter(self.in_flight.values()), None)
         return math.inf if oldest is None else max(oldest.sent_at, self.answered_at)
+
+    def answered(self, count: int, now: float) -> None:
+        """So many messages more have been answered: that tells how many are soon done with."""
+        if now - self._pace_at >= PACE_S:
+            self._pace_before = self._pace if now - self._pace_at < 2 * PACE_S else 0
+            self._pace, self._pace_at = 0, now
+        self._pace += count
+
+    def rested(self) -> None:
+        """The receiver has nothing to do: what comes next may take longer than what was."""
+        self._pace = self._pace_before = 0
+
+    def is_full(self, now: float) -> bool:
+        """Whether as many messages are under way as will be answered soon, as far as one can know."""
+        in_flight = len(self.in_flight)
+        if in_flight < FIRST_MESSAGES:
+            return False
+        pace = max(self._pace, self._pace_before) if now - self._pace_at < 2 * PACE_S else 0
+        return in_flight >= FIRST_MESSAGES + 2 * pace

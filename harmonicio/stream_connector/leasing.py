@@ -39,7 +39,7 @@ FIRST_WITHIN_S = 0.5
 #: The backlog among the connections that are dialled; the others are named by their leases.
 BACKLOG = "backlog"
 #: The pause between two requests, even if the master says that there is more to have.
-ASK_EVERY_S = 0.05
+ASK_EVERY_S = 0.01
 LOOK_EVERY_S = 1.0
 #: After that, a connector that closes gives no leases back any more: the master does not answer.
 RELEASE_WITHIN_S = 1.0
@@ -66,8 +66,12 @@ class LeasingOwner(Protocol):
 
     def wants_backlog(self) -> bool: ...
 
-    def messages_waiting(self) -> int:
-        """Messages that no engine has been given yet."""
+    def engines_lacking(self) -> int:
+        """How many engines more could be used now."""
+        ...
+
+    def engines_expected(self, from_s: float) -> None:
+        """More engines may come from this time on, not before."""
         ...
 
     def open_peer(self, peer: Peer) -> None: ...
@@ -107,6 +111,8 @@ class Leasing:
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False
+        #: Whether the master had fewer engines than were asked for.
+        self._has_all = False
         self._ask_at = self._dial_at = self._engines_first_until = 0.0
         self._renew_at = math.inf
         self._trouble = Trouble(client.url)
@@ -205,19 +211,21 @@ class Leasing:
 
     def _ask(self, *, is_first: bool = False) -> None:
         self.lease_requests += 1
-        held = (*self._held, *self._opening)
+        held, lacking = (*self._held, *self._opening), self._lacking()
         try:
             grant = self._client.request_leases(
-                LeaseRequest(self._hello.stream, self._hello.source, self._lacking(), held=held)
+                LeaseRequest(self._hello.stream, self._hello.source, lacking, held=held)
             )
         except (NotAllowed, NotFound) as error:
             if is_first:
                 raise
             self._owner.refused(error)
             self._ask_at = time.monotonic() + RETRY_MAX_S
+            self._owner.engines_expected(self._ask_at)
             return
         except HarmonicIOError as error:
             self._ask_at = time.monotonic() + self._trouble.pause_s(error)
+            self._owner.engines_expected(self._ask_at)
             return
         self._trouble.over()
         self._access, self._is_short = grant.backlog, False
@@ -228,12 +236,18 @@ class Leasing:
             self._term_s = grant.leases[0].term_s
             self._renew_at = min(self._renew_at, time.monotonic() + self._term_s / 3)
         self._owner.granted(grant)
+        self._has_all = len(grant.leases) < lacking
+        self._tell_expected()
+
+    def _tell_expected(self) -> None:
+        is_expecting = self._opening or not self._has_all
+        self._owner.engines_expected(0.0 if is_expecting else self._ask_at)
 
     def _lacking(self) -> int:
-        """Return how many leases to ask for: under light load, other engines and their hosts stay free."""
+        """Return how many leases to ask for."""
         if self._is_short:
             return LEASES_PER_REQUEST
-        return min(max(1, self._owner.messages_waiting()), LEASES_PER_REQUEST)
+        return min(self._owner.engines_lacking(), LEASES_PER_REQUEST)
 
     def _renew(self) -> None:
         self._renew_at = time.monotonic() + self._term_s / 3
@@ -281,7 +295,8 @@ class Leasing:
 
     def _take_connections(self) -> None:
         """Use what has been dialled; give the lease back where that did not work."""
-        for key, outcome in self._dialling.take().items():
+        taken = self._dialling.take()
+        for key, outcome in taken.items():
             if key == BACKLOG:
                 self._backlog_dialled(outcome)
                 continue
@@ -296,6 +311,8 @@ class Leasing:
                 self._release([key])
                 if not self._opening and not self._held:
                     self._engines_first_until = 0.0
+        if taken:
+            self._tell_expected()
 
     def _backlog_dialled(self, outcome: Peer | HarmonicIOError) -> None:
         if isinstance(outcome, Peer):

@@ -81,6 +81,22 @@ def test_messages_are_spread_over_engines(cluster: BareCluster) -> None:
     assert min(len(engine.messages) for engine in engines) > 0
 
 
+def test_slow_messages_after_quick_ones_are_spread_over_engines(cluster: BareCluster) -> None:
+    def work(message: IncomingMessage) -> Outcome:
+        if message.size_bytes:
+            time.sleep(0.02)
+        return done(message)
+
+    engines = [cluster.engine(work, window=2_000) for _ in range(4)]
+    with cluster.connect(patience_s=60.0) as connector:
+        wait_until(lambda: [connector.send(b"") for _ in range(500)] and connector.figures().engines == 4, 10)
+        connector.flush("processed", timeout_s=20)
+        for _ in range(80):
+            connector.send(b"slow")
+        connector.flush("processed", timeout_s=20)
+    assert [len([each for each in engine.seen if each.size_bytes]) for engine in engines] == [20] * 4
+
+
 def test_payloads_of_fifty_megabytes_leave_in_many_writes_and_arrive_whole(cluster: BareCluster) -> None:
     engines = [cluster.engine(window=2) for _ in range(2)]
     payloads = [os.urandom(50_000_000) for _ in range(4)]

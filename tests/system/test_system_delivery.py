@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from textwrap import dedent
@@ -219,3 +220,19 @@ def _anonymous_bytes(pid: int) -> int:
         if line.startswith("RssAnon:"):
             return int(line.split()[1]) * 1024
     raise AssertionError("the kernel does not tell")
+
+
+def test_slow_messages_after_quick_ones_keep_all_engines_busy(
+    cluster: LocalCluster, write_handler: Write, connect: Connect
+) -> None:
+    declare(cluster, "slow", write_handler("slow", SLOW), engines=4)
+    with connect("slow") as connector:
+        quick = {"metadata": {"seconds": 0.0}}
+        wait_until(lambda: [connector.send(b"quick", **quick) for _ in range(500)] and connector.figures().engines == 4)
+        connector.flush("processed", timeout_s=60)
+        began = time.monotonic()
+        for _ in range(8):
+            connector.send(b"slow", metadata={"seconds": 0.5})
+        connector.flush("processed", timeout_s=60)
+        took_s = time.monotonic() - began
+    assert took_s < 2.5 * (8 * 0.5 / 4), "on one engine it takes four times the ideal"

@@ -8,14 +8,16 @@ from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.stream_connector.dispatch import (
+    FEW_MESSAGES,
     GRACE_S,
     HOLD_FIRST_S,
     HOLD_MAX_S,
     MASTER_PAUSE_S,
     SEEK_AFTER_S,
+    SEEK_BEYOND_IDLE_S,
     Dispatch,
 )
-from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.lanes import FIRST_MESSAGES, Lane, Parcel
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.outcomes import DONE, STORED
 
@@ -120,10 +122,63 @@ def test_engines_are_wanted_when_the_window_is_full_for_more_than_a_moment() -> 
     bench = Bench()
     bench.offer()
     assert bench.dispatch.wants_engines(bench.now), "there is none at all"
-    bench.lane()
+    engine = bench.lane()
+    assert not bench.dispatch.wants_engines(bench.now)
+    assert not bench.dispatch.wants_engines(bench.now + SEEK_AFTER_S), "it has nothing to do and will give credit soon"
+    assert bench.dispatch.wants_engines(bench.now + SEEK_BEYOND_IDLE_S)
+    bench.credit(engine, 1)
+    bench.offer()
     assert not bench.dispatch.wants_engines(bench.now)
     assert bench.dispatch.next_due_s(bench.now) == pytest.approx(SEEK_AFTER_S)
     assert bench.dispatch.wants_engines(bench.now + SEEK_AFTER_S)
+
+
+def test_engines_are_wanted_at_once_when_each_has_more_than_a_few_messages_to_do() -> None:
+    bench = Bench()
+    engines = [bench.lane(messages=100) for _ in range(2)]
+    for _ in range(2 * FEW_MESSAGES):
+        bench.offer()
+    assert not bench.dispatch.wants_engines(bench.now)
+    bench.offer()
+    assert bench.dispatch.wants_engines(bench.now)
+    bench.answer(engines[0], 0, DONE)
+    assert not bench.dispatch.wants_engines(bench.now)
+
+
+def test_as_many_engines_are_lacking_as_messages_wait_or_as_would_have_a_few_each() -> None:
+    bench = Bench(patience_s=60.0)
+    bench.lane(messages=5 * FEW_MESSAGES)
+    for _ in range(5 * FEW_MESSAGES):
+        bench.offer()
+    assert bench.dispatch.engines_lacking(bench.now) == 4
+    for _ in range(9):
+        bench.offer()
+    assert bench.dispatch.engines_lacking(bench.now) == 4, "they wait for a moment only"
+    assert bench.dispatch.engines_lacking(bench.now + SEEK_AFTER_S) == 9
+
+
+def test_credit_that_quick_messages_have_earned_is_not_used_up_at_once_while_there_are_other_engines() -> None:
+    bench = Bench(budget_bytes=10**9, patience_s=60.0)
+    quick = bench.lane(messages=10_000, size=10**9)
+    other = bench.lane(messages=1)
+    for _ in range(500):
+        bench.offer()
+    assert [len(lane.in_flight) for lane in (quick, other)] == [FIRST_MESSAGES, 1]
+    for sequence in range(10):
+        bench.answer(quick, sequence, DONE)
+    assert len(quick.in_flight) == FIRST_MESSAGES + 2 * 10, "it answers quickly: it gets more"
+    bench.wait(1.0)
+    bench.answer(quick, 10, DONE)
+    assert len(quick.in_flight) == FIRST_MESSAGES + 2 * 10 - 1, "it has become slow"
+
+
+def test_the_only_engine_that_can_be_had_gets_what_it_has_credit_for() -> None:
+    bench = Bench(budget_bytes=10**9, patience_s=60.0)
+    bench.dispatch.engines_from = bench.now + 1.0
+    engine = bench.lane(messages=10_000, size=10**9)
+    for _ in range(500):
+        bench.offer()
+    assert len(engine.in_flight) == 500
 
 
 def test_a_draining_engine_gets_nothing_new() -> None:
