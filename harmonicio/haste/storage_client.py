@@ -180,11 +180,8 @@ class StorageClient:
         content = buffer_payload(payload, is_borrowed=True)
         numbers, reason = _numbers(features or {})
         known = dict(metadata or {})
-        tier, reason = UNSCORED, unscored_because or reason
-        if not reason:
-            score, reason = self._score(numbers, known) if score is None else _checked(score)
-        if score is not None and not reason:
-            tier, reason = self._place(score)
+        reason = unscored_because or reason
+        tier, score, reason = (UNSCORED, None, reason) if reason else self._decide(numbers, known, score)
         row = FeatureRow(
             stream=stream,
             message_id=identity,
@@ -194,7 +191,7 @@ class StorageClient:
             location="",
             attempt=attempt,
             features=numbers,
-            score=None if reason else score,
+            score=score,
             reason=reason[:MAX_REASON_LENGTH],
             metadata=known,
             function=self._function_name,
@@ -218,6 +215,16 @@ class StorageClient:
         if (counts.tier, counts.location) != (row.tier, row.location):
             self._tiers[row.tier].remove(row.location)
         return counts
+
+    def _decide(
+        self, features: Mapping[str, float], metadata: Mapping[str, Any], score: float | None
+    ) -> tuple[str, float | None, str]:
+        """Return tier and score, or ``unscored`` and the reason."""
+        score, reason = self._score(features, metadata) if score is None else _checked(score)
+        if score is None or reason:
+            return UNSCORED, None, reason
+        tier, reason = self._place(score)
+        return tier, None if reason else score, reason
 
     def _score(self, features: Mapping[str, float], metadata: Mapping[str, Any]) -> tuple[float | None, str]:
         try:
