@@ -376,6 +376,10 @@ class Exchange:
             peer.say_goodbye()
             self.pump.end(peer, ConnectionEnded("It was idle for the term of its lease."))
 
+    def engine_gone(self, peer: Peer) -> None:
+        """The master says that this engine is gone: its messages are sent elsewhere."""
+        self.pump.end(peer, ConnectionEnded(f"{peer.lane.name} is gone, says the master."))
+
     def granted(self, grant: LeaseGrant) -> None:
         with self.lock:
             self._refusal = None

@@ -80,6 +80,10 @@ class LeasingOwner(Protocol):
         """Close the engine connections that were idle for so long."""
         ...
 
+    def engine_gone(self, peer: Peer) -> None:
+        """The master says that this engine is gone: its messages are sent elsewhere."""
+        ...
+
     def granted(self, grant: LeaseGrant) -> None:
         """The master lets this source send."""
         ...
@@ -256,16 +260,18 @@ class Leasing:
             return
         held = LeaseList(self._hello.source, tuple(self._held))
         try:
-            ended = self._client.renew_leases(held).ended
+            renewal = self._client.renew_leases(held)
         except (NotFound, Conflict):
-            ended = held.leases
+            renewal = LeaseRenewal((), held.leases)
         except HarmonicIOError as error:
             _log.info("%s", error)
             return
-        for lease in ended:
-            # Its connection goes on; new leases are asked for so that the master knows of it after a restart.
+        for lease in renewal.ended:
             peer = self._held.pop(lease, None)
-            if peer is not None and not peer.lane.is_draining:
+            if peer is not None and lease in renewal.gone:
+                self._owner.engine_gone(peer)
+            elif peer is not None and not peer.lane.is_draining:
+                # Its connection goes on; new leases are asked for so that the master knows of it after a restart.
                 self._is_short = True
 
     def _release(self, leases: Iterable[str]) -> None:

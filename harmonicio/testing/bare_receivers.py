@@ -177,6 +177,7 @@ class GrantingMaster:
     Attributes:
         error: Raised in place of the next answers, while it is set.
         held: Leases in force, with their engines' numbers.
+        gone: Leases that have ended because their engine is gone.
     """
 
     url = "http://127.0.0.1:1"
@@ -188,6 +189,8 @@ class GrantingMaster:
         self.timeout_s = 600.0
         self.error: HarmonicIOError | None = None
         self.held: dict[str, int] = {}
+        self.gone: set[str] = set()
+        self.lost: set[int] = set()
         self.released: list[str] = []
         self.renewals = 0
         self.is_closed = False
@@ -198,7 +201,8 @@ class GrantingMaster:
         with self._lock:
             if self.error is not None:
                 raise self.error
-            free = [number for number in range(len(self.engines)) if number not in self.held.values()]
+            taken = {*self.held.values(), *self.lost}
+            free = [number for number in range(len(self.engines)) if number not in taken]
             leases = tuple(self._lease(number) for number in free[: request.count])
             access = BacklogAccess(self.backlog.address, "ticket", self.term_s)
             return LeaseGrant(leases, access, "engine" if leases else "queue", 0.05, self.timeout_s)
@@ -217,6 +221,7 @@ class GrantingMaster:
             return LeaseRenewal(
                 tuple(lease for lease in held.leases if lease in self.held),
                 tuple(lease for lease in held.leases if lease not in self.held),
+                tuple(lease for lease in held.leases if lease in self.gone),
             )
 
     def release_leases(self, held: LeaseList) -> None:
@@ -226,6 +231,16 @@ class GrantingMaster:
             self.released += held.leases
             for lease in held.leases:
                 self.held.pop(lease, None)
+
+    def engine_is_gone(self, engine: Receiver) -> None:
+        """Know that an engine is gone, and grant no lease on it any more."""
+        with self._lock:
+            number = self.engines.index(engine)
+            ended = {lease for lease, its in self.held.items() if its == number}
+            self.gone |= ended
+            self.lost.add(number)
+            for lease in ended:
+                del self.held[lease]
 
     def forget(self) -> None:
         """Know of no lease any more, as after a restart."""

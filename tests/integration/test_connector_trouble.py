@@ -417,3 +417,26 @@ def test_an_engine_that_breaks_the_protocol_loses_its_connection_but_no_message(
         session.pause()
         connector.flush("safe", timeout_s=10)
         assert delivery.route == "backlog"
+
+
+def test_an_engine_that_is_gone_by_the_masters_word_is_given_up_at_once() -> None:
+    with BareCluster(term_s=0.3) as cluster:
+        silent = cluster.engine(lambda _: None)
+        with cluster.connect() as connector:
+            delivery = connector.send(b"image")
+            wait_until(lambda: silent.seen, 5)
+            cluster.master.engine_is_gone(silent)
+            connector.flush("safe", timeout_s=5)
+            assert (delivery.route, connector.figures().engines) == ("backlog", 0)
+        assert [message.is_suspect for message in cluster.backlog.seen] == [True]
+
+
+def test_an_engine_whose_lease_has_ended_but_that_is_not_gone_is_left_in_peace() -> None:
+    with BareCluster(term_s=0.3) as cluster:
+        cluster.engine()
+        with cluster.connect() as connector:
+            connector.send(b"image").result(5)
+            cluster.master.forget()
+            wait_until(lambda: cluster.master.renewals >= 2, 5)
+            assert connector.figures().engines == 1
+            assert connector.figures().resent == 0
