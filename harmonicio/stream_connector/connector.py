@@ -243,6 +243,7 @@ class StreamConnector:
         message_id: str | None,
     ) -> Delivery:
         self._check_process()
+        _check_kinds(metadata, priority)
         if not self._is_open:
             self._open()
         size_bytes = payload.size_bytes if isinstance(payload, FileSource) else len(payload)
@@ -271,14 +272,14 @@ class StreamConnector:
             timeout_s: Seconds to wait at most; without it, as long as it takes.
 
         Raises:
-            OutcomeTimeout: it took longer.
+            OutcomeTimeout: it took longer, or the connector was closed before.
             MessageRejected: no receiver can take a message, and nobody has heard of it yet.
             HandlerFailed, OutcomeExpired: likewise, with ``processed``: a handler failed, or nobody knows.
         """
         self._check_process()
         if until not in ("safe", "processed"):
             raise InvalidInput(f"One cannot flush until {until!r:.40}.", hint="Use 'safe' or 'processed'.")
-        if self._exchange.is_closed or not self._is_open:
+        if not self._is_open:
             return
         if until == "safe":
             is_done = self._exchange.wait_until_safe(timeout_s)
@@ -289,10 +290,10 @@ class StreamConnector:
             self._raise_forgotten()
         if not is_done:
             unsafe, unknown = self._exchange.progress()
-            raise OutcomeTimeout(
-                f"{unsafe} messages are not safe, {unknown} stored ones not processed in {timeout_s} s.",
-                hint=self._leasing.trouble,
-            )
+            text = f"{unsafe} messages are not safe, {unknown} stored ones are not known to be processed"
+            if self._exchange.is_closed:
+                raise OutcomeTimeout(f"{text}, and the connector is closed.", hint="Flush before it is closed.")
+            raise OutcomeTimeout(f"{text} after {timeout_s} s.", hint=self._leasing.trouble)
 
     def wait_until_safe(self, deliveries: Iterable[Delivery], timeout_s: float | None = None) -> bool:
         """Wait until each of these is safe or rejected for good; return whether that was so in time.
@@ -334,6 +335,18 @@ class StreamConnector:
             raise InvalidInput(
                 "This connector belongs to another process.", hint="Open a connector after forking, not before."
             )
+
+
+def _check_kinds(metadata: object, priority: object) -> None:
+    if metadata is not None and not isinstance(metadata, Mapping):
+        raise InvalidInput(
+            f"Metadata is a mapping of names to values, not {type(metadata).__name__}.",
+            hint='For example metadata={"well": "B03"}.',
+        )
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise InvalidInput(
+            f"A priority is a whole number, not {priority!r:.40}.", hint="Larger goes first; 0 is usual."
+        )
 
 
 def _resolve(

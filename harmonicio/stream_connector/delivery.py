@@ -60,7 +60,7 @@ class Delivery:
         state: See the drawing above.
         route: ``engine`` or ``backlog``, whichever answered last; empty before.
         released: Whether the connector has let go of the payload's buffer.
-        is_awaited: Whether somebody has asked for the result, and so will hear of a failure.
+        is_awaited: Whether somebody has the result or waits for it, and so hears of a failure.
     """
 
     __slots__ = ("_outcome", "_owner", "is_awaited", "message_id", "released", "route", "size_bytes", "state")
@@ -103,7 +103,13 @@ class Delivery:
         """
         self.is_awaited = True
         if self.state not in _FINAL:
-            self._owner.await_outcome(self, timeout_s)
+            try:
+                self._owner.await_outcome(self, timeout_s)
+            except BaseException:
+                if self.state not in _FINAL:
+                    self.is_awaited = False  # Who gave up waiting does not hear of a failure that comes later.
+                    raise
+            self.is_awaited = True  # Somebody else who waited may have given up meanwhile.
         error = self.error()
         if error is not None:
             raise error
@@ -119,7 +125,8 @@ class Delivery:
             )
         if self.state is DeliveryState.FAILED and outcome is not None and outcome.failure is not None:
             failure = outcome.failure
-            text = f"The handler failed for message {self.message_id!r}: {failure.error_type}: {failure.text}"
+            reason = _one_line(f"{failure.error_type}: {failure.text}")
+            text = f"The handler failed for message {self.message_id!r}: {reason}"
             return HandlerFailed(text, error_type=failure.error_type, traceback=failure.traceback)
         if self.state is DeliveryState.REJECTED and outcome is not None:
             reason = str(outcome.reason)
@@ -130,6 +137,11 @@ class Delivery:
         """Take a new state; for the connector."""
         self._outcome = outcome
         self.state = state
+
+
+def _one_line(text: str) -> str:
+    """Return the engine's text as part of a sentence: what would move the cursor of a terminal is replaced."""
+    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
 
 
 def state_after(outcome: Outcome | None) -> DeliveryState:

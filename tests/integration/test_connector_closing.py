@@ -12,9 +12,20 @@ import pytest
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
-from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, InvalidInput, MasterUnavailable, UndeliveredError
+from harmonicio.core.errors import (
+    ConnectionEnded,
+    HandlerFailed,
+    HarmonicIOError,
+    InvalidInput,
+    MasterUnavailable,
+    OutcomeTimeout,
+    UndeliveredError,
+)
+from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.bare_receivers import BareCluster
 from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.events import IncomingMessage
 
 
 class AbsentMaster:
@@ -168,3 +179,34 @@ def test_a_forked_process_is_told_to_open_its_own_even_when_the_fork_came_at_a_b
     assert statuses[-1] == 4
     with pytest.raises(UndeliveredError):
         connector.close(timeout_s=0.1)
+
+
+def test_flush_after_closing_says_that_the_end_of_stored_messages_is_not_known() -> None:
+    with BareCluster() as cluster:
+        connector = cluster.connect(patience_s=0.0)
+        connector.send(b"image")
+        connector.close()
+        with pytest.raises(OutcomeTimeout, match="1 stored ones are not known to be processed, and the connector is"):
+            connector.flush("processed")
+        connector.flush("safe")
+
+
+def test_a_failure_after_somebody_gave_up_waiting_for_it_is_raised_by_flush() -> None:
+    may_fail = threading.Event()
+
+    def fail(_: IncomingMessage) -> Outcome:
+        may_fail.wait(10)
+        text = "bad\n\x1b[2Jimage"
+        return Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", text, "line 1\nline 2", retryable=False))
+
+    with BareCluster() as cluster:
+        cluster.engine(fail)
+        with cluster.connect() as connector:
+            delivery = connector.send(b"image")
+            with pytest.raises(OutcomeTimeout):
+                delivery.result(0.05)
+            may_fail.set()
+            with pytest.raises(HandlerFailed, match=r"ValueError: bad .*image") as caught:
+                connector.flush("processed", timeout_s=10)
+        assert str(caught.value).isprintable()
+        assert caught.value.traceback == "line 1\nline 2"

@@ -360,3 +360,14 @@ def test_a_child_process_is_told_not_to_use_its_parents_connector(cluster: BareC
             with pytest.raises(InvalidInput, match="another process"):
                 call()
         connector._pid -= 1
+
+
+def test_metadata_and_priorities_of_the_wrong_kind_are_refused_in_a_sentence(cluster: BareCluster) -> None:
+    cluster.engine()
+    with cluster.connect() as connector:
+        with pytest.raises(InvalidInput, match="Metadata is a mapping of names to values, not int"):
+            connector.send(b"image", metadata=3)  # type: ignore[arg-type]
+        for wrong in ("x", 1.5, True, None):
+            with pytest.raises(InvalidInput, match="A priority is a whole number"):
+                connector.send(b"image", priority=wrong)  # type: ignore[arg-type]
+        assert connector.figures().sent == 0
