@@ -51,12 +51,12 @@ class Results:
 
     def stored(self, delivery: Delivery) -> None:
         """The master has this message."""
-        if delivery.is_awaited or self._wants_all:
-            self.want(delivery)
-        elif len(self) < self._max_remembered:
-            self._remember(delivery)
-        else:
+        if len(self) >= self._max_remembered and not delivery.is_awaited:
             self.forgotten += 1
+        elif delivery.is_awaited or self._wants_all:
+            self.want(delivery)
+        else:
+            self._remember(delivery)
 
     def want(self, delivery: Delivery) -> None:
         """Somebody waits for the outcome of this stored message."""

@@ -96,3 +96,11 @@ def test_questions_have_a_largest_size() -> None:
     stored(results, *(str(number) for number in range(MAX_QUESTION + 5)))
     results.want_all()
     assert [len(results.take_question()) for _ in range(3)] == [MAX_QUESTION, 5, 0]
+
+
+def test_what_is_remembered_is_bounded_although_every_outcome_is_wanted() -> None:
+    results = Results(max_remembered=2)
+    results.want_all()
+    stored(results, "a", "b", "c")
+    assert (len(results), results.forgotten) == (2, 1)
+    assert results.take_question() == ["a", "b"]
