@@ -26,6 +26,7 @@ class Progress:
         self._bar: Any = None
         self._task: Any = None
         self._print_at = 0.0
+        self._printed = ""
 
     def __repr__(self) -> str:
         return f"<Progress {self._done} of {self._total or 'unknown'} {self._what}>"
@@ -59,7 +60,10 @@ class Progress:
 
     def _print(self) -> None:
         of = f" of {self._total}" if self._total is not None else ""
-        sys.stderr.write(f"{self._done}{of} {self._what}\n")
+        line = f"{self._done}{of} {self._what}\n"
+        if line != self._printed:
+            sys.stderr.write(line)
+        self._printed = line
 
 
 def _rich_bar() -> Any:

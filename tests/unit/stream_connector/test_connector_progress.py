@@ -32,3 +32,9 @@ def test_nothing_is_printed_when_it_is_not_shown(capsys: pytest.CaptureFixture[s
         progress.advance()
     assert capsys.readouterr().err == ""
     assert "1 of 3 sent" in repr(progress)
+
+
+def test_the_last_line_is_printed_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress("sent", 1) as progress:
+        progress.advance()
+    assert capsys.readouterr().err == "1 of 1 sent\n"
