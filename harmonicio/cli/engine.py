@@ -44,14 +44,13 @@ def run(
 
     The stream is declared with this handler, workers of the cluster run it, and it is scaled to none at the end.
     """
-    if not handler.is_file():
-        raise InvalidInput(f"There is no file {handler}.", hint="Give a handler (FILE.py).")
+    file = invocation.handler_file(handler)
     if stream is None:
         raise InvalidInput(
             f"For which stream shall {handler} run?",
             hint=f"Add --stream NAME; or try it without a cluster: harmonicio up {handler}",
         )
-    declaration = StreamDeclaration(stream, handler=str(handler.resolve()), engines=engines).checked()
+    declaration = StreamDeclaration(stream, handler=str(file), engines=engines).checked()
     with foreground.until_interrupted() as interrupted, invocation.of(context).master(invocation.CHANGING) as master:
         master.declare_stream(declaration)
         console.say(f"Stream {stream!r} shall run {handler} with {console.count(engines, 'engine')}.")

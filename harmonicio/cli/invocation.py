@@ -11,7 +11,7 @@ import typer
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.settings_files import load_settings, read_token
-from harmonicio.core.errors import NotAllowed
+from harmonicio.core.errors import InvalidInput, NotAllowed
 from harmonicio.core.names import check_name
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
@@ -58,6 +58,20 @@ def stream_name(name: str | None) -> str | None:
 def token_name(name: str) -> str:
     """Return the name of a token that was given; it becomes part of a URL."""
     return check_name("token", name)
+
+
+def handler_file(path: Path, *, or_else: str = "") -> Path:
+    """Return the absolute path of a file that may hold a handler.
+
+    Raises:
+        InvalidInput: it cannot be one; ``or_else`` is what could be given as well.
+    """
+    hint = f"Give a handler (FILE.py){or_else}."
+    if not path.is_file():
+        raise InvalidInput(f"There is no file {path}.", hint=hint)
+    if path.suffix != ".py":
+        raise InvalidInput(f"{path} is not a Python file.", hint=hint)
+    return path.resolve()
 
 
 def of(context: typer.Context) -> Invocation:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Self
 
+from harmonicio.cli import console
 from harmonicio.cli.master import backlog_options, master_options, opened_master
 from harmonicio.cli.worker import worker_options
 from harmonicio.control.client import MasterClient
@@ -130,11 +131,12 @@ class LocalCluster:
             Unavailable: they do not run in time; says what the worker says.
         """
         deadline = time.monotonic() + timeout_s
-        while self.client.stream(stream).running < count:
+        while (running := self.client.stream(stream).running) < count:
             if time.monotonic() > deadline:
-                troubles = [trouble.text for worker in self.client.workers() for trouble in worker.troubles]
+                of_all = [trouble for worker in self.client.workers() for trouble in worker.troubles]
+                troubles = [trouble.text for trouble in of_all if trouble.stream == stream]
                 raise Unavailable(
-                    f"Stream {stream!r} has fewer than {count} engines after {timeout_s:.0f} s.",
+                    f"Stream {stream!r} has {running} of {console.count(count, 'engine')} after {timeout_s:.0f} s.",
                     hint=" ".join(troubles) or "See: harmonicio status",
                 )
             time.sleep(0.05)

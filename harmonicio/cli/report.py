@@ -42,4 +42,4 @@ def run(
     if as_json:
         console.show_json({"page": str(files.page), "rows": str(files.rows), "tiers": str(files.tiers)})
     else:
-        console.say(f"{len(rows)} rows; open {files.page.resolve()}")
+        console.say(f"{console.count(len(rows), 'row')}; open {files.page.resolve()}")

@@ -21,9 +21,11 @@ ECHO = "harmonicio.engine.echo"
 def run(
     context: typer.Context,
     what: Path | None = typer.Argument(None, help="A handler (FILE.py) or streams (FILE.toml); nothing: an echo."),
-    engines: int = typer.Option(1, min=0, help="Engines of the handler's stream."),
+    engines: int | None = typer.Option(None, min=0, help="Engines of the handler's stream; by default 1."),
     stream: str | None = typer.Option(
-        None, help="Name of the handler's stream; by default the file's, or of an engine.py its folder's."
+        None,
+        help="Name of the handler's stream; by default the file's, or of an engine.py its folder's.",
+        callback=invocation.stream_name,
     ),
     port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
     data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
@@ -52,14 +54,16 @@ def run(
         console.say("Finishing what runs …")
 
 
-def declarations_of(what: Path | None, stream: str | None, engines: int) -> list[StreamDeclaration]:
+def declarations_of(what: Path | None, stream: str | None, engines: int | None) -> list[StreamDeclaration]:
     """Return the streams to start with: those of a file, one for a handler, or an echo."""
-    if what is None:
-        return [StreamDeclaration(stream or "echo", handler=ECHO, engines=engines)]
-    if not what.is_file():
-        raise InvalidInput(f"There is no file {what}.", hint="Give a handler (FILE.py) or streams (FILE.toml).")
-    if what.suffix == ".toml":
+    if what is not None and what.suffix == ".toml":
+        if (stream, engines) != (None, None):
+            raise InvalidInput(f"--stream and --engines are for a handler; {what} says both itself.")
         return list(load_streams(what))
-    stem = what.resolve().parent.name if what.name == "engine.py" else what.stem
+    wanted = 1 if engines is None else engines
+    if what is None:
+        return [StreamDeclaration(stream or "echo", handler=ECHO, engines=wanted)]
+    handler = invocation.handler_file(what, or_else=" or streams (FILE.toml)")
+    stem = handler.parent.name if handler.name == "engine.py" else handler.stem
     name = stream or re.sub(r"[^A-Za-z0-9._-]", "-", stem).lstrip("._-")
-    return [StreamDeclaration(name, handler=str(what.resolve()), engines=engines).checked()]
+    return [StreamDeclaration(name, handler=str(handler), engines=wanted).checked()]

@@ -59,7 +59,7 @@ figcaption { color: var(--quiet); font-size: .82rem; }
 .examples figcaption { margin-top: .3rem; line-height: 1.35; }
 .examples figcaption b { display: block; color: var(--ink); font-weight: 600; }
 .examples figcaption span { display: -webkit-box; -webkit-box-orient: vertical; -webkit-line-clamp: 3; overflow: hidden;
-                            word-break: break-all; }
+                            overflow-wrap: anywhere; }
 footer { margin-top: 2rem; max-width: 60rem; }
 @media (max-width: 40rem) { body { padding: 1.25rem .75rem; } section { padding: 1rem; } td.bar { display: none; }
                             thead th:empty, tfoot td:last-child { display: none; } th, td { padding: .42rem .4rem; } }

@@ -64,7 +64,7 @@ def test_a_handler_that_up_starts_names_its_stream(tmp_path: Path, file: str, st
     handler = tmp_path / file
     handler.parent.mkdir(exist_ok=True)
     handler.touch()
-    (declaration,) = up.declarations_of(handler, None, 1)
+    (declaration,) = up.declarations_of(handler, None, None)
     assert declaration.name == stream
 
 

@@ -79,3 +79,23 @@ def test_nothing_from_elsewhere_reaches_the_terminal_as_a_command(capsys: pytest
 def test_a_command_that_cannot_be_used_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(arguments) == 2
     assert "Usage: harmonicio" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "text"),
+    [
+        (["up", "none.py"], "There is no file none.py. Give a handler (FILE.py) or streams (FILE.toml)."),
+        (["up", "notes.txt"], "notes.txt is not a Python file. Give a handler (FILE.py) or streams (FILE.toml)."),
+        (["up", "s.toml", "--engines", "2"], "--stream and --engines are for a handler; s.toml says both itself."),
+        (["up", "none.toml"], "The stream file none.toml cannot be read: No such file or directory."),
+        (["up", "--stream", "a/b"], "'a/b' is not a stream name."),
+        (["engine", "run", "notes.txt", "--stream", "s"], "notes.txt is not a Python file. Give a handler (FILE.py)."),
+    ],
+)
+def test_a_handler_that_cannot_be_one_is_refused_before_anything_starts(
+    arguments: list[str], text: str, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (home / "notes.txt").touch()
+    (home / "s.toml").write_text("[streams.s]\nhandler = 's.py'\n")
+    assert main(arguments) == 2
+    assert complaint(capsys).startswith(f"error: {text}")
