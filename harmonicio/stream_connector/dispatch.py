@@ -216,7 +216,9 @@ class Dispatch:
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
-        for sequence in range(first, last + 1):
+        numbers = range(first, last + 1)
+        has_come_to_rest = outcome.kind in (OutcomeKind.DONE, OutcomeKind.STORED)
+        for sequence in numbers if has_come_to_rest else reversed(numbers):  # What comes back is put before the rest.
             parcel = in_flight.pop(sequence, None)
             if parcel is None:
                 raise RemoteProtocolError(f"Message {sequence} is answered twice.")

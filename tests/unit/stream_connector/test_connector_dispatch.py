@@ -406,6 +406,17 @@ def test_order_is_kept_when_messages_come_back() -> None:
     assert bench.written(second) == parcels
 
 
+@pytest.mark.parametrize(("is_backlog", "reason"), [(True, RejectReason.BACKLOG_FULL), (False, RejectReason.NO_CREDIT)])
+def test_order_is_kept_when_messages_are_rejected_together(is_backlog: bool, reason: RejectReason) -> None:
+    bench = Bench(patience_s=0.0)
+    lane = bench.lane(is_backlog=is_backlog, messages=100)
+    parcels = [bench.offer() for _ in range(5)]
+    assert bench.written(lane) == parcels
+    bench.dispatch.outcomes_received(lane, 0, 4, Outcome(OutcomeKind.REJECTED, reason=reason), bench.now)
+    bench.wait(MASTER_PAUSE_S)
+    assert bench.written(lane) == parcels
+
+
 def test_a_message_that_cannot_be_read_any_more_is_rejected() -> None:
     bench = Bench()
     engine = bench.lane(messages=1)
