@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from io import TextIOWrapper
 
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, Unavailable
 
@@ -15,6 +16,9 @@ from harmonicio.core.errors import HarmonicIOError, InvalidInput, Unavailable
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
     given = sys.argv[1:] if arguments is None else list(arguments)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # A terminal may know fewer characters than we write.
+            stream.reconfigure(errors="backslashreplace")
     try:
         from harmonicio.cli import app
 

@@ -54,8 +54,10 @@ def run(
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     try:
         with _time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
-            for path in files:
-                deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
+            with Progress("sent", len(files), is_shown=not as_json) as progress:
+                for path in files:
+                    deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
+                    progress.advance()
             with Progress("processed" if is_result_wanted else "safe", len(files), is_shown=not as_json) as progress:
                 for delivery in deliveries:
                     _await(connector, delivery, is_result_wanted)
