@@ -141,4 +141,6 @@ def _missing(package: str, kind: str) -> ConfigurationError:
 def _damaged(kind: str, error: Exception) -> InvalidInput:
     if isinstance(error, InvalidInput):
         return error
-    return InvalidInput(f"The {kind} file cannot be read: {str(error) or type(error).__name__}.")
+    # What a decoder looked up and did not find says nothing by itself.
+    reason = "it is damaged" if isinstance(error, LookupError) else str(error) or type(error).__name__
+    return InvalidInput(f"The {kind} file cannot be read: {reason}.")
