@@ -160,5 +160,6 @@ def _what_is_safe(rows: Sequence[Row]) -> str:
     if not unsafe:
         return f"Nothing is lost: {console.count(len(rows), 'file')} arrived. See: harmonicio status"
     named = ", ".join(unsafe[:NAMED]) + (f" and {len(unsafe) - NAMED:,} more" if len(unsafe) > NAMED else "")
-    again = "what was under way may be processed twice"
-    return f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} are not safe: {named}. Send them again; {again}."
+    are = "is" if len(unsafe) == 1 else "are"
+    text = f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} {are} not safe: {named}."
+    return f"{text} Send again what is not safe; what was under way may be processed twice."

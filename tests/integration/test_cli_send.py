@@ -107,7 +107,7 @@ def test_files_that_are_not_safe_in_time_are_named(
         assert main(["--master", url, "send", "plates", *files, "--json", "--timeout-s", "0.2"]) == 1
     written = capsys.readouterr()
     assert [row["is_safe"] for row in json.loads(written.out)] == [False, False]
-    assert "Of 2 files, 2 are not safe: a.tif, b.tif. Send them again" in written.err
+    assert "Of 2 files, 2 are not safe: a.tif, b.tif. Send again what" in written.err
 
 
 def test_an_interrupt_says_what_is_safe_and_ends_with_130(cluster: LocalCluster, files: list[str]) -> None:
