@@ -25,6 +25,12 @@ def test_every_command_of_the_table_has_a_module_and_shows_its_help(
     assert command.help.split(".")[0] in " ".join(capsys.readouterr().out.replace("│", " ").split())
 
 
+def test_help_is_text_not_markup(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["stream", "apply", "--help"]) == 0
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "TOML file with a table [streams.NAME] for each stream." in shown
+
+
 def test_the_help_names_every_command_and_loads_none_of_them() -> None:
     program = (
         "import sys; from harmonicio.cli.__main__ import main; code = main(['--help']);"
