@@ -34,7 +34,7 @@ from harmonicio.stream_connector.dispatch import Dispatch, Settled
 from harmonicio.stream_connector.failures import Failures
 from harmonicio.stream_connector.figures import Figures, Tally
 from harmonicio.stream_connector.lanes import Lane, Parcel
-from harmonicio.stream_connector.peers import JOINED_BYTES, Peer
+from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.pump import Pump
 from harmonicio.stream_connector.results import Results
 from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived, ResultsReceived
@@ -44,8 +44,6 @@ _log = logging.getLogger(__name__)
 
 #: A source that sends again within this time is in a loop: what is small leaves together with what follows.
 LOOP_GAP_S = 0.0001
-#: … but no more than so many at a time.
-LOOP_MESSAGES = 128
 DUE_TOLERANCE_S = 0.001
 
 
@@ -93,7 +91,7 @@ class Exchange:
             is_due_earlier = not touched and self._is_due_earlier(now)
         if is_due_earlier:
             self.pump.wake()
-        elif is_loop and len(touched) == 1 and _can_wait(touched[0].lane, parcel):
+        elif is_loop and len(touched) == 1 and touched[0].can_wait(parcel):
             self.pump.flush_soon(touched[0])
         else:
             self._flush(touched)
@@ -394,8 +392,3 @@ class Exchange:
                 self.pump.tell_waiters()
         if not is_over:
             _log.warning("%s", error)
-
-
-def _can_wait(lane: Lane, parcel: Parcel) -> bool:
-    """Whether a message may leave together with what follows: it is small, and the receiver has work already."""
-    return parcel.size_bytes <= JOINED_BYTES and len(lane.in_flight) > 1 and len(lane.outbox) < LOOP_MESSAGES

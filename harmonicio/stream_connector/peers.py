@@ -30,6 +30,8 @@ from harmonicio.wire.sections import read_message_section
 BATCH_BYTES = 256 * 1024
 #: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
 JOINED_BYTES = 16 * 1024
+#: Of what may leave together with what follows, no more than so many messages wait for that.
+LOOP_MESSAGES = 128
 #: Of a file as much is in memory at a time.
 PIECE_BYTES = 1024**2
 #: So much is written in one go; then others have their turn.
@@ -80,6 +82,11 @@ class Peer:
     @property
     def has_unwritten(self) -> bool:
         return bool(self._pending or self._file or self.lane.outbox or self._controls)
+
+    def can_wait(self, parcel: Parcel) -> bool:
+        """Whether a message may leave together with what follows: it is small, and the receiver has work already."""
+        lane = self.lane
+        return parcel.size_bytes <= JOINED_BYTES and len(lane.in_flight) > 1 and len(lane.outbox) < LOOP_MESSAGES
 
     def send_control(self, frame: bytes) -> None:
         """Have a frame written before the next message."""
