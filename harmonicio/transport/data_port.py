@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -29,7 +30,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.lease import Address
 from harmonicio.transport import tcp
-from harmonicio.transport.channel import SLOW_AFTER_S
+from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
@@ -71,11 +72,13 @@ Reception = Callable[[Link, Hello], tuple[Hello, Session]]
 class _Served:
     """One connection. It is in the selector, or a thread of the pool has it, or it is on its way back: never two."""
 
-    __slots__ = ("link", "session")
+    __slots__ = ("link", "marked_bytes", "session")
 
     def __init__(self, link: Link) -> None:
         self.link = link
         self.session: Session | None = None
+        #: What had arrived when its unfinished frame was begun, or judged last.
+        self.marked_bytes = 0
 
 
 class DataPort:
@@ -91,7 +94,7 @@ class DataPort:
         max_connections: Connections beyond are closed at once.
         max_threads: So many connections are served at once; while a large payload arrives, its connection keeps one.
         greeting_within_s: A connection without an accepted HELLO is cut after this long.
-        slow_after_s: A payload that comes slower than 64 KB/s for this long is cut, with its connection.
+        slow_after_s: A frame that comes slower than 64 KB/s for this long is cut, with its connection.
     """
 
     def __init__(
@@ -121,6 +124,7 @@ class DataPort:
         self._lock = threading.Lock()
         self._served: set[_Served] = set()
         self._ungreeted: dict[_Served, float] = {}  # By deadline, which is the order of their arrival.
+        self._unfinished: dict[_Served, float] = {}  # Those in the middle of a frame, by deadline, too.
         self._returned: deque[_Served] = deque()
         self._accept_again_at: float | None = None
         self._waiting_for_thread = 0
@@ -221,22 +225,44 @@ class DataPort:
             self._waiting_for_thread += 1
         self._pool.submit(self._serve, served)
 
-    def _seconds_to_deadline(self, now: float) -> float | None:
+    def _seconds_to_deadline(self, now: float) -> float:
         with self._lock:
-            deadline = next(iter(self._ungreeted.values()), None)
-        deadlines = [time_s for time_s in (deadline, self._accept_again_at) if time_s is not None]
-        return max(0.0, min(deadlines) - now) if deadlines else None
+            first = [next(iter(each.values()), None) for each in (self._ungreeted, self._unfinished)]
+        deadlines = [time_s for time_s in (*first, self._accept_again_at) if time_s is not None]
+        # Threads that note an unfinished frame do not wake the selector: it looks by itself.
+        return min(max(0.0, min(deadlines, default=math.inf) - now), self._slow_after_s)
 
     def _keep_deadlines(self, now: float) -> None:
         if self._accept_again_at is not None and now >= self._accept_again_at:
             self._accept_again_at = None
             self._selector.register(self._listener, selectors.EVENT_READ, None)
         with self._lock:
-            late = list(itertools.takewhile(lambda served: self._ungreeted[served] <= now, self._ungreeted))
-            for served in late:
-                del self._ungreeted[served]
+            late = _taken_due(self._ungreeted, now)
+            for served in _taken_due(self._unfinished, now):
+                if self._is_slow(served):
+                    late.append(served)
+                else:
+                    self._unfinished[served] = now + self._slow_after_s
         for served in late:
             served.link.channel.shutdown()  # Its end is seen where its bytes would be.
+
+    def _is_slow(self, served: _Served) -> bool:
+        link = served.link
+        moved_bytes, served.marked_bytes = link.received_bytes - served.marked_bytes, link.received_bytes
+        is_waiting_for_us = link.channel.has_bytes_waiting
+        return moved_bytes < SLOW_BYTES_PER_S * self._slow_after_s and not is_waiting_for_us
+
+    def _note_unfinished(self, served: _Served) -> None:
+        """More must be read: if that is the rest of a frame, it must come in time."""
+        if served in self._unfinished or served.link.connection.is_between_frames:
+            return
+        served.marked_bytes = served.link.received_bytes
+        with self._lock:
+            self._unfinished[served] = time.monotonic() + self._slow_after_s
+
+    def _note_finished(self, served: _Served) -> None:
+        with self._lock:
+            self._unfinished.pop(served, None)
 
     def _wake(self) -> None:
         try:
@@ -275,7 +301,10 @@ class DataPort:
         link, has_read = served.link, False
         while not self._is_closing:
             event = link.next_event()
+            if served in self._unfinished and event is not None:
+                self._note_finished(served)
             if event is None:
+                self._note_unfinished(served)
                 if served.session is not None:
                     served.session.pause()
                 if link.connection.state is State.CLOSED:
@@ -317,7 +346,16 @@ class DataPort:
             with self._lock:
                 self._served.discard(served)
                 self._ungreeted.pop(served, None)
+                self._unfinished.pop(served, None)
                 self._ended_bytes += served.link.received_bytes
+
+
+def _taken_due(deadlines: dict[_Served, float], now: float) -> list[_Served]:
+    """Take out whose time is over."""
+    due = list(itertools.takewhile(lambda served: deadlines[served] <= now, deadlines))
+    for served in due:
+        del deadlines[served]
+    return due
 
 
 def _reason(served: _Served, error: Exception) -> HarmonicIOError:

@@ -104,6 +104,11 @@ class Connection:
         return self._decoder.is_in_payload
 
     @property
+    def is_between_frames(self) -> bool:
+        """Whether no frame is half read."""
+        return self._decoder.is_between_frames
+
+    @property
     def payload_received_bytes(self) -> int:
         """How much of the payload that has begun is in its buffer."""
         return self._decoder.payload_received_bytes

@@ -354,6 +354,31 @@ def test_a_payload_that_stops_is_cut(ports: Ports, dialled: Callable[..., Link],
     assert "was cut" in str(error)
 
 
+def test_a_small_message_that_never_ends_is_cut(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
+) -> None:
+    link = dialled(ports(slow_after_s=0.2).address)
+    link.send(message_prefix("scan-7", 60_000))
+
+    def is_cut_while_it_trickles() -> bool:
+        with contextlib.suppress(ConnectionEnded):
+            link.send(b"x")
+        return receptionist.sessions[0].ended_by != []
+
+    wait_until(is_cut_while_it_trickles)
+
+
+def test_a_connection_that_rests_between_messages_is_not_cut(ports: Ports, dialled: Callable[..., Link]) -> None:
+    link = dialled(ports(slow_after_s=0.1).address)
+    message = message_prefix("scan-7", 10)
+    link.send(message)
+    link.send(bytes(10))
+    assert isinstance(next_event(link), OutcomesReceived)
+    time.sleep(0.3)  # Three times as long as a frame may take: that nothing happens can only be seen by waiting.
+    link.send(message_prefix("scan-8", 10), bytes(10))
+    assert isinstance(next_event(link), OutcomesReceived)
+
+
 def test_a_peer_that_vanishes_is_noticed(
     ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist
 ) -> None:
