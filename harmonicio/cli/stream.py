@@ -89,14 +89,10 @@ def remove(
     """Remove a stream and its engines; refused while it has messages that wait, or dead letters."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         lost = master.stream(name).backlog
-        if lost.dead and not is_forced:
-            raise Conflict(
-                f"Stream {name!r} has {console.count(lost.dead, 'dead letter')}.", hint="Delete them too with --force."
-            )
         try:
             master.delete_stream(name, is_forced=is_forced)
         except Conflict as error:
-            hint = "End its sources and let the messages be processed, or delete them too with --force."
+            hint = "End its sources and let the messages be processed, or delete them all with --force."
             raise Conflict(error.text, hint=hint) from None
     console.say(f"Stream {name!r} is removed{_with_what(lost)}.")
 

@@ -266,7 +266,7 @@ class Master:
 
         Raises:
             NotFound: it is not declared.
-            Conflict: messages of it wait or are on their way, and the deletion is not forced.
+            Conflict: there are messages or dead letters of it, and the deletion is not forced.
             StorageError: it cannot be written; the stream is still there.
         """
         with self._declaring:

@@ -329,22 +329,24 @@ class Backlog:
             return self._ledger.figures(stream, self._clock.wall())
 
     def drop_stream(self, stream: str, *, is_forced: bool = False) -> None:
-        """A stream is deleted: delete its dead letters and outcomes, and refuse what still comes for it.
+        """A stream is deleted: forget its outcomes, and refuse what still comes for it.
 
         Who asked for outcomes gets None.
 
         Args:
-            is_forced: Delete the messages that are to be processed, too.
+            is_forced: Delete the messages that are to be processed and the dead letters, too.
 
         Raises:
-            Conflict: messages of it wait or are on their way, and the deletion is not forced; nothing has changed.
+            Conflict: there are messages of it, and the deletion is not forced; nothing has changed.
         """
         with self._lock:
             waiting, arriving = self._ledger.waiting(stream), self._reception.locked_arriving(stream)
-            if (waiting or arriving) and not is_forced:
+            dead = self._ledger.dead(stream)
+            if (waiting or arriving or dead) and not is_forced:
                 raise Conflict(
-                    f"Messages of stream {stream!r} wait in the backlog: {waiting}; on their way into it: {arriving}.",
-                    hint="End its sources and let the messages be processed, or use force to delete them too.",
+                    f"Messages of stream {stream!r} wait in the backlog: {waiting}; on their way into it: {arriving}; "
+                    f"dead letters: {dead}.",
+                    hint="End its sources and let the messages be processed, or use force to delete them all.",
                 )
             self._ledger.drop_stream(stream)
             self._reception.locked_drop_stream(stream)

@@ -284,6 +284,11 @@ class Ledger:
         book = self._books.get(stream)
         return 0 if book is None else len(book.waiting)
 
+    def dead(self, stream: str) -> int:
+        """Return how many dead letters the stream has."""
+        book = self._books.get(stream)
+        return 0 if book is None else book.count(State.DEAD)
+
     def figures(self, stream: str, wall: float) -> BacklogFigures:
         book = self._books.get(stream) or StreamBook()
         oldest = next(iter(book.waiting.values()), None)

@@ -482,7 +482,7 @@ def test_a_dropped_stream_is_gone_with_all_that_was_on_its_way(held: tuple[Desk,
     assert [entry.message_id for entry in store.recover().entries] == ["a"]
 
 
-def test_a_stream_with_messages_to_process_is_dropped_by_force_only(held: tuple[Desk, HeldStore]) -> None:
+def test_a_stream_with_messages_or_dead_letters_is_dropped_by_force_only(held: tuple[Desk, HeldStore]) -> None:
     desk, store = held
     arriving = desk.backlog.new_payload("plates", 5)
     with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
@@ -499,7 +499,9 @@ def test_a_stream_with_messages_to_process_is_dropped_by_force_only(held: tuple[
         desk.backlog.drop_stream("plates")
     desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.state("a") == "dead"
-    desk.backlog.drop_stream("plates")
+    with pytest.raises(Conflict, match="dead letters: 1"):
+        desk.backlog.drop_stream("plates")
+    desk.backlog.drop_stream("plates", is_forced=True)
     assert desk.state("a") is None
 
 
