@@ -1,6 +1,6 @@
 """The settings: what they are, what they default to, and how their sources are joined.
 
-    defaults  <  one TOML file  <  HARMONICIO_<SECTION>_<NAME>  <  flags of the command line
+    defaults  <  one TOML file  <  HARMONICIO_<SECTION>_<NAME>  <  arguments of the command line or of a constructor
 
 A setting is written ``section.name``. Unknown names are errors, because a misspelt setting that is silently ignored
 costs somebody an afternoon. Each value remembers its origin, so that ``harmonicio config`` can show it.
@@ -194,9 +194,9 @@ def _given(
             _expect(variable, _BY_VARIABLE, "in the environment")
             yield _BY_VARIABLE[variable], environ[variable], variable
     for name, raw in flags.items():
-        _expect(name, _FIELDS, "given as a flag")
+        _expect(name, _FIELDS, "given as an argument")
         if raw is not None:
-            yield name, raw, "flag"
+            yield name, raw, "argument"
 
 
 def _from_toml(toml_text: str, file: str) -> Iterator[tuple[str, Any, str]]:

@@ -77,7 +77,7 @@ def test_a_stream_with_messages_is_removed_by_force_only_which_says_how_many_are
     assert main(["send", "plates", *files, "--no-result"]) == 0
     capsys.readouterr()
     assert main(["stream", "rm", "plates"]) == 1
-    assert "or delete them too with --force." in capsys.readouterr().err
+    assert "or delete them all with --force." in capsys.readouterr().err
     assert main(["stream", "rm", "plates", "--force"]) == 0
     lost = "Stream 'plates' is removed; 2 waiting messages (11 B) and 0 dead letters of it are deleted and lost."
     assert capsys.readouterr().out.strip() == lost

@@ -59,7 +59,7 @@ def test_config_shows_values_origins_and_no_secret(
     lines = [line.split() for line in shown.splitlines()]
     assert ["worker.max_engines", "3", str(file)] in [line[:3] for line in lines]
     assert ["worker.name", "w7", "HARMONICIO_WORKER_NAME"] in [line[:3] for line in lines]
-    assert ["master.url", "http://lab:1", "flag"] in [line[:3] for line in lines]
+    assert ["master.url", "http://lab:1", "argument"] in [line[:3] for line in lines]
     assert "canary-secret" not in shown
 
 

@@ -43,7 +43,7 @@ def test_each_value_remembers_its_origin() -> None:
     assert settings.origins == {
         "master.port": "/etc/lab/harmonicio.toml",
         "worker.name": "HARMONICIO_WORKER_NAME",
-        "master.data_port": "flag",
+        "master.data_port": "argument",
     }
     assert {view.name: view.origin for view in describe(settings)}["master.url"] == "default"
 
