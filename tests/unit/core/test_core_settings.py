@@ -115,7 +115,7 @@ def test_values_are_read_from_text_and_from_typed_sources(name: str, given: obje
     ],
 )
 def test_a_value_that_cannot_be_used_is_refused_with_what_can(name: str, given: object) -> None:
-    with pytest.raises(ConfigurationError, match=r"cannot be .* \(flag\)") as raised:
+    with pytest.raises(ConfigurationError, match=r"cannot be .* \(argument\)") as raised:
         resolved(flags={name: given})
     assert raised.value.text.startswith(name)
     assert raised.value.hint.startswith("Use ")
