@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from io import TextIOWrapper
 
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, Unavailable
+from harmonicio.core.printable import printable
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -43,7 +44,7 @@ def exit_code_of(error: HarmonicIOError) -> int:
 
 def _complain(text: str, exit_code: int) -> int:
     # What the other side sent may hold line breaks or terminal codes: one line, nothing but text.
-    print("".join(each if each.isprintable() else repr(each)[1:-1] for each in text), file=sys.stderr)
+    print(printable(text), file=sys.stderr)
     return exit_code
 
 

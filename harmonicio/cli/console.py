@@ -18,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harmonicio.control.json_codec import as_plain
+from harmonicio.core.printable import printable
 
 #: For commands whose answer a program reads.
 AS_JSON = typer.Option(False, "--json", help="Print JSON for programs.")
@@ -51,11 +52,6 @@ def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, title:
     for row in cells:
         table.add_row(*(Text(_shown(cell)) for cell in row))
     _console().print(table)
-
-
-def printable(text: str) -> str:
-    """Return the text with everything that a terminal could obey made visible."""
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
 def count(number: int, noun: str) -> str:

@@ -24,9 +24,9 @@ import tifffile
 from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
-from harmonicio.cli import console
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.names import MAX_MESSAGE_ID_BYTES, check_message_id
+from harmonicio.core.printable import printable
 
 OWN_SUFFIXES = (".tif", ".tiff", ".png")
 OWN_SOURCE = "images"
@@ -97,7 +97,7 @@ def own_images(folder: Path) -> Iterator[DemoImage]:
         raise InvalidInput(f"{folder} holds no TIFF or PNG file.", hint="Give a folder that does.")
     for path in files:
         name = path.relative_to(folder).as_posix()
-        yield DemoImage(OWN_SOURCE, _message_id(name), path, {"image": console.printable(name)})
+        yield DemoImage(OWN_SOURCE, _message_id(name), path, {"image": printable(name)})
 
 
 def _message_id(name: str) -> str:
@@ -105,7 +105,7 @@ def _message_id(name: str) -> str:
     try:
         return check_message_id(name)
     except InvalidInput:
-        shown = console.printable(name).encode()[: MAX_MESSAGE_ID_BYTES // 2].decode(errors="ignore")
+        shown = printable(name).encode()[: MAX_MESSAGE_ID_BYTES // 2].decode(errors="ignore")
         return f"{shown}~{blake2b(os.fsencode(name), digest_size=4).hexdigest()}"
 
 

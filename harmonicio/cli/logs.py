@@ -10,7 +10,7 @@ import logging
 import sys
 from typing import Any
 
-from harmonicio.cli.console import printable
+from harmonicio.core.printable import printable
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
 

@@ -20,6 +20,7 @@ import typer
 from harmonicio.cli import console, invocation
 from harmonicio.control.settings_files import read_token
 from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, OutcomeTimeout
+from harmonicio.core.printable import printable
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.delivery import DeliveryState
@@ -147,9 +148,7 @@ def _tell(stopped: KeyboardInterrupt | HarmonicIOError, rows: Sequence[Row], tim
     text = _what_is_safe(rows)
     if isinstance(stopped, TimeIsUp):
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
-    print(
-        console.printable(f"Interrupted. {text}" if isinstance(stopped, KeyboardInterrupt) else text), file=sys.stderr
-    )
+    print(printable(f"Interrupted. {text}" if isinstance(stopped, KeyboardInterrupt) else text), file=sys.stderr)
     if isinstance(stopped, HarmonicIOError):
         raise stopped
     raise typer.Exit(INTERRUPTED)

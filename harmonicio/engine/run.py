@@ -21,6 +21,7 @@ from typing import NoReturn
 from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
+from harmonicio.core.printable import one_line
 from harmonicio.engine.daemon import Daemon
 
 _log = logging.getLogger(__name__)
@@ -115,5 +116,6 @@ def _log_to_stderr() -> None:
 
 
 def _say(text: str) -> None:
-    sys.stderr.write(text + "\n")
+    """Say it in one line: the last line of its log is what the worker tells of an engine."""
+    sys.stderr.write(one_line(text) + "\n")
     sys.stderr.flush()

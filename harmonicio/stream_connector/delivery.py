@@ -19,6 +19,7 @@ from typing import Protocol
 
 from harmonicio.core.errors import DeliveryError, HandlerFailed, MessageRejected, OutcomeExpired
 from harmonicio.core.message import Outcome, OutcomeKind, Value
+from harmonicio.core.printable import one_line
 
 
 class DeliveryState(StrEnum):
@@ -125,7 +126,7 @@ class Delivery:
             )
         if self.state is DeliveryState.FAILED and outcome is not None and outcome.failure is not None:
             failure = outcome.failure
-            reason = _one_line(f"{failure.error_type}: {failure.text}")
+            reason = one_line(f"{failure.error_type}: {failure.text}")
             text = f"The handler failed for message {self.message_id!r}: {reason}"
             return HandlerFailed(text, error_type=failure.error_type, traceback=failure.traceback)
         if self.state is DeliveryState.REJECTED and outcome is not None:
@@ -137,11 +138,6 @@ class Delivery:
         """Take a new state; for the connector."""
         self._outcome = outcome
         self.state = state
-
-
-def _one_line(text: str) -> str:
-    """Return the engine's text as part of a sentence: what would move the cursor of a terminal is replaced."""
-    return "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in " ".join(text.split()))
 
 
 def state_after(outcome: Outcome | None) -> DeliveryState:

@@ -13,6 +13,7 @@ from typing import Any
 from harmonicio.core.errors import InvalidInput, RemoteProtocolError
 from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.names import check_message_id
+from harmonicio.core.printable import one_line
 from harmonicio.wire import events
 from harmonicio.wire.codec import join_lists, pack, pack_lists, pack_value, unpack
 from harmonicio.wire.frames import FrameType, pack_control
@@ -85,7 +86,7 @@ def drain_frame(within_s: float) -> bytes:
 
 
 def goodbye_frame(goodbye: events.Goodbye) -> bytes:
-    section = {"code": goodbye.code, "text": _printable(goodbye.text), "hint": _printable(goodbye.hint)}
+    section = {"code": goodbye.code, "text": _reason(goodbye.text), "hint": _reason(goodbye.hint)}
     return pack_control(FrameType.GOODBYE, pack({key: value for key, value in section.items() if value}))
 
 
@@ -231,7 +232,7 @@ def read_drain(section: bytes) -> events.Drain:
 
 def read_goodbye(section: bytes) -> events.Goodbye:
     fields = _map(section, "GOODBYE")
-    code, text, hint = (_printable(_text(fields, key)) for key in ("code", "text", "hint"))
+    code, text, hint = (_reason(_text(fields, key)) for key in ("code", "text", "hint"))
     return events.Goodbye(code, text, hint)
 
 
@@ -326,9 +327,9 @@ def _message_id(value: Any) -> str:
         raise RemoteProtocolError(error.text) from None
 
 
-def _printable(text: str) -> str:
+def _reason(text: str) -> str:
     """A peer's words end up in logs and on terminals: one line of bounded length, without control characters."""
-    return "".join(mark if mark.isprintable() else " " for mark in text[:MAX_GOODBYE_LENGTH])
+    return one_line(text[:MAX_GOODBYE_LENGTH])[:MAX_GOODBYE_LENGTH]
 
 
 def _sendable(text: str) -> str:

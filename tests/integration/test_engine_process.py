@@ -138,6 +138,7 @@ def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1
         ("import no_such_library_here", "No module named 'no_such_library_here'"),
         ("def plain(message): ...", "has no handler"),
         ("def fail(p): 1 / 0\n@handler(setup=fail)\ndef f(message, state): ...", "ZeroDivisionError: division by zero"),
+        ("def f(p): raise RuntimeError('no GPU\\nat all')\n@handler(setup=f)\ndef g(m, s): ...", "no GPU at all"),
     ],
 )
 def test_an_engine_that_cannot_start_says_why_in_its_last_line_and_exits_3(start: Start, code: str, said: str) -> None:

@@ -257,5 +257,5 @@ def test_the_last_line_of_a_log_is_short_and_printable(folder: Path) -> None:
     (folder / "engine.log").write_bytes(b"first\n" + b"\x1b[31m" + b"\xff" + b"x" * 1000 + b"\n\n  \n")
     line = engine_log.last_line(folder)
     assert line.isprintable()
-    assert line.startswith(" [31m\ufffdxxx")
+    assert line.startswith("\\x1b[31m\ufffdxxx")
     assert len(line) == engine_log.MAX_LINE_LENGTH

@@ -11,6 +11,8 @@ import os
 import shutil
 from pathlib import Path
 
+from harmonicio.core.printable import one_line
+
 _log = logging.getLogger(__name__)
 
 LOG_NAME = "engine.log"
@@ -57,7 +59,7 @@ def last_line(folder: Path) -> str:
     """Return the last line that says anything, as one short printable text."""
     lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
     line = lines[-1] if lines else ""
-    return "".join(each if each.isprintable() else " " for each in line)[:MAX_LINE_LENGTH]
+    return one_line(line)[:MAX_LINE_LENGTH]
 
 
 class LogArchive:

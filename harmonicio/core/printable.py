@@ -1,0 +1,13 @@
+"""Texts of others, made fit to stand in a log or on a terminal: nothing in them is obeyed."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    r"""Return the text with everything that a terminal could obey made visible: ``\x1b``, ``\n`` …"""
+    return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def one_line(text: str) -> str:
+    """Return the text as part of a sentence: white space of any kind becomes one space, the rest is printable."""
+    return printable(" ".join(text.split()))
