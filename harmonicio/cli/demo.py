@@ -1,9 +1,8 @@
 """``harmonicio demo``: the main job from end to end, on real micrographs.
 
-sample ──calibrate──► streams declared ──► all images sent in a burst ──► engines ──► tiers and feature rows
-                                                                                        │ read back and checked
-                                                                                        ▼
-                                                                      tier table, routes, lost = 0, report
+sample ──calibrate──► streams declared ──► half sent as engines take it, half in a burst ──► engines
+                                                                                               │
+                          tier table, routes, lost = 0, report ◄──read back and checked── tiers and feature rows
 """
 
 from __future__ import annotations
@@ -12,9 +11,10 @@ import logging
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,8 @@ NAMED_UNSCORED = 20
 #: In the output folder: a demonstration made it.
 MARK = ".harmonicio-demo"
 ENGINES = 2
+#: While images are sent at the pace of the engines, so many are under way.
+UNDER_WAY = 2 * ENGINES
 #: The scores of the shipped images must fall with their known blur at least this clearly (Spearman).
 MAX_CORRELATION = -0.9
 
@@ -73,7 +75,7 @@ def run(
     if not handler.is_file():
         raise InvalidInput(f"There is no handler {handler}.", hint="Run this in the repository, or give --handler.")
     console.say("Reading the images …")
-    chosen = list(own_images(images) if images is not None else shipped_images(shipped))
+    chosen = _alternating(own_images(images) if images is not None else shipped_images(shipped))
     folder = output.resolve()
     declarations = _declarations(chosen, handler, folder)
     worker = WorkerOptions("demo", folder / "worker", folder / "scratch", max_engines=ENGINES, runtime=runtime)
@@ -98,6 +100,14 @@ def run(
     console.say(f"Report: {files.page.resolve()}")
     if verdict.lost or max(correlations.values(), default=-1.0) > MAX_CORRELATION:
         raise typer.Exit(1)
+
+
+def _alternating(images: Iterable[DemoImage]) -> list[DemoImage]:
+    """Return the images in the order in which several microscopes would make them side by side."""
+    by_source = defaultdict(list)
+    for image in images:
+        by_source[image.source].append(image)
+    return [image for turn in zip_longest(*by_source.values()) for image in turn if image is not None]
 
 
 @contextmanager
@@ -189,25 +199,34 @@ def _haste_options(source: str, images: Sequence[DemoImage], folder: Path) -> di
 
 
 def _send(cluster: LocalCluster, images: Sequence[DemoImage], begun: float) -> Traffic:
-    """Send everything in a burst, wait until it is processed, and say which way it went."""
+    """Send half of the images as fast as the engines take them, the rest in a burst; say which way they went."""
     deliveries: list[Delivery] = []
     with ExitStack() as stack:
         connectors = {
             source: stack.enter_context(StreamConnector(source, master=cluster.url, token=cluster.source_token))
             for source in {image.source for image in images}
         }
-        for image in images:
+        for number, image in enumerate(images):
+            if UNDER_WAY <= number < len(images) // 2:
+                _wait_for(deliveries[number - UNDER_WAY])
             deliveries.append(_send_one(connectors[image.source], image))
         with Progress("processed", len(deliveries)) as progress:
             for number, delivery in enumerate(deliveries, 1):
-                try:
-                    delivery.result()
-                except HarmonicIOError as error:
+                if error := _wait_for(delivery):
                     console.say(f"{delivery.message_id}: {error}")
                 progress.reach(number)
     took_s = time.monotonic() - begun
     routes = [delivery.route for delivery in deliveries]
     return Traffic(routes.count("engine"), routes.count("backlog"), took_s)
+
+
+def _wait_for(delivery: Delivery) -> HarmonicIOError | None:
+    """Wait until an image is processed; return why it is not, if so."""
+    try:
+        delivery.result()
+    except HarmonicIOError as error:
+        return error
+    return None
 
 
 def _send_one(connector: StreamConnector, image: DemoImage) -> Delivery:
