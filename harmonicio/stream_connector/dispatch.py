@@ -9,7 +9,8 @@
 
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
-- Messages go in the order in which they were offered, to the engine that has the least to do among those with credit.
+- Messages go by priority, then in the order in which they were offered, to the engine with the least to do among those
+  with credit.
 - Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
   more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
@@ -38,6 +39,7 @@ from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
+from harmonicio.stream_connector.waiting_line import WaitingLine
 from harmonicio.wire.frames import Flag
 
 #: Something waits for a moment all the time; another engine is asked for when it lasts longer …
@@ -87,7 +89,7 @@ class Dispatch:
         self.engines_from = 0.0
         self._patience = Patience(patience_s)
         self._jitter = jitter
-        self._waiting: deque[Parcel] = deque()
+        self._waiting = WaitingLine()
         self._for_master: deque[Parcel] = deque()
         self._held_back: list[tuple[float, int, Parcel]] = []  # A heap by time; the number keeps parcels uncompared.
         self._master_pauses_until = 0.0
@@ -123,7 +125,7 @@ class Dispatch:
 
     def _has_waited(self, wait_s: float, now: float) -> bool:
         """Whether the oldest message that may go to an engine has waited for so long."""
-        return bool(self._waiting) and now >= self._waiting[0].offered_at + wait_s
+        return bool(self._waiting) and now >= self._waiting.oldest.offered_at + wait_s
 
     @property
     def _is_crowded(self) -> bool:
@@ -169,7 +171,7 @@ class Dispatch:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
         due_at = []
         if self._waiting:
-            offered_at = self._waiting[0].offered_at
+            offered_at = self._waiting.oldest.offered_at
             due_at = [offered_at + SEEK_AFTER_S, offered_at + SEEK_BEYOND_IDLE_S]
             due_at += self._patience.due_at(offered_at, self._is_crowded)
         if self._waiting or self._for_master:
@@ -185,7 +187,7 @@ class Dispatch:
         parcel.offered_at = now
         self.used_bytes += parcel.cost_bytes
         self.waiting_bytes += parcel.cost_bytes
-        self._waiting.append(parcel)
+        self._waiting.join(parcel)
 
     def lane_opened(self, lane: Lane, now: float) -> None:
         lane.active_at = now
@@ -284,13 +286,15 @@ class Dispatch:
         while self._for_master and (lane := self._able_master(self._for_master[0], now)) is not None:
             self._send(lane, self._for_master.popleft(), now, touched)
         while self._waiting:
-            parcel = self._waiting[0]
+            parcel = self._waiting.first
             able = self._best_engine(parcel.size_bytes, now)
             if able is None and self._is_impatient(now):
+                parcel = self._waiting.oldest
                 able = self._able_master(parcel, now)
             if able is None:
                 break
-            self._send(able, self._waiting.popleft(), now, touched)
+            self._waiting.leave(parcel)
+            self._send(able, parcel, now, touched)
         return touched
 
     def _best_engine(self, size_bytes: int, now: float) -> Lane | None:
@@ -312,7 +316,7 @@ class Dispatch:
     def _is_impatient(self, now: float) -> bool:
         if not self._waiting:
             return False
-        offered_at = self._waiting[0].offered_at
+        offered_at = self._waiting.oldest.offered_at
         return self._patience.is_over(offered_at, len(self._waiting), now, is_crowded=self._is_crowded)
 
     def _send(self, lane: Lane, parcel: Parcel, now: float, touched: list[Lane]) -> None:
@@ -376,7 +380,10 @@ class Dispatch:
             heapq.heappush(self._held_back, (not_before, self.resent, parcel))
 
     def _line_up(self, parcel: Parcel) -> None:
-        (self._for_master if parcel.is_for_master else self._waiting).appendleft(parcel)
+        if parcel.is_for_master:
+            self._for_master.appendleft(parcel)
+        else:
+            self._waiting.rejoin(parcel)
 
     def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:
         self.used_bytes -= parcel.cost_bytes

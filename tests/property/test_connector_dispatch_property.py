@@ -74,9 +74,9 @@ class TinyNetwork(RuleBasedStateMachine):
             assert message_id not in self.settled, "a message came to rest twice"
             self.settled[message_id] = settled.outcome
 
-    @rule(size=SIZES)
-    def offer(self, size: int) -> None:
-        parcel = Parcel(Delivery(Nobody(), f"m-{next(self.numbers)}", size), None)
+    @rule(size=SIZES, priority=st.integers(-1, 1))
+    def offer(self, size: int, priority: int) -> None:
+        parcel = Parcel(Delivery(Nobody(), f"m-{next(self.numbers)}", size), None, priority=priority)
         if self.dispatch.has_room(parcel.cost_bytes):
             self.dispatch.offer(parcel, self.now)
             self.offered.append(parcel)
@@ -181,7 +181,7 @@ class TinyNetwork(RuleBasedStateMachine):
     def whoever_can_take_the_next_message_has_it(self) -> None:
         waiting = self.dispatch._waiting
         able = [lane for lane in self.dispatch.engines if not lane.is_draining]
-        assert not waiting or not any(lane.credit.can_send(waiting[0].size_bytes) for lane in able)
+        assert not waiting or not any(lane.credit.can_send(waiting.first.size_bytes) for lane in able)
 
     @invariant()
     def what_is_due_lies_ahead(self) -> None:

@@ -51,8 +51,8 @@ class Bench:
         self.dispatch.credit_received(lane, messages, size, self.now)
         return self.dispatch.assign(self.now)
 
-    def offer(self, size: int = 1000) -> Parcel:
-        parcel = Parcel(Delivery(Nobody(), f"m-{self._offered}", size), None)
+    def offer(self, size: int = 1000, priority: int = 0) -> Parcel:
+        parcel = Parcel(Delivery(Nobody(), f"m-{self._offered}", size), None, priority=priority)
         self._offered += 1
         self.dispatch.offer(parcel, self.now)
         self.dispatch.assign(self.now)
@@ -85,6 +85,35 @@ def test_messages_wait_for_credit_and_go_in_the_order_in_which_they_were_offered
     assert bench.credit(engine, 2) == [engine]
     assert bench.written(engine) == parcels[:2]
     assert [each.delivery.state for each in parcels] == ["in_flight", "in_flight", "waiting"]
+
+
+def test_what_has_a_higher_priority_goes_first() -> None:
+    bench = Bench()
+    engine = bench.lane()
+    low, usual, urgent, next_usual = (bench.offer(priority=priority) for priority in (-5, 0, 9, 0))
+    bench.credit(engine, 4)
+    assert bench.written(engine) == [urgent, usual, next_usual, low]
+
+
+def test_a_message_of_low_priority_loses_its_patience_in_time_however_many_go_before_it() -> None:
+    bench = Bench(patience_s=1.0)
+    engine, master = bench.lane(messages=1), bench.lane(is_backlog=True, messages=10)
+    running, low = bench.offer(), bench.offer(priority=-1)
+    bench.wait(0.9)
+    usual = bench.offer()
+    bench.wait(0.2)
+    assert (bench.written(engine), bench.written(master)) == ([running], [low])
+    assert usual.delivery.state == "waiting"
+
+
+def test_a_rejected_message_comes_back_before_those_of_its_priority() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    rejected, urgent, usual = bench.offer(), bench.offer(priority=1), bench.offer()
+    bench.answer(engine, 0, Outcome(OutcomeKind.REJECTED, reason=RejectReason.NO_CREDIT))
+    bench.written(engine)
+    bench.credit(engine, 4)
+    assert bench.written(engine) == [urgent, rejected, usual]
 
 
 def test_the_engine_with_the_least_to_do_is_next() -> None:
