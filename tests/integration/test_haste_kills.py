@@ -7,6 +7,7 @@ import random
 import signal
 import time
 from collections.abc import Callable
+from itertools import cycle
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -119,28 +120,31 @@ def test_a_message_whose_process_is_killed_is_kept_once_when_it_comes_again(
 def test_processes_that_are_killed_at_any_time_amid_the_same_messages_leave_each_once(tmp_path: Path) -> None:
     chance = random.Random(SEED)
     done: list[str] = []
-    killed = 0
     for number in range(ROUNDS):
         fresh = [f"r{number}-m{each}" for each in range(MESSAGES)]
+        begun, begins = os.pipe()
 
-        def keep_all(focus: float, wanted: tuple[str, ...] = tuple(fresh)) -> None:
+        def keep_all(focus: float, wanted: tuple[str, ...] = tuple(fresh), begins: int = begins) -> None:
             client = open_client(tmp_path)
-            for message_id in wanted:
+            for message_id in cycle(wanted):
+                os.write(begins, b".")
                 save(client, message_id, focus)
-            os._exit(0)
 
         processes = [in_a_process(lambda focus=focus: keep_all(focus)) for focus in (0.8, 0.2)]
         for process in processes:
-            time.sleep(chance.uniform(0, 0.06))
+            for _ in range(chance.randint(1, MESSAGES)):
+                os.read(begun, 1)
+            time.sleep(chance.uniform(0, 0.005))
             process.kill()
         for process in processes:
             process.join(60)
-        killed += sum(process.exitcode == -signal.SIGKILL for process in processes)
+        assert [process.exitcode for process in processes] == [-signal.SIGKILL] * 2
+        os.close(begun)
+        os.close(begins)
         with open_client(tmp_path) as client:
             for message_id in fresh:
                 save(client, message_id, chance.choice((0.2, 0.8)), attempt=2)
         done += fresh
-    assert killed >= ROUNDS
     with open_client(tmp_path) as client:
         check_that_each_is_kept_once(client, tmp_path, done)
 
