@@ -10,7 +10,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
-from typing import Any
+from typing import Any, Self
 
 #: What metadata and handler results may hold: None, bool, int, float, str, bytes, list and dict with text keys.
 Value = Any
@@ -76,6 +76,11 @@ class Outcome:
     failure: Failure | None = None
     reason: RejectReason | None = None
     text: str = ""
+
+    @classmethod
+    def rejected(cls, reason: RejectReason, text: str) -> Self:
+        """Return the answer to a message that is not taken."""
+        return cls(OutcomeKind.REJECTED, reason=reason, text=text)
 
 
 class MessageIds:

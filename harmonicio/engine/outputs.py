@@ -6,7 +6,7 @@ import traceback
 from typing import Any
 
 from harmonicio.core.errors import InvalidInput
-from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind
 from harmonicio.wire.codec import pack_value
 from harmonicio.wire.outcomes import DONE
 
@@ -40,11 +40,6 @@ def failure_of(error: BaseException) -> Outcome:
     is_retryable = not isinstance(error, InvalidInput) and getattr(error, "retryable", True) is not False
     failure = Failure(type(error).__name__, _text_of(error), _traceback_of(error), is_retryable)
     return Outcome(OutcomeKind.FAILED, failure=failure)
-
-
-def rejection(reason: RejectReason, text: str) -> Outcome:
-    """Return the answer to a message that is not taken."""
-    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
 
 
 def _unusable(text: str) -> Outcome:

@@ -27,7 +27,6 @@ from harmonicio.engine.answers import Answers
 from harmonicio.engine.flusher import OLDEST_UNSENT_S
 from harmonicio.engine.loop import Peer
 from harmonicio.engine.message import Message
-from harmonicio.engine.outputs import rejection
 from harmonicio.engine.payloads import Payload, PayloadStore
 from harmonicio.engine.slots import Slot, Slots
 from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
@@ -42,7 +41,7 @@ from harmonicio.wire.sections import drain_frame
 HOLD_AT_MOST_S = OLDEST_UNSENT_S
 
 _NOTHING = memoryview(b"")
-_NO_CREDIT = rejection(RejectReason.NO_CREDIT, "The message is beyond the credit that this engine gave.")
+_NO_CREDIT = Outcome.rejected(RejectReason.NO_CREDIT, "The message is beyond the credit that this engine gave.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +186,7 @@ class Session:
         try:
             payload = self._payloads.copy(message.payload or _NOTHING)
         except StorageError as error:
-            self._refuse(message, rejection(RejectReason.STORAGE, str(error)))
+            self._refuse(message, Outcome.rejected(RejectReason.STORAGE, str(error)))
             return
         message.payload = None
         self._hand_over(message, payload)
@@ -201,7 +200,7 @@ class Session:
             return DRAINING
         if message.size_bytes > self._max_message_bytes:
             text = f"The payload has {message.size_bytes} bytes; this stream takes at most {self._max_message_bytes}."
-            return rejection(RejectReason.TOO_LARGE, text)
+            return Outcome.rejected(RejectReason.TOO_LARGE, text)
         return None if is_within_credit else _NO_CREDIT
 
     def _refuse(self, message: IncomingMessage, refusal: Outcome) -> None:
@@ -275,7 +274,7 @@ class Session:
             try:
                 self._payload = self._payloads.take(message.size_bytes)
             except StorageError as error:
-                refusal = rejection(RejectReason.STORAGE, str(error))
+                refusal = Outcome.rejected(RejectReason.STORAGE, str(error))
         if refusal is not None:
             self._discard(message, refusal)
         elif self._work.is_streaming:

@@ -17,7 +17,6 @@ from typing import Any, Protocol
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.engine.answers import Answers
-from harmonicio.engine.outputs import rejection
 from harmonicio.engine.payloads import Payload
 from harmonicio.engine.slots import Slot, Slots
 from harmonicio.engine.streaming import Arrival
@@ -26,9 +25,9 @@ from harmonicio.wire.events import IncomingMessage
 
 _log = logging.getLogger(__name__)
 
-DRAINING = rejection(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
-CLOGGED = rejection(RejectReason.NO_CREDIT, "Every handler of the engine waits for messages that it emitted.")
-DAMAGED = rejection(RejectReason.CHECKSUM, "The payload was damaged on its way: its checksum does not match.")
+DRAINING = Outcome.rejected(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
+CLOGGED = Outcome.rejected(RejectReason.NO_CREDIT, "Every handler of the engine waits for messages that it emitted.")
+DAMAGED = Outcome.rejected(RejectReason.CHECKSUM, "The payload was damaged on its way: its checksum does not match.")
 
 
 def refusal_of(slots: Slots) -> Outcome:

@@ -11,7 +11,7 @@ from harmonicio.core.lease import Claims
 from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PendingPayload
-from harmonicio.master.backlog.reception import REFUSALS, refusal_of, rejected
+from harmonicio.master.backlog.reception import REFUSALS, refusal_of
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
 from harmonicio.wire.credit import ReceiverCredit
@@ -89,7 +89,7 @@ class ConnectorSession:
         if message.size_bytes > self._max_message_bytes:
             most = self._max_message_bytes
             text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
-            self._refuse(rejected(RejectReason.TOO_LARGE, text))
+            self._refuse(Outcome.rejected(RejectReason.TOO_LARGE, text))
             return
         try:
             self._pending = self._backlog.new_payload(self.stream, message.size_bytes)
@@ -112,9 +112,9 @@ class ConnectorSession:
         refusal, self._refusal = self._refusal, None
         pending, self._pending = self._pending, None
         if refusal is None and not is_within_credit:
-            refusal = rejected(RejectReason.NO_CREDIT, "It came without credit.")
+            refusal = Outcome.rejected(RejectReason.NO_CREDIT, "It came without credit.")
         if refusal is None and not message.is_intact:
-            refusal = rejected(RejectReason.CHECKSUM, "The payload was damaged on its way.")
+            refusal = Outcome.rejected(RejectReason.CHECKSUM, "The payload was damaged on its way.")
         sequence, size_bytes = message.sequence, message.size_bytes
 
         def answer(outcome: Outcome) -> None:

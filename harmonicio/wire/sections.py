@@ -274,7 +274,7 @@ def _read_rejection(detail: Any) -> Outcome:
         reason = RejectReason(detail.get("reason", ""))
     except ValueError:
         raise RemoteProtocolError(f"There is no rejection for {reprlib.repr(detail.get('reason'))}.") from None
-    return Outcome(OutcomeKind.REJECTED, reason=reason, text=_text(detail, "text"))
+    return Outcome.rejected(reason, _text(detail, "text"))
 
 
 def _read_range(row: Any) -> events.OutcomeRange:

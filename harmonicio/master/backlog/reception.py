@@ -151,7 +151,7 @@ class Reception:
         elif verdict is PutVerdict.KNOWN:
             answer(STORED)
         elif verdict is PutVerdict.CONFLICT:
-            answer(rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
+            answer(Outcome.rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
 
     def _decide(
         self, arrival: Arrival, entry: Entry, message: IncomingMessage, answer: Answer
@@ -182,7 +182,7 @@ class Reception:
             else:
                 self._ledger.abandon(entry)
         if decision is None:
-            outcome = rejected(RejectReason.STORAGE, str(error))
+            outcome = Outcome.rejected(RejectReason.STORAGE, str(error))
         elif decision.verdict is Verdict.LATE:
             self._store.forget(entry)
             outcome = _deleted(entry)
@@ -216,14 +216,11 @@ def _entry(arrival: Arrival, message: IncomingMessage, wall: float) -> Entry:
 def refusal_of(error: HarmonicIOError) -> Outcome:
     """Return how a sender hears of one of the ``REFUSALS``."""
     if isinstance(error, InvalidInput):
-        return rejected(RejectReason.TOO_LARGE, str(error))
-    return rejected(RejectReason.BACKLOG_FULL if isinstance(error, BacklogFull) else RejectReason.STORAGE, str(error))
-
-
-def rejected(reason: RejectReason, text: str) -> Outcome:
-    """Return the outcome of a message that is not taken."""
-    return Outcome(OutcomeKind.REJECTED, reason=reason, text=text)
+        reason = RejectReason.TOO_LARGE
+    else:
+        reason = RejectReason.BACKLOG_FULL if isinstance(error, BacklogFull) else RejectReason.STORAGE
+    return Outcome.rejected(reason, str(error))
 
 
 def _deleted(entry: Entry) -> Outcome:
-    return rejected(RejectReason.STORAGE, f"Stream {entry.stream!r} was deleted meanwhile.")
+    return Outcome.rejected(RejectReason.STORAGE, f"Stream {entry.stream!r} was deleted meanwhile.")
