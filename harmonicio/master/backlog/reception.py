@@ -194,6 +194,8 @@ class Reception:
             self._clerk.room_freed()
         elif failure is not None and decision.verdict is Verdict.DEAD:
             self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
+        else:  # What its engine's exit was charged meanwhile may have made it a dead letter.
+            self._clerk.carry_out([decision])
         self._clerk.stream_changed(entry.stream)
 
 

@@ -345,6 +345,22 @@ def test_a_crash_counts_only_for_a_message_that_was_alone(desk: Desk) -> None:
     assert (desk.state("a"), desk.state("b")) == ("dead", "waiting")
 
 
+def test_crashes_that_are_reported_while_their_message_is_being_stored_make_a_dead_letter_that_stays_one(
+    held: tuple[Desk, HeldStore],
+) -> None:
+    desk, store = held
+    desk.put("a")
+    desk.subscribe("a")
+    for _ in range(2):
+        desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=("a",)))
+    store.release()
+    assert (desk.answers, desk.state("a"), desk.finals) == ([STORED], "dead", [])
+    store.release()
+    desk.subscribe("a")
+    assert [final.failure.error_type for _, final in desk.finals if final and final.failure] == ["EngineCrashed"] * 2
+    assert [entry.message_id for entry in store.recover().dead] == ["a"]
+
+
 def test_a_damaged_payload_makes_a_dead_letter_and_the_others_are_served() -> None:
     class HoledStore(MemoryStore):
         def read(self, entry: Entry) -> PayloadLease:
