@@ -61,7 +61,7 @@ class ConnectorSession:
         self._pending: PendingPayload | None = None
         self._refusal: Outcome | None = None
         self._is_revoked = False
-        self._task = SessionTask(executor, self._send_what_waits)
+        self._task = SessionTask(executor, self._send_what_waits, link.channel.shutdown)
 
     def __repr__(self) -> str:
         return f"<ConnectorSession for {self.stream}: {self._credit!r}, {len(self._subscribed)} subscribed>"

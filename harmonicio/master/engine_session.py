@@ -66,7 +66,7 @@ class EngineSession:
         self._sent: dict[int, Reservation] = {}
         self._is_draining = False
         self._is_depth_told = False
-        self._task = SessionTask(executor, self._send_what_waits)
+        self._task = SessionTask(executor, self._send_what_waits, link.channel.shutdown)
 
     def __repr__(self) -> str:
         return f"<EngineSession {self.holder}: {self._unsent} assigned, {len(self._sent)} at the engine>"

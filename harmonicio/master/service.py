@@ -27,7 +27,7 @@ from types import TracebackType
 from typing import Self
 
 from harmonicio.core.clock import Clock, SystemClock
-from harmonicio.core.errors import ConfigurationError, HarmonicIOError, Unavailable
+from harmonicio.core.errors import ConfigurationError, Unavailable
 from harmonicio.core.lease import LEASE_TERM_S, Address
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
@@ -272,8 +272,8 @@ class _Ticker:
         while not self._is_ending.wait(TICK_S):
             try:
                 self._tick()
-            except HarmonicIOError as error:
-                _log.error("A tick of the master failed: %s", error, exc_info=error)
+            except Exception:  # noqa: BLE001  without ticks no lease or reservation ends any more; it is logged
+                _log.exception("A tick of the master failed; the next one follows")
 
     def close(self) -> None:
         self._is_ending.set()

@@ -26,11 +26,14 @@ class SessionTask:
     Args:
         executor: Whose threads do the work.
         work: Sends what is to be sent; a connection that has ended is no error, its reader notices.
+        on_failure: Called when the work fails by a bug of ours, after which it is started no more: ends the
+            connection, so that both ends treat what is under way as they do whenever one breaks.
     """
 
-    def __init__(self, executor: Executor, work: Callable[[], None]) -> None:
+    def __init__(self, executor: Executor, work: Callable[[], None], on_failure: Callable[[], None]) -> None:
         self._executor = executor
         self._work = work
+        self._on_failure = on_failure
         self._lock = threading.Lock()
         self._is_active = False
         self._is_kicked = False
@@ -63,8 +66,9 @@ class SessionTask:
             except ConnectionEnded as error:
                 _log.debug("A session has nobody to send to any more: %s", error)
             except Exception:  # noqa: BLE001  a bug in one session must not stop the others; it is logged
-                _log.exception("A session's work failed")
+                _log.exception("A session's work failed; its connection ends")
                 self.end()
+                self._on_failure()
 
     def _begin(self) -> bool:
         with self._lock:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from harmonicio.core.errors import NotAllowed
+from harmonicio.core.errors import ConnectionEnded, NotAllowed
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
@@ -175,6 +176,49 @@ def test_what_an_engine_held_when_its_connection_ended_goes_to_another_as_a_susp
             assert event.message.is_suspect
             second.link.send(outcomes_frame([(0, 0, DONE)]))
             wait_until(lambda: backlog.figures("images").done_total == 1)
+
+
+def raise_once(error: Exception, call: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what fails the first time, as no code of ours should, and afterwards does what ``call`` does."""
+    errors = [error]
+
+    def called(*args: Any) -> Any:
+        if errors:
+            raise errors.pop()
+        return call(*args)
+
+    return called
+
+
+def test_a_bug_while_an_engine_is_sent_to_ends_its_connection_so_that_its_messages_go_to_another(
+    intake: Intake, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(backlog, "open_payload", raise_once(MemoryError("once"), backlog.open_payload))
+    with closing(connector(intake)) as source, closing(engine(intake)) as first:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("held", 1), b"x")
+        first.link.send(credit_frame(1, 10))
+        with pytest.raises(ConnectionEnded):
+            first.wait_for(MessageReceived)
+        with closing(engine(intake, "e-2")) as second:
+            second.link.send(credit_frame(1, 10))
+            (event,) = second.wait_for(MessageReceived)
+            assert event.message.id == "held"
+
+
+def test_a_bug_while_a_connector_is_answered_ends_its_connection_so_that_it_sends_again(
+    intake: Intake, backlog: Backlog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        monkeypatch.setattr(backlog, "can_take", raise_once(MemoryError("once"), backlog.can_take))
+        source.link.send(message_prefix("asked", 1), b"x")
+        with pytest.raises(ConnectionEnded):
+            source.outcomes(1)
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("asked", 1), b"x")
+        assert source.outcomes(1)[0].kind is OutcomeKind.STORED
 
 
 def test_a_subscriber_hears_the_result_of_a_message_that_took_the_backlog(intake: Intake) -> None:

@@ -177,6 +177,22 @@ def test_a_held_request_without_a_change_is_answered_with_the_same_generation(ad
     assert admin.desired("w1", first.generation, wait_s=0.2) == first
 
 
+def test_time_goes_on_after_a_tick_that_failed(
+    service: MasterService, wait_until: WaitUntil, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    ticks = []
+
+    def tick() -> None:
+        ticks.append(len(ticks))
+        if len(ticks) == 1:
+            raise MemoryError("once")
+
+    monkeypatch.setattr(service.master.backlog, "tick", tick)
+    wait_until(lambda: len(ticks) > 1)
+    (failed,) = [record for record in caplog.records if "tick" in record.getMessage()]
+    assert failed.exc_info is not None
+
+
 def test_a_held_request_is_answered_when_the_master_closes(tmp_path: Path, wait_until: WaitUntil) -> None:
     service = run_master(tmp_path)
     service.start()

@@ -35,12 +35,23 @@ class SlowStore(MemoryStore):
         return super().read(entry)
 
 
+class SeenChannel:
+    """Knows whether it was shut down."""
+
+    def __init__(self) -> None:
+        self.is_shut_down = threading.Event()
+
+    def shutdown(self) -> None:
+        self.is_shut_down.set()
+
+
 class SeenLink:
     """The sending half of a link: keeps what was sent."""
 
     def __init__(self) -> None:
         self.sent: list[bytes] = []
         self.connection = Connection()
+        self.channel = SeenChannel()
 
     def send(self, *buffers: bytes | memoryview) -> None:
         self.sent += map(bytes, buffers)
@@ -105,3 +116,12 @@ def test_the_depth_that_an_engine_hears_is_the_one_that_was_decided_by(executor:
         session.depth_changed()
         wait_until(lambda: bool(link.sent))
         assert link.sent.pop() == told
+
+
+def test_after_a_bug_in_a_session_nothing_is_sent_and_the_connection_ends(executor: ThreadPoolExecutor) -> None:
+    link = SeenLink()
+    session = new_session(link, ChangingBacklog(), executor)
+    session.depth_changed()
+    assert link.channel.is_shut_down.wait(20)
+    session.depth_changed()
+    assert link.sent == []
