@@ -17,7 +17,9 @@ Rules (1 to 3 and 12 of docs/guarantees.md):
   while the engines take everything that waits within half a second (decision 4).
 - What an engine failed, or may have begun when its connection broke, goes to the master only; so does what the master
   may have stored already. What never left goes on as if nothing had happened.
-- A message that is rejected again and again is held back a while before it is sent again, others are not.
+- A message that is rejected again and again is held back a while before it is sent again, others are not; the third
+  time it goes to the master only, which keeps it for as long as no engine can take it.
+- Nothing that may wait for an engine goes to the master before what only the master may have.
 - An engine that does not answer a message in time is given up.
 - Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
 
@@ -30,10 +32,10 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import DeliveryState
@@ -50,6 +52,8 @@ FEW_MESSAGES = 4
 SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 #: How long a message is held back after its second rejection and, doubled each time, at most.
 HOLD_FIRST_S, HOLD_MAX_S = 0.05, 5.0
+#: What was rejected so often goes to the master only.
+MAX_REJECTIONS = 3
 #: How long the master is left alone after it could not take a message.
 MASTER_PAUSE_S = 0.5
 #: The default time-out of a stream, and what is granted beyond it before an engine is given up.
@@ -90,7 +94,7 @@ class Dispatch:
         self._patience = Patience(patience_s)
         self._jitter = jitter
         self._waiting = WaitingLine()
-        self._for_master: deque[Parcel] = deque()
+        self._for_master = WaitingLine()
         self._held_back: list[tuple[float, int, Parcel]] = []  # A heap by time; the number keeps parcels uncompared.
         self._master_pauses_until = 0.0
         self._engines: list[Lane] = []
@@ -218,9 +222,7 @@ class Dispatch:
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
-        numbers = range(first, last + 1)
-        has_come_to_rest = outcome.kind in (OutcomeKind.DONE, OutcomeKind.STORED)
-        for sequence in numbers if has_come_to_rest else reversed(numbers):  # What comes back is put before the rest.
+        for sequence in range(first, last + 1):
             parcel = in_flight.pop(sequence, None)
             if parcel is None:
                 raise RemoteProtocolError(f"Message {sequence} is answered twice.")
@@ -242,7 +244,7 @@ class Dispatch:
                 self._patience.forget()
         in_flight, lane.in_flight = lane.in_flight, {}
         lane.outbox.clear()
-        for sequence, parcel in reversed(in_flight.items()):
+        for sequence, parcel in in_flight.items():
             if sequence < lane.begun:
                 self.resent += 1
                 parcel.is_for_master = True
@@ -283,18 +285,17 @@ class Dispatch:
         touched: list[Lane] = []
         while self._held_back and self._held_back[0][0] <= now:
             self._line_up(heapq.heappop(self._held_back)[2])
-        while self._for_master and (lane := self._able_master(self._for_master[0], now)) is not None:
-            self._send(lane, self._for_master.popleft(), now, touched)
+        while self._for_master and (lane := self._able_master(self._for_master.first, now)) is not None:
+            self._send(lane, self._for_master.leave(self._for_master.first), now, touched)
         while self._waiting:
             parcel = self._waiting.first
             able = self._best_engine(parcel.size_bytes, now)
-            if able is None and self._is_impatient(now):
+            if able is None and not self._for_master and self._is_impatient(now):
                 parcel = self._waiting.oldest
                 able = self._able_master(parcel, now)
             if able is None:
                 break
-            self._waiting.leave(parcel)
-            self._send(able, parcel, now, touched)
+            self._send(able, self._waiting.leave(parcel), now, touched)
         return touched
 
     def _best_engine(self, size_bytes: int, now: float) -> Lane | None:
@@ -353,6 +354,7 @@ class Dispatch:
             self._master_pauses_until = now + MASTER_PAUSE_S
         else:
             parcel.rejections += 1
+            parcel.is_for_master |= parcel.rejections >= MAX_REJECTIONS
             not_before = now + self._hold_s(parcel.rejections)
         self._return(parcel, not_before)
         return False
@@ -361,7 +363,7 @@ class Dispatch:
         """Somebody else may take it at the second try; what is refused again has time."""
         if rejections < 2:
             return 0.0
-        return min(HOLD_MAX_S, HOLD_FIRST_S * 2.0 ** min(rejections - 2, 10)) * (0.5 + self._jitter() / 2)
+        return delay_s(rejections - 1, first_s=HOLD_FIRST_S, longest_s=HOLD_MAX_S, chance=self._jitter())
 
     def _failed(self, parcel: Parcel, failure: Failure | None) -> None:
         parcel.attempts += 1
@@ -380,10 +382,8 @@ class Dispatch:
             heapq.heappush(self._held_back, (not_before, self.resent, parcel))
 
     def _line_up(self, parcel: Parcel) -> None:
-        if parcel.is_for_master:
-            self._for_master.appendleft(parcel)
-        else:
-            self._waiting.rejoin(parcel)
+        line = self._for_master if parcel.is_for_master else self._waiting
+        line.rejoin(parcel)
 
     def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:
         self.used_bytes -= parcel.cost_bytes

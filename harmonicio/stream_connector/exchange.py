@@ -192,15 +192,18 @@ class Exchange:
 
     def peer_events(self, peer: Peer, events: list[Event]) -> None:
         now = time.monotonic()
-        with self.lock:
-            if self.is_closed:
-                return
-            try:
-                for event in events:
-                    self._take(peer.lane, event, now)
-            finally:
-                touched = self._advance(now)
-        self._flush(touched)
+        touched: list[Peer] = []
+        try:
+            with self.lock:
+                if self.is_closed:
+                    return
+                try:
+                    for event in events:
+                        self._take(peer.lane, event, now)
+                finally:
+                    touched = self._advance(now)
+        finally:  # Others have been given something to send, too.
+            self._flush(touched)
 
     def peer_ended(self, peer: Peer, error: HarmonicIOError) -> None:
         now = time.monotonic()

@@ -8,6 +8,7 @@ from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 
 _log = logging.getLogger(__name__)
 
+#: More than that are logged only; ``flush`` raises anyway.
 MAX_UNHEARD = 100_000
 
 
@@ -27,9 +28,11 @@ class Failures:
 
     def add(self, delivery: Delivery) -> None:
         """A delivery has failed; who awaits it hears of that, and nobody else needs to."""
-        if not delivery.is_awaited and len(self._unheard) < MAX_UNHEARD:
+        if delivery.is_awaited:
+            return
+        self._unlogged.append(delivery)
+        if len(self._unheard) < MAX_UNHEARD:
             self._unheard.append(delivery)
-            self._unlogged.append(delivery)
 
     def take(self, *states: DeliveryState) -> list[Delivery]:
         """Return those that came to one of these ends and were not awaited meanwhile, once."""

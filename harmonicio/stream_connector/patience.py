@@ -1,7 +1,8 @@
 """How long a message waits for an engine before it goes to the backlog.
 
       limit   = the larger of 50 ms and twice the interval between credits; at most 50 ms when half of the budget waits
-      is over = the oldest message has waited for the limit, and the engines will not have taken everything soon
+      is over = the oldest message has waited for the limit, and the engines will not have taken everything soon,
+                or have not taken that one although they should have by then: others went before it
 
 Both figures are measured here: the interval between credits while engines are at work, and the rate of their answers.
 Pure: ``now`` is monotonic seconds.
@@ -45,15 +46,16 @@ class Patience:
 
     def is_over(self, offered_at: float, waiting: int, now: float, *, is_crowded: bool) -> bool:
         """Whether ``waiting`` messages, the oldest since ``offered_at``, should not wait for engines any more."""
-        limit_ends_at, rate_ends_at = self.due_at(offered_at, is_crowded)
-        if now < limit_ends_at:
-            return False
+        limit_ends_at, excuse_ends_at, rate_ends_at = self.due_at(offered_at, is_crowded)
+        if not limit_ends_at <= now < excuse_ends_at:
+            return now >= excuse_ends_at
         is_measured = now < rate_ends_at and self._answers_per_s > 0
         return not is_measured or waiting / self._answers_per_s > DRAINS_SOON_S
 
-    def due_at(self, offered_at: float, is_crowded: bool) -> tuple[float, float]:
+    def due_at(self, offered_at: float, is_crowded: bool) -> tuple[float, float, float]:
         """Return the times at which :meth:`is_over` may change by itself."""
-        return offered_at + self.limit_s(is_crowded), self._measured_at + RATE_VALID_S
+        limit_ends_at = offered_at + self.limit_s(is_crowded)
+        return limit_ends_at, limit_ends_at + DRAINS_SOON_S, self._measured_at + RATE_VALID_S
 
     def credited(self, now: float, *, is_busy: bool) -> None:
         """An engine gave credit; an interval counts only if engines were at work all the time."""

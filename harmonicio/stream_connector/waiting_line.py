@@ -1,7 +1,7 @@
 """Messages that wait in a connector: by priority, and in the order in which they were offered within one.
 
 The first one goes to an engine. The oldest one is the next to lose its patience, so that a message of low priority
-goes to the backlog in time, however many of higher priority come.
+goes to the backlog in time, however many of higher priority come. Each keeps its place when it comes back.
 """
 
 from __future__ import annotations
@@ -51,12 +51,13 @@ class WaitingLine:
         self._length += 1
 
     def rejoin(self, parcel: Parcel) -> None:
-        """Put a message that comes back before those of its priority."""
-        self._group(parcel.priority).appendleft(parcel)
+        """Put a message that comes back where it was, among those of its priority."""
+        group = self._group(parcel.priority)
+        group.insert(bisect.bisect_left(group, parcel.offered_at, key=_offered_at), parcel)
         self._length += 1
 
-    def leave(self, parcel: Parcel) -> None:
-        """Take out :attr:`first`, or :attr:`oldest`."""
+    def leave(self, parcel: Parcel) -> Parcel:
+        """Take out :attr:`first`, or :attr:`oldest`, and return it."""
         group = self._groups[parcel.priority]
         assert group[0] is parcel
         group.popleft()
@@ -64,6 +65,7 @@ class WaitingLine:
         if not group:
             del self._groups[parcel.priority]
             self._priorities.remove(parcel.priority)
+        return parcel
 
     def clear(self) -> None:
         self._groups.clear()

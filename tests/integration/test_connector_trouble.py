@@ -24,11 +24,12 @@ from harmonicio.core.errors import (
 from harmonicio.core.lease import Address
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector import trouble
+from harmonicio.stream_connector.dispatch import FEW_MESSAGES
 from harmonicio.testing.bare_receivers import BareCluster, done
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
 from harmonicio.wire.events import IncomingMessage
-from harmonicio.wire.outcomes import DONE
+from harmonicio.wire.outcomes import DONE, OutcomeBatch
 
 AWAY = MasterUnavailable("The master at http://127.0.0.1:1 does not answer.")
 
@@ -53,6 +54,24 @@ def test_what_was_in_flight_when_an_engine_vanished_goes_to_the_backlog_as_suspe
         assert connector.figures().resent == 5
     assert sorted(cluster.backlog.messages) == sorted(engine.messages)
     assert all(message.is_suspect for message in cluster.backlog.seen)
+
+
+def test_messages_that_an_engine_gives_back_before_it_breaks_the_protocol_go_to_another_at_once(
+    cluster: BareCluster,
+) -> None:
+    broken = cluster.engine(lambda _: None)
+    with cluster.connect(patience_s=60.0) as connector:
+        deliveries = [connector.send(b"x" * 1000) for _ in range(2 * FEW_MESSAGES)]
+        wait_until(lambda: len(broken.seen) == len(deliveries))
+        cluster.engine(done)
+        wait_until(lambda: connector.figures().engines == 2)
+        answers = OutcomeBatch()
+        for sequence in range(len(deliveries)):
+            answers.add(sequence, Outcome(OutcomeKind.REJECTED, reason=RejectReason.DRAINING))
+        answers.add(len(deliveries), DONE)  # Which has never been sent.
+        broken.sessions[0].link.send(answers.take_frame())
+        connector.flush("processed", timeout_s=10)
+    assert {each.route for each in deliveries} == {"engine"}
 
 
 def test_an_engine_that_vanishes_in_the_middle_of_large_messages_loses_none(cluster: BareCluster) -> None:

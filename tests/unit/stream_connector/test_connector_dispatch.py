@@ -13,6 +13,7 @@ from harmonicio.stream_connector.dispatch import (
     HOLD_FIRST_S,
     HOLD_MAX_S,
     MASTER_PAUSE_S,
+    MAX_REJECTIONS,
     SEEK_AFTER_S,
     SEEK_BEYOND_IDLE_S,
     Dispatch,
@@ -52,6 +53,7 @@ class Bench:
         return self.dispatch.assign(self.now)
 
     def offer(self, size: int = 1000, priority: int = 0) -> Parcel:
+        self.now += 1e-6
         parcel = Parcel(Delivery(Nobody(), f"m-{self._offered}", size), None, priority=priority)
         self._offered += 1
         self.dispatch.offer(parcel, self.now)
@@ -104,6 +106,19 @@ def test_a_message_of_low_priority_loses_its_patience_in_time_however_many_go_be
     bench.wait(0.2)
     assert (bench.written(engine), bench.written(master)) == ([running], [low])
     assert usual.delivery.state == "waiting"
+
+
+def test_a_message_of_low_priority_loses_its_patience_although_engines_answer_quickly() -> None:
+    bench = Bench()
+    engine, master = bench.lane(messages=1), bench.lane(is_backlog=True, messages=10)
+    bench.offer(priority=5)
+    low = bench.offer()
+    for number in range(200):
+        bench.offer(priority=5)
+        bench.wait(0.005)
+        bench.answer(engine, number, DONE)
+        bench.credit(engine, number + 2)
+    assert bench.written(master) == [low]
 
 
 def test_a_rejected_message_comes_back_before_those_of_its_priority() -> None:
@@ -233,15 +248,27 @@ def test_a_message_that_an_engine_could_not_take_goes_to_another(reason: RejectR
 
 
 @pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
-def test_a_message_that_is_rejected_again_and_again_is_held_back_longer_each_time(reason: RejectReason) -> None:
+def test_a_message_that_engines_reject_again_and_again_goes_to_the_master(reason: RejectReason) -> None:
     bench = Bench(patience_s=60.0)
-    engine = bench.lane(messages=100)
+    engine, master = bench.lane(messages=100), bench.lane(is_backlog=True, messages=100)
+    parcel = bench.offer()
+    for sequence in range(MAX_REJECTIONS):
+        assert bench.written(engine) == [parcel]
+        bench.answer(engine, sequence, Outcome(OutcomeKind.REJECTED, reason=reason))
+        bench.wait(HOLD_MAX_S)
+    assert not bench.written(engine)
+    assert bench.written(master) == [parcel]
+
+
+def test_a_message_that_is_rejected_again_and_again_is_held_back_longer_each_time() -> None:
+    bench = Bench(patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=100)
     parcel = bench.offer()
     pauses = []
     for sequence in range(12):
-        assert bench.written(engine) == [parcel]
-        bench.answer(engine, sequence, Outcome(OutcomeKind.REJECTED, reason=reason))
-        if not engine.outbox:
+        assert bench.written(master) == [parcel]
+        bench.answer(master, sequence, Outcome(OutcomeKind.REJECTED, reason=RejectReason.CHECKSUM))
+        if not master.outbox:
             assert bench.dispatch.waiting == 1
             pause_s = bench.dispatch.next_due_s(bench.now)
             assert pause_s is not None
@@ -250,8 +277,8 @@ def test_a_message_that_is_rejected_again_and_again_is_held_back_longer_each_tim
     assert pauses[0] == pytest.approx(HOLD_FIRST_S), "the second time: another receiver had its try"
     assert pauses == sorted(pauses)
     assert pauses[-1] == pytest.approx(HOLD_MAX_S)
-    bench.written(engine)
-    bench.answer(engine, 12, DONE)
+    bench.written(master)
+    bench.answer(master, 12, STORED)
     assert [settled.parcel for settled in bench.dispatch.take_settled()] == [parcel]
     assert bench.dispatch.used_bytes == bench.dispatch.waiting_bytes == 0
 
@@ -285,7 +312,7 @@ def test_an_engine_that_is_silent_for_longer_than_a_handler_may_take_is_overdue(
     bench.offer()
     bench.wait(5.0)
     bench.offer()
-    assert bench.dispatch.overdue(bench.now + GRACE_S) == []
+    assert bench.dispatch.overdue(bench.now - 1e-3 + GRACE_S) == []
     assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == [engine]
     bench.answer(engine, 0, DONE)
     assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == []
@@ -385,6 +412,20 @@ def test_a_master_that_is_full_is_left_alone_for_a_while_and_engines_may_take_th
     assert bench.written(engine) == [parcel]
 
 
+def test_what_only_the_master_may_have_is_not_overtaken_by_what_also_an_engine_may_have() -> None:
+    bench = Bench(patience_s=0.0)
+    engine, master = bench.lane(messages=1), bench.lane(is_backlog=True, messages=10, size=5_000)
+    failed, small = bench.offer(10_000), bench.offer()
+    assert bench.written(master) == [small]
+    bench.answer(engine, 0, FAILED)
+    other = bench.offer()
+    bench.wait(0.1)
+    assert not bench.written(master), "the large one is admitted when nothing else is under way"
+    bench.answer(master, 0, STORED)
+    assert bench.written(master) == [failed]
+    assert other.delivery.state == "waiting"
+
+
 def test_closing_makes_impatient() -> None:
     bench = Bench(patience_s=60.0)
     bench.lane()
@@ -436,12 +477,18 @@ def test_order_is_kept_when_messages_come_back() -> None:
 
 
 @pytest.mark.parametrize(("is_backlog", "reason"), [(True, RejectReason.BACKLOG_FULL), (False, RejectReason.NO_CREDIT)])
-def test_order_is_kept_when_messages_are_rejected_together(is_backlog: bool, reason: RejectReason) -> None:
+@pytest.mark.parametrize(
+    "ranges", [[(0, 4)], [(0, 0), (1, 1), (2, 2), (3, 3), (4, 4)]], ids=["one answer", "each alone"]
+)
+def test_order_is_kept_when_messages_are_rejected(
+    is_backlog: bool, reason: RejectReason, ranges: list[tuple[int, int]]
+) -> None:
     bench = Bench(patience_s=0.0)
     lane = bench.lane(is_backlog=is_backlog, messages=100)
     parcels = [bench.offer() for _ in range(5)]
     assert bench.written(lane) == parcels
-    bench.dispatch.outcomes_received(lane, 0, 4, Outcome(OutcomeKind.REJECTED, reason=reason), bench.now)
+    for first, last in ranges:
+        bench.dispatch.outcomes_received(lane, first, last, Outcome(OutcomeKind.REJECTED, reason=reason), bench.now)
     bench.wait(MASTER_PAUSE_S)
     assert bench.written(lane) == parcels
 

@@ -42,9 +42,10 @@ def test_patience_is_not_over_while_engines_take_what_waits_soon() -> None:
     now = 10.27
     rate = 100 / 0.03
     few, many = int(rate * DRAINS_SOON_S * 0.9), int(rate * DRAINS_SOON_S * 1.1)
-    assert not patience.is_over(now - 1.0, few, now, is_crowded=False)
-    assert patience.is_over(now - 1.0, many, now, is_crowded=False)
-    assert patience.is_over(now - 1.0, few, now + RATE_VALID_S, is_crowded=False), "the measurement is too old"
+    assert not patience.is_over(now - 0.3, few, now, is_crowded=False)
+    assert patience.is_over(now - 0.3, many, now, is_crowded=False)
+    assert patience.is_over(now - 0.3, few, now + RATE_VALID_S, is_crowded=False), "the measurement is too old"
+    assert patience.is_over(now - 0.6, few, now, is_crowded=False), "soon is over: others went before it"
     assert not patience.is_over(now - 0.04, many, now, is_crowded=True), "not even when half of the budget waits"
 
 
