@@ -4,7 +4,7 @@
               └──────────── open: granted and not started ─────────┘
 
 Slots: as many handlers run at once as the stream says. A free slot goes to a waiting message of the backlog first,
-then to the peers in the order in which they asked.
+then to the peers in the order in which they asked; but who has waited for ``OVERTAKEN_FOR_S`` is overtaken no more.
 
 Credit, in messages. The *window* is what ``prefetch_s`` of measured handler time can hold, at least one message; before
 anything was measured, one for each slot.
@@ -33,6 +33,8 @@ from harmonicio.wire.credit import ReceiverCredit
 LARGEST_WINDOW = 10_000
 #: A peer that has not used its credit for this long is idle.
 IDLE_AFTER_S = 0.02
+#: The backlog goes before what a connector has sent for this long, so that credit is honoured in bounded time.
+OVERTAKEN_FOR_S = 1.0
 #: In the round robin nobody's messages count for less than this fraction of the largest ones.
 SMALLEST_FRACTION = 1 / 16
 #: How long every slot may be held by what was emitted before those who wait are sent elsewhere.
@@ -138,7 +140,7 @@ class EngineLoop:
         self._prefetch_s = prefetch_s
         self._budget_bytes = budget_bytes
         self._peers: deque[Peer] = deque()
-        self._waiting: deque[Any] = deque()
+        self._waiting: deque[tuple[Any, float]] = deque()  # With the time since when, which is their order.
         self._waiting_from_backlog: deque[Any] = deque()
         self.free_slots = concurrency
         self.depth = 0
@@ -168,23 +170,31 @@ class EngineLoop:
         self.free_slots -= 1
         return True
 
-    def wait_for_slot(self, waiter: Any, *, is_backlog: bool) -> None:
+    def wait_for_slot(self, waiter: Any, now: float, *, is_backlog: bool) -> None:
         """Queue for the next slot that is freed."""
-        (self._waiting_from_backlog if is_backlog else self._waiting).append(waiter)
+        if is_backlog:
+            self._waiting_from_backlog.append(waiter)
+        else:
+            self._waiting.append((waiter, now))
 
-    def free_slot(self) -> Any | None:
+    def is_backlog_next(self, now: float) -> bool:
+        """Whether a slot that is freed goes to a message of the backlog."""
+        is_overtaken_enough = bool(self._waiting) and now - self._waiting[0][1] >= OVERTAKEN_FOR_S
+        return bool(self._waiting_from_backlog) and not is_overtaken_enough
+
+    def free_slot(self, now: float) -> Any | None:
         """Give a slot back; return the waiter whose it is now, if there is one."""
-        if self._waiting_from_backlog:
+        if self.is_backlog_next(now):
             return self._waiting_from_backlog.popleft()
         if self._waiting:
-            return self._waiting.popleft()
+            return self._waiting.popleft()[0]
         self.free_slots += 1
         return None
 
     def drain(self) -> list[Any]:
         """Give no more credit; return the waiters, none of whom will have a slot."""
         self.is_draining = True
-        waiters = [*self._waiting_from_backlog, *self._waiting]
+        waiters = [*self._waiting_from_backlog, *(waiter for waiter, _ in self._waiting)]
         self._waiting_from_backlog.clear()
         self._waiting.clear()
         return waiters
@@ -210,7 +220,7 @@ class EngineLoop:
         """Return the waiters that will have no slot, because the engine is clogged; those of the backlog can wait."""
         if not self.is_clogged(now):
             return []
-        waiters = list(self._waiting)
+        waiters = [waiter for waiter, _ in self._waiting]
         self._waiting.clear()
         return waiters
 

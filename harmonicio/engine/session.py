@@ -25,7 +25,7 @@ from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.engine.answers import Answers
 from harmonicio.engine.flusher import OLDEST_UNSENT_S
-from harmonicio.engine.loop import Peer
+from harmonicio.engine.loop import OVERTAKEN_FOR_S, Peer
 from harmonicio.engine.message import Message
 from harmonicio.engine.payloads import Payload, PayloadStore
 from harmonicio.engine.slots import Slot, Slots
@@ -78,6 +78,7 @@ class Session:
         self._slot: Slot | None = None
         self._held_since = 0.0
         self._held_messages = 0
+        self._is_hold_overdue = False
         self._payload: Payload | None = None
         self._arrival: Arrival | None = None
         self._on_closed = on_closed
@@ -222,7 +223,7 @@ class Session:
     def _slot_for_next(self) -> Slot | None:
         """Return the slot that this thread holds or waits for; None when there will be none."""
         if self._slot is not None:
-            is_backlog_first = self._slots.is_backlog_waiting and not self._is_backlog
+            is_backlog_first = self._slots.is_backlog_waiting and not (self._is_backlog or self._is_hold_overdue)
             is_over = time.monotonic() - self._held_since >= HOLD_AT_MOST_S
             if not (is_over or is_backlog_first or self.answers.is_full):
                 return self._slot
@@ -230,8 +231,11 @@ class Session:
             self.checkpoint()
         if self.answers.oldest_at is not None:
             self._slots.flusher.watch(self)
+        waits_since = time.monotonic()
         slot = self._slots.acquire(is_backlog=self._is_backlog)
         self._held_since = time.monotonic()
+        # The messages behind came with this one and have waited as long.
+        self._is_hold_overdue = self._held_since - waits_since >= OVERTAKEN_FOR_S
         self._slot = slot
         self._slots.flusher.watch(self)
         return slot

@@ -177,7 +177,7 @@ class Slots:
                 slot = self._idle_slots.pop()
                 self._taken += 1
             elif not self.is_draining and (is_backlog or not self._loop.is_clogged(time.monotonic())):
-                self._loop.wait_for_slot(waiter, is_backlog=is_backlog)
+                self._loop.wait_for_slot(waiter, time.monotonic(), is_backlog=is_backlog)
                 return
         if slot is None:
             waiter.refused()
@@ -190,9 +190,10 @@ class Slots:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""
         slot.end()
         with self._lock:
+            now = time.monotonic()
             self._loop.measured(messages, seconds)
-            is_backlogs = self._loop.is_backlog_waiting
-            waiter = self._loop.free_slot()
+            is_backlogs = self._loop.is_backlog_next(now)
+            waiter = self._loop.free_slot(now)
             if waiter is None:
                 self._idle_slots.append(slot)
             else:
@@ -200,7 +201,7 @@ class Slots:
         if waiter is not None:
             waiter.granted(slot)
             if is_backlogs:  # The master's next message may come now; nothing else happens on its connection.
-                self.flusher.review_at(time.monotonic())
+                self.flusher.review_at(now)
 
     @contextmanager
     def emitting(self) -> Iterator[None]:

@@ -552,6 +552,25 @@ def test_the_next_free_slot_is_the_backlogs_and_connectors_get_no_new_credit_mea
     connector.wait_for_outcomes(3)
 
 
+@pytest.mark.parametrize("handler_s", [0.005, 0.05])
+def test_what_an_engine_has_taken_is_run_although_messages_of_the_backlog_keep_coming(
+    start: Start, handler_s: float
+) -> None:
+    """Those of 5 ms run on the connection's thread, many under one slot; those of 50 ms in threads of the pool."""
+    bench = start(f"import time\n@handler\ndef handle(message):\n    time.sleep({handler_s})\n")
+    connector = bench.connector()
+    for _ in range(20):
+        connector.outcome(connector.send())
+    stored = int(6 / handler_s)
+    for _ in range(stored):
+        bench.master.push()
+    wait_until(lambda: bench.daemon._slots.is_backlog_waiting)
+    number, begun = connector.send(), time.monotonic()
+    assert connector.outcome(number, timeout_s=5).kind is OutcomeKind.DONE
+    assert time.monotonic() - begun < 2.0
+    assert len(bench.master.outcomes) < stored, "the backlog was never empty"
+
+
 def test_a_free_slot_takes_the_next_message_of_the_backlog_while_the_one_before_it_runs(start: Start) -> None:
     code = """
         import threading, time

@@ -12,7 +12,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from harmonicio.engine.loop import IDLE_AFTER_S, EngineLoop, Peer
+from harmonicio.engine.loop import IDLE_AFTER_S, OVERTAKEN_FOR_S, EngineLoop, Peer
 from harmonicio.wire.credit import SenderCredit
 
 BUDGET = 1_000_000
@@ -29,6 +29,11 @@ class Connection:
 class Message:
     connection: Connection
     size_bytes: int
+    came_at: float
+
+    @property
+    def is_stored(self) -> bool:
+        return self.connection.peer.is_backlog
 
 
 class Engine(RuleBasedStateMachine):
@@ -78,6 +83,15 @@ class Engine(RuleBasedStateMachine):
         if grown.peer.open_bytes > open_before:
             assert sum(peer.open_bytes for peer in active) <= BUDGET
 
+    def _check_turn(self, following: Message) -> None:
+        others = [each for each in self.waiting if each.is_stored != following.is_stored]
+        alike = [each for each in self.waiting if each.is_stored == following.is_stored]
+        assert following is alike[0], "nobody overtakes those of the same kind"
+        if following.is_stored:
+            assert all(self.now - each.came_at < OVERTAKEN_FOR_S for each in others), "credit is honoured"
+        elif self.now - following.came_at < OVERTAKEN_FOR_S:
+            assert not others, "the backlog goes first"
+
     def _start(self, message: Message) -> None:
         message.connection.peer.started += 1
         self.running.append(message)
@@ -109,12 +123,12 @@ class Engine(RuleBasedStateMachine):
                 break
             connection.sender.message_sent(size_bytes)
             assert connection.peer.credit.message_received(size_bytes), "both ends count alike"
-            message = Message(connection, size_bytes)
+            message = Message(connection, size_bytes, self.now)
             if self.loop.take_slot():
                 self._start(message)
             else:
                 self.waiting.append(message)
-                self.loop.wait_for_slot(message, is_backlog=connection.peer.is_backlog)
+                self.loop.wait_for_slot(message, self.now, is_backlog=message.is_stored)
         self._review()
 
     @precondition(lambda self: self.running)
@@ -124,10 +138,9 @@ class Engine(RuleBasedStateMachine):
         message.connection.peer.credit.message_answered(message.size_bytes)
         message.connection.sender.outcomes_received(0, 0)
         self.loop.measured(1, seconds)
-        following = self.loop.free_slot()
+        following = self.loop.free_slot(self.now)
         if following is not None:
-            if not following.connection.peer.is_backlog:
-                assert not any(each.connection.peer.is_backlog for each in self.waiting), "the backlog goes first"
+            self._check_turn(following)
             self.waiting.remove(following)
             self._start(following)
         self._review()
@@ -159,12 +172,12 @@ class Engine(RuleBasedStateMachine):
                     each.sender.message_sent(0)
                     each.peer.credit.message_received(0)
                     waiting_for.discard(each)
-                    message = Message(each, 0)
+                    message = Message(each, 0, self.now)
                     if self.loop.take_slot():
                         self._start(message)
                     else:
                         self.waiting.append(message)
-                        self.loop.wait_for_slot(message, is_backlog=False)
+                        self.loop.wait_for_slot(message, self.now, is_backlog=False)
             if self.running:
                 self.a_handler_returns(0.05)
             self.time_passes(0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.engine.loop import EMITTING_GRACE_S, IDLE_AFTER_S, LARGEST_WINDOW, EngineLoop, Peer
+from harmonicio.engine.loop import EMITTING_GRACE_S, IDLE_AFTER_S, LARGEST_WINDOW, OVERTAKEN_FOR_S, EngineLoop, Peer
 
 BUDGET = 64 * 1024**2
 
@@ -39,17 +39,32 @@ def test_a_free_slot_goes_to_the_backlog_first_and_then_in_the_order_of_arrival(
     assert loop.take_slot()
     for waiter in ("first", "second"):
         assert not loop.take_slot()
-        loop.wait_for_slot(waiter, is_backlog=False)
-    loop.wait_for_slot("stored", is_backlog=True)
-    assert [loop.free_slot() for _ in range(4)] == ["stored", "first", "second", None]
+        loop.wait_for_slot(waiter, 0.0, is_backlog=False)
+    loop.wait_for_slot("stored", 0.0, is_backlog=True)
+    assert [loop.free_slot(0.5) for _ in range(4)] == ["stored", "first", "second", None]
     assert loop.free_slots == 1
+
+
+def test_who_has_waited_for_a_second_is_not_overtaken_by_the_backlog_any_more() -> None:
+    loop = loop_of(2)
+    assert loop.take_slot()
+    assert loop.take_slot()
+    for waiter, since in (("first", 0.0), ("second", 0.1), ("third", 0.9)):
+        loop.wait_for_slot(waiter, since, is_backlog=False)
+    freed = []
+    for step in range(20):
+        loop.wait_for_slot("stored", 0.2 * step, is_backlog=True)
+        freed.append(loop.free_slot(0.2 * step))
+    taken_at = {name: 0.2 * freed.index(name) for name in ("first", "second", "third")}
+    assert taken_at == pytest.approx({"first": OVERTAKEN_FOR_S, "second": 1.2, "third": 2.0})
+    assert freed.count("stored") == 17
 
 
 def test_a_drain_refuses_who_waits_and_gives_no_more_credit() -> None:
     loop = loop_of(1)
     peer = joined(loop)
     loop.take_slot()
-    loop.wait_for_slot("waiting", is_backlog=False)
+    loop.wait_for_slot("waiting", 0.0, is_backlog=False)
     assert loop.drain() == ["waiting"]
     handle(peer)
     assert loop.grants(1.0) == ([], None)
@@ -188,8 +203,8 @@ def test_when_every_slot_waits_for_what_it_emitted_who_waits_is_turned_away_but_
     peer = joined(loop)
     loop.take_slot()
     loop.take_slot()
-    loop.wait_for_slot("source's", is_backlog=False)
-    loop.wait_for_slot("stored", is_backlog=True)
+    loop.wait_for_slot("source's", 10.0, is_backlog=False)
+    loop.wait_for_slot("stored", 10.0, is_backlog=True)
     assert loop.emission_begun(10.0) is None
     assert loop.emission_begun(20.0) == 20.0 + EMITTING_GRACE_S
     assert loop.turn_away(20.0) == []
@@ -198,7 +213,7 @@ def test_when_every_slot_waits_for_what_it_emitted_who_waits_is_turned_away_but_
     assert loop.is_clogged(30.0)
     loop.emission_ended()
     assert not loop.is_clogged(40.0)
-    assert loop.free_slot() == "stored"
+    assert loop.free_slot(40.0) == "stored"
     assert peer.credit.messages_total > 0
 
 
