@@ -45,7 +45,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.known: dict[tuple[str, str], Known] = {}
         self.held: dict[int, tuple[Reservation, Known]] = {}
         self.finished: dict[tuple[str, str], bytes] = {}
-        self.charged: dict[tuple[str, str], int] = {}
+        self.charged: dict[tuple[str, str], tuple[int, int]] = {}
 
     # ── coming in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -67,10 +67,10 @@ class LedgerMachine(RuleBasedStateMachine):
         before = self.known[key].entry.digest if key in self.known else self.finished.get(key)
         if before is None:
             assert verdict is PutVerdict.NEW
-            attempts = self.charged.pop(key, 0)
-            is_dead = is_given_up or attempts >= MAX_ATTEMPTS
+            attempts, crashes = self.charged.pop(key, (0, 0))
+            is_dead = is_given_up or attempts >= MAX_ATTEMPTS or crashes >= MAX_CRASHES
             assert (failure is not None) == is_dead
-            self.known[key] = Known(entry, "storing to dead" if is_dead else "storing", attempts)
+            self.known[key] = Known(entry, "storing to dead" if is_dead else "storing", attempts, crashes)
             if is_stored:
                 self.store(stream, True)
             return
@@ -165,18 +165,24 @@ class LedgerMachine(RuleBasedStateMachine):
             self._expect_given_back(known, decision, known.entry.not_before)
             assert known.state == "dead" or known.entry.not_before > self.now
 
-    @rule(reservation=reservations, attempt=st.booleans(), crash=st.booleans(), delay_s=st.sampled_from([0.0, 3.0]))
-    def release(self, reservation: Reservation, attempt: bool, crash: bool, delay_s: float) -> None:
+    @rule(reservation=reservations, pause_s=st.sampled_from([0.1, 3.0]))
+    def release(self, reservation: Reservation, pause_s: float) -> None:
         known = self._let_go(reservation)
-        decision = self.ledger.release(
-            reservation, self.now, attempt_counts=attempt, crash_counts=crash, delay_s=delay_s
-        )
+        decision = self.ledger.release(reservation, self.now, pause_s)
         if known is None:
             assert decision.verdict is Verdict.LATE
             return
-        known.attempts += attempt
-        known.crashes += crash
-        self._expect_given_back(known, decision, self.now + delay_s)
+        self._expect_given_back(known, decision, self.now + pause_s)
+
+    @rule(reservation=reservations, jitter=st.floats(0, 0.99))
+    def put_off(self, reservation: Reservation, jitter: float) -> None:
+        known = self._let_go(reservation)
+        decision = self.ledger.put_off(reservation, self.now, jitter)
+        if known is None:
+            assert decision.verdict is Verdict.LATE
+            return
+        self._expect_given_back(known, decision, known.entry.not_before)
+        assert known.state == "dead" or known.entry.not_before > self.now
 
     @rule(engine=st.sampled_from(ENGINES))
     def end_connection(self, engine: str) -> None:
@@ -200,19 +206,21 @@ class LedgerMachine(RuleBasedStateMachine):
             _, known = self.held.pop(token)
             self._expect_given_back(known, decisions[known.entry.sequence], self.now)
 
-    @rule(stream=st.sampled_from(STREAMS), number=st.integers(0, 7))
-    def time_out(self, stream: str, number: int) -> None:
-        key = (stream, f"m{number}")
-        decisions = self.ledger.charge(stream, [key[1]], self.now, attempts=1)
+    @rule(stream=st.sampled_from(STREAMS), number=st.integers(0, 7), charge=st.sampled_from([(1, 0), (0, 1)]))
+    def end_engine(self, stream: str, number: int, charge: tuple[int, int]) -> None:
+        key, (attempts, crashes) = (stream, f"m{number}"), charge
+        decisions = self.ledger.charge(stream, [key[1]], self.now, attempts=attempts, crashes=crashes)
         known = self.known.get(key)
         if known is None:
             assert decisions == []
-            self.charged[key] = self.charged.get(key, 0) + 1
+            before = self.charged.get(key, (0, 0))
+            self.charged[key] = (before[0] + attempts, before[1] + crashes)
         elif known.state in ("dead", "settling"):
             assert decisions == []
         else:
-            known.attempts += 1
-            if known.state == "ready" and known.attempts >= MAX_ATTEMPTS:
+            known.attempts += attempts
+            known.crashes += crashes
+            if known.state == "ready" and (known.attempts >= MAX_ATTEMPTS or known.crashes >= MAX_CRASHES):
                 known.state = "dead"
                 assert decisions[0].verdict is Verdict.DEAD
 

@@ -13,7 +13,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import math
 import random
 import threading
 from collections.abc import Callable, Iterable
@@ -22,7 +21,7 @@ from harmonicio.control.messages import BacklogFigures, EngineExit, FailureView,
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import Conflict, RemoteProtocolError, StorageError
-from harmonicio.core.message import Failure, Outcome, OutcomeKind
+from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
@@ -30,6 +29,7 @@ from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import Clerk
 from harmonicio.master.backlog.entry import Decision, Reservation, RetryPolicy, State, Verdict
 from harmonicio.master.backlog.ledger import Ledger
+from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.subscriptions import OnFinal
@@ -44,6 +44,8 @@ READ_AGAIN_AFTER_S = 1.0
 PRUNE_INTERVAL_S = 10.0
 #: One log line about late outcomes in so many seconds.
 LATE_LOG_INTERVAL_S = 10.0
+#: One about messages for which engines have no room.
+PUT_OFF_LOG_INTERVAL_S = 60.0
 
 _STATES = {
     State.STORING: "waiting",
@@ -84,8 +86,8 @@ class Backlog:
         self._lock = threading.Lock()
         self._ledger = Ledger(limits)
         self._prune_at = 0.0
-        self._late_unlogged = 0
-        self._log_late_at = -math.inf
+        self._late_log = LogPace(LATE_LOG_INTERVAL_S)
+        self._put_off_log = LogPace(PUT_OFF_LOG_INTERVAL_S)
         self._recover()
         self._notifier = Notifier()
         self._clerk = Clerk(self._lock, self._ledger, store, self._notifier, self._clock)
@@ -212,7 +214,7 @@ class Backlog:
     def _decide_unreadable(self, reservation: Reservation, error: StorageError) -> Decision:
         with self._lock:
             if error.retryable:
-                return self._ledger.release(reservation, self._clock.monotonic(), delay_s=READ_AGAIN_AFTER_S)
+                return self._ledger.release(reservation, self._clock.monotonic(), READ_AGAIN_AFTER_S)
             return self._ledger.bury(reservation, Failure("PayloadDamaged", error.text, retryable=False))
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> None:
@@ -227,29 +229,38 @@ class Backlog:
             decision = self._decide_settled(reservation, outcome)
         if decision.verdict is Verdict.LATE:
             self._log_late(reservation, outcome)
+        elif outcome.reason is RejectReason.STORAGE:
+            self._log_put_off(reservation, outcome)
         if decision.verdict is Verdict.SETTLING:
             self._clerk.finish(decision.entry, outcome)
         else:
             self._clerk.carry_out([decision])
 
     def _log_late(self, reservation: Reservation, outcome: Outcome) -> None:
-        with self._lock:
-            self._late_unlogged += 1
-            now = self._clock.monotonic()
-            if now < self._log_late_at:
-                return
-            count, self._late_unlogged = self._late_unlogged, 0
-            self._log_late_at = now + LATE_LOG_INTERVAL_S
-        _log.warning(
-            "Outcomes came for attempts that had been given up, and change nothing: %d; the last was `%s` from %s for "
-            "message %r of stream %r, attempt %d",
-            count,
-            outcome.kind.name.lower(),
-            reservation.engine,
-            reservation.entry.message_id,
-            reservation.entry.stream,
-            reservation.attempt,
-        )
+        if count := self._late_log.count(self._clock.monotonic()):
+            _log.warning(
+                "Outcomes came for attempts that had been given up, and change nothing: %d; the last was `%s` from %s "
+                "for message %r of stream %r, attempt %d",
+                count,
+                outcome.kind.name.lower(),
+                reservation.engine,
+                reservation.entry.message_id,
+                reservation.entry.stream,
+                reservation.attempt,
+            )
+
+    def _log_put_off(self, reservation: Reservation, outcome: Outcome) -> None:
+        if count := self._put_off_log.count(self._clock.monotonic()):
+            _log.warning(
+                "Engines had no room for messages, which stay in the backlog and are offered again: %d; the last was "
+                "message %r of stream %r, %d bytes, at %s: %s",
+                count,
+                reservation.entry.message_id,
+                reservation.entry.stream,
+                reservation.entry.size_bytes,
+                reservation.engine,
+                outcome.text,
+            )
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()
@@ -261,7 +272,9 @@ class Backlog:
         if outcome.reason is not None and outcome.reason.is_final:
             failure = Failure("Rejected", f"{outcome.reason}: {outcome.text}", retryable=False)
             return self._ledger.bury(reservation, failure)
-        return self._ledger.release(reservation, now, delay_s=REFUSED_AGAIN_AFTER_S)
+        if outcome.reason is RejectReason.STORAGE:
+            return self._ledger.put_off(reservation, now, self._random.random())
+        return self._ledger.release(reservation, now, REFUSED_AGAIN_AFTER_S)
 
     def engine_gone(self, engine: str) -> None:
         """The engine's connection ended: what it held is ready again, as suspects."""

@@ -60,6 +60,7 @@ class Entry:
         is_suspect: It was outstanding when an engine's connection broke.
         put_at: Wall-clock seconds.
         not_before: Monotonic seconds before which it is not given out again.
+        times_put_off: How often an engine's host had no room for it, since the master was started.
     """
 
     __slots__ = (
@@ -76,6 +77,7 @@ class Entry:
         "size_bytes",
         "state",
         "stream",
+        "times_put_off",
     )
 
     def __init__(
@@ -105,6 +107,7 @@ class Entry:
         self.is_suspect = is_suspect
         self.put_at = put_at
         self.not_before = 0.0
+        self.times_put_off = 0
         self.state = State.STORING
 
     def __repr__(self) -> str:

@@ -6,6 +6,7 @@ Rules:
   ordered stream one message at a time is held; one that is being stored or is to be tried again holds up those behind.
 - A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
   connection, or by expiry; an outcome that comes later finds no reservation and changes nothing.
+- What a host has no room for is put off longer each time. That is the host's fault, and makes no dead letter.
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
   connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
   shows it.
@@ -43,6 +44,7 @@ from harmonicio.master.backlog.stream_book import StreamBook
 CHARGES_KEPT_S = 3600.0
 MAX_CHARGES = 20_000
 BACK_OFF_FIRST_S = 0.2
+PUT_OFF_FIRST_S = 0.1
 BACK_OFF_MAX_S = 30.0
 
 
@@ -191,25 +193,23 @@ class Ledger:
         backed_off_s = delay_s(entry.attempts, first_s=BACK_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
         return self._give_back(entry, now + backed_off_s, failure, has_changed=True)
 
-    def release(
-        self,
-        reservation: Reservation,
-        now: float,
-        *,
-        attempt_counts: bool = False,
-        crash_counts: bool = False,
-        delay_s: float = 0.0,
-        failure: Failure | None = None,
-    ) -> Decision:
-        """The engine gives the message back without an outcome of its handler."""
+    def release(self, reservation: Reservation, now: float, pause_s: float) -> Decision:
+        """The engine did not take the message: it is ready again after a pause, free of charge."""
+        entry = reservation.entry
+        return self._give_back(entry, now + pause_s) if self._reservations.end(reservation) else self._late(entry)
+
+    def put_off(self, reservation: Reservation, now: float, jitter: float) -> Decision:
+        """The engine's host has no room for the message: as :meth:`release`, after a pause that grows each time.
+
+        Args:
+            jitter: A random number in [0, 1), for the pause.
+        """
         entry = reservation.entry
         if not self._reservations.end(reservation):
             return self._late(entry)
-        entry.attempts += attempt_counts
-        entry.crashes += crash_counts
-        entry.is_suspect = entry.is_suspect or crash_counts
-        has_changed = attempt_counts or crash_counts
-        return self._give_back(entry, now + delay_s if delay_s > 0 else 0.0, failure, has_changed=has_changed)
+        entry.times_put_off += 1
+        pause_s = delay_s(entry.times_put_off, first_s=PUT_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
+        return self._give_back(entry, now + pause_s)
 
     def release_all(self, engine: str) -> list[Decision]:
         """The engine's connection ended: what it held is ready again, free of charge, as suspects."""

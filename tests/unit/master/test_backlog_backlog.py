@@ -29,6 +29,7 @@ from harmonicio.master.backlog.base import Callback, MemoryPayload, PayloadLease
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
 from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Entry, Reservation
+from harmonicio.master.backlog.ledger import BACK_OFF_MAX_S
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.master.service import BacklogOptions
@@ -284,6 +285,26 @@ def test_a_message_that_an_engine_cannot_take_now_is_offered_again_a_moment_late
     assert desk.backlog.depth("plates") == 0
     desk.clock.advance(0.2)
     assert desk.reserve("e2").entry.attempts == 0
+
+
+def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_less_often_and_somebody_hears(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.put("a")
+    no_room = Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume.")
+    offers, began = 0, desk.clock.monotonic()
+    while (passed_s := desk.clock.monotonic() - began) < 300.0:
+        if desk.backlog.depth("plates"):
+            desk.backlog.settle(desk.reserve(), no_room)
+            offers += 1
+        desk.clock.advance(0.25)
+        desk.backlog.tick()
+    assert 10 < offers < 35 and desk.state("a") == "waiting"
+    first, *later = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
+    assert "message 'a' of stream 'plates', 5 bytes, at e1: No space left on the scratch volume." in first
+    assert 1 <= len(later) <= passed_s / 60
+    desk.clock.advance(BACK_OFF_MAX_S)
+    assert desk.reserve().attempt == 1
 
 
 def test_an_engine_does_not_say_stored(desk: Desk) -> None:

@@ -86,7 +86,7 @@ def test_a_message_that_comes_back_stands_where_it_stood(desk: Desk) -> None:
     for message_id in "abc":
         desk.put(message_id)
     first = desk.reserve()
-    desk.ledger.release(first, 0.0)
+    desk.ledger.release(first, 0.0, 0.0)
     assert desk.take_all() == ["a", "b", "c"]
 
 
@@ -193,10 +193,11 @@ def test_an_outcome_after_the_expiry_is_counted_and_changes_nothing(desk: Desk) 
     current = desk.reserve("quick", now=100.0)
     assert desk.ledger.finish(late).verdict is Verdict.LATE
     assert desk.ledger.fail(late, ERROR, 100.0, 0.5).verdict is Verdict.LATE
-    assert desk.ledger.release(late, 100.0, attempt_counts=True).verdict is Verdict.LATE
+    assert desk.ledger.release(late, 100.0, 0.5).verdict is Verdict.LATE
+    assert desk.ledger.put_off(late, 100.0, 0.5).verdict is Verdict.LATE
     assert desk.ledger.bury(late, FATAL).verdict is Verdict.LATE
-    assert (entry.attempts, entry.state) == (0, State.RESERVED)
-    assert desk.ledger.figures("plates", 0.0).late_total == 4
+    assert (entry.attempts, entry.times_put_off, entry.state) == (0, 0, State.RESERVED)
+    assert desk.ledger.figures("plates", 0.0).late_total == 5
     assert desk.ledger.finish(current).verdict is Verdict.SETTLING
 
 
@@ -266,17 +267,32 @@ def test_a_failure_that_is_not_retryable_makes_a_dead_letter_at_once(desk: Desk)
 
 def test_a_message_that_is_given_back_waits_as_long_as_was_asked(desk: Desk) -> None:
     desk.put("a")
-    assert not desk.ledger.release(desk.reserve(), 10.0, delay_s=0.5).has_changed
+    assert not desk.ledger.release(desk.reserve(), 10.0, 0.5).has_changed
     assert desk.ledger.promote(10.4) == set()
     assert desk.ledger.promote(10.5) == {"plates"}
     assert desk.take_all() == ["a"]
 
 
+def test_what_hosts_have_no_room_for_is_put_off_longer_each_time_and_never_makes_a_dead_letter(desk: Desk) -> None:
+    entry = desk.put("a")
+    now, pauses_s = 0.0, []
+    for _ in range(12):
+        decision = desk.ledger.put_off(desk.reserve(now=now), now, 0.99)
+        assert (decision.verdict, decision.has_changed, entry.attempts) == (Verdict.READY, False, 0)
+        pauses_s.append(entry.not_before - now)
+        now = entry.not_before
+    assert pauses_s[:3] == pytest.approx([0.1, 0.2, 0.4], rel=0.01)
+    assert pauses_s[-1] == pytest.approx(BACK_OFF_MAX_S, rel=0.01)
+
+
 def test_used_up_crashes_make_a_dead_letter(desk: Desk) -> None:
     entry = desk.put("a")
     for _ in range(2):
-        assert desk.ledger.release(desk.reserve(), 0.0, crash_counts=True).verdict is Verdict.READY
-    decision = desk.ledger.release(desk.reserve(), 0.0, crash_counts=True)
+        desk.reserve()
+        desk.ledger.release_all("e1")
+        (decision,) = desk.ledger.charge("plates", ["a"], 0.0, crashes=1)
+        assert decision.verdict is Verdict.READY
+    (decision,) = desk.ledger.charge("plates", ["a"], 0.0, crashes=1)
     assert decision.verdict is Verdict.DEAD and decision.failure is not None
     assert (decision.failure.error_type, entry.attempts, entry.is_suspect) == ("EngineCrashed", 0, True)
 
