@@ -36,6 +36,10 @@ class Flushable(Protocol):
         """Send what waits; may block. Raises ConnectionEnded when nobody is there any more."""
         ...
 
+    def cut(self) -> None:
+        """End the connection, because what it should have been sent may be lost."""
+        ...
+
 
 class Flusher:
     """Flushes sessions that are behind.
@@ -88,7 +92,7 @@ class Flusher:
         """Do something that may have to wait for a peer in another thread."""
         with self._lock:
             if not self._is_closed:
-                self._pool.submit(_do, work)
+                self._pool.submit(_is_done, work)
 
     def close(self) -> None:
         """End the threads; what was queued is still sent."""
@@ -104,18 +108,22 @@ class Flusher:
     def _flush(self, session: Flushable) -> None:
         with self._lock:
             self._queued.discard(session)
-        _do(session.checkpoint)
+        if not _is_done(session.checkpoint):
+            session.cut()
 
     def _run(self) -> None:
         while not self._is_closed:
             self._rest()
-            self._look_at_watched(time.monotonic())
-            with self._lock:
-                is_review_due = self._review_at is not None and self._review_at <= time.monotonic()
-                if is_review_due:
-                    self._review_at = None
+            _is_done(self._look)
+
+    def _look(self) -> None:
+        self._look_at_watched(time.monotonic())
+        with self._lock:
+            is_review_due = self._review_at is not None and self._review_at <= time.monotonic()
             if is_review_due:
-                self._review()
+                self._review_at = None
+        if is_review_due:
+            self._review()
 
     def _look_at_watched(self, now: float) -> None:
         for session in {self._watched.popleft() for _ in range(len(self._watched))}:
@@ -137,10 +145,13 @@ class Flusher:
             time.sleep(OLDEST_UNSENT_S)
 
 
-def _do(work: Callable[[], None]) -> None:
+def _is_done(work: Callable[[], None]) -> bool:
+    """Do this; return False when an error of ours, which is logged, has come between."""
     try:
         work()
     except ConnectionEnded as error:
         _log.debug("A session has nobody to send to any more: %s", error)
     except Exception:  # noqa: BLE001  a bug in one session must not stop the others; it is logged
-        _log.exception("A session was not flushed")
+        _log.exception("Something was not sent; the flusher goes on")
+        return False
+    return True

@@ -152,6 +152,10 @@ class Session:
             self._slots.review(self)
         self.answers.flush()
 
+    def cut(self) -> None:
+        """End the connection at once: the sender sends what was not answered again, elsewhere."""
+        self._link.channel.shutdown()
+
     def say_drain(self, within_s: float) -> None:
         """Tell the peer that nothing new is taken.
 
@@ -163,7 +167,7 @@ class Session:
     def say_goodbye(self, code: str = "", text: str = "", hint: str = "") -> None:
         """End the connection with a reason; its thread will see the end. Said again, it does not wait for the peer."""
         if self._has_said_goodbye:
-            self._link.channel.shutdown()
+            self.cut()
             return
         self._has_said_goodbye = True
         self.answers.end()

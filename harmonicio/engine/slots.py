@@ -83,6 +83,8 @@ class Session(Protocol):
 
     def checkpoint(self) -> None: ...
 
+    def cut(self) -> None: ...
+
 
 class _WaitingThread:
     """A thread that waits until it has a slot or will have none."""

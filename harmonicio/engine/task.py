@@ -3,7 +3,8 @@
 submitted ──granted──► running ──► (streamed payload is over) ──► answered
     └─────refused────► rejected: draining
 
-A handler that returns before its payload is here gives slot and thread back: whoever receives the rest answers.
+A handler that returns before its payload is here gives slot and thread back: whoever receives the rest answers. When an
+error of ours leaves a message without an answer, its connection is cut: the sender would wait for ever.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import functools
 import logging
 import time
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Outcome, RejectReason
@@ -24,6 +25,7 @@ from harmonicio.engine.work import Work
 from harmonicio.wire.events import IncomingMessage
 
 _log = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
 DRAINING = Outcome.rejected(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
 CLOGGED = Outcome.rejected(RejectReason.NO_CREDIT, "Every handler of the engine waits for messages that it emitted.")
@@ -45,6 +47,8 @@ class Owner(Protocol):
     def answers(self) -> Answers: ...
 
     def checkpoint(self) -> None: ...
+
+    def cut(self) -> None: ...
 
 
 class Task:
@@ -70,7 +74,7 @@ class Task:
         self._work = work
         self._message = message
         self._content = content
-        self._payload = payload
+        self._payload: Payload | None = payload
         self._arrival = arrival
 
     def __repr__(self) -> str:
@@ -78,10 +82,19 @@ class Task:
 
     def granted(self, slot: Slot) -> None:
         self._owner.answers.message_started()
-        self._slots.run_soon(self._run, slot)
+        self._slots.run_soon(functools.partial(self._answering, self._run), slot)
 
     def refused(self) -> None:
-        self._slots.flusher.start_soon(self._refuse)
+        self._slots.flusher.start_soon(functools.partial(self._answering, self._when_over, self._answer_refused))
+
+    def _answering(self, act: Callable[[_T], None], argument: _T) -> None:
+        """Act in a thread that keeps what goes wrong to itself; see that the sender hears of it."""
+        try:
+            act(argument)
+        except Exception:  # noqa: BLE001  an error of ours must not leave the sender waiting; it is logged
+            _log.exception("Message %s has no answer, so its connection is cut", self._message.id)
+            self._owner.cut()
+            self._when_over(self._release)
 
     def _run(self, slot: Slot) -> None:
         if self._owner.is_closed:  # The sender sends it again elsewhere: running it here would be for nothing.
@@ -89,12 +102,11 @@ class Task:
             self._release()
             return
         begun_at = slot.begin(self._message.id)
-        outcome, detail = self._work.run(self._content, begun_at)
-        self._slots.release(slot, 1, time.monotonic() - begun_at)
+        try:
+            outcome, detail = self._work.run(self._content, begun_at)
+        finally:
+            self._slots.release(slot, 1, time.monotonic() - begun_at)
         self._when_over(functools.partial(self._answer, outcome, detail))
-
-    def _refuse(self) -> None:
-        self._when_over(self._answer_refused)
 
     def _when_over(self, answer: Callable[[bool], None]) -> None:
         if self._arrival is None:
@@ -115,11 +127,13 @@ class Task:
         self._owner.answers.message_refused(self._message, refusal_of(self._slots))
         self._flush()
 
-    def _release(self) -> None:
+    def _release(self, _: bool = True) -> None:
         self._content = None
         if self._arrival is not None:
             self._arrival.close()
-        self._payload.release()
+        payload, self._payload = self._payload, None
+        if payload is not None:
+            payload.release()
 
     def _flush(self) -> None:
         try:

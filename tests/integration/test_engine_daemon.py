@@ -20,7 +20,9 @@ from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, NotAllowed
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.engine.answers import Answers
 from harmonicio.engine.daemon import Daemon
+from harmonicio.engine.work import Work
 from harmonicio.testing.bare_peers import BareConnector, BareController, BareMaster, configuration_of, lease_ticket
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire import checksum
@@ -315,6 +317,30 @@ def test_a_slow_handler_does_not_hold_back_the_outcomes_before_it(start: Start) 
     assert slow not in connector.outcomes
     bench.module.gate.set()
     connector.outcome(slow)
+
+
+@pytest.mark.parametrize(("noun", "verb"), [(Answers, "message_handled"), (Work, "run")])
+def test_an_error_of_ours_that_costs_an_answer_ends_the_connection_so_that_its_messages_are_sent_again(
+    start: Start, noun: type, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench = start()
+    act, has_failed = getattr(noun, verb), threading.Event()
+
+    def fail_once(*arguments: Any, **fields: Any) -> Any:
+        if not has_failed.is_set():
+            has_failed.set()
+            raise MemoryError("once")
+        return act(*arguments, **fields)
+
+    monkeypatch.setattr(noun, verb, fail_once)
+    unlucky = bench.connector()
+    with pytest.raises(ConnectionEnded):
+        unlucky.outcome(unlucky.send(bytes(200_000)), timeout_s=5)
+    assert "MemoryError: once" in caplog.text
+    lucky = bench.connector(lease="l2")
+    assert lucky.outcome(lucky.send(bytes(200_000))).kind is OutcomeKind.DONE
+    assert bench.daemon._payloads.budget.held_bytes == 0
+    wait_until(lambda: not bench.daemon._slots.in_use)
 
 
 # ── refusing ─────────────────────────────────────────────────────────────────────────────────────────────────────────
