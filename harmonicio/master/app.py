@@ -131,7 +131,8 @@ def _serve(master: Master, endpoint: Endpoint, names: Mapping[str, str]) -> Resp
 def _authorize(endpoint: Endpoint, identity: Identity | None, names: Mapping[str, str]) -> None:
     if not endpoint.allows(identity):
         role = identity.role if identity else "nobody"
-        raise NotAllowed(f"The role {role!s} may not do this.", hint="Use a token of another role.")
+        able = ", ".join(sorted({Role.ADMIN, *(endpoint.roles or ())}))
+        raise NotAllowed(f"The role {role!s} may not do this.", hint=f"Use a token of one of these roles: {able}.")
     if (
         identity is not None
         and identity.role is Role.ENGINE

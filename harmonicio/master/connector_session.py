@@ -34,6 +34,8 @@ class ConnectorSession:
     Args:
         claims: What its ticket says.
         max_message_bytes: Larger payloads are rejected before they are read.
+        is_ordered: Whether messages come one by one. Were several on their way, later ones could find room in a full
+            backlog after earlier ones had found none.
         on_closed: Called once when the connection has ended.
     """
 
@@ -45,6 +47,7 @@ class ConnectorSession:
         executor: Executor,
         *,
         max_message_bytes: int,
+        is_ordered: bool,
         on_closed: Callable[[ConnectorSession], None],
     ) -> None:
         self.claims = claims
@@ -52,6 +55,7 @@ class ConnectorSession:
         self._link = link
         self._backlog = backlog
         self._max_message_bytes = max_message_bytes
+        self._window_messages = 1 if is_ordered else WINDOW_MESSAGES
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._credit = ReceiverCredit()
@@ -190,6 +194,6 @@ class ConnectorSession:
         credit = self._credit
         left_messages = credit.messages_total - credit.received
         left_bytes = credit.bytes_total - credit.received_bytes
-        if left_messages > WINDOW_MESSAGES // 2 and left_bytes > WINDOW_BYTES // 2:
+        if left_messages > self._window_messages // 2 and left_bytes > WINDOW_BYTES // 2:
             return False
-        return credit.grant(credit.answered + WINDOW_MESSAGES, credit.answered_bytes + WINDOW_BYTES)
+        return credit.grant(credit.answered + self._window_messages, credit.answered_bytes + WINDOW_BYTES)

@@ -125,6 +125,7 @@ class Intake:
             self._backlog,
             self._executor,
             max_message_bytes=declaration.max_message_bytes,
+            is_ordered=declaration.ordered,
             on_closed=self._connector_closed,
         )
         with self._lock:

@@ -248,6 +248,8 @@ class Master:
                 self.backlog.declare(declaration)
                 with self._deciding() as now:
                     self._state.put_stream(declaration, now)
+        if current is not None and current.ordered != declaration.ordered:
+            self._end_connectors(declaration.name)  # Those that come again get the credit of such a stream.
         return declaration
 
     def scale(self, stream: str, engines: int) -> StreamView:
@@ -279,6 +281,9 @@ class Master:
                 raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
+        self._end_connectors(stream)
+
+    def _end_connectors(self, stream: str) -> None:
         if self._intake is not None:
             self._intake.end_connectors(lambda claims: claims.stream == stream)
 

@@ -84,7 +84,10 @@ class TokenBook:
             if hmac.compare_digest(token.digest, digest):
                 found = token
         if found is None:
-            raise NotAllowed("This token is not known here.", hint="Use a token that this master has made.")
+            raise NotAllowed(
+                "This token is not known here.",
+                hint="Use one of this master: the first are in its folder tokens, more come from: harmonicio token create",
+            )
         return Identity(found.name, found.role, _mark(found))
 
     def is_known(self, mark: str) -> bool:

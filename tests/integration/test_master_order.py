@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -11,6 +12,7 @@ import pytest
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.service import BacklogOptions
 from harmonicio.stream_connector import StreamConnector
 
 HANDLER = """
@@ -96,3 +98,25 @@ def test_larger_priorities_go_first_and_each_priority_is_in_order(
         cluster.client.scale_stream("rows", 1)
         connector.flush("processed", timeout_s=60)
     assert noted(tmp_path) == [number for _, number in sorted(sent, key=lambda each: (-each[0], each[1]))]
+
+
+@pytest.mark.timeout(90)
+@pytest.mark.parametrize("is_ordered_at_first", [True, False])
+def test_messages_stay_in_order_although_the_backlog_is_full_at_times(
+    tmp_path: Path, is_ordered_at_first: bool
+) -> None:
+    (tmp_path / "note.py").write_text(dedent(HANDLER))
+    rows = StreamDeclaration("rows", handler=str(tmp_path / "note.py"), engines=0, ordered=is_ordered_at_first)
+    with LocalCluster(
+        tmp_path / "cluster", max_engines=1, backlog=BacklogOptions(max_disk_bytes=4 * 1024**2)
+    ) as running:
+        running.declare(rows)
+        with StreamConnector(stream="rows", master=running.url, token=running.source_token) as connector:
+            connector.send(b"row", metadata={"number": 0})
+            connector.flush("safe", timeout_s=20)
+            running.declare(replace(rows, engines=1, ordered=True))
+            running.wait_for_engines("rows", 1)
+            for number in range(1, 100):
+                connector.send(bytes(100_000), metadata={"number": number})
+            connector.flush("processed", timeout_s=60)
+    assert noted(tmp_path) == list(range(100))

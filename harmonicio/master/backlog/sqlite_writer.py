@@ -100,7 +100,8 @@ class SqliteWriter:
             mapped = storage_error("write to the backlog", error)
             self._note_trouble(mapped)
             return mapped
-        self._note_trouble(None)
+        if batch.puts:
+            self._note_trouble(None)
         self._transactions += 1
         self._remove_files([*batch.files_removed(), *dropped])
         return None
@@ -116,9 +117,10 @@ class SqliteWriter:
         return self._write(batch) if batch else None
 
     def _note_trouble(self, error: StorageError | None) -> None:
-        """Log when trouble begins and when it is over, not each write in between."""
+        """Log when trouble begins and when a put has succeeded again, not each write in between."""
         if error is not None and not self._is_in_trouble:
-            _log.error("The backlog cannot be written: %s", error, exc_info=error)
+            is_foreseen = isinstance(error.__cause__, (OSError, sqlite3.Error))
+            _log.error("The backlog cannot be written: %s", error, exc_info=None if is_foreseen else error)
         elif error is None and self._is_in_trouble:
             _log.info("The backlog can be written again")
         self._is_in_trouble = error is not None
