@@ -39,7 +39,7 @@ def show_figures(
 def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
     """Print the figures of each stream."""
     console.show_table(
-        ("backlog of", "ready", "reserved", "dead", "waiting", "oldest", "stored so far", "done so far"),
+        ("backlog of", "ready", "reserved", "dead", "waiting", "oldest", "stored since start", "done since start"),
         [_row(each) for each in figures],
         empty=empty,
     )

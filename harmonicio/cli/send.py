@@ -55,7 +55,7 @@ def run(
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     try:
         with _time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
-            with Progress("sent", len(files), is_shown=not as_json) as progress:
+            with Progress("queued", len(files), is_shown=not as_json) as progress:
                 for path in files:
                     deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
                     progress.advance()

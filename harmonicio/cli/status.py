@@ -26,8 +26,8 @@ def _show(status: Status) -> None:
     )
     console.say(
         f"The master took {console.count(status.lease_requests, 'lease request')}, "
-        f"{format_size(status.data_received_bytes)} of messages for the backlog and "
-        f"{format_size(status.control_received_bytes)} of control requests."
+        f"{format_size(status.control_received_bytes)} of control requests and "
+        f"{format_size(status.data_received_bytes)} over its data port."
     )
     worker.show(status.workers)
     stream.show_all(status.streams)

@@ -60,8 +60,7 @@ def show(context: typer.Context, name: str = NAME, as_json: bool = console.AS_JS
         return
     plain = {item.name: getattr(view.declaration, item.name) for item in dataclasses.fields(view.declaration)}
     console.show_table(("setting", "value"), [(key, _value(key, value)) for key, value in plain.items()])
-    placed = "" if not view.unplaced else f"; the workers have no place for {view.unplaced}"
-    console.say(f"Running: {view.running} of {console.count(view.desired, 'engine')}{placed}.")
+    console.say(f"Running: {view.running} of {console.count(view.desired, 'engine')}{_not_placed(view)}.")
     readiness.show_troubles(workers, name)
     backlog.show([view.backlog])
 
@@ -75,7 +74,9 @@ def scale(
     """Run more or fewer engines; none that goes on is restarted."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         view = master.scale_stream(name, engines)
-    console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; running now: {view.running}.")
+    console.say(
+        f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; running now: {view.running}{_not_placed(view)}."
+    )
 
 
 @app.command("rm")
@@ -95,6 +96,10 @@ def remove(
             hint = "End its sources and let the messages be processed, or delete them all with --force."
             raise Conflict(error.text, hint=hint) from None
     console.say(f"Stream {name!r} is removed{_with_what(lost)}.")
+
+
+def _not_placed(view: StreamView) -> str:
+    return f"; the workers have no place for {view.unplaced} (see worker.max_engines)" if view.unplaced else ""
 
 
 def _with_what(lost: BacklogFigures) -> str:

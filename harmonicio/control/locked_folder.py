@@ -63,4 +63,7 @@ def make_private(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
     except OSError as error:
-        raise StorageError(f"The folder {path} cannot be made: {error.strerror}.", hint="Choose another.") from error
+        raise StorageError(
+            f"The folder {path} cannot be made: {error.strerror}.",
+            hint="Choose another, for example with HARMONICIO_HOME.",
+        ) from error

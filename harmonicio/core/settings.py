@@ -180,8 +180,9 @@ def describe(settings: Settings) -> Iterator[SettingView]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """Return a hint that names what a misspelt name probably meant."""
     names = sorted(known)
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    return f"Did you mean {close[0]!r}?" if close else f"Known are {', '.join(names)}."
+    prefix = len(ENVIRONMENT_PREFIX) if name.startswith(ENVIRONMENT_PREFIX) else 0  # It makes any two variables alike.
+    close = difflib.get_close_matches(name[prefix:], [each[prefix:] for each in names], n=1, cutoff=0.6)
+    return f"Did you mean {name[:prefix] + close[0]!r}?" if close else f"Known are {', '.join(names)}."
 
 
 def _given(

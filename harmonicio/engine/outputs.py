@@ -25,7 +25,9 @@ def outcome_of(result: Any) -> tuple[Outcome, bytes]:
         detail = pack_value(result)
     except InvalidInput as error:
         kind = type(result).__name__
-        return _unusable(f"The handler returned a {kind} that cannot be sent: {error.text} {error.hint}"), b""
+        return _unusable(
+            f"The handler returned something of the type {kind} that cannot be sent: {error.text} {error.hint}"
+        ), b""
     if len(detail) > MAX_RESULT_BYTES:
         return _unusable(f"The handler's result has {len(detail)} bytes; at most {MAX_RESULT_BYTES} can be sent."), b""
     return Outcome(OutcomeKind.DONE, result=result), detail

@@ -89,7 +89,7 @@ def test_a_stream_is_shown_with_its_declaration(command: Command, declared: str)
     shown = command("stream", "show", "spectra")
     assert row(shown, "image") == ["image", "lab/spectra"]
     assert row(shown, "max_attempts") == ["max_attempts", "3"]
-    assert "Running: 0 of 1 engine; the workers have no place for 1." in shown
+    assert "Running: 0 of 1 engine; the workers have no place for 1 (see worker.max_engines)." in shown
 
 
 @pytest.mark.usefixtures("worker")

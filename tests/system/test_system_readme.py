@@ -73,7 +73,7 @@ def cli_lines(heading: str) -> list[list[str]]:
 
 
 def test_the_five_lines_of_a_source_application_print_a_result(environ: dict[str, str], tmp_path: Path) -> None:
-    source, _, _ = python_blocks()
+    source, *_ = python_blocks()
     with up(environ, tmp_path):
         assert run(environ, tmp_path, "-c", source) == "{'size_bytes': 15, 'metadata': {'well': 'B03'}}\n"
         for name in ("plate1.tif", "plate2.tif"):
@@ -85,7 +85,7 @@ def test_the_five_lines_of_a_source_application_print_a_result(environ: dict[str
 def test_the_ten_lines_of_an_engine_handle_an_image_and_the_commands_show_it(
     environ: dict[str, str], tmp_path: Path
 ) -> None:
-    _, engine, source = python_blocks()
+    _, engine, source, _ = python_blocks()
     (tmp_path / "brightness.py").write_text(engine)
     ((command, *arguments),) = cli_lines("Ten lines for an engine")
     assert command == "up"
@@ -110,14 +110,17 @@ def test_the_next_up_says_which_streams_were_declared_earlier(environ: dict[str,
         assert "Remove it: harmonicio stream rm first" in (tmp_path / "up.log").read_text()
 
 
-def test_the_storage_client_sorts_files_without_a_cluster(environ: dict[str, str], tmp_path: Path) -> None:
-    (example,) = re.findall(r"^\.venv/bin/python (.*?) +#", README.read_text(), re.MULTILINE)
-    script, readme, images = example.split()
-    repository = README.parent
-    files = [str(repository / readme), *map(str, repository.glob(images))]
-    printed = run(environ, tmp_path, str(repository / script), *files)
-    assert [line.split(": ")[0] for line in printed.splitlines()] == files
-    assert (tmp_path / "kept").is_dir()
+def test_the_ten_lines_for_the_storage_client_sort_files_without_a_cluster(
+    environ: dict[str, str], tmp_path: Path
+) -> None:
+    *_, script = python_blocks()
+    assert len([line for line in script.splitlines() if line]) == 10
+    (tmp_path / "examples").symlink_to(README.parent / "examples")
+    printed = run(environ, tmp_path, "-c", script)
+    assert "nuclei_cells3d.tif: score 1.00, kept in fast\n" in printed
+    assert printed.count("kept in archive") == len(list((tmp_path / "examples" / "images").iterdir())) - 1
+    assert len(list((tmp_path / "kept" / "fast" / "local").iterdir())) == 1
+    assert run(environ, tmp_path, "-c", script) == printed
 
 
 def test_every_page_that_the_readme_names_is_there() -> None:
