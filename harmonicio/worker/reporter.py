@@ -167,6 +167,9 @@ class Reporter:
             except HarmonicIOError as error:
                 self._set_registered(self._is_registered and not isinstance(error, NotFound))
                 self._sleep(pause.next_s(error))
+            except Exception:  # noqa: BLE001  a bug in one report must not end all of them; it is logged
+                _log.exception("A report of worker %r failed; the next one follows", self._name)
+                self._sleep(pause.next_s(None))
 
     def _register(self) -> WorkerWelcome:
         welcome = self._master.register_worker(self._registration)
@@ -222,6 +225,10 @@ class Reporter:
                 if isinstance(error, NotFound):
                     generation = 0  # Another master may count from anywhere.
                 self._sleep(pause.next_s(error))
+                continue
+            except Exception:  # noqa: BLE001  likewise
+                _log.exception("The master could not be asked what worker %r should run; asked again", self._name)
+                self._sleep(pause.next_s(None))
                 continue
             pause.end()
             if desired.generation != generation:

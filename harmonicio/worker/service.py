@@ -18,9 +18,11 @@ import selectors
 import socket
 import threading
 import time
+from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from harmonicio import __version__
 from harmonicio.control.handler_board import BOARD_NAME, read_board
@@ -118,6 +120,7 @@ class WorkerService:
         )
         self._welcome: WorkerWelcome | None = None
         self._unfinished = 0
+        self._ticks_at = 0.0
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
@@ -252,22 +255,34 @@ class WorkerService:
             _log.error("Engine %s cannot be heard: %s", engine, error)
 
     def _run(self) -> None:
-        ticks_at = time.monotonic()
         while not self._is_ending.is_set():
-            ready = self._selector.select(max(0.0, ticks_at - time.monotonic()))
-            for key, _ in ready:
-                if key.data is None:
-                    self._take_wake_ups()
-                else:
-                    for report in self._desk.serve(key.data):
-                        self._decide(report)
-            while not self._events.empty():
-                self._take(self._events.get())
-            if time.monotonic() >= ticks_at:
-                ticks_at = time.monotonic() + TICK_S
-                for engine in self.engines:
-                    self._look_at_handlers(engine)
-                self._decide(Tick())
+            self._attempt(self._turn)
+
+    def _attempt(self, act: Callable[..., None], *arguments: object) -> None:
+        """Act, and go on whatever comes: nobody else watches the engines."""
+        try:
+            act(*arguments)
+        except Exception:  # noqa: BLE001  a bug in one thing must not end everything else; it is logged
+            _log.exception("The worker goes on without this: %s %s", act.__name__, arguments)
+            self._is_ending.wait(TICK_S)  # What fails again and again must not fill the log.
+
+    def _turn(self) -> None:
+        for key, _ in self._selector.select(max(0.0, self._ticks_at - time.monotonic())):
+            self._attempt(self._serve, key.data)
+        while not self._events.empty():
+            self._attempt(self._take, self._events.get())
+        if time.monotonic() >= self._ticks_at:
+            self._ticks_at = time.monotonic() + TICK_S
+            for engine in self.engines:
+                self._attempt(self._look_at_handlers, engine)
+            self._attempt(self._decide, Tick())
+
+    def _serve(self, ready: Any) -> None:
+        if ready is None:
+            self._take_wake_ups()
+            return
+        for report in self._desk.serve(ready):
+            self._decide(report)
 
     def _look_at_handlers(self, engine: str) -> None:
         running = read_board(self._folder.of(engine) / BOARD_NAME)
@@ -288,13 +303,16 @@ class WorkerService:
             self._desk.announce_epoch(event.epoch)
             return
         if isinstance(event, EngineExited):
-            for report in self._desk.last_words(event.engine):
-                self._decide(report)
-            self._look_at_handlers(event.engine)
+            self._attempt(self._hear_last_words, event.engine)
             _log.info("Engine %s has ended (exit code %s). %s", event.engine, event.exit_code, event.text)
             if event.exit_code is not None and event.exit_code > 0:
                 self._unfinished += 1
         self._decide(event)
+
+    def _hear_last_words(self, engine: str) -> None:
+        for report in self._desk.last_words(engine):
+            self._decide(report)
+        self._look_at_handlers(engine)
 
     def _decide(self, event: Event) -> None:
         """Decide under the lock, act outside it."""

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from selectors import DefaultSelector
 from textwrap import dedent
+from typing import Any
 
 import pytest
 
@@ -22,6 +25,9 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.bare_peers import BareConnector
 from harmonicio.testing.small_master import SmallMaster
 from harmonicio.testing.waiting import wait_until
+from harmonicio.worker.control_desk import ControlDesk
+from harmonicio.worker.controller import Controller
+from harmonicio.worker.instructions import Tick
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
 IDLE, BUSY, STARTING, DRAINING = Availability.IDLE, Availability.BUSY, Availability.STARTING, Availability.DRAINING
@@ -311,6 +317,57 @@ def test_another_master_gets_engines_of_its_own(
     (new,) = master.wait_for_engines(1, IDLE)
     with connect(master, new) as connector:
         assert connector.outcome(connector.send(b"hello")).kind is OutcomeKind.DONE
+
+
+def fail_once(monkeypatch: pytest.MonkeyPatch, noun: type, verb: str, kind: type = object) -> None:
+    """Have a method raise the first time that its first argument is of this kind."""
+    act, has_failed = getattr(noun, verb), threading.Event()
+
+    def fail_or_act(self: Any, first: Any, *others: Any) -> Any:
+        if isinstance(first, kind) and not has_failed.is_set():
+            has_failed.set()
+            raise MemoryError(f"{verb}, once")
+        return act(self, first, *others)
+
+    monkeypatch.setattr(noun, verb, fail_or_act)
+
+
+@pytest.mark.parametrize(
+    ("noun", "verb", "kind"),
+    [
+        (Controller, "handle", Tick),
+        (Controller, "report", int),
+        (ControlDesk, "serve", tuple),
+        (ControlDesk, "announce_epoch", int),
+        (DefaultSelector, "select", float),
+    ],
+)
+def test_one_error_of_its_own_ends_neither_the_worker_nor_its_reports(
+    options: WorkerOptions,
+    master: SmallMaster,
+    images: StreamDeclaration,
+    noun: type,
+    verb: str,
+    kind: type,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    fail_once(monkeypatch, noun, verb, kind)
+    with running(options, master):
+        master.want((images, 1))
+        master.wait_for_engines(1, IDLE)
+    assert f"MemoryError: {verb}, once" in caplog.text
+
+
+def test_the_end_of_an_engine_is_noticed_although_its_last_words_could_not_be_heard(
+    worker: WorkerService, master: SmallMaster, images: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    master.want((images, 1))
+    (engine,) = master.wait_for_engines(1, IDLE)
+    fail_once(monkeypatch, ControlDesk, "last_words")
+    os.kill(pids(master)[engine], signal.SIGKILL)
+    master.wait_for(lambda: engine in master.exits)
+    assert master.wait_for_engines(1, IDLE) != [engine]
 
 
 def test_the_next_service_adopts_the_engines_of_an_abandoned_one(
