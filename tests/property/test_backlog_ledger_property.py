@@ -115,7 +115,10 @@ class LedgerMachine(RuleBasedStateMachine):
             is_held_up = any(known.state == "reserved" for known in mine) or undone[:1] != ready[:1]
             ready = [] if is_held_up else ready[:1]
         ready = [known for known in ready if known.ready_at <= self.now]
+        self.ledger.promote(self.now)
+        size_bytes = self.ledger.next_size(stream)
         reservation = self.ledger.reserve(stream, engine, self.now)
+        assert size_bytes == (None if reservation is None else reservation.entry.size_bytes)
         if not ready:
             assert reservation is None
             return None

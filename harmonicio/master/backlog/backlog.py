@@ -189,12 +189,9 @@ class Backlog:
             now: Monotonic seconds.
         """
         with self._lock:
-            changed = self._ledger.promote(now)
             reservation = self._ledger.reserve(stream, engine, now)
         if reservation is not None:
-            changed.add(stream)
-        for each in changed:
-            self._notifier.changed(each)
+            self._notifier.changed(stream)
         return reservation
 
     def open_payload(self, reservation: Reservation) -> PayloadLease:

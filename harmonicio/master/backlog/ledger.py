@@ -147,21 +147,14 @@ class Ledger:
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def reserve(self, stream: str, engine: str, now: float, timeout_s: float | None = None) -> Reservation | None:
-        """Give the next message of the stream to an engine; None when nothing is ready.
-
-        Args:
-            timeout_s: Seconds until the reservation expires; the stream's policy says when left out.
-        """
-        self.promote(now)
+    def reserve(self, stream: str, engine: str, now: float) -> Reservation | None:
+        """Give the next message of the stream, of :meth:`next_size`, to an engine; None when nothing is ready."""
         book = self._books.get(stream)
         entry = None if book is None else book.next_ready()
         if book is None or entry is None:
             return None
         book.move(entry, State.RESERVED)
-        return self._reservations.make(
-            entry, engine, now + (book.policy.reservation_timeout_s if timeout_s is None else timeout_s)
-        )
+        return self._reservations.make(entry, engine, now + book.policy.reservation_timeout_s)
 
     def finish(self, reservation: Reservation) -> Decision:
         """The engine has processed the message; :meth:`settled` follows when that is on stable storage."""

@@ -284,6 +284,7 @@ def test_a_message_that_an_engine_cannot_take_now_is_offered_again_a_moment_late
     desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.REJECTED, reason=RejectReason.DRAINING))
     assert desk.backlog.depth("plates") == 0
     desk.clock.advance(0.2)
+    desk.backlog.tick()
     assert desk.reserve("e2").entry.attempts == 0
 
 
@@ -304,6 +305,7 @@ def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_les
     assert "message 'a' of stream 'plates', 5 bytes, at e1: No space left on the scratch volume." in first
     assert 1 <= len(later) <= passed_s / 60
     desk.clock.advance(BACK_OFF_MAX_S)
+    desk.backlog.tick()
     assert desk.reserve().attempt == 1
 
 

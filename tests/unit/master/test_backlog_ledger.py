@@ -51,12 +51,14 @@ class Desk:
         return entry
 
     def reserve(self, engine: str = "e1", now: float = 0.0) -> Reservation:
+        self.ledger.promote(now)
         reservation = self.ledger.reserve("plates", engine, now)
         assert reservation is not None
         return reservation
 
     def take_all(self, now: float = 0.0) -> list[str]:
         taken = []
+        self.ledger.promote(now)
         while (reservation := self.ledger.reserve("plates", "e1", now)) is not None:
             taken.append(reservation.entry.message_id)
         return taken
@@ -201,10 +203,13 @@ def test_an_outcome_after_the_expiry_is_counted_and_changes_nothing(desk: Desk) 
     assert desk.ledger.finish(current).verdict is Verdict.SETTLING
 
 
-def test_a_reservation_can_have_a_term_of_its_own(desk: Desk) -> None:
-    desk.put("a")
-    reservation = desk.ledger.reserve("plates", "e1", 10.0, timeout_s=5.0)
-    assert reservation is not None and reservation.expires_at == 15.0
+def test_the_message_that_is_reserved_is_the_one_whose_size_was_told(desk: Desk) -> None:
+    desk.put("large", bytes(1_000))
+    desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
+    small = desk.put("small")
+    assert desk.ledger.next_size("plates") == small.size_bytes
+    reservation = desk.ledger.reserve("plates", "e1", 60.0)
+    assert reservation is not None and reservation.entry is small
 
 
 def test_the_end_of_a_connection_gives_everything_back_as_suspects_free_of_charge(desk: Desk) -> None:
@@ -232,7 +237,7 @@ def test_a_failed_message_is_ready_again_after_a_growing_delay(desk: Desk) -> No
     entry = desk.put("a")
     assert desk.ledger.fail(desk.reserve(), ERROR, 100.0, jitter=0.5) == Decision(Verdict.READY, entry, True)
     assert entry.not_before == pytest.approx(100.15)
-    assert desk.ledger.reserve("plates", "e1", 100.1) is None
+    assert desk.take_all(now=100.1) == []
     assert desk.ledger.depth("plates") == 0
     again = desk.reserve(now=100.2)
     desk.ledger.fail(again, ERROR, 100.2, jitter=0.5)
@@ -256,7 +261,7 @@ def test_used_up_attempts_make_a_dead_letter_with_the_last_failure(desk: Desk) -
         verdicts.append(decision.verdict)
     assert verdicts == [Verdict.READY, Verdict.READY, Verdict.DEAD]
     assert (decision.failure, entry.state) == (ERROR, State.DEAD)
-    assert desk.ledger.reserve("plates", "e1", 1e6) is None
+    assert desk.take_all(now=1e6) == []
 
 
 def test_a_failure_that_is_not_retryable_makes_a_dead_letter_at_once(desk: Desk) -> None:
