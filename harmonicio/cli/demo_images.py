@@ -116,4 +116,4 @@ def _blurred(source: str, name: str, image: NDArray[Any], sigmas_px: NDArray[np.
         encoded = io.BytesIO()
         tifffile.imwrite(encoded, np.rint(pixels).astype(image.dtype))
         metadata = {"image": name, "sigma_px": float(sigma_px)}
-        yield DemoImage(source, f"{source}/{name}/sigma{sigma_px:.2f}", encoded.getvalue(), metadata)
+        yield DemoImage(source, f"{name}/sigma{sigma_px:.2f}", encoded.getvalue(), metadata)
