@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -30,7 +31,7 @@ from harmonicio.core.errors import (
     StorageError,
     Unavailable,
 )
-from harmonicio.transport.channel import Channel
+from harmonicio.transport.channel import PROGRESS_BYTES, Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, message_prefix
 from harmonicio.wire.events import Event, Goodbye, Hello, MessageBegun, MessageReceived, Role
@@ -152,6 +153,16 @@ class ChannelSuite(ABC):
         assert ends[0].receive_exactly(memoryview(bytearray(200_000))) == 200_000
         sending.result(SEVERAL_SECONDS)
 
+    def test_who_reads_while_bytes_arrive_hears_of_them_in_small_steps(
+        self, ends: tuple[Channel, Channel], aside: Callable[..., Future[Any]]
+    ) -> None:
+        size, heard = 3 * PROGRESS_BYTES + 5, [0]
+        sending = aside(ends[1].send_all, [bytes(size)])
+        assert ends[0].receive_exactly(memoryview(bytearray(size)), on_progress=heard.append) == size
+        sending.result(SEVERAL_SECONDS)
+        assert heard[-1] == size
+        assert all(0 < after - before <= PROGRESS_BYTES for before, after in itertools.pairwise(heard))
+
     # ── links ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def test_a_large_payload_arrives_whole(self, links: tuple[Link, Link], aside: Callable[..., Future[Any]]) -> None:
@@ -167,6 +178,28 @@ class ChannelSuite(ABC):
         assert isinstance(received, MessageReceived)
         assert hashlib.sha256(buffer).digest() == hashlib.sha256(payload).digest()
         assert engine.received_bytes > len(payload)
+
+    @pytest.mark.parametrize("is_heard_of", [False, True])
+    def test_a_payload_that_trickles_in_is_cut_also_when_each_step_is_heard_of(
+        self, is_heard_of: bool, aside: Callable[..., Future[Any]], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("harmonicio.transport.channel.PROGRESS_BYTES", 1000)
+        heard: list[int] = []
+        with both_closed(self.pair(slow_after_s=0.3)) as ends:
+            connector, engine = greeted(Link(ends[0], Role.CONNECTOR), Link(ends[1]))
+            connector.send(message_prefix("slow", 200_000))
+            assert isinstance(next_event(engine), MessageBegun)
+            receiving = aside(
+                engine.receive_payload,
+                memoryview(bytearray(200_000)),
+                on_progress=heard.append if is_heard_of else None,
+            )
+            while not receiving.done() and connector.channel.try_send([memoryview(bytes(500))]):
+                time.sleep(0.02)
+            with pytest.raises(ConnectionEnded, match="was cut"):
+                receiving.result(SEVERAL_SECONDS)
+        assert heard == sorted(set(heard))
+        assert bool(heard) == is_heard_of
 
     def test_many_small_messages_arrive_in_order(
         self, links: tuple[Link, Link], aside: Callable[..., Future[Any]]

@@ -12,7 +12,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from harmonicio.core.errors import ConnectionEnded
 
@@ -23,6 +23,8 @@ SLOW_AFTER_S = 30.0
 SLOW_BYTES_PER_S = 64 * 1000
 USER_TIMEOUT_MS = 20_000
 DISCARD_WITHIN_S, DISCARD_READS = 0.25, 256
+#: Who reads a payload while it arrives hears of it in steps of this size.
+PROGRESS_BYTES = 1024**2
 #: The kernel takes at most 1,024 buffers in one call.
 MAX_BUFFERS = 1024
 
@@ -79,8 +81,11 @@ class Channel:
         except OSError as error:
             raise self._broken(error) from None
 
-    def receive_exactly(self, buffer: memoryview) -> int:
+    def receive_exactly(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> int:
         """Fill the buffer.
+
+        Args:
+            on_progress: Called with the number of bytes read, each time after at most ``PROGRESS_BYTES``.
 
         Returns:
             Bytes read: all, or fewer when the stream ended.
@@ -89,10 +94,11 @@ class Channel:
             ConnectionEnded: the stream broke, or it was slower than 64 KB/s for 30 s.
         """
         filled, size = 0, len(buffer)
+        at_once = size if on_progress is None else PROGRESS_BYTES
         deadline, mark = time.monotonic() + self._slow_after_s, 0
         while filled < size:
             try:
-                count = self._socket.recv_into(buffer[filled:], 0, socket.MSG_WAITALL)
+                count = self._socket.recv_into(buffer[filled : filled + at_once], 0, socket.MSG_WAITALL)
             except (BlockingIOError, InterruptedError):
                 count = -1
             except OSError as error:
@@ -100,6 +106,8 @@ class Channel:
             if count == 0:
                 break
             filled += max(count, 0)
+            if on_progress is not None and count > 0:
+                on_progress(filled)
             if time.monotonic() > deadline:
                 self._check_speed(filled - mark)
                 deadline, mark = time.monotonic() + self._slow_after_s, filled

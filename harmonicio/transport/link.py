@@ -16,8 +16,6 @@ from harmonicio.wire.connection import Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
 
 GREETING_WITHIN_S = 10.0
-#: Who reads a payload while it arrives hears of it in steps of this size.
-PROGRESS_BYTES = 1024**2
 
 
 class Link:
@@ -66,23 +64,23 @@ class Link:
         The message itself is the next event. :meth:`Channel.shutdown` from another thread ends the wait.
 
         Args:
-            on_progress: Called with the number of bytes that are in the buffer, each time after at most
-                ``PROGRESS_BYTES``.
+            on_progress: Called with the number of bytes that are in the buffer, as they arrive.
 
         Raises:
             ConnectionEnded: the stream broke, ended or was too slow.
         """
         self.connection.provide_payload_buffer(buffer)
-        while self.connection.is_in_payload:
-            rest = self.connection.receive_buffer()
-            if on_progress is not None:
-                on_progress(self.connection.payload_received_bytes)
-                rest = rest[:PROGRESS_BYTES]
-            count = self.channel.receive_exactly(rest)
-            self.received_bytes += count
-            self.connection.bytes_received(count)
-            if count < len(rest):
-                raise self._ended()
+        if not self.connection.is_in_payload:
+            return
+        rest = self.connection.receive_buffer()
+        here = len(buffer) - len(rest)
+        if on_progress is not None:
+            on_progress(here)
+        count = self.channel.receive_exactly(rest, on_progress=on_progress and (lambda more: on_progress(here + more)))
+        self.received_bytes += count
+        self.connection.bytes_received(count)
+        if count < len(rest):
+            raise self._ended()
 
     def rest(self) -> None:
         """Keep as little memory as possible until more is read."""

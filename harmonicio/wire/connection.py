@@ -109,11 +109,6 @@ class Connection:
         return self._decoder.is_between_frames
 
     @property
-    def payload_received_bytes(self) -> int:
-        """How much of the payload that has begun is in its buffer."""
-        return self._decoder.payload_received_bytes
-
-    @property
     def abandoned_buffers(self) -> int:
         """How often a handler kept a view of a message, so that the receive buffer could not be used again."""
         return self._decoder.abandoned_buffers

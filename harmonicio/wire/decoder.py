@@ -270,11 +270,6 @@ class Decoder:
             raise LocalProtocolError("No payload waits to be discarded.")
         self._left_to_discard = message.size_bytes + (TRAILER_LENGTH if message.has_checksum else 0)
 
-    @property
-    def payload_received_bytes(self) -> int:
-        """How much of the payload that has begun is in its buffer."""
-        return self._filled
-
     def _finish_payload(self, message: IncomingMessage) -> IncomingMessage | None:
         if self._left_to_discard:
             return self._finish_discarding(message)
