@@ -86,7 +86,7 @@ class TokenBook:
         if found is None:
             raise NotAllowed(
                 "This token is not known here.",
-                hint="Use one of this master: the first are in its folder tokens, more come from: harmonicio token create",
+                hint="Use one of this master: the first are in its folder tokens; harmonicio token create makes more.",
             )
         return Identity(found.name, found.role, _mark(found))
 
