@@ -211,7 +211,7 @@ class Daemon:
         for session in self._roster.idle_sessions(time.monotonic()):
             text = "The lease has ended and the connection was idle for a term."
             self._slots.flusher.start_soon(functools.partial(session.say_goodbye, "idle", text))
-        for session in self._roster.older_sessions(self._desk.newest_epoch):
+        for session in self._roster.older_sessions(self._desk.epoch):
             text = "The lease was revoked."
             self._slots.flusher.start_soon(functools.partial(session.say_goodbye, NotAllowed.code, text, ASK_AGAIN))
 
@@ -250,8 +250,8 @@ class Daemon:
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ordered(self, order: EngineOrder) -> None:
-        if order.epoch > self._desk.newest_epoch:
-            self._desk.raise_epoch(order.epoch)
+        if order.epoch:
+            self._desk.epoch = order.epoch
             self._control.report_soon()  # Which ends their connections.
         if order.within_s is not None:
             self.drain(order.within_s)

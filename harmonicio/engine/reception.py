@@ -1,8 +1,9 @@
 """Who may send to this engine: HELLO and the tickets of leases.
 
 A ticket names lease, stream, engine and source. Its source may present it again until the lease ends; the engine's own
-monotonic timer for that starts when it sees the ticket first. Tickets that are older than the newest epoch, seen on a
-ticket or heard of from the controller, were revoked.
+monotonic timer for that starts when it sees the ticket first. Tickets that are older than the epoch that the master
+said last, by way of the controller, were revoked. A ticket's own epoch says nothing about others: it may come from a
+master whose folder has been restored or replaced since.
 """
 
 from __future__ import annotations
@@ -40,6 +41,9 @@ class TicketDesk:
 
     Args:
         key: Hex key of this engine.
+
+    Attributes:
+        epoch: What is older was revoked, as the master said last.
     """
 
     def __init__(self, key: str, stream: str, engine: str, clock: Clock) -> None:
@@ -49,10 +53,10 @@ class TicketDesk:
         self._clock = clock
         self._lock = threading.Lock()
         self._terms: dict[str, _Term] = {}
-        self._newest_epoch = 0
+        self.epoch = 0
 
     def __repr__(self) -> str:
-        return f"<TicketDesk of {self._engine}: {len(self._terms)} leases known, epoch {self._newest_epoch}>"
+        return f"<TicketDesk of {self._engine}: {len(self._terms)} leases known, epoch {self.epoch}>"
 
     def present(self, ticket: str, source: str) -> Claims:
         """Return what the ticket says, when it lets this source in now.
@@ -62,24 +66,14 @@ class TicketDesk:
             Unavailable: more leases are known than can be kept apart.
         """
         wall_s = self._clock.wall()
-        claims = tickets.verify(self._key, ticket, TicketKind.LEASE, wall_s=wall_s, oldest_epoch=self._newest_epoch)
+        claims = tickets.verify(self._key, ticket, TicketKind.LEASE, wall_s=wall_s, oldest_epoch=self.epoch)
         if claims.stream != self._stream or claims.engine != self._engine:
             raise NotAllowed("The ticket is for another engine.", hint=ASK_AGAIN)
         if claims.source != source or not source:
             raise NotAllowed("The ticket was given to another source.", hint=ASK_AGAIN)
         with self._lock:
-            self._newest_epoch = max(self._newest_epoch, claims.epoch)
             self._check_term(claims, wall_s)
         return claims
-
-    @property
-    def newest_epoch(self) -> int:
-        return self._newest_epoch
-
-    def raise_epoch(self, epoch: int) -> None:
-        """The master has revoked what is older than this epoch."""
-        with self._lock:
-            self._newest_epoch = max(self._newest_epoch, epoch)
 
     def ends_at(self, lease: str) -> float:
         """Return when, on the monotonic clock, a lease that was presented ends."""

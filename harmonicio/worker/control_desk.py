@@ -75,8 +75,11 @@ class ControlDesk:
         return self._send(engine, EngineOrder(within_s))
 
     def announce_epoch(self, epoch: int) -> None:
-        """Have all engines, also those that come, refuse leases of older epochs: they were revoked."""
-        if epoch <= self._epoch:
+        """Have all engines, also those that come, refuse leases of older epochs: they were revoked.
+
+        What the master said last counts: one whose folder was restored or replaced counts from further back.
+        """
+        if epoch == self._epoch:
             return
         self._epoch = epoch
         for engine in list(self._channels):

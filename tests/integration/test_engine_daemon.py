@@ -429,7 +429,7 @@ def test_a_connection_outlives_its_lease_while_it_is_used_and_ends_when_it_was_i
     assert connector.goodbye.code == "idle"
 
 
-def test_what_was_revoked_ends_though_nobody_comes_with_a_newer_ticket(start: Start) -> None:
+def test_what_was_revoked_ends_and_the_masters_last_word_counts(start: Start) -> None:
     bench = start()
     revoked = bench.connector()
     assert revoked.outcome(revoked.send(b"in time")).kind is OutcomeKind.DONE
@@ -441,6 +441,10 @@ def test_what_was_revoked_ends_though_nobody_comes_with_a_newer_ticket(start: St
         bench.connector()
     current = bench.connector(lease="l2", epoch=2)
     assert current.outcome(current.send(b"x")).kind is OutcomeKind.DONE
+    bench.controller.order(EngineOrder(epoch=1))  # Another master, or an older one whose folder was restored.
+    wait_until(lambda: bench.daemon._desk.epoch == 1)
+    restored = bench.connector(lease="l3")
+    assert [each.outcome(each.send(b"x")).kind for each in (restored, current)] == [OutcomeKind.DONE] * 2
 
 
 def test_a_dead_letter_is_not_for_an_engine(start: Start) -> None:

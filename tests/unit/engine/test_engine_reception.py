@@ -89,11 +89,19 @@ def test_another_source_cannot_use_a_lease(desk: TicketDesk) -> None:
         desk.present(ticket(source="other"), "other")
 
 
-def test_tickets_of_an_older_epoch_are_refused_once_a_newer_one_was_seen(desk: TicketDesk) -> None:
+def test_tickets_of_an_older_epoch_than_the_masters_are_refused(desk: TicketDesk) -> None:
     desk.present(ticket(), "scope")
+    desk.epoch = 2
     desk.present(ticket(lease="l2", epoch=2), "scope")
     with pytest.raises(NotAllowed, match="revoked"):
         desk.present(ticket(), "scope")
+
+
+def test_a_ticket_of_an_earlier_master_does_not_shut_out_those_of_the_one_that_there_is(desk: TicketDesk) -> None:
+    desk.epoch = 5
+    desk.epoch = 1  # The master's folder was restored.
+    desk.present(ticket(lease="l5", epoch=5), "scope")
+    assert desk.present(ticket(lease="l1", epoch=1), "scope").lease == "l1"
 
 
 def test_only_connectors_of_this_stream_are_served() -> None:

@@ -157,19 +157,19 @@ def test_an_order_goes_to_the_connection_that_the_engine_dialled_last(tmp_path: 
     desk.close()
 
 
-def test_a_newer_epoch_is_told_to_the_engines_that_are_connected_and_to_those_that_come(tmp_path: Path) -> None:
+def test_what_the_master_said_last_of_its_epoch_is_told_to_engines_that_are_connected_or_come(tmp_path: Path) -> None:
     desk = Desk(tmp_path)
     earlier = dial_controller(desk.path)
     earlier.send_report(report())
     desk.serve(1)
-    for epoch in (3, 3, 2):
+    for epoch in (3, 3, 2):  # The master's folder was restored in between.
         desk.desk.announce_epoch(epoch)
-    assert earlier.receive_order(5) == EngineOrder(epoch=3)
+    assert [earlier.receive_order(5), earlier.receive_order(5)] == [EngineOrder(epoch=3), EngineOrder(epoch=2)]
     assert earlier.receive_order(0.01) is None
     later = dial_controller(desk.path)
     later.send_report(report())
     desk.serve(1)
-    assert later.receive_order(5) == EngineOrder(epoch=3)
+    assert later.receive_order(5) == EngineOrder(epoch=2)
     earlier.close()
     later.close()
     desk.close()
