@@ -6,6 +6,7 @@ import logging
 import random
 import time
 
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import HarmonicIOError, Unavailable
 
 _log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Trouble:
         if now - self._since >= WARN_AFTER_S and not self._has_warned:
             self._has_warned = True
             _log.warning("%s Trying again at %s; messages wait in memory meanwhile.", error.text, self._url)
-        pause_s = min(RETRY_MAX_S, RETRY_FIRST_S * 2.0 ** min(self._failures, 10)) * random.uniform(0.5, 1.0)
+        pause_s = delay_s(self._failures, first_s=RETRY_FIRST_S, longest_s=RETRY_MAX_S, chance=random.random())
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             return max(pause_s, min(error.retry_after_s, RETRY_MAX_S))
         return pause_s
