@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.wire.sections import packed_detail, packed_outcomes_frame
+from harmonicio.wire.sections import outcomes_frame, packed_detail
 
 DONE = Outcome(OutcomeKind.DONE)
 STORED = Outcome(OutcomeKind.STORED)
@@ -67,4 +67,4 @@ class OutcomeBatch:
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
         ranges, self._ranges, self._newest, self._size_bytes = self._ranges, [], None, 0
-        return packed_outcomes_frame(ranges)
+        return outcomes_frame(ranges)

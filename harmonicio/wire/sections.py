@@ -54,13 +54,8 @@ def depth_frame(messages: int) -> bytes:
     return pack_control(FrameType.DEPTH, pack([messages]))
 
 
-def outcomes_frame(ranges: Iterable[tuple[int, int, Outcome]]) -> bytes:
-    """Return OUTCOMES for ``(first, last, outcome)`` ranges: one frame, or as many as they need."""
-    return packed_outcomes_frame((first, last, outcome.kind, packed_detail(outcome)) for first, last, outcome in ranges)
-
-
-def packed_outcomes_frame(ranges: Iterable[tuple[int, int, OutcomeKind, bytes]]) -> bytes:
-    """Return OUTCOMES for ranges whose details are packed already; nothing of it can fail."""
+def outcomes_frame(ranges: Iterable[tuple[int, int, OutcomeKind, bytes]]) -> bytes:
+    """Return OUTCOMES for ranges whose details are packed already: one frame, or as many as they need. Cannot fail."""
     sections = join_lists(_packed_range(*item) for item in ranges)
     return b"".join(pack_control(FrameType.OUTCOMES, section) for section in sections)
 

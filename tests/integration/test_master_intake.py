@@ -20,6 +20,7 @@ from harmonicio.master.intake import Intake
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
+from harmonicio.wire.codec import pack_value
 from harmonicio.wire.connection import message_prefix
 from harmonicio.wire.events import (
     Credit,
@@ -33,7 +34,6 @@ from harmonicio.wire.events import (
     Role,
 )
 from harmonicio.wire.frames import VERSION, Flag
-from harmonicio.wire.outcomes import DONE
 from harmonicio.wire.sections import credit_frame, outcomes_frame, subscribe_frame
 
 STREAM = StreamDeclaration("images", handler="/handler.py", max_message_bytes=50_000_000, max_attempts=2)
@@ -137,7 +137,7 @@ def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: In
             ids = [event.message.id for event in received]
             assert ids == ["m3", "m2", "m1", "m0"]
             assert [bytes(event.message.payload) for event in received] == payloads[::-1]
-            worker.link.send(outcomes_frame([(0, 3, DONE)]))
+            worker.link.send(outcomes_frame([(0, 3, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 4)
     assert backlog.figures("images").reserved == 0
 
@@ -174,7 +174,7 @@ def test_what_an_engine_held_when_its_connection_ended_goes_to_another_as_a_susp
             (event,) = second.wait_for(MessageReceived)
             assert event.message.id == "held"
             assert event.message.is_suspect
-            second.link.send(outcomes_frame([(0, 0, DONE)]))
+            second.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 1)
 
 
@@ -229,7 +229,7 @@ def test_a_subscriber_hears_the_result_of_a_message_that_took_the_backlog(intake
         source.link.send(subscribe_frame(["asked", "unknown"]))
         worker.link.send(credit_frame(1, 10))
         worker.wait_for(MessageReceived)
-        worker.link.send(outcomes_frame([(0, 0, Outcome(OutcomeKind.DONE, result={"mean": 0.5}))]))
+        worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, pack_value({"mean": 0.5}))]))
         source.wait_for(ResultsReceived, 2)
         results = {
             each.message_id: each.outcome
@@ -315,5 +315,5 @@ def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, back
         worker = peers.enter_context(closing(engine(intake)))
         worker.link.send(credit_frame(1, 10))
         worker.wait_for(MessageReceived)
-        worker.link.send(outcomes_frame([(0, 0, DONE)]))
+        worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
         wait_until(lambda: backlog.figures("images").done_total == 1)

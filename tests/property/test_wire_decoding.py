@@ -233,7 +233,9 @@ def encoded_answer(event: events.Event) -> bytes:
     if isinstance(event, events.Credit):
         return sections.credit_frame(event.messages, event.bytes)
     if isinstance(event, events.OutcomesReceived):
-        return sections.outcomes_frame((item.first, item.last, item.outcome) for item in event.ranges)
+        return sections.outcomes_frame(
+            (item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in event.ranges
+        )
     if isinstance(event, events.ResultsReceived):
         return sections.results_frame(event.results)
     return encoded_control(event)

@@ -18,6 +18,7 @@ from harmonicio.wire.connection import HANDSHAKE_LIMIT_BYTES, Connection, Part, 
 from harmonicio.wire.decoder import LARGEST_KEPT_BYTES
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_PAYLOAD_BYTES, Flag
+from harmonicio.wire.outcomes import OutcomeBatch
 
 #: What the reader of these tests takes at most; more is discarded, as an engine does with ``rejected: too_large``.
 ALLOWED_PAYLOAD_BYTES = 256 * 1024
@@ -79,19 +80,24 @@ def survive(connection: Connection, data: bytes) -> None:
         assert len(str(error)) < 1000
 
 
+def outcomes_frame(*outcomes: Outcome) -> bytes:
+    batch = OutcomeBatch()
+    for sequence, outcome in enumerate(outcomes):
+        batch.add(sequence, outcome)
+    return batch.take_frame()
+
+
 VALID = [
     sections.hello_frame(events.Hello(Role.CONNECTOR, stream="s", ticket="t", checksums=("xxh3", "crc32"))),
     sections.credit_frame(7, 2**40),
     sections.depth_frame(3),
     sections.subscribe_frame(["a", "ab" * 16]),
     sections.drain_frame(2.5),
-    sections.outcomes_frame(
-        [
-            (0, 3, Outcome(OutcomeKind.DONE)),
-            (4, 4, Outcome(OutcomeKind.DONE, result={"sum": 1.5, "of": [1, 2, b"x"]})),
-            (5, 5, Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", "bad", "Traceback"))),
-            (6, 6, Outcome(OutcomeKind.REJECTED, reason=RejectReason.NO_CREDIT, text="no")),
-        ]
+    outcomes_frame(
+        Outcome(OutcomeKind.DONE),
+        Outcome(OutcomeKind.DONE, result={"sum": 1.5, "of": [1, 2, b"x"]}),
+        Outcome(OutcomeKind.FAILED, failure=Failure("ValueError", "bad", "Traceback")),
+        Outcome(OutcomeKind.REJECTED, reason=RejectReason.NO_CREDIT, text="no"),
     ),
     sections.results_frame([events.Result("a", None), events.Result("b", Outcome(OutcomeKind.DONE))]),
     message_prefix("00" * 16, 5) + b"hello",

@@ -84,7 +84,9 @@ GOLDEN = {
     ),
     "outcomes": Golden(
         Role.CONNECTOR,
-        sections.outcomes_frame((item.first, item.last, item.outcome) for item in OUTCOMES),
+        sections.outcomes_frame(
+            (item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in OUTCOMES
+        ),
         events.OutcomesReceived(OUTCOMES),
     ),
     "results": Golden(Role.CONNECTOR, sections.results_frame(RESULTS), events.ResultsReceived(RESULTS)),
