@@ -74,9 +74,8 @@ def scale(
     """Run more or fewer engines; none that goes on is restarted."""
     with invocation.of(context).master(invocation.CHANGING) as master:
         view = master.scale_stream(name, engines)
-    console.say(
-        f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; running now: {view.running}{_not_placed(view)}."
-    )
+    running = f"running now: {view.running}{_not_placed(view)}"
+    console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; {running}.")
 
 
 @app.command("rm")

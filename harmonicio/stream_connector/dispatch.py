@@ -251,8 +251,7 @@ class Dispatch:
                 if not lane.is_backlog:
                     parcel.flags |= _SUSPECT
             if parcel.trouble:
-                outcome = Outcome(OutcomeKind.REJECTED, reason=RejectReason.STORAGE, text=parcel.trouble)
-                self._settle(parcel, outcome, lane.is_backlog)
+                self._settle(parcel, Outcome.rejected(RejectReason.STORAGE, parcel.trouble), lane.is_backlog)
             else:
                 self._return(parcel)
 
@@ -324,8 +323,7 @@ class Dispatch:
         self.waiting_bytes -= parcel.cost_bytes
         if parcel.size_bytes > lane.max_message_bytes:
             text = f"It has {parcel.size_bytes} bytes; the stream takes at most {lane.max_message_bytes}."
-            outcome = Outcome(OutcomeKind.REJECTED, reason=RejectReason.TOO_LARGE, text=text)
-            self._settle(parcel, outcome, lane.is_backlog)
+            self._settle(parcel, Outcome.rejected(RejectReason.TOO_LARGE, text), lane.is_backlog)
             return
         sequence = lane.credit.message_sent(parcel.size_bytes)
         lane.in_flight[sequence] = parcel
