@@ -167,7 +167,7 @@ class SimulatedHost:
             if not self.is_unkillable and self.engines.pop(instruction.engine, None) is not None:
                 self.give(EngineExited(instruction.engine, -9))
         elif isinstance(instruction, ForgetEngine):
-            assert instruction.engine not in self.engines, "a living engine was forgotten"
+            assert instruction.exit.engine not in self.engines, "a living engine was forgotten"
 
     def _start(self, instruction: StartEngine) -> None:
         assert instruction.engine not in self.engines, "an engine was started twice"

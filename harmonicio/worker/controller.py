@@ -179,7 +179,7 @@ class Controller:
         while len(self._exits) > MAX_UNACKNOWLEDGED_EXITS:
             del self._exits[next(iter(self._exits))]
         self._back_off_after(engine, ended, now)
-        return [ForgetEngine(engine.engine), ReportNow(CHANGE_WITHIN_S)]
+        return [ForgetEngine(ended), ReportNow(CHANGE_WITHIN_S)]
 
     def _back_off_after(self, engine: WatchedEngine, ended: EngineExit, now: float) -> None:
         wanted = (self._desired or {}).get(engine.stream)

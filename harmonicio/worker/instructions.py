@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from harmonicio.control.messages import Desired, EngineReport, RunningMessage
+from harmonicio.control.messages import Desired, EngineExit, EngineReport, RunningMessage
 from harmonicio.core.stream import StreamDeclaration
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -152,7 +152,7 @@ class KillEngine:
 class ForgetEngine:
     """It has ended and is recorded: remove what is left of it."""
 
-    engine: str
+    exit: EngineExit
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,8 @@ from typing import Any
 from harmonicio import __version__
 from harmonicio.control.handler_board import BOARD_NAME, read_board
 from harmonicio.control.locked_folder import make_private
-from harmonicio.control.messages import ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
+from harmonicio.control.messages import EngineExit, ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
+from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
 from harmonicio.worker.control_desk import SOCKET_NAME, ControlDesk
@@ -304,7 +305,6 @@ class WorkerService:
             return
         if isinstance(event, EngineExited):
             self._attempt(self._hear_last_words, event.engine)
-            _log.info("Engine %s has ended (exit code %s). %s", event.engine, event.exit_code, event.text)
             if event.exit_code is not None and event.exit_code > 0:
                 self._unfinished += 1
         self._decide(event)
@@ -336,11 +336,18 @@ class WorkerService:
             self._unfinished += 1
             self._runtime.kill(instruction.engine)
         elif isinstance(instruction, ForgetEngine):
-            self._desk.close(instruction.engine)
-            self._runtime.forget(instruction.engine)
-            self._folder.remove(instruction.engine)
+            self._forget_engine(instruction.exit)
         elif isinstance(instruction, ReportNow):
             self._reporter.report_within(instruction.within_s)
+
+    def _forget_engine(self, exited: EngineExit) -> None:
+        # Of kills and of engines that do not start it has been told already.
+        is_news = exited.reason in (ExitReason.CRASHED, ExitReason.UNKNOWN)
+        level = logging.WARNING if is_news else logging.INFO
+        _log.log(level, "Engine %s of stream %s has ended. %s", exited.engine, exited.stream, exited.text)
+        self._desk.close(exited.engine)
+        self._runtime.forget(exited.engine)
+        self._folder.remove(exited.engine)
 
     def _start_engine(self, order: StartEngine) -> None:
         try:

@@ -17,6 +17,7 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
+import signal
 from dataclasses import dataclass, field, replace
 
 from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
@@ -149,7 +150,9 @@ class WatchedEngine:
     def ended(self, event: EngineExited | EngineNotStarted, now: float) -> EngineExit:
         """Return the record of its exit."""
         reason, text, held = self._verdict(event, now)
-        said = f"{text} {event.text}".strip()
+        # Who ends in order, or is ended, has not written why; what it wrote last is about something else.
+        last_words = "" if isinstance(event, EngineExited) and event.exit_code in (0, -signal.SIGKILL) else event.text
+        said = f"{text} {last_words}".strip()
         return EngineExit(self.engine, self.stream, reason, said[:MAX_TEXT_LENGTH], held)
 
     def _verdict(self, event: EngineExited | EngineNotStarted, now: float) -> tuple[ExitReason, str, tuple[str, ...]]:

@@ -57,7 +57,11 @@ def log_tail(path: Path, last_bytes: int) -> str:
 
 def last_line(folder: Path) -> str:
     """Return the last line that says anything, as one short printable text."""
-    lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
+    try:
+        tail = log_tail(folder / LOG_NAME, 8192)
+    except OSError as error:  # The folder is the engine's: anything can be there in place of its log.
+        tail = f"The log cannot be read: {error.strerror or error}."
+    lines = [line.strip() for line in tail.splitlines() if line.strip()]
     line = lines[-1] if lines else ""
     return one_line(line)[:MAX_LINE_LENGTH]
 

@@ -214,10 +214,13 @@ class ProcessRuntime(Runtime):
             with self._lock:
                 running = tuple(self._processes.values())
             for process in running:
-                if process.pidfd in ready:
-                    self._tell_end(process)
-                else:
-                    bound_log(process.folder)
+                try:
+                    if process.pidfd in ready:
+                        self._tell_end(process)
+                    else:
+                        bound_log(process.folder)
+                except Exception:  # noqa: BLE001  a bug with one engine must not leave all others unwatched; it is logged
+                    _log.exception("The watch over engine %s goes on", process.engine)
 
     def _tell_end(self, process: _Process) -> None:
         with self._lock:

@@ -231,7 +231,7 @@ def test_a_crashed_engine_is_replaced_and_what_it_held_is_told() -> None:
     assert len(host.engines_of("images", IDLE)) == 2
     text = "It ended by signal 11. Fatal Python error: Segmentation fault"
     assert exits(host) == (EngineExit(engine, "images", ExitReason.CRASHED, text, ("m-1",)),)
-    assert ForgetEngine(engine) in host.orders(ForgetEngine)
+    assert host.orders(ForgetEngine) == [ForgetEngine(exits(host)[0])]
 
 
 def test_an_exit_is_told_until_the_master_has_answered() -> None:
@@ -504,7 +504,7 @@ def test_an_engine_in_a_long_setup_is_ended_by_the_runtime() -> None:
 def test_an_engine_that_ended_while_no_controller_was_there_is_told() -> None:
     host = SimulatedHost()
     instructions = host.give(EngineFound("e-old", IMAGES, 17, is_running=False, text="Killed"))
-    assert ForgetEngine("e-old") in instructions
+    assert ForgetEngine(exits(host)[0]) in instructions
     assert exits(host) == (
         EngineExit("e-old", "images", ExitReason.UNKNOWN, "It ended by itself with an unknown exit code. Killed"),
     )
