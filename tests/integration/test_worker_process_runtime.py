@@ -19,7 +19,7 @@ from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.testing.runtime_suite import configuration
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.instructions import EngineExited
-from harmonicio.worker.runtimes import engine_log
+from harmonicio.worker.runtimes import engine_log, process
 from harmonicio.worker.runtimes.base import EngineSpec
 from harmonicio.worker.runtimes.process import ProcessRuntime
 from harmonicio.worker.runtimes.process_mark import ProcessMark, read_mark, start_ticks
@@ -238,6 +238,30 @@ def test_a_log_is_bounded_while_its_engine_writes(
     told.wait()
     runtime.forget("e-1")
     assert list((folder / "e-1").iterdir()) == []
+
+
+def test_the_end_of_an_engine_that_has_put_something_else_in_place_of_its_log_is_told(
+    runtime: ProcessRuntime, folder: Path, told: Told
+) -> None:
+    log = folder / "e-1" / "engine.log"
+    start(runtime, folder, f"import os; os.remove({str(log)!r}); os.mkdir({str(log)!r})")
+    (exited,) = told.wait()
+    assert (exited.exit_code, exited.text) == (0, "The log cannot be read: Is a directory.")
+
+
+def test_an_error_of_ours_at_the_end_of_one_engine_leaves_no_other_unwatched(
+    runtime: ProcessRuntime, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(ended: Path) -> str:
+        if ended.name == "e-1":
+            raise MemoryError("once")
+        return "ended"
+
+    monkeypatch.setattr(process, "last_line", fail)
+    for engine in ("e-1", "e-2"):
+        start(runtime, folder, "pass", engine)
+        wait_until(lambda: "MemoryError: once" in caplog.text)
+    assert [each.engine for each in told.wait()] == ["e-2"]
 
 
 def test_only_the_logs_of_the_last_engines_are_kept(
