@@ -32,6 +32,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(f"error: this command needs {error.name}. Run: pip install 'harmonicio[all]'", 1)
     except HarmonicIOError as error:
         return _complain(f"error: {error}", exit_code_of(error))
+    except KeyboardInterrupt:  # Before the command has begun; it hears of later ones itself.
+        return _complain("Interrupted.", 130)
     return 0
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harmonicio.cli import app
 from harmonicio.cli.__main__ import exit_code_of, main
 from harmonicio.control.settings_files import write_token_file
 from harmonicio.core import errors
@@ -31,6 +32,10 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
     return written.err.strip()
 
 
+def interrupt(_: object) -> None:
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize(
     ("error", "exit_code"),
     [
@@ -44,6 +49,14 @@ def complaint(capsys: pytest.CaptureFixture[str]) -> str:
 )
 def test_the_exit_code_tells_what_kind_of_error_it_was(error: errors.HarmonicIOError, exit_code: int) -> None:
     assert exit_code_of(error) == exit_code
+
+
+def test_ctrl_c_before_the_command_has_begun_is_one_line_too(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "build", interrupt)
+    assert main(["status"]) == 130
+    assert complaint(capsys) == "Interrupted."
 
 
 def test_without_a_token_the_command_says_where_one_belongs(capsys: pytest.CaptureFixture[str], home: Path) -> None:
@@ -64,6 +77,18 @@ def test_a_misspelt_setting_names_the_nearest_one(capsys: pytest.CaptureFixture[
     (home / "harmonicio.toml").write_text("[master]\nprot = 1\n")
     assert main(["config"]) == 2
     assert complaint(capsys).endswith("Did you mean 'master.port'?")
+
+
+def test_a_variable_that_is_like_no_setting_is_not_said_to_be_like_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARMONICIO_NOPE", "1")
+    assert main(["config"]) == 2
+    assert "Did you mean" not in complaint(capsys)
+    monkeypatch.setenv("HARMONICIO_MASTER_PROT", "1")
+    monkeypatch.delenv("HARMONICIO_NOPE")
+    assert main(["config"]) == 2
+    assert "Did you mean 'HARMONICIO_MASTER_PORT'?" in complaint(capsys)
 
 
 def test_an_unknown_role_is_refused_before_the_master_is_asked(capsys: pytest.CaptureFixture[str]) -> None:
