@@ -17,7 +17,6 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
-import signal
 from dataclasses import dataclass, field, replace
 
 from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
@@ -29,6 +28,8 @@ from harmonicio.worker.instructions import EngineExited, EngineNotStarted
 SILENT_AFTER_S = 10.0
 SILENT_START_AFTER_S = 60.0
 MAX_TEXT_LENGTH = 500
+#: The exit code of a process that was ended by SIGKILL.
+KILLED = -9
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,7 +152,7 @@ class WatchedEngine:
         """Return the record of its exit."""
         reason, text, held = self._verdict(event, now)
         # Who ends in order, or is ended, has not written why; what it wrote last is about something else.
-        last_words = "" if isinstance(event, EngineExited) and event.exit_code in (0, -signal.SIGKILL) else event.text
+        last_words = "" if isinstance(event, EngineExited) and event.exit_code in (0, KILLED) else event.text
         said = f"{text} {last_words}".strip()
         return EngineExit(self.engine, self.stream, reason, said[:MAX_TEXT_LENGTH], held)
 
