@@ -32,7 +32,7 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from harmonicio.core.back_off import delay_s
@@ -288,7 +288,7 @@ class Dispatch:
             self._send(lane, self._for_master.leave(self._for_master.first), now, touched)
         while self._waiting:
             parcel = self._waiting.first
-            able = self._best_engine(parcel.size_bytes, now)
+            able = self._best_engine(parcel, now)
             if able is None and not self._for_master and self._is_impatient(now):
                 parcel = self._waiting.oldest
                 able = self._able_master(parcel, now)
@@ -297,13 +297,18 @@ class Dispatch:
             self._send(able, self._waiting.leave(parcel), now, touched)
         return touched
 
-    def _best_engine(self, size_bytes: int, now: float) -> Lane | None:
+    def _best_engine(self, parcel: Parcel, now: float) -> Lane | None:
+        """Return the one with the least to do; those that did not take the message come last."""
+        best = self._least_busy(parcel, parcel.refused_by, now)
+        return self._least_busy(parcel, (), now) if best is None and parcel.refused_by else best
+
+    def _least_busy(self, parcel: Parcel, avoided: Sequence[Lane], now: float) -> Lane | None:
         has_others = len(self._engines) > 1 or now >= self.engines_from
         best = None
         for lane in self._engines:
-            if lane.is_draining or not lane.credit.can_send(size_bytes) or (has_others and lane.is_full(now)):
+            if lane.is_draining or not lane.credit.can_send(parcel.size_bytes) or (has_others and lane.is_full(now)):
                 continue
-            if best is None or len(lane.in_flight) < len(best.in_flight):
+            if lane not in avoided and (best is None or len(lane.in_flight) < len(best.in_flight)):
                 best = lane
         return best
 
@@ -352,13 +357,15 @@ class Dispatch:
             self._master_pauses_until = now + MASTER_PAUSE_S
         else:
             parcel.rejections += 1
+            if not lane.is_backlog:
+                parcel.refused_by = (*parcel.refused_by, lane)
             parcel.is_for_master |= parcel.rejections >= MAX_REJECTIONS
             not_before = now + self._hold_s(parcel.rejections)
         self._return(parcel, not_before)
         return False
 
     def _hold_s(self, rejections: int) -> float:
-        """Somebody else may take it at the second try; what is refused again has time."""
+        """Somebody else is asked at the second try; what is refused again has time."""
         if rejections < 2:
             return 0.0
         return delay_s(rejections - 1, first_s=HOLD_FIRST_S, longest_s=HOLD_MAX_S, chance=self._jitter())

@@ -200,6 +200,9 @@ class Exchange:
                 try:
                     for event in events:
                         self._take(peer.lane, event, now)
+                except Exception:
+                    self._dispatch.draining(peer.lane)  # It is about to be ended.
+                    raise
                 finally:
                     touched = self._advance(now)
         finally:  # Others have been given something to send, too.

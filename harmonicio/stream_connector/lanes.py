@@ -30,6 +30,7 @@ class Parcel:
         is_for_master: Whether only the master may have it now.
         sent_at: When it was given to a connection; of a large message, when it had left, and infinity before.
         rejections: How often a receiver did not take it, and others, or the same later, may.
+        refused_by: The engines that did not; others are asked first.
         trouble: Why it cannot be sent at all, once that is known.
     """
 
@@ -43,6 +44,7 @@ class Parcel:
         "offered_at",
         "payload",
         "priority",
+        "refused_by",
         "rejections",
         "section",
         "sent_at",
@@ -59,6 +61,7 @@ class Parcel:
         self.cost_bytes = max(delivery.size_bytes + len(section), MIN_COST_BYTES)
         self.flags = 0
         self.attempts = self.rejections = 0
+        self.refused_by: tuple[Lane, ...] = ()
         self.failure: Failure | None = None
         self.is_for_master = False
         self.offered_at = 0.0

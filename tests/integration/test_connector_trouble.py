@@ -30,6 +30,7 @@ from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
 from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.outcomes import DONE, OutcomeBatch
+from harmonicio.wire.sections import credit_frame
 
 AWAY = MasterUnavailable("The master at http://127.0.0.1:1 does not answer.")
 
@@ -72,6 +73,22 @@ def test_messages_that_an_engine_gives_back_before_it_breaks_the_protocol_go_to_
         broken.sessions[0].link.send(answers.take_frame())
         connector.flush("processed", timeout_s=10)
     assert {each.route for each in deliveries} == {"engine"}
+
+
+def test_an_engine_that_breaks_the_protocol_is_given_nothing_more(cluster: BareCluster) -> None:
+    broken = cluster.engine(lambda _: None, window=1)
+    with cluster.connect(patience_s=60.0) as connector:
+        deliveries = [connector.send(b"x" * 1000) for _ in range(6)]
+        wait_until(lambda: len(broken.seen) == 1)
+        good = cluster.engine(done, window=1)
+        first, never_sent = OutcomeBatch(), OutcomeBatch()
+        first.add(0, DONE)
+        never_sent.add(len(deliveries), DONE)
+        broken.window = 0  # When it is dialled again.
+        frames = (first.take_frame(), credit_frame(20, 2**40), never_sent.take_frame())
+        broken.sessions[0].link.send(b"".join(frames))
+        connector.flush("processed", timeout_s=10)
+    assert (len(broken.seen), len(good.seen)) == (1, 5)
 
 
 def test_an_engine_that_vanishes_in_the_middle_of_large_messages_loses_none(cluster: BareCluster) -> None:

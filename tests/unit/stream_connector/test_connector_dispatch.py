@@ -247,6 +247,17 @@ def test_a_message_that_an_engine_could_not_take_goes_to_another(reason: RejectR
     assert not parcel.is_for_master
 
 
+def test_engines_that_did_not_take_a_message_are_asked_last() -> None:
+    bench = Bench()
+    first, second, third = (bench.lane(messages=10) for _ in range(3))
+    parcel = bench.offer()
+    for lane in (first, second):
+        assert bench.written(lane) == [parcel]
+        bench.answer(lane, 0, Outcome.rejected(RejectReason.STORAGE, "full"))
+        bench.wait(HOLD_MAX_S)
+    assert bench.written(third) == [parcel]
+
+
 @pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
 def test_a_message_that_engines_reject_again_and_again_goes_to_the_master(reason: RejectReason) -> None:
     bench = Bench(patience_s=60.0)
