@@ -24,7 +24,9 @@ Credit in bytes follows the engine's byte budget, in equal shares, one of them t
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
+from operator import itemgetter
 from typing import Any
 
 from harmonicio.wire.credit import ReceiverCredit
@@ -163,6 +165,11 @@ class EngineLoop:
         """Whether a message of the backlog waits for a slot."""
         return bool(self._waiting_from_backlog)
 
+    @property
+    def has_backlog(self) -> bool:
+        """Whether messages wait in the backlog, or here from it: then connectors get no new credit."""
+        return bool(self.depth or self._waiting_from_backlog)
+
     def take_slot(self) -> bool:
         """Take a free slot, if there is one."""
         if not self.free_slots:
@@ -170,12 +177,12 @@ class EngineLoop:
         self.free_slots -= 1
         return True
 
-    def wait_for_slot(self, waiter: Any, now: float, *, is_backlog: bool) -> None:
-        """Queue for the next slot that is freed."""
+    def wait_for_slot(self, waiter: Any, since: float, *, is_backlog: bool) -> None:
+        """Queue for the next slot that is freed; ``since`` may lie back for what has waited behind another message."""
         if is_backlog:
             self._waiting_from_backlog.append(waiter)
         else:
-            self._waiting.append((waiter, now))
+            insort(self._waiting, (waiter, since), key=itemgetter(1))
 
     def is_backlog_next(self, now: float) -> bool:
         """Whether a slot that is freed goes to a message of the backlog."""
@@ -269,7 +276,7 @@ class EngineLoop:
         active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]
         masters = [peer for peer in self._peers if peer.is_backlog]
         told = [peer for peer in masters if self._grant_master(peer, active)]
-        if self.depth or self._waiting_from_backlog:
+        if self.has_backlog:
             return told, None
         if self._emitting == self._concurrency:
             self.has_hungry_peers = True

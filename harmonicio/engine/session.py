@@ -78,7 +78,7 @@ class Session:
         self._slot: Slot | None = None
         self._held_since = 0.0
         self._held_messages = 0
-        self._is_hold_overdue = False
+        self._overdue_since: float | None = None
         self._payload: Payload | None = None
         self._arrival: Arrival | None = None
         self._on_closed = on_closed
@@ -112,7 +112,10 @@ class Session:
     def pause(self) -> None:
         """No complete message is here: send what waits, unless more is here already and the flusher can see to it."""
         self._end_hold()
-        if self.answers.is_worth_sending or not self._link.channel.has_bytes_waiting:
+        has_more = self._link.channel.has_bytes_waiting
+        if not has_more:
+            self._overdue_since = None
+        if self.answers.is_worth_sending or not has_more:
             self.checkpoint()
 
     def closed(self, error: HarmonicIOError | None) -> None:
@@ -227,7 +230,8 @@ class Session:
     def _slot_for_next(self) -> Slot | None:
         """Return the slot that this thread holds or waits for; None when there will be none."""
         if self._slot is not None:
-            is_backlog_first = self._slots.is_backlog_waiting and not (self._is_backlog or self._is_hold_overdue)
+            is_owed = self._is_backlog or self._overdue_since is not None
+            is_backlog_first = self._slots.is_backlog_waiting and not is_owed
             is_over = time.monotonic() - self._held_since >= HOLD_AT_MOST_S
             if not (is_over or is_backlog_first or self.answers.is_full):
                 return self._slot
@@ -235,14 +239,23 @@ class Session:
             self.checkpoint()
         if self.answers.oldest_at is not None:
             self._slots.flusher.watch(self)
-        waits_since = time.monotonic()
-        slot = self._slots.acquire(is_backlog=self._is_backlog)
+        since = self._waits_since()
+        slot = self._slots.acquire(since, is_backlog=self._is_backlog)
         self._held_since = time.monotonic()
-        # The messages behind came with this one and have waited as long.
-        self._is_hold_overdue = self._held_since - waits_since >= OVERTAKEN_FOR_S
+        self._overdue_since = since if self._held_since - since >= OVERTAKEN_FOR_S else None
         self._slot = slot
         self._slots.flusher.watch(self)
         return slot
+
+    def _waits_since(self) -> float:
+        """Return since when the next message waits: what lies behind one that was overdue came with it.
+
+        Only while there is a backlog: else new credit would keep this connection ahead of the others for ever.
+        """
+        if self._overdue_since is not None and self._slots.has_backlog:
+            return self._overdue_since
+        self._overdue_since = None
+        return time.monotonic()
 
     def _end_hold(self) -> None:
         slot, self._slot = self._slot, None
@@ -269,7 +282,7 @@ class Session:
     def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:
         content = self._content_of(message, payload.view.toreadonly())
         task = Task(self, self._slots, self._work, message, content, payload)
-        self._slots.submit(task, is_backlog=self._is_backlog)
+        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
 
     # ── large messages ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -296,7 +309,7 @@ class Session:
         arrival = self._arrival = Arrival(payload.view)
         content = self._streaming_message(message, arrival)
         task = Task(self, self._slots, self._work, message, content, payload, arrival)
-        self._slots.submit(task, is_backlog=self._is_backlog)
+        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
         self.checkpoint()
         self._link.receive_payload(payload.view, on_progress=arrival.advance)
 

@@ -142,6 +142,11 @@ class Slots:
         return self._loop.is_backlog_waiting
 
     @property
+    def has_backlog(self) -> bool:
+        """Whether messages wait in the backlog, or here from it."""
+        return self._loop.has_backlog
+
+    @property
     def has_hungry_peers(self) -> bool:
         """Whether a peer without credit waits for what others leave."""
         return self._loop.has_hungry_peers
@@ -165,21 +170,25 @@ class Slots:
 
     # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def acquire(self, *, is_backlog: bool) -> Slot | None:
+    def acquire(self, since: float, *, is_backlog: bool) -> Slot | None:
         """Wait for a slot; return None when there will be none, because the engine drains or is clogged."""
         waiter = _WaitingThread()
-        self.submit(waiter, is_backlog=is_backlog)
+        self.submit(waiter, since, is_backlog=is_backlog)
         return waiter.wait()
 
-    def submit(self, waiter: Waiter, *, is_backlog: bool) -> None:
-        """Give the waiter the next slot that is free for it, or refuse it because the engine drains or is clogged."""
+    def submit(self, waiter: Waiter, since: float, *, is_backlog: bool) -> None:
+        """Give the waiter the next slot that is free for it, or refuse it because the engine drains or is clogged.
+
+        Args:
+            since: The monotonic time since when its message waits.
+        """
         slot = None
         with self._lock:
             if not self.is_draining and self._loop.take_slot():
                 slot = self._idle_slots.pop()
                 self._taken += 1
             elif not self.is_draining and (is_backlog or not self._loop.is_clogged(time.monotonic())):
-                self._loop.wait_for_slot(waiter, time.monotonic(), is_backlog=is_backlog)
+                self._loop.wait_for_slot(waiter, since, is_backlog=is_backlog)
                 return
         if slot is None:
             waiter.refused()

@@ -601,6 +601,24 @@ def test_what_an_engine_has_taken_is_run_although_messages_of_the_backlog_keep_c
     assert len(bench.master.outcomes) < stored, "the backlog was never empty"
 
 
+@pytest.mark.parametrize("size_bytes", [0, 100_000])
+def test_what_lies_behind_a_message_that_was_overtaken_for_long_goes_on_at_once(start: Start, size_bytes: int) -> None:
+    """Each handler runs for longer than a slot is held, so that each message waits for a slot of its own."""
+    bench = start("import time\n@handler\ndef handle(message):\n    time.sleep(0.006)\n")
+    connector = bench.connector()
+    for _ in range(30):
+        connector.outcome(connector.send(bytes(size_bytes)))
+    connector.wait(lambda: connector.credit.messages_total - connector.credit.sent > 5)
+    for _ in range(800):
+        bench.master.push()
+    wait_until(lambda: bench.daemon._slots.is_backlog_waiting)
+    begun = time.monotonic()
+    numbers = [connector.send(bytes(size_bytes)) for _ in range(6)]
+    assert {connector.outcome(number, timeout_s=8).kind for number in numbers} == {OutcomeKind.DONE}
+    assert time.monotonic() - begun < 2.5
+    assert len(bench.master.outcomes) < 800, "the backlog was never empty"
+
+
 def test_a_free_slot_takes_the_next_message_of_the_backlog_while_the_one_before_it_runs(start: Start) -> None:
     code = """
         import threading, time

@@ -60,6 +60,16 @@ def test_who_has_waited_for_a_second_is_not_overtaken_by_the_backlog_any_more() 
     assert freed.count("stored") == 17
 
 
+def test_what_has_waited_behind_another_message_keeps_its_place_among_those_that_came_before_it() -> None:
+    loop = loop_of(1)
+    assert loop.take_slot()
+    for waiter, since in (("young", 1.9), ("younger", 2.0), ("behind", 0.5), ("behind as well", 0.5)):
+        loop.wait_for_slot(waiter, since, is_backlog=False)
+    loop.wait_for_slot("stored", 2.0, is_backlog=True)
+    freed = [loop.free_slot(2.0) for _ in range(5)]
+    assert freed == ["behind", "behind as well", "stored", "young", "younger"]
+
+
 def test_a_drain_refuses_who_waits_and_gives_no_more_credit() -> None:
     loop = loop_of(1)
     peer = joined(loop)
