@@ -12,7 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Executor
 
 from harmonicio.core.errors import HarmonicIOError, RemoteProtocolError, StorageError
-from harmonicio.core.message import Outcome
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.entry import Reservation
 from harmonicio.master.session_task import SessionTask
@@ -64,6 +64,8 @@ class EngineSession:
         self._unsent = 0
         self._unsent_bytes = 0
         self._sent: dict[int, Reservation] = {}
+        self._refusals = 0
+        self._refused_bytes = 0
         self._is_draining = False
         self._is_depth_told = False
         self._task = SessionTask(executor, self._send_what_waits, link.channel.shutdown)
@@ -77,6 +79,11 @@ class EngineSession:
     def load(self) -> int:
         """Messages that this engine has, or is about to have, from the backlog."""
         return self._unsent + len(self._sent)
+
+    @property
+    def refusals(self) -> int:
+        """Messages that the engine's host had no room for, since it took one of at least the size of the smallest."""
+        return self._refusals
 
     def can_take(self, size_bytes: int) -> bool:
         """Whether the engine's credit admits one more message of this size."""
@@ -131,7 +138,16 @@ class EngineSession:
             raise RemoteProtocolError(f"Messages {first} to {last} are answered twice.")
         for reservation in reservations:
             if reservation is not None:
+                self._note_room(reservation.entry.size_bytes, outcome)  # First: it decides who is offered it next.
                 self._backlog.settle(reservation, outcome)
+
+    def _note_room(self, size_bytes: int, outcome: Outcome) -> None:
+        """Learn from an answer whether the engine's host has room."""
+        if outcome.reason is RejectReason.STORAGE:
+            self._refused_bytes = min(size_bytes, self._refused_bytes) if self._refusals else size_bytes
+            self._refusals += 1
+        elif outcome.kind is not OutcomeKind.REJECTED and size_bytes >= self._refused_bytes:
+            self._refusals = 0
 
     def pause(self) -> None:
         """Nothing waits to be sent for the reader's sake: the session's task sends."""

@@ -176,18 +176,28 @@ class Intake:
     # ── which message goes where ─────────────────────────────────────────────────────────────────────────────────────
 
     def _assign(self, stream: str) -> None:
-        """Give waiting messages to engines with credit, those with the least work from the backlog first."""
+        """Give waiting messages to engines with credit.
+
+        Those that have refused the fewest for want of room come first, then those with the least work from the backlog.
+        """
         with self._lock:
             sessions = self._engines.get(stream, [])
-            while (size_bytes := self._backlog.next_size(stream)) is not None:
+            while (size_bytes := self._next_size(stream, sessions)) is not None:
                 able = [session for session in sessions if session.can_take(size_bytes)]
                 if not able:
                     return
-                session = min(able, key=lambda item: item.load)
+                session = min(able, key=lambda item: (item.refusals, item.load))
                 reservation = self._backlog.reserve(stream, session.holder, time.monotonic())
                 if reservation is None:
                     return
                 session.assign(reservation)
+
+    def _next_size(self, stream: str, sessions: list[EngineSession]) -> int | None:
+        """Return the size of the next message, which may be one that was put off if an engine has refused none."""
+        size_bytes = self._backlog.put_off_size(stream)
+        if size_bytes is not None and any(item.refusals == 0 and item.can_take(size_bytes) for item in sessions):
+            self._backlog.recall(stream)
+        return self._backlog.next_size(stream)
 
     def _depth_changed(self, stream: str) -> None:
         self._assign(stream)

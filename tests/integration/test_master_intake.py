@@ -34,7 +34,7 @@ from harmonicio.wire.events import (
     Role,
 )
 from harmonicio.wire.frames import VERSION, Flag
-from harmonicio.wire.sections import credit_frame, outcomes_frame, subscribe_frame
+from harmonicio.wire.sections import credit_frame, outcomes_frame, packed_detail, subscribe_frame
 
 STREAM = StreamDeclaration("images", handler="/handler.py", max_message_bytes=50_000_000, max_attempts=2)
 
@@ -176,6 +176,64 @@ def test_what_an_engine_held_when_its_connection_ended_goes_to_another_as_a_susp
             assert event.message.is_suspect
             second.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 1)
+
+
+NO_ROOM = packed_detail(Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume."))
+
+
+# Time does not pass in these backlogs: no pause of what was put off ever ends.
+
+
+def test_what_one_host_has_no_room_for_goes_to_an_idle_engine_of_another_at_once(
+    intake: Intake, backlog: Backlog
+) -> None:
+    with closing(engine(intake, "full")) as full, closing(connector(intake)) as source:
+        full.link.send(credit_frame(1, 1_000))
+        source.wait_for(Credit)
+        source.link.send(message_prefix("large", 3), b"abc")
+        full.wait_for(MessageReceived)
+        with closing(engine(intake, "roomy")) as roomy:
+            roomy.link.send(credit_frame(1, 1_000))
+            full.link.send(outcomes_frame([(0, 0, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(2, 2_000))
+            (event,) = roomy.wait_for(MessageReceived)
+            assert event.message.id == "large"
+            roomy.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
+            wait_until(lambda: backlog.figures("images").done_total == 1)
+
+
+def test_what_all_hosts_had_no_room_for_goes_to_the_next_engine_that_comes(intake: Intake, backlog: Backlog) -> None:
+    with closing(engine(intake, "full")) as full, closing(connector(intake)) as source:
+        full.link.send(credit_frame(3, 1_000))
+        source.wait_for(Credit)
+        for number in range(3):
+            source.link.send(message_prefix(f"m{number}", 3), b"abc")
+        full.wait_for(MessageReceived, 3)
+        full.link.send(outcomes_frame([(0, 2, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(6, 2_000))
+        wait_until(lambda: backlog.figures("images").ready == 3)
+        with closing(engine(intake, "roomy")) as roomy:
+            for taken in range(1, 4):
+                roomy.link.send(credit_frame(taken, 1_000))
+                roomy.wait_for(MessageReceived, taken)
+                roomy.link.send(outcomes_frame([(taken - 1, taken - 1, OutcomeKind.DONE, b"")]))
+            assert [event.message.id for event in roomy.wait_for(MessageReceived, 3)] == ["m0", "m1", "m2"]
+
+
+def test_an_engine_whose_host_had_no_room_is_asked_last(intake: Intake) -> None:
+    with (
+        closing(engine(intake, "full")) as full,
+        closing(engine(intake, "roomy")) as roomy,
+        closing(connector(intake)) as source,
+    ):
+        full.link.send(credit_frame(1, 1_000))
+        source.wait_for(Credit)
+        source.link.send(message_prefix("first", 3), b"abc")
+        full.wait_for(MessageReceived)
+        full.link.send(outcomes_frame([(0, 0, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(10, 1_000))
+        roomy.link.send(credit_frame(10, 1_000))
+        roomy.wait_for(MessageReceived)
+        for number in range(5):
+            source.link.send(message_prefix(f"m{number}", 3), b"abc")
+            roomy.wait_for(MessageReceived, number + 2)
 
 
 def raise_once(error: Exception, call: Callable[..., Any]) -> Callable[..., Any]:

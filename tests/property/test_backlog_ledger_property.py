@@ -10,7 +10,7 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog.digest import digest_of
-from harmonicio.master.backlog.entry import Decision, Entry, PutVerdict, Reservation, RetryPolicy, Verdict
+from harmonicio.master.backlog.entry import Decision, Entry, PutVerdict, Reservation, RetryPolicy, State, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 
 STREAMS = ("plates", "wells", "rows")
@@ -186,6 +186,23 @@ class LedgerMachine(RuleBasedStateMachine):
             return
         self._expect_given_back(known, decision, known.entry.not_before)
         assert known.state == "dead" or known.entry.not_before > self.now
+
+    @rule(stream=st.sampled_from(STREAMS))
+    def recall(self, stream: str) -> None:
+        self.ledger.promote(self.now)
+        mine = [known for key, known in self.known.items() if key[0] == stream and known.state == "ready"]
+        mine.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
+        offered = [known for known in mine if known.ready_at <= self.now or known.entry.is_put_off]
+        is_any = bool(offered) and offered[0].ready_at > self.now
+        size_bytes = self.ledger.put_off_size(stream)
+        if stream == ORDERED:  # What is recalled may still have to wait for others.
+            offered = [known for known in offered if known.ready_at > self.now]
+            is_any = size_bytes is not None
+        assert size_bytes == (offered[0].entry.size_bytes if is_any else None)
+        self.ledger.recall(stream)
+        if is_any:
+            assert offered[0].entry.state is State.READY
+            offered[0].ready_at = self.now
 
     @rule(engine=st.sampled_from(ENGINES))
     def end_connection(self, engine: str) -> None:

@@ -181,6 +181,16 @@ class Backlog:
         with self._lock:
             return self._ledger.next_size(stream)
 
+    def put_off_size(self, stream: str) -> int | None:
+        """Return the payload size of what :meth:`recall` makes ready; None when there is nothing to recall."""
+        with self._lock:
+            return self._ledger.put_off_size(stream)
+
+    def recall(self, stream: str) -> None:
+        """An engine is there that may have room: make the next message ready that others had no room for."""
+        with self._lock:
+            self._ledger.recall(stream)
+
     def reserve(self, stream: str, engine: str, now: float) -> Reservation | None:
         """Give the next message of the stream to an engine; None when nothing is ready.
 

@@ -60,13 +60,15 @@ class Entry:
         is_suspect: It was outstanding when an engine's connection broke.
         put_at: Wall-clock seconds.
         not_before: Monotonic seconds before which it is not given out again.
-        times_put_off: How often an engine's host had no room for it, since the master was started.
+        is_put_off: Nobody has taken it since an engine's host had no room for it.
+        times_put_off: How often that happened, since the master was started.
     """
 
     __slots__ = (
         "attempts",
         "crashes",
         "digest",
+        "is_put_off",
         "is_suspect",
         "message_id",
         "not_before",
@@ -107,6 +109,7 @@ class Entry:
         self.is_suspect = is_suspect
         self.put_at = put_at
         self.not_before = 0.0
+        self.is_put_off = False
         self.times_put_off = 0
         self.state = State.STORING
 

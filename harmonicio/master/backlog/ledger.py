@@ -6,7 +6,7 @@ Rules:
   ordered stream one message at a time is held; one that is being stored or is to be tried again holds up those behind.
 - A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
   connection, or by expiry; an outcome that comes later finds no reservation and changes nothing.
-- What a host has no room for is put off longer each time. That is the host's fault, and makes no dead letter.
+- What a host has no room for is put off longer each time, or recalled for one that may have room. No dead letters.
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
   connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
   shows it.
@@ -153,6 +153,7 @@ class Ledger:
         entry = None if book is None else book.next_ready()
         if book is None or entry is None:
             return None
+        entry.is_put_off = False
         book.move(entry, State.RESERVED)
         return self._reservations.make(entry, engine, now + book.policy.reservation_timeout_s)
 
@@ -200,9 +201,21 @@ class Ledger:
         entry = reservation.entry
         if not self._reservations.end(reservation):
             return self._late(entry)
+        entry.is_put_off = True
         entry.times_put_off += 1
         pause_s = delay_s(entry.times_put_off, first_s=PUT_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
         return self._give_back(entry, now + pause_s)
+
+    def put_off_size(self, stream: str) -> int | None:
+        """Return the payload size of the message that :meth:`recall` makes ready; None when there is none."""
+        book = self._books.get(stream)
+        entry = None if book is None else book.next_put_off()
+        return None if entry is None else entry.size_bytes
+
+    def recall(self, stream: str) -> None:
+        """An engine may have room: make ready what would be the next message if it had not been put off."""
+        if (book := self._books.get(stream)) is not None and (entry := book.next_put_off()) is not None:
+            book.move(entry, State.READY)
 
     def release_all(self, engine: str) -> list[Decision]:
         """The engine's connection ended: what it held is ready again, free of charge, as suspects."""

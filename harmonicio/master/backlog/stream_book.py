@@ -6,6 +6,7 @@ Rules:
 - What is ready lies in a heap of whole numbers, priority above sequence, so that the smallest is the next. An entry
   that stops being ready stays in the heap until it comes to the top, where its state tells that it is stale; when
   stale numbers prevail, the heap is made anew.
+- What was put off lies in a heap of its own, too, so that it can be offered to whoever has room before its pause ends.
 - In an ordered stream nothing is ready while another message is held by an engine, and nothing overtakes a message that
   is still being stored or waits for its next attempt: those lie in the heap, too.
 """
@@ -41,6 +42,7 @@ class StreamBook:
         self.done_total = 0
         self.late_total = 0
         self._ready: list[int] = []
+        self._put_off: list[int] = []
         self.policy = RetryPolicy()
 
     def __repr__(self) -> str:
@@ -86,6 +88,8 @@ class StreamBook:
             self.waiting.pop(entry.sequence, None)
         if state in self._in_heap:
             self._push(entry)
+        if state is State.DELAYED and entry.is_put_off:
+            self._push_put_off(entry)
 
     def next_ready(self) -> Entry | None:
         """Return the next ready entry, by priority and then arrival, and leave it where it is."""
@@ -99,6 +103,16 @@ class StreamBook:
             heappop(self._ready)
         return None
 
+    def next_put_off(self) -> Entry | None:
+        """Return what would be the next ready entry if nothing had been put off; None if that was not put off."""
+        while self._put_off:
+            entry = self.waiting.get(self._put_off[0] & _SEQUENCE_MASK)
+            if entry is not None and entry.state is State.DELAYED and entry.is_put_off:
+                ready = self.next_ready()
+                return entry if ready is None or _key(entry) < _key(ready) else None
+            heappop(self._put_off)
+        return None
+
     def count(self, *states: State) -> int:
         return sum(self.counts[state] for state in states)
 
@@ -109,6 +123,13 @@ class StreamBook:
         heappush(self._ready, _key(entry))
         if len(self._ready) > 2 * self.count(*self._in_heap) + _STALE_ALLOWED:
             self._make_heap()
+
+    def _push_put_off(self, entry: Entry) -> None:
+        heappush(self._put_off, _key(entry))
+        if len(self._put_off) > 2 * self.count(State.DELAYED) + _STALE_ALLOWED:
+            entries = self.waiting.values()
+            self._put_off = [_key(each) for each in entries if each.state is State.DELAYED and each.is_put_off]
+            heapify(self._put_off)
 
     def _make_heap(self) -> None:
         entries = chain(self.waiting.values(), self._storing.values())

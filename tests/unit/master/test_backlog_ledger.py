@@ -290,6 +290,31 @@ def test_what_hosts_have_no_room_for_is_put_off_longer_each_time_and_never_makes
     assert pauses_s[-1] == pytest.approx(BACK_OFF_MAX_S, rel=0.01)
 
 
+def test_what_was_put_off_is_recalled_one_by_one_where_it_would_have_been_next(desk: Desk) -> None:
+    for message_id in "abc":
+        desk.put(message_id)
+    for _ in "ab":
+        desk.ledger.put_off(desk.reserve(), 0.0, 0.99)
+    desk.put("urgent", b"now", priority=1)
+    assert desk.ledger.put_off_size("plates") is None
+    assert desk.reserve().entry.message_id == "urgent"
+    assert desk.ledger.put_off_size("plates") == len(b"cells")
+    desk.ledger.recall("plates")
+    assert desk.ledger.put_off_size("plates") is None
+    assert desk.take_all() == ["a", "c"]
+    desk.ledger.recall("plates")
+    assert desk.take_all() == ["b"]
+
+
+def test_what_failed_is_not_recalled_although_it_was_put_off_before(desk: Desk) -> None:
+    desk.put("a")
+    desk.ledger.put_off(desk.reserve(), 0.0, 0.99)
+    desk.ledger.fail(desk.reserve(now=1.0), ERROR, 1.0, 0.5)
+    assert desk.ledger.put_off_size("plates") is None
+    desk.ledger.recall("plates")
+    assert desk.ledger.depth("plates") == 0
+
+
 def test_used_up_crashes_make_a_dead_letter(desk: Desk) -> None:
     entry = desk.put("a")
     for _ in range(2):

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PayloadLease, StoreLimits
@@ -17,7 +18,7 @@ from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.engine_session import EngineSession
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.connection import Connection
-from harmonicio.wire.events import Credit, IncomingMessage
+from harmonicio.wire.events import Credit, IncomingMessage, OutcomeRange, OutcomesReceived
 from harmonicio.wire.sections import depth_frame
 
 
@@ -106,6 +107,31 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     wait_until(lambda: b"cells" in link.sent)
     assert not session.can_take(5)
     assert session.load == 1
+    backlog.close()
+
+
+def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something_larger(
+    executor: ThreadPoolExecutor,
+) -> None:
+    backlog, link = Backlog(MemoryStore(StoreLimits())), SeenLink()
+    backlog.declare(StreamDeclaration("images", handler="/handler.py"))
+    session = new_session(link, backlog, executor)
+    session.handle(Credit(10, 1_000))
+    no_room = Outcome.rejected(RejectReason.STORAGE, "disk full")
+    draining = Outcome.rejected(RejectReason.DRAINING, "bye")
+    done = Outcome(OutcomeKind.DONE)
+    answers = [(5, no_room, 1), (9, no_room, 2), (4, done, 2), (9, draining, 2), (5, done, 0), (1, done, 0)]
+    for number, (size_bytes, outcome, refusals) in enumerate(answers):
+        message = IncomingMessage(number, f"m{number}", 0, 0, 0, 0, size_bytes, b"", {}, None)
+        message.payload = memoryview(b"cells and more"[:size_bytes])
+        backlog.put("images", message, None, lambda _: None)
+        wait_until(lambda: backlog.depth("images") == 1)
+        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        assert reservation is not None
+        session.assign(reservation)
+        wait_until(lambda expected=size_bytes: bool(link.sent) and len(link.sent[-1]) == expected)
+        session.handle(OutcomesReceived((OutcomeRange(number, number, outcome),)))
+        assert session.refusals == refusals
     backlog.close()
 
 
