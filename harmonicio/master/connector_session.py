@@ -9,6 +9,7 @@ from concurrent.futures import Executor
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotAllowed, RemoteProtocolError
 from harmonicio.core.lease import Claims
 from harmonicio.core.message import Outcome, RejectReason
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PendingPayload
 from harmonicio.master.backlog.reception import REFUSALS, refusal_of
@@ -33,10 +34,11 @@ class ConnectorSession:
 
     Args:
         claims: What its ticket says.
-        max_message_bytes: Larger payloads are rejected before they are read.
-        is_ordered: Whether messages come one by one. Were several on their way, later ones could find room in a full
-            backlog after earlier ones had found none.
+        declaration: Of the stream.
         on_closed: Called once when the connection has ended.
+
+    Attributes:
+        declaration: May be replaced until the session is opened.
     """
 
     def __init__(
@@ -46,16 +48,14 @@ class ConnectorSession:
         backlog: Backlog,
         executor: Executor,
         *,
-        max_message_bytes: int,
-        is_ordered: bool,
+        declaration: StreamDeclaration,
         on_closed: Callable[[ConnectorSession], None],
     ) -> None:
         self.claims = claims
         self.stream = claims.stream
+        self.declaration = declaration
         self._link = link
         self._backlog = backlog
-        self._max_message_bytes = max_message_bytes
-        self._window_messages = 1 if is_ordered else WINDOW_MESSAGES
         self._on_closed = on_closed
         self._lock = threading.Lock()
         self._credit = ReceiverCredit()
@@ -90,8 +90,8 @@ class ConnectorSession:
 
     def _begin(self, message: IncomingMessage) -> None:
         """A large payload follows: give it a buffer, or say why not."""
-        if message.size_bytes > self._max_message_bytes:
-            most = self._max_message_bytes
+        most = self.declaration.max_message_bytes
+        if message.size_bytes > most:
             text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
             self._refuse(Outcome.rejected(RejectReason.TOO_LARGE, text))
             return
@@ -190,10 +190,15 @@ class ConnectorSession:
             self._link.channel.shutdown()
 
     def _is_credit_due(self) -> bool:
-        """Raise the totals once half of the window is used, so that CREDIT is not sent for every message."""
+        """Raise the totals once half of the window is used, so that CREDIT is not sent for every message.
+
+        In an ordered stream messages come one by one. Were several on their way, later ones could find room in a full
+        backlog after earlier ones had found none.
+        """
         credit = self._credit
+        window_messages = 1 if self.declaration.ordered else WINDOW_MESSAGES
         left_messages = credit.messages_total - credit.received
         left_bytes = credit.bytes_total - credit.received_bytes
-        if left_messages > self._window_messages // 2 and left_bytes > WINDOW_BYTES // 2:
+        if left_messages > window_messages // 2 and left_bytes > WINDOW_BYTES // 2:
             return False
-        return credit.grant(credit.answered + self._window_messages, credit.answered_bytes + WINDOW_BYTES)
+        return credit.grant(credit.answered + window_messages, credit.answered_bytes + WINDOW_BYTES)

@@ -95,17 +95,22 @@ class Intake:
 
     def _receive(self, link: Link, hello: Hello) -> tuple[Hello, Session]:
         declaration = self._check(hello)
+        checksum_name = checksum.choose(hello.checksums)
+        session: Session
+        if hello.role is Role.ENGINE:
+            session = self._engine_session(link, hello, checksum_name)
+        else:
+            session = self._connector_session(link, hello, declaration)
+            declaration = session.declaration
         answer = Hello(
             Role.MASTER,
             stream=declaration.name,
-            checksums=tuple(filter(None, [checksum.choose(hello.checksums)])),
+            checksums=tuple(filter(None, [checksum_name])),
             max_message_bytes=declaration.max_message_bytes,
             software=f"harmonicio {__version__}",
             versions=(VERSION,),
         )
-        if hello.role is Role.ENGINE:
-            return answer, self._engine_session(link, hello, *answer.checksums)
-        return answer, self._connector_session(link, hello, declaration)
+        return answer, session
 
     def _check(self, hello: Hello) -> StreamDeclaration:
         if hello.role is Role.ENGINE:
@@ -124,14 +129,14 @@ class Intake:
             self._verify_intake(hello.ticket),
             self._backlog,
             self._executor,
-            max_message_bytes=declaration.max_message_bytes,
-            is_ordered=declaration.ordered,
+            declaration=declaration,
             on_closed=self._connector_closed,
         )
         with self._lock:
             self._connectors.add(session)
         try:
-            self._check(hello)  # Again: what is revoked from here on finds the session.
+            # Again: what is revoked or declared anew from here on finds the session.
+            session.declaration = self._check(hello)
         except HarmonicIOError:
             self._connector_closed(session)
             raise

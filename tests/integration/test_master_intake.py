@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -359,6 +360,34 @@ def test_a_connector_that_vanishes_in_the_middle_of_a_message_leaves_nothing(int
     wait_until(lambda: "0 connectors" in repr(intake))
     assert backlog.depth("images") == 0
     assert backlog.figures("images").waiting_bytes == 0
+
+
+def test_a_connector_that_comes_while_its_stream_becomes_ordered_gets_the_credit_of_an_ordered_stream(
+    backlog: Backlog,
+) -> None:
+    declared = [STREAM]
+    asked: list[str] = []
+
+    def verify_intake(ticket: str) -> Claims:
+        asked.append(ticket)
+        if len(asked) == 2:  # The stream was looked up, and the session is not there yet to be ended.
+            declared.append(replace(STREAM, ordered=True, max_message_bytes=7))
+            intake.end_connectors(lambda claims: claims.stream == "images")
+        return Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
+
+    intake = Intake(
+        "127.0.0.1",
+        0,
+        backlog,
+        verify_intake=verify_intake,
+        verify_engine=lambda worker, engine, ticket: Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine),
+        find_stream=lambda _: declared[-1],
+    )
+    intake.start()
+    with closing(intake), closing(connector(intake)) as source:
+        assert source.answer.max_message_bytes == 7
+        (event,) = source.wait_for(Credit)
+        assert isinstance(event, Credit) and event.messages == 1
 
 
 def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, backlog: Backlog) -> None:
