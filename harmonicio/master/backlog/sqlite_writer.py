@@ -49,7 +49,9 @@ class SqliteWriter:
         self._gathered = threading.Condition()
         self._batch = Batch()
         self._is_closing = False
-        self._is_in_trouble = False
+        #: The kinds of errors since writing was last in order, each of which has been logged.
+        self._troubles: set[str] = set()
+        self._has_put_failed = False
         self._transactions = 0
         self._thread = threading.Thread(target=self._run, name="backlog-writer", daemon=True)
         self._thread.start()
@@ -98,10 +100,11 @@ class SqliteWriter:
             dropped = self._batches.write(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
             mapped = storage_error("write to the backlog", error)
+            self._has_put_failed = self._has_put_failed or bool(batch.puts)
             self._note_trouble(mapped)
             return mapped
-        if batch.puts:
-            self._note_trouble(None)
+        if self._troubles and (batch.puts or not self._has_put_failed):
+            self._end_trouble()
         self._transactions += 1
         self._remove_files([*batch.files_removed(), *dropped])
         return None
@@ -116,14 +119,19 @@ class SqliteWriter:
             self._note_trouble(storage_error("give up the ballast", failed))
         return self._write(batch) if batch else None
 
-    def _note_trouble(self, error: StorageError | None) -> None:
-        """Log when trouble begins and when a put has succeeded again, not each write in between."""
-        if error is not None and not self._is_in_trouble:
+    def _note_trouble(self, error: StorageError) -> None:
+        """Log each kind of error once until writing is in order again, not each write that fails."""
+        kind = _kind(error)
+        if kind not in self._troubles:
+            self._troubles.add(kind)
             is_foreseen = isinstance(error.__cause__, (OSError, sqlite3.Error))
             _log.error("The backlog cannot be written: %s", error, exc_info=None if is_foreseen else error)
-        elif error is None and self._is_in_trouble:
-            _log.info("The backlog can be written again")
-        self._is_in_trouble = error is not None
+
+    def _end_trouble(self) -> None:
+        """Writing is in order: what failed has succeeded. On a full disk puts fail while all else can be written."""
+        self._troubles.clear()
+        self._has_put_failed = False
+        _log.info("The backlog can be written again")
 
 
 def storage_error(doing: str, error: Exception) -> StorageError:
@@ -133,6 +141,14 @@ def storage_error(doing: str, error: Exception) -> StorageError:
     mapped = StorageError(f"Could not {doing}: {error}.", hint="Check the space and the health of the master's disk.")
     mapped.__cause__ = error
     return mapped
+
+
+def _kind(error: StorageError) -> str:
+    """Return what an error has in common with others of its kind: no names of files."""
+    cause = error.__cause__
+    if isinstance(cause, OSError):
+        return f"OSError {cause.errno}"
+    return str(cause) if isinstance(cause, sqlite3.Error) else type(cause or error).__name__
 
 
 def _call(callbacks: Iterable[Callback], error: StorageError | None) -> None:

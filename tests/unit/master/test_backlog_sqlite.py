@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import signal
@@ -9,16 +10,18 @@ import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
 
 from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.master.backlog.base import StoreLimits
 from harmonicio.master.backlog.entry import Entry
 from harmonicio.master.backlog.sqlite import SqliteStore
-from harmonicio.testing.backlog_store_suite import OpenStore
+from harmonicio.testing.backlog_store_suite import OpenStore, Told
 
 CHILD = Path(__file__).with_name("backlog_child.py")
 NO_CACHE = StoreLimits(hot_cache_bytes=0)
@@ -122,6 +125,81 @@ def test_a_full_disk_can_be_emptied_by_processing_what_is_on_it(tmp_path: Path) 
     assert len(done) > 10
     assert stored[:-1] == done
     assert said[-1][0] == "stored"
+
+
+class BrokenIndex:
+    """Makes writes to one table of a store's index fail with a text of choice."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "backlog.sqlite"
+
+    def fail(self, table: str, text: str) -> None:
+        self.mend(table)
+        self._execute(f"CREATE TRIGGER no_{table} BEFORE INSERT ON {table} BEGIN SELECT RAISE(ABORT, '{text}'); END")
+
+    def mend(self, table: str) -> None:
+        self._execute(f"DROP TRIGGER IF EXISTS no_{table}")
+
+    def _execute(self, statement: str) -> None:
+        with closing(sqlite3.connect(self._path, timeout=10.0)) as connection:
+            connection.execute(statement)
+
+
+def told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged of the writer since it was asked last."""
+    lines = [f"{record.levelname} {record.getMessage()}" for record in caplog.records if "written" in record.msg]
+    caplog.clear()
+    return lines
+
+
+def finish(opened: OpenStore, entry: Entry) -> StorageError | None:
+    answer = Told()
+    opened.store.finish(entry, Outcome(OutcomeKind.DONE), answer)
+    return answer.wait()
+
+
+def test_each_trouble_with_the_disk_and_its_end_are_logged_once_although_nothing_is_put(
+    tmp_path: Path, reopen: Callable[[], OpenStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    opened, index = reopen(), BrokenIndex(tmp_path / "backlog")
+    entries = [opened.put(number, b"cells") for number in range(1, 6)]
+    for text in ("the first trouble", "the second trouble"):
+        index.fail("finished", text)
+        assert finish(opened, entries[0]) is not None
+        assert finish(opened, entries[0]) is not None
+        (line,) = told(caplog)
+        assert line.startswith("ERROR") and text in line
+    index.mend("finished")
+    assert finish(opened, entries.pop()) is None
+    assert told(caplog) == ["INFO The backlog can be written again"]
+    index.fail("finished", "the second trouble")
+    assert finish(opened, entries[0]) is not None
+    assert len(told(caplog)) == 1
+
+
+def test_trouble_with_puts_lasts_until_one_succeeds_and_hides_no_other(
+    tmp_path: Path, reopen: Callable[[], OpenStore], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    opened, index = reopen(), BrokenIndex(tmp_path / "backlog")
+    entries = [opened.put(number, b"cells") for number in range(1, 6)]
+    index.fail("entries", "the disk is full")
+    for number in range(6, 9):
+        assert opened.put_later(number, b"cells")[1].wait() is not None
+        assert finish(opened, entries.pop()) is None
+    (line,) = told(caplog)
+    assert "the disk is full" in line
+    index.fail("finished", "another trouble")
+    assert finish(opened, entries[0]) is not None
+    (line,) = told(caplog)
+    assert "another trouble" in line
+    index.mend("finished")
+    index.mend("entries")
+    assert finish(opened, entries[0]) is None
+    assert told(caplog) == []
+    opened.put(9, b"cells")
+    assert told(caplog) == ["INFO The backlog can be written again"]
 
 
 # ── damage ───────────────────────────────────────────────────────────────────────────────────────────────────────────
