@@ -236,7 +236,7 @@ class Backlog:
             decision = self._decide_settled(reservation, outcome)
         if decision.verdict is Verdict.LATE:
             self._log_late(reservation, outcome)
-        elif outcome.reason is RejectReason.STORAGE:
+        elif outcome.reason is RejectReason.STORAGE and decision.verdict is Verdict.READY:
             self._log_put_off(reservation, outcome)
         if decision.verdict is Verdict.SETTLING:
             self._clerk.finish(decision.entry, outcome)

@@ -69,7 +69,7 @@ class Clerk:
             self._notifier.changed(decision.entry.stream)
 
     def stream_changed(self, stream: str) -> None:
-        """A message was stored, or could not be: it, or in an ordered stream those behind it, may be ready now."""
+        """A message does not come to be ready: in an ordered stream those behind it may be."""
         self._notifier.changed(stream)
 
     def finish(self, entry: Entry, outcome: Outcome) -> None:

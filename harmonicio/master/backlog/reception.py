@@ -190,12 +190,13 @@ class Reception:
             outcome = STORED
         for each in answers:
             each(outcome)
+        if decision is not None and failure is None:
+            self._clerk.carry_out([decision])  # What its engine's exit was charged meanwhile may make it a dead letter.
+            return
         if decision is None:
             self._clerk.room_freed()
-        elif failure is not None and decision.verdict is Verdict.DEAD:
+        elif decision.verdict is Verdict.DEAD:
             self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
-        else:  # What its engine's exit was charged meanwhile may have made it a dead letter.
-            self._clerk.carry_out([decision])
         self._clerk.stream_changed(entry.stream)
 
 

@@ -31,6 +31,7 @@ from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
 from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Entry, Reservation
 from harmonicio.master.backlog.ledger import BACK_OFF_MAX_S
 from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.master.service import BacklogOptions
 from harmonicio.testing.clock import ManualClock
@@ -307,6 +308,25 @@ def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_les
     desk.clock.advance(BACK_OFF_MAX_S)
     desk.backlog.tick()
     assert desk.reserve().attempt == 1
+
+
+def test_a_refused_message_whose_attempts_are_used_up_is_not_said_to_stay_in_the_backlog(
+    desk: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    desk.put("a")
+    reservation = desk.reserve()
+    for _ in range(PLATES.max_crashes):
+        desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=("a",)))
+    desk.backlog.settle(reservation, Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume."))
+    assert desk.state("a") == "dead"
+    assert "no room" not in caplog.text
+
+
+def test_listeners_are_told_once_of_a_message_that_was_stored(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    told: list[str] = []
+    monkeypatch.setattr(Notifier, "changed", lambda _, stream: told.append(stream))
+    desk.put("a")
+    assert told == ["plates"]
 
 
 def test_an_engine_does_not_say_stored(desk: Desk) -> None:
