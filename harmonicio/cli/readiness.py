@@ -32,6 +32,7 @@ class Readiness:
 
     def __init__(self, streams: Iterable[str]) -> None:
         self._said: dict[str, str] = dict.fromkeys(streams, "")
+        self._missing_since_s: dict[str, float] = {}
 
     def __repr__(self) -> str:
         return f"<Readiness {self._said}>"
@@ -49,14 +50,23 @@ class Readiness:
         by_name = {view.declaration.name: view for view in views}
         lines = []
         for name, said in self._said.items():
-            line = _line(name, by_name, troubles.get(name, ""), waited_s)
+            line = _line(name, by_name, troubles.get(name, ""), self._missing_for_s(by_name.get(name), waited_s))
             if line not in ("", said):
                 self._said[name] = line
                 lines.append(line)
         return lines
 
+    def _missing_for_s(self, view: StreamView | None, now_s: float) -> float:
+        """Return how long engines of a stream have been missing."""
+        if view is None:
+            return 0.0
+        name = view.declaration.name
+        if view.running >= view.desired:
+            self._missing_since_s[name] = now_s
+        return now_s - self._missing_since_s.get(name, 0.0)
 
-def _line(name: str, views: dict[str, StreamView], trouble: str, waited_s: float) -> str:
+
+def _line(name: str, views: dict[str, StreamView], trouble: str, missing_s: float) -> str:
     """Return what there is to say about a stream now; nothing while its engines may still be starting."""
     view = views.get(name)
     if view is None:
@@ -66,9 +76,9 @@ def _line(name: str, views: dict[str, StreamView], trouble: str, waited_s: float
     missing = f"Stream {name!r} has {view.running} of {console.count(view.desired, 'engine')}"
     if trouble:
         return f"{missing}: {trouble}"
-    if view.unplaced and waited_s >= PLACED_WITHIN_S:
+    if view.unplaced and missing_s >= PLACED_WITHIN_S:
         return f"{missing}: {_who_holds_places(name, views)}"
-    return f"{missing} after {READY_WITHIN_S:.0f} s. See: harmonicio status" if waited_s >= READY_WITHIN_S else ""
+    return f"{missing} after {READY_WITHIN_S:.0f} s. See: harmonicio status" if missing_s >= READY_WITHIN_S else ""
 
 
 def _who_holds_places(name: str, views: dict[str, StreamView]) -> str:

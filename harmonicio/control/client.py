@@ -75,7 +75,7 @@ class MasterClient:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise errors.InvalidInput(f"{url!r} is not a master's address.", hint="Write it as http://host:port.")
         self.url = url.rstrip("/")
-        self._token = token
+        self._token = _one_word(token)
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
         self._connections: WeakSet[HTTPConnection] = WeakSet()
@@ -326,6 +326,18 @@ def _new_session(token: str, on_connected: Callable[[HTTPConnection], None]) -> 
     if token:
         session.headers["Authorization"] = f"Bearer {token}"
     return session
+
+
+def _one_word(token: str) -> str:
+    """Return the token without the line end of its file.
+
+    Raises:
+        InvalidInput: it cannot stand in a header; it is not shown.
+    """
+    word = token.strip()
+    if not word.isascii() or not word.isprintable() or " " in word:
+        raise errors.InvalidInput("The token is not one word of ASCII.", hint="Give what is in one token file.")
+    return word
 
 
 def _reason(error: BaseException) -> str:

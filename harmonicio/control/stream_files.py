@@ -73,7 +73,7 @@ def _declaration(name: str, table: Any, file: Path) -> StreamDeclaration:
 def _value(key: str, value: Any, folder: Path) -> Any:
     if key.endswith("_bytes") and isinstance(value, str):
         return parse_size(value)
-    if key == "handler" and isinstance(value, str) and value.endswith(".py"):
+    if key == "handler" and isinstance(value, str) and value.endswith(".py") and "\0" not in value:
         return str((folder / value).resolve())
     if isinstance(value, Mapping):
         _check_plain(key, value)

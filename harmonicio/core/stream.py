@@ -51,6 +51,9 @@ class StreamDeclaration:
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     version: int = 0
 
+    #: Where the master reads one, unknown keys are refused: they are misspelt settings.
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  a field of the class for pydantic, not of its instances
+
     def checked(self) -> StreamDeclaration:
         """Return this declaration when every value can be used.
 
@@ -62,6 +65,11 @@ class StreamDeclaration:
             check_name("plugin", plugin)
         if bool(self.handler) == bool(self.image):
             raise InvalidInput(f"Stream {self.name!r} needs either a handler or an image.")
+        for label, text in (("handler", self.handler), ("image", self.image)):
+            if not text.isprintable():
+                raise InvalidInput(
+                    f"Stream {self.name!r} has {label} = {text[:80]!r}.", hint="Use printable characters."
+                )
         for label, value, smallest, largest in (
             ("engines", self.engines, 0, 10_000),
             ("concurrency", self.concurrency, 1, 1_024),

@@ -104,6 +104,7 @@ class BacklogConnection:
             raise
         finally:
             session.closed(error)
+            error = None  # It would keep this frame, and so what the master has not finished.
 
     def _serve_events(self, link: Link, session: Session) -> None:
         poll = select.poll()

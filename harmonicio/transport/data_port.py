@@ -179,17 +179,22 @@ class DataPort:
 
     def _run(self) -> None:
         while not self._is_closing:
-            for key, _ in self._selector.select(self._seconds_to_deadline(time.monotonic())):
-                if key.fileobj is self._listener:
-                    self._accept(time.monotonic())
-                elif key.fileobj is self._wake_reader:
-                    self._drain_wake()
-                else:
-                    self._selector.unregister(key.fileobj)
-                    self._hand_over(key.data)
+            ready = self._selector.select(self._seconds_to_deadline(time.monotonic()))
+            self._look_at(ready)
             while self._returned:
                 self._watch(self._returned.popleft())
             self._keep_deadlines(time.monotonic())
+            del ready  # It would keep connections that end while this thread waits.
+
+    def _look_at(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
+        for key, _ in ready:
+            if key.fileobj is self._listener:
+                self._accept(time.monotonic())
+            elif key.fileobj is self._wake_reader:
+                self._drain_wake()
+            else:
+                self._selector.unregister(key.fileobj)
+                self._hand_over(key.data)
 
     def _accept(self, now: float) -> None:
         for _ in range(ACCEPT_AT_ONCE):
@@ -282,19 +287,18 @@ class DataPort:
     def _serve(self, served: _Served) -> None:
         with self._lock:
             self._waiting_for_thread -= 1
-        error: HarmonicIOError | None = None
-        is_open = False
         try:
             is_open = self._serve_events(served)
-        except Exception as caught:  # noqa: BLE001  a bug in one session must not end the others; it is logged
-            error = _reason(served, caught)
-        finally:
-            if is_open and not self._is_closing:
-                served.link.rest()
-                self._returned.append(served)
-                self._wake()
-            else:
-                self._end(served, error)
+        except Exception as error:  # noqa: BLE001  a bug in one session must not end the others; it is logged
+            # Kept in a variable of this frame, it would keep the frame, and so what the peer has not finished.
+            self._end(served, _reason(served, error))
+            return
+        if is_open and not self._is_closing:
+            served.link.rest()
+            self._returned.append(served)
+            self._wake()
+        else:
+            self._end(served, None)
 
     def _serve_events(self, served: _Served) -> bool:
         """Serve until nothing comes for a moment, or others wait for a thread; return whether it is still open."""

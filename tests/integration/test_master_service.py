@@ -308,6 +308,12 @@ def test_a_declaration_that_cannot_be_used_is_refused(admin: MasterClient, bad: 
     assert admin.streams() == ()
 
 
+def test_a_setting_that_is_not_known_is_refused_by_rest_too(admin: MasterClient) -> None:
+    with pytest.raises(InvalidInput, match="engine"):
+        admin._tell("PUT", "/api/v1/streams/plates", {"name": "plates", "handler": "lab.plates", "engine": 2})
+    assert admin.streams() == ()
+
+
 @pytest.mark.parametrize("name", ["..", "../x", "a\0b", "a" * 4096, "ü", "a b"])
 def test_a_name_that_cannot_be_used_is_refused(admin: MasterClient, name: str) -> None:
     with pytest.raises((InvalidInput, NotFound)):

@@ -62,3 +62,11 @@ def test_engines_that_are_late_are_said_once_and_ready_later_all_the_same() -> N
 
 def test_a_stream_that_somebody_removed_is_said() -> None:
     assert Readiness(["plates"]).news([], [worker()], 1.0) == ["Stream 'plates' has been removed."]
+
+
+def test_an_engine_that_is_replaced_is_not_late_at_once_however_long_all_has_run() -> None:
+    readiness = Readiness(["plates"])
+    ready = ["Stream 'plates' is ready with 1 engine."]
+    assert readiness.news([view("plates", 1, 1)], [worker()], 500.0) == ready
+    assert readiness.news([view("plates", 0, 1)], [worker()], 501.0) == []
+    assert len(readiness.news([view("plates", 0, 1)], [worker()], 500.0 + READY_WITHIN_S)) == 1

@@ -118,6 +118,20 @@ def test_the_token_goes_along_as_a_bearer(client: MasterClient) -> None:
     assert Scripted.seen == [("GET", "/healthz", "Bearer secret")]
 
 
+def test_the_line_end_of_a_token_file_is_no_part_of_the_token(client: MasterClient) -> None:
+    Scripted.answers.append(HEALTHY)
+    with MasterClient(client.url, "secret\n") as other:
+        other.health()
+    assert Scripted.seen == [("GET", "/healthz", "Bearer secret")]
+
+
+@pytest.mark.parametrize("token", ["sec\nret", "sec ret", "sécret", "sec\0ret"])
+def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None:
+    with pytest.raises(errors.InvalidInput, match="The token is not one word") as refusal:
+        MasterClient("http://127.0.0.1:1", token)
+    assert token not in f"{refusal.value} {refusal.value.hint}"
+
+
 def test_a_request_that_changes_nothing_twice_is_repeated_once_when_the_connection_breaks(client: MasterClient) -> None:
     Scripted.answers += [None, HEALTHY]
     assert client.health().status == "ok"

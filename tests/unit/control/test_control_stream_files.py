@@ -69,6 +69,7 @@ def test_a_relative_handler_file_is_found_beside_the_stream_file(handler: str, m
         ("[streams.s]\nhandler = 'm'\nparameters = { from = 2026-01-01 }", "parameters holds something"),
         ("[streams.s]\nhandler = 'm'\nparameters = { k = nan }", "parameters holds something"),
         ("[streams.s]\nengines = 2", "needs either a handler or an image"),
+        ('[streams.s]\nhandler = "/tmp/\\u0000x.py"', "printable"),
         ("[streams.'../s']\nhandler = 'm'", "is not a stream name"),
         ("[streams.s]\nhandler = 'm'\nordered = true\nengines = 2", "ordered"),
     ],

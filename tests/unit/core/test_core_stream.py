@@ -25,6 +25,8 @@ def test_a_declaration_with_a_handler_or_an_image_is_taken() -> None:
         ({"plugins": {"a/b": {}}}, "plugin name"),
         ({"handler": ""}, "either a handler or an image"),
         ({"image": "x"}, "either a handler or an image"),
+        ({"handler": "a\0b.py"}, r"handler = 'a\\x00b.py'"),
+        ({"handler": "", "image": "a\nb"}, r"image = 'a\\nb'"),
         ({"engines": -1}, "engines = -1"),
         ({"engines": 10_001}, "engines"),
         ({"concurrency": 0}, "concurrency"),

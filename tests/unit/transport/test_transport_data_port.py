@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 import resource
 import socket
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -389,6 +391,35 @@ def test_a_peer_that_vanishes_is_noticed(
     link.close()
     wait_until(lambda: port.connections == 0)
     assert isinstance(receptionist.sessions[0].ended_by[0], ConnectionEnded)
+
+
+class WatchedBuffer(bytearray):
+    """A buffer that a weak reference can point to."""
+
+
+def test_what_a_peer_that_vanishes_has_begun_is_given_back_at_once(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    buffers: list[weakref.ref[WatchedBuffer]] = []
+
+    def receive(session: EchoSession, event: Event) -> None:
+        if isinstance(event, MessageBegun):
+            buffer = WatchedBuffer(event.message.size_bytes)
+            buffers.append(weakref.ref(buffer))
+            session.link.receive_payload(memoryview(buffer))
+
+    monkeypatch.setattr(EchoSession, "handle", receive)
+    monkeypatch.setattr(EchoSession, "closed", lambda session, error: receptionist.sessions.remove(session))
+    port = ports()
+    link = dialled(port.address)
+    gc.disable()
+    try:
+        link.send(message_prefix("large", 10**6), bytes(1000))
+        wait_until(lambda: buffers)
+        link.close()
+        wait_until(lambda: port.connections == 0 and buffers[0]() is None)
+    finally:
+        gc.enable()
 
 
 def test_connections_beyond_the_limit_are_closed_at_once(
