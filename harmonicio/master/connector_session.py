@@ -73,7 +73,7 @@ class ConnectorSession:
     # ── from the connector ───────────────────────────────────────────────────────────────────────────────────────────
 
     def opened(self) -> None:
-        self._task.kick()
+        self._task.begin()
 
     def handle(self, event: Event) -> None:
         """Act on messages and subscriptions."""

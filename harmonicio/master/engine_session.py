@@ -112,7 +112,7 @@ class EngineSession:
 
     def opened(self) -> None:
         self._on_room(self.stream)
-        self._task.kick()
+        self._task.begin()
 
     def handle(self, event: Event) -> None:
         """Act on credit and outcomes."""

@@ -3,6 +3,9 @@
 Anybody may :meth:`SessionTask.kick` it, from any thread and as often as they like, without waiting: kicks that come
 while the work runs make it run once more. So a slow peer holds up only its own session.
 
+A session is known to others before its greeting is on its way, and nothing may overtake that: kicks that come before
+:meth:`SessionTask.begin` count, but start nothing.
+
       resting ──kick──► queued ──► running ──► resting
                                      │  ▲
                                      └──┘ kicked meanwhile
@@ -35,6 +38,7 @@ class SessionTask:
         self._work = work
         self._on_failure = on_failure
         self._lock = threading.Lock()
+        self._has_begun = False
         self._is_active = False
         self._is_kicked = False
         self._is_ended = False
@@ -42,11 +46,17 @@ class SessionTask:
     def __repr__(self) -> str:
         return f"<SessionTask {'active' if self._is_active else 'resting'}{', ended' if self._is_ended else ''}>"
 
+    def begin(self) -> None:
+        """The session is open: see that the work runs, now and whenever it is kicked."""
+        with self._lock:
+            self._has_begun = True
+        self.kick()
+
     def kick(self) -> None:
         """See that the work runs once more, soon."""
         with self._lock:
             self._is_kicked = True
-            if self._is_active or self._is_ended:
+            if self._is_active or self._is_ended or not self._has_begun:
                 return
             self._is_active = True
         try:

@@ -96,6 +96,7 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     backlog.put("images", message, None, lambda _: None)
     wait_until(lambda: backlog.depth("images") == 1)
     session = new_session(link, backlog, executor)
+    session.opened()
     session.handle(Credit(1, 1_000))
     reservation = backlog.reserve("images", session.holder, time.monotonic())
     assert reservation is not None and session.can_take(5)
@@ -116,6 +117,7 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
     backlog, link = Backlog(MemoryStore(StoreLimits())), SeenLink()
     backlog.declare(StreamDeclaration("images", handler="/handler.py"))
     session = new_session(link, backlog, executor)
+    session.opened()
     session.handle(Credit(10, 1_000))
     no_room = Outcome.rejected(RejectReason.STORAGE, "disk full")
     draining = Outcome.rejected(RejectReason.DRAINING, "bye")
@@ -138,16 +140,29 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
 def test_the_depth_that_an_engine_hears_is_the_one_that_was_decided_by(executor: ThreadPoolExecutor) -> None:
     link = SeenLink()
     session = new_session(link, ChangingBacklog(5, 0, 7, 0), executor)
+    session.opened()
     for told in (depth_frame(5), depth_frame(0), depth_frame(7)):
-        session.depth_changed()
         wait_until(lambda: bool(link.sent))
         assert link.sent.pop() == told
+        session.depth_changed()
+
+
+def test_nothing_is_sent_before_the_session_is_open() -> None:
+    link = SeenLink()
+    with ThreadPoolExecutor(1) as single:
+        session = new_session(link, ChangingBacklog(5), single)
+        session.depth_changed()
+        single.submit(int).result(20)
+        assert link.sent == []
+        session.opened()
+        single.submit(int).result(20)
+        assert link.sent == [depth_frame(5)]
 
 
 def test_after_a_bug_in_a_session_nothing_is_sent_and_the_connection_ends(executor: ThreadPoolExecutor) -> None:
     link = SeenLink()
     session = new_session(link, ChangingBacklog(), executor)
-    session.depth_changed()
+    session.opened()
     assert link.channel.is_shut_down.wait(20)
     session.depth_changed()
     assert link.sent == []
