@@ -165,6 +165,7 @@ class Link:
         with self._sending:
             self._is_cut = True
             self.channel.close()
+        self.connection.forget_payload()
 
 
 def _refusal(goodbye: Goodbye, peer: str) -> HarmonicIOError:

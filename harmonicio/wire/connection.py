@@ -108,6 +108,10 @@ class Connection:
         """Whether no frame is half read."""
         return self._decoder.is_between_frames
 
+    def forget_payload(self) -> None:
+        """No more bytes come: let go of the buffer of a payload that has begun."""
+        self._decoder.forget_payload()
+
     @property
     def abandoned_buffers(self) -> int:
         """How often a handler kept a view of a message, so that the receive buffer could not be used again."""

@@ -270,6 +270,10 @@ class Decoder:
             raise LocalProtocolError("No payload waits to be discarded.")
         self._left_to_discard = message.size_bytes + (TRAILER_LENGTH if message.has_checksum else 0)
 
+    def forget_payload(self) -> None:
+        """No more bytes come: let go of the buffer of a payload that has begun."""
+        self._payload = None
+
     def _finish_payload(self, message: IncomingMessage) -> IncomingMessage | None:
         if self._left_to_discard:
             return self._finish_discarding(message)
