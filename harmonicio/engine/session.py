@@ -341,6 +341,8 @@ class Session:
             del view
             self._hand_over(message, payload)
         else:
-            self._run_here(message, view)
-            del view
-            payload.release()
+            try:
+                self._run_here(message, view)
+            finally:  # An error of ours ends the connection, not the engine, whose room this is.
+                del view
+                payload.release()

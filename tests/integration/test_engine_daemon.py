@@ -466,6 +466,24 @@ def test_a_connector_that_vanishes_amid_a_payload_leaves_the_engine_as_it_was(st
     wait_until(lambda: "ByteBudget: 0 of" in repr(bench.daemon._payloads))
 
 
+def test_an_error_of_ours_leaves_no_room_taken(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start()
+    connector = bench.connector()
+    for _ in range(30):  # Until the handler is known to be quick, so that the connection's thread runs it.
+        connector.outcome(connector.send(bytes(200_000)))
+
+    def fail(*_: Any) -> None:
+        raise MemoryError("once")
+
+    with monkeypatch.context() as errors:
+        errors.setattr(Answers, "message_handled", fail)
+        with pytest.raises(ConnectionEnded):
+            connector.outcome(connector.send(bytes(200_000)), timeout_s=10)
+    other = bench.connector(lease="l2")
+    assert other.outcome(other.send(bytes(200_000))).kind is OutcomeKind.DONE
+    wait_until(lambda: "ByteBudget: 0 of" in repr(bench.daemon._payloads))
+
+
 # ── streaming ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 STREAMING = """
