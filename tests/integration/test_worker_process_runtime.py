@@ -240,13 +240,49 @@ def test_a_log_is_bounded_while_its_engine_writes(
     assert list((folder / "e-1").iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("put", "reason"),
+    [
+        ("os.mkdir(log)", "It is not a file"),
+        ("os.mkfifo(log)", "It is not a file"),
+        ("os.symlink('/dev/zero', log)", "Too many levels of symbolic links"),
+    ],
+)
 def test_the_end_of_an_engine_that_has_put_something_else_in_place_of_its_log_is_told(
+    runtime: ProcessRuntime, folder: Path, told: Told, put: str, reason: str
+) -> None:
+    log = folder / "e-1" / "engine.log"
+    start(runtime, folder, f"import os; log = {str(log)!r}; os.remove(log); {put}")
+    (exited,) = told.wait()
+    assert (exited.exit_code, exited.text) == (0, f"The log cannot be read: {reason}.")
+    assert runtime.logs("e-1") == exited.text
+
+
+def test_an_engine_that_has_put_a_pipe_in_place_of_its_log_is_forgotten_like_any_other(
     runtime: ProcessRuntime, folder: Path, told: Told
 ) -> None:
     log = folder / "e-1" / "engine.log"
-    start(runtime, folder, f"import os; os.remove({str(log)!r}); os.mkdir({str(log)!r})")
-    (exited,) = told.wait()
-    assert (exited.exit_code, exited.text) == (0, "The log cannot be read: Is a directory.")
+    start(runtime, folder, f"import os; os.remove({str(log)!r}); os.mkfifo({str(log)!r})")
+    told.wait()
+    runtime.forget("e-1")
+    assert list((folder / "e-1").iterdir()) == []
+    assert runtime.logs("e-1") == "The log cannot be read: It is not a file."
+
+
+def test_what_an_engine_has_linked_in_place_of_its_logs_is_left_alone(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_log, "MAX_LOG_BYTES", 10)
+    other, log, older = (folder / name for name in ("other", "engine.log", "engine.log.1"))
+    other.write_text("not a log of this engine")
+    log.symlink_to(other)
+    engine_log.bound_log(folder)
+    log.unlink()
+    log.write_text("longer than it may be")
+    older.symlink_to(other)
+    engine_log.bound_log(folder)
+    assert other.read_text() == "not a log of this engine"
+    assert (log.read_text(), older.read_text()) == ("", "longer than it may be")
 
 
 def test_an_error_of_ours_at_the_end_of_one_engine_leaves_no_other_unwatched(

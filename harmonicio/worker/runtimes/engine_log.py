@@ -2,13 +2,18 @@
 
 An engine appends to ``engine.log`` through its standard output. When that has more than ``MAX_LOG_BYTES`` it is copied
 to ``engine.log.1`` and emptied, because the engine keeps it open; lines written during the copy may be lost.
+
+The folder is the engine's, which can put anything in place of its log: a link, or a pipe that never says anything.
+Nobody waits for such a thing, or reads it.
 """
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
+import stat
 from pathlib import Path
 
 from harmonicio.core.printable import one_line
@@ -31,25 +36,48 @@ def bound_log(folder: Path) -> None:
     """Set the older part of a log that has become too long aside."""
     path = folder / LOG_NAME
     try:
-        if path.stat().st_size > MAX_LOG_BYTES:
-            shutil.copyfile(path, path.with_suffix(".log.1"))
-            path.with_suffix(".log.1").chmod(0o600)
-            os.truncate(path, 0)
+        status = path.lstat()
+        if stat.S_ISREG(status.st_mode) and status.st_size > MAX_LOG_BYTES:
+            _set_aside(path, path.with_suffix(".log.1"))
     except FileNotFoundError:
         return  # The engine was forgotten meanwhile.
     except OSError as error:
         _log.warning("The log %s could not be shortened: %s", path, error)
 
 
+def _set_aside(path: Path, older: Path) -> None:
+    older.unlink(missing_ok=True)
+    with (
+        open(_open_file(path, os.O_RDWR), "r+b") as log,
+        open(_open_file(older, os.O_WRONLY | os.O_CREAT | os.O_EXCL), "wb") as kept,
+    ):
+        shutil.copyfileobj(log, kept)
+        os.truncate(log.fileno(), 0)
+
+
+def _open_file(path: Path, flags: int) -> int:
+    """Return a descriptor of a regular file; everything else is an OSError, at once."""
+    file = os.open(path, flags | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, "It is not a file")
+    return file
+
+
 def log_tail(path: Path, last_bytes: int) -> str:
-    """Return the end of a log as text, whole lines where there are several; empty when there is no log."""
+    """Return the end of a log as text, whole lines where there are several; empty when there is no log.
+
+    When it cannot be read, the text says why.
+    """
     try:
-        with path.open("rb") as log:
+        with open(_open_file(path, os.O_RDONLY), "rb") as log:
             size = log.seek(0, os.SEEK_END)
             log.seek(max(0, size - last_bytes))
             tail = log.read(last_bytes)
     except FileNotFoundError:
         return ""
+    except OSError as error:
+        return f"The log cannot be read: {error.strerror or error}."
     if size > last_bytes and b"\n" in tail:
         tail = tail.partition(b"\n")[2]
     return tail.decode("utf-8", "replace")
@@ -57,11 +85,7 @@ def log_tail(path: Path, last_bytes: int) -> str:
 
 def last_line(folder: Path) -> str:
     """Return the last line that says anything, as one short printable text."""
-    try:
-        tail = log_tail(folder / LOG_NAME, 8192)
-    except OSError as error:  # The folder is the engine's: anything can be there in place of its log.
-        tail = f"The log cannot be read: {error.strerror or error}."
-    lines = [line.strip() for line in tail.splitlines() if line.strip()]
+    lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
     line = lines[-1] if lines else ""
     return one_line(line)[:MAX_LINE_LENGTH]
 
