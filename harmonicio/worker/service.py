@@ -305,6 +305,7 @@ class WorkerService:
             return
         if isinstance(event, EngineExited):
             self._attempt(self._hear_last_words, event.engine)
+            self._attempt(self._look_at_handlers, event.engine)
             if event.exit_code is not None and event.exit_code > 0:
                 self._unfinished += 1
         self._decide(event)
@@ -312,7 +313,6 @@ class WorkerService:
     def _hear_last_words(self, engine: str) -> None:
         for report in self._desk.last_words(engine):
             self._decide(report)
-        self._look_at_handlers(engine)
 
     def _decide(self, event: Event) -> None:
         """Decide under the lock, act outside it."""

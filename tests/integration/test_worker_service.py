@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from harmonicio.control import tickets
+from harmonicio.control.handler_board import read_board
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, StorageError
 from harmonicio.core.lease import Claims, TicketKind
@@ -359,14 +360,24 @@ def test_one_error_of_its_own_ends_neither_the_worker_nor_its_reports(
     assert f"MemoryError: {verb}, once" in caplog.text
 
 
-def test_the_end_of_an_engine_is_noticed_although_its_last_words_could_not_be_heard(
+def test_the_end_of_an_engine_and_what_it_held_are_noticed_although_its_last_words_could_not_be_heard(
     worker: WorkerService, master: SmallMaster, images: StreamDeclaration, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     master.want((images, 1))
     (engine,) = master.wait_for_engines(1, IDLE)
-    fail_once(monkeypatch, ControlDesk, "last_words")
-    os.kill(pids(master)[engine], signal.SIGKILL)
-    master.wait_for(lambda: engine in master.exits)
+    has_ended = threading.Event()
+
+    def fail(*_: Any) -> None:
+        has_ended.set()
+        raise MemoryError("once")
+
+    with monkeypatch.context() as errors, connect(master, engine) as connector:
+        errors.setattr(ControlDesk, "last_words", fail)
+        board = "harmonicio.worker.service.read_board"
+        errors.setattr(board, lambda path: read_board(path) if has_ended.is_set() else None)
+        connector.send(b"abort", message_id="m-poison")
+        master.wait_for(lambda: engine in master.exits)
+    assert master.exits[engine].held == ("m-poison",)
     assert master.wait_for_engines(1, IDLE) != [engine]
 
 
