@@ -5,7 +5,7 @@ What engines tell it is an :class:`~harmonicio.control.messages.EngineReport`, w
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
@@ -29,8 +29,8 @@ class EngineConfiguration:
     engine: str
     worker: str
     declaration: StreamDeclaration
-    key: str
-    ticket: str
+    key: str = field(repr=False)
+    ticket: str = field(repr=False)
     master_url: str
     master_data: Address
     control_socket: str

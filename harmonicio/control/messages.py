@@ -1,7 +1,8 @@
 """The records that cross the control plane, as plain frozen dataclasses.
 
 The master validates the same classes with pydantic; everybody else uses :mod:`harmonicio.control.json_codec`. Unknown
-fields are ignored on reading, so that parts of neighbouring versions understand each other.
+fields are ignored on reading, so that parts of neighbouring versions understand each other. What proves a right (a key,
+a ticket, a secret) is not in a record's repr, which may come into a log.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class WorkerWelcome:
     """
 
     report_interval_s: float
-    ticket_key: str
+    ticket_key: str = field(repr=False)
     data_address: Address
 
 
@@ -170,7 +171,7 @@ class Lease:
     lease: str
     engine: str
     address: Address
-    ticket: str
+    ticket: str = field(repr=False)
     term_s: float
 
 
@@ -179,7 +180,7 @@ class BacklogAccess:
     """Where a source puts messages that no engine takes, and the ticket to present there."""
 
     address: Address
-    ticket: str
+    ticket: str = field(repr=False)
     term_s: float
 
 
@@ -345,7 +346,7 @@ class TokenView:
     name: str
     role: str
     created_at: float
-    secret: str = ""
+    secret: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,8 @@ class ChecksumMode(StrEnum):
 
 def _setting(default: Any, reader: read.Reader, text: str, *, is_secret: bool = False) -> Any:
     """Declare a setting; ``{home}`` in a default path is the folder that ``HARMONICIO_HOME`` names."""
-    return field(default=default, metadata={"reader": reader, "help": text, "is_secret": is_secret})
+    metadata = {"reader": reader, "help": text, "is_secret": is_secret}
+    return field(default=default, metadata=metadata, repr=not is_secret)
 
 
 @dataclass(frozen=True, slots=True)

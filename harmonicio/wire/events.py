@@ -6,7 +6,7 @@ records.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from harmonicio.core.message import Failure, Metadata, Outcome
@@ -29,7 +29,7 @@ class Hello:
 
     role: Role
     stream: str = ""
-    ticket: str = ""
+    ticket: str = field(default="", repr=False)
     source: str = ""
     engine: str = ""
     worker: str = ""

@@ -264,7 +264,8 @@ class WorkerService:
         try:
             act(*arguments)
         except Exception:  # noqa: BLE001  a bug in one thing must not end everything else; it is logged
-            _log.exception("The worker goes on without this: %s %s", act.__name__, arguments)
+            kinds = ", ".join(type(each).__name__ for each in arguments)  # What they hold is not for a log.
+            _log.exception("The worker goes on without this: %s(%s)", act.__name__, kinds)
             self._is_ending.wait(TICK_S)  # What fails again and again must not fill the log.
 
     def _turn(self) -> None:
@@ -324,7 +325,7 @@ class WorkerService:
             except HarmonicIOError as error:
                 _log.error("%s", error)
             except Exception:  # noqa: BLE001  one engine's trouble must not end the worker; it is logged
-                _log.exception("An instruction could not be carried out: %s", instruction)
+                _log.exception("An instruction could not be carried out: %s", type(instruction).__name__)
 
     def _carry_out(self, instruction: Instruction) -> None:
         if isinstance(instruction, StartEngine):

@@ -29,6 +29,7 @@ from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.instructions import Tick
+from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
 IDLE, BUSY, STARTING, DRAINING = Availability.IDLE, Availability.BUSY, Availability.STARTING, Availability.DRAINING
@@ -358,6 +359,15 @@ def test_one_error_of_its_own_ends_neither_the_worker_nor_its_reports(
         master.want((images, 1))
         master.wait_for_engines(1, IDLE)
     assert f"MemoryError: {verb}, once" in caplog.text
+
+
+def test_an_error_of_its_own_shows_no_key_in_the_log(
+    options: WorkerOptions, master: SmallMaster, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    fail_once(monkeypatch, Outfitter, "bond")
+    with running(options, master):
+        wait_until(lambda: "The worker goes on without this: _take(WorkerWelcome)" in caplog.text)
+    assert master.key not in caplog.text
 
 
 def test_the_end_of_an_engine_and_what_it_held_are_noticed_although_its_last_words_could_not_be_heard(
