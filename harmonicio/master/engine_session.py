@@ -32,7 +32,8 @@ class EngineSession:
     """Pushes the backlog of one stream to one engine.
 
     Args:
-        holder: Names this connection of an engine in reservations; ``stream`` is the stream that it serves.
+        engine, stream: Which engine it is, and the stream that it serves.
+        holder: Names this connection of it in reservations.
         checksum: The kind that both ends agreed on, or an empty text.
         on_room: Called when the engine may take more, so that waiting messages are assigned.
         on_closed: Called once when the connection has ended.
@@ -41,6 +42,7 @@ class EngineSession:
     def __init__(
         self,
         link: Link,
+        engine: str,
         holder: str,
         stream: str,
         backlog: Backlog,
@@ -50,6 +52,7 @@ class EngineSession:
         on_room: Callable[[str], None],
         on_closed: Callable[[EngineSession], None],
     ) -> None:
+        self.engine = engine
         self.holder = holder
         self.stream = stream
         self._link = link
@@ -151,6 +154,10 @@ class EngineSession:
 
     def pause(self) -> None:
         """Nothing waits to be sent for the reader's sake: the session's task sends."""
+
+    def end(self) -> None:
+        """Break the connection, from another thread: what the engine has is given back."""
+        self._link.channel.shutdown()
 
     def closed(self, error: HarmonicIOError | None) -> None:
         """Give back what the engine still had."""

@@ -149,6 +149,7 @@ class Intake:
             holder = f"{hello.engine}#{self._opened}"
         session = EngineSession(
             link,
+            hello.engine,
             holder,
             hello.stream,
             self._backlog,
@@ -166,6 +167,13 @@ class Intake:
             self._engines[session.stream].remove(session)
             if not self._engines[session.stream]:
                 del self._engines[session.stream]
+
+    def end_engine(self, engine: str) -> None:
+        """End the connections of an engine whose process has ended; a process that it has left behind may hold them."""
+        with self._lock:
+            sessions = [each for sessions in self._engines.values() for each in sessions if each.engine == engine]
+        for session in sessions:
+            session.end()
 
     def end_connectors(self, is_revoked: Callable[[Claims], bool]) -> None:
         """End the connections of sources whose tickets are revoked; what was stored for them stays stored."""

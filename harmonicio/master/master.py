@@ -38,7 +38,7 @@ from harmonicio.control.messages import (
 )
 from harmonicio.core.clock import Clock
 from harmonicio.core.errors import Conflict, NotFound, StorageError, Unavailable
-from harmonicio.core.lease import Address
+from harmonicio.core.lease import Address, Claims
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -157,6 +157,8 @@ class Master:
             decision = self._state.report(worker, report, now)
         for ended in decision.exits:
             self.backlog.engine_exited(ended)
+            if self._intake is not None:
+                self._intake.end_engine(ended.engine)
         return ReportAnswer(decision.is_known, self.office.epoch)
 
     def leave(self, worker: str) -> None:
@@ -249,7 +251,8 @@ class Master:
                 with self._deciding() as now:
                     self._state.put_stream(declaration, now)
         if current is not None and current.ordered != declaration.ordered:
-            self._end_connectors(declaration.name)  # Those that come again get the credit of such a stream.
+            # Those that come again get the credit of such a stream.
+            self._end_connectors(lambda claims: claims.stream == declaration.name)
         return declaration
 
     def scale(self, stream: str, engines: int) -> StreamView:
@@ -281,11 +284,11 @@ class Master:
                 raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
-        self._end_connectors(stream)
+        self._end_connectors(lambda claims: claims.stream == stream)
 
-    def _end_connectors(self, stream: str) -> None:
+    def _end_connectors(self, is_ended: Callable[[Claims], bool]) -> None:
         if self._intake is not None:
-            self._intake.end_connectors(lambda claims: claims.stream == stream)
+            self._intake.end_connectors(is_ended)
 
     def stream_view(self, stream: str) -> StreamView:
         with self._changed:
@@ -364,7 +367,7 @@ class Master:
             self.office.epoch = epoch
             with self._deciding():
                 self._state.leases.raise_epoch(epoch)
-        self._end_revoked()
+        self._end_connectors(self.office.is_revoked)
 
     def revoke_token(self, name: str) -> None:
         """Forget a bearer token; what its sources have open at the data port ends.
@@ -374,11 +377,7 @@ class Master:
             Conflict: it is the last administrator's token.
         """
         self.tokens.revoke(name)
-        self._end_revoked()
-
-    def _end_revoked(self) -> None:
-        if self._intake is not None:
-            self._intake.end_connectors(self.office.is_revoked)
+        self._end_connectors(self.office.is_revoked)
 
     # ── the whole ────────────────────────────────────────────────────────────────────────────────────────────────────
 

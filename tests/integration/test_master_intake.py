@@ -124,6 +124,21 @@ def engine(intake: Intake, name: str = "e-1", checksums: tuple[str, ...] = ()) -
     return Peer(intake, hello)
 
 
+def test_what_an_engine_had_whose_process_has_ended_goes_to_another_although_its_connection_is_open(
+    intake: Intake,
+) -> None:
+    with closing(connector(intake)) as source, closing(engine(intake, "e-1")) as ended:
+        ended.link.send(credit_frame(1, 1000))
+        source.wait_for(Credit)
+        source.link.send(message_prefix("m", 3), b"abc")
+        ended.wait_for(MessageReceived)
+        with closing(engine(intake, "e-2")) as other:
+            other.link.send(credit_frame(1, 1000))
+            intake.end_engine("e-1")
+            (received,) = other.wait_for(MessageReceived)
+            assert received.message.id == "m"
+
+
 def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: Intake, backlog: Backlog) -> None:
     payloads = [os.urandom(size) for size in (0, 10, 70_000, 3_000_000)]
     with closing(connector(intake)) as source:

@@ -77,6 +77,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 def new_session(link: SeenLink, backlog: object, executor: ThreadPoolExecutor) -> EngineSession:
     return EngineSession(
         link,  # type: ignore[arg-type]
+        "e-1",
         "e-1#1",
         "images",
         backlog,  # type: ignore[arg-type]
