@@ -353,8 +353,10 @@ class WorkerService:
     def _start_engine(self, order: StartEngine) -> None:
         try:
             pid = self._runtime.start(self._prepare(order))
-        except HarmonicIOError as error:
-            _log.warning("Engine %s of stream %s: %s", order.engine, order.declaration.name, error)
+        except Exception as error:  # noqa: BLE001  whatever it is, the controller must know that no engine starts
+            is_foreseen = isinstance(error, HarmonicIOError)
+            name = order.declaration.name
+            _log.warning("Engine %s of stream %s: %s", order.engine, name, error, exc_info=not is_foreseen)
             self._tell(EngineNotStarted(order.engine, str(error)))
             return
         _log.info("Engine %s of stream %s starts.", order.engine, order.declaration.name)

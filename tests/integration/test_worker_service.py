@@ -204,6 +204,18 @@ def test_an_engine_in_a_long_setup_can_be_stopped(
 # ── failures ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def test_an_engine_that_nobody_could_start_takes_no_place(
+    worker: WorkerService, master: SmallMaster, images: StreamDeclaration
+) -> None:
+    broken = StreamDeclaration("broken", handler="a\0b.py", version=1)  # A master refuses to declare it.
+    master.want((broken, 1))
+    master.wait_for(lambda: master.exits)
+    (exited,) = list(master.exits.values())[:1]
+    assert (exited.reason, "null byte" in exited.text) == (ExitReason.FAILED_TO_START, True)
+    master.want((images, 2))
+    master.wait_for_engines(2, IDLE)
+
+
 @pytest.mark.parametrize(
     ("code", "words"),
     [

@@ -24,12 +24,12 @@ def thumbnail(image: NDArray[Any], side_px: int = SIDE_PX) -> str:
         side_px: The larger side is at most this.
 
     Raises:
-        InvalidInput: the image has another shape, or no finite pixel.
+        InvalidInput: the image has another shape or no real pixels, or no finite one.
     """
     from PIL import Image
 
-    if image.ndim not in (2, 3) or 0 in image.shape:
-        raise InvalidInput(f"There is no thumbnail of an array of shape {image.shape}.")
+    if image.ndim not in (2, 3) or 0 in image.shape or image.dtype.kind not in "biuf":
+        raise InvalidInput(f"There is no thumbnail of an array of shape {image.shape} and type {image.dtype}.")
     encoded = io.BytesIO()
     Image.fromarray(_stretched(_shrunk(_shown_channels(image), side_px))).save(encoded, "PNG", optimize=True)
     return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()

@@ -8,10 +8,12 @@ import math
 import re
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import tifffile
+from numpy.typing import NDArray
 
 from harmonicio.core.errors import InvalidInput, StorageError
 from harmonicio.haste.feature_db.base import FeatureRow
@@ -234,9 +236,10 @@ def test_a_thumbnail_is_a_small_png_of_any_image(shape: tuple[int, ...]) -> None
     assert thumbnail(image).startswith("data:image/png;base64,iVBOR")
 
 
-def test_a_thumbnail_of_nothing_finite_is_refused() -> None:
-    with pytest.raises(InvalidInput):
-        thumbnail(np.full((8, 8), np.nan))
+@pytest.mark.parametrize("image", [np.full((8, 8), np.nan), np.full((8, 8), 1 + 1j)], ids=["nothing finite", "complex"])
+def test_there_is_no_thumbnail_of_what_has_no_grey(image: NDArray[Any]) -> None:
+    with pytest.raises(InvalidInput, match="There is no thumbnail"):
+        thumbnail(image)
 
 
 def test_routes_are_counted_from_the_rows_that_name_one() -> None:
