@@ -28,8 +28,6 @@ from harmonicio.worker.instructions import EngineExited, EngineNotStarted
 SILENT_AFTER_S = 10.0
 SILENT_START_AFTER_S = 60.0
 MAX_TEXT_LENGTH = 500
-#: The exit code of a process that was ended by SIGKILL.
-KILLED = -9
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,9 +149,7 @@ class WatchedEngine:
     def ended(self, event: EngineExited | EngineNotStarted, now: float) -> EngineExit:
         """Return the record of its exit."""
         reason, text, held = self._verdict(event, now)
-        # Who ends in order, or is ended, has not written why; what it wrote last is about something else.
-        last_words = "" if isinstance(event, EngineExited) and event.exit_code in (0, KILLED) else event.text
-        said = f"{text} {last_words}".strip()
+        said = f"{text} {event.text}".strip()
         return EngineExit(self.engine, self.stream, reason, said[:MAX_TEXT_LENGTH], held)
 
     def _verdict(self, event: EngineExited | EngineNotStarted, now: float) -> tuple[ExitReason, str, tuple[str, ...]]:

@@ -313,6 +313,15 @@ def test_only_the_logs_of_the_last_engines_are_kept(
     assert runtime.logs("e-5", last_bytes=12) == "log 5\n"
 
 
+def test_an_engine_that_logged_last_that_all_was_in_order_has_no_last_words(folder: Path) -> None:
+    log = folder / "engine.log"
+    log.write_text("2026-11-21 14:09:04,243 INFO harmonicio.engine.daemon: Engine e-1 serves stream plates.\n")
+    assert engine_log.last_line(folder) == ""
+    with log.open("a") as more:
+        more.write("Fatal Python error: Segmentation fault\n")
+    assert engine_log.last_line(folder) == "Fatal Python error: Segmentation fault"
+
+
 def test_the_last_line_of_a_log_is_short_and_printable(folder: Path) -> None:
     (folder / "engine.log").write_bytes(b"first\n" + b"\x1b[31m" + b"\xff" + b"x" * 1000 + b"\n\n  \n")
     line = engine_log.last_line(folder)

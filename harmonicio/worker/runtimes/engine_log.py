@@ -12,6 +12,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import re
 import shutil
 import stat
 from pathlib import Path
@@ -25,6 +26,8 @@ MAX_LOG_BYTES = 10_000_000
 MAX_KEPT_LOGS = 20
 MAX_KEPT_LOG_BYTES = 1_000_000
 MAX_LINE_LENGTH = 400
+#: What an engine logs when nothing is wrong.
+_IN_ORDER = re.compile(r"\d{4}-\d\d-\d\d \S+ INFO harmonicio\.")
 
 
 def open_log(folder: Path) -> int:
@@ -84,10 +87,10 @@ def log_tail(path: Path, last_bytes: int) -> str:
 
 
 def last_line(folder: Path) -> str:
-    """Return the last line that says anything, as one short printable text."""
+    """Return the last line that says anything, as one short printable text; nothing when all was in order by then."""
     lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
     line = lines[-1] if lines else ""
-    return one_line(line)[:MAX_LINE_LENGTH]
+    return "" if _IN_ORDER.match(line) else one_line(line)[:MAX_LINE_LENGTH]
 
 
 class LogArchive:
