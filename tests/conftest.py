@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from harmonicio.testing.waiting import wait_until as _wait_until
 
 REPOSITORY = Path(__file__).parent.parent
 IS_CI = os.environ.get("CI") == "true"
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts background jobs so. Programs that tests start would inherit it, and not hear of Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ in speed, so a slow example is no failure. CI draws the same examples each time.
 hypothesis.settings.register_profile("local", deadline=None)

@@ -15,6 +15,7 @@ from typing import Self
 
 from harmonicio.cli import console
 from harmonicio.cli.master import backlog_options, master_options, opened_master
+from harmonicio.cli.readiness import READY_WITHIN_S
 from harmonicio.cli.worker import worker_options
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import StreamView
@@ -25,7 +26,6 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
-READY_WITHIN_S = 60.0
 #: Both sides live and end together, so there is nobody to wait for at the start, and orphans need not wait long.
 SETTLE_S, ORPHAN_AFTER_S = 0.0, 10.0
 DRAIN_S = 30.0

@@ -37,6 +37,9 @@ class EngineSession:
         checksum: The kind that both ends agreed on, or an empty text.
         on_room: Called when the engine may take more, so that waiting messages are assigned.
         on_closed: Called once when the connection has ended.
+
+    Attributes:
+        refusals: Messages that the engine's host had no room for, since it took one of the size of the smallest.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class EngineSession:
         self._unsent = 0
         self._unsent_bytes = 0
         self._sent: dict[int, Reservation] = {}
-        self._refusals = 0
+        self.refusals = 0
         self._refused_bytes = 0
         self._is_draining = False
         self._is_depth_told = False
@@ -82,11 +85,6 @@ class EngineSession:
     def load(self) -> int:
         """Messages that this engine has, or is about to have, from the backlog."""
         return self._unsent + len(self._sent)
-
-    @property
-    def refusals(self) -> int:
-        """Messages that the engine's host had no room for, since it took one of at least the size of the smallest."""
-        return self._refusals
 
     def can_take(self, size_bytes: int) -> bool:
         """Whether the engine's credit admits one more message of this size."""
@@ -147,10 +145,10 @@ class EngineSession:
     def _note_room(self, size_bytes: int, outcome: Outcome) -> None:
         """Learn from an answer whether the engine's host has room."""
         if outcome.reason is RejectReason.STORAGE:
-            self._refused_bytes = min(size_bytes, self._refused_bytes) if self._refusals else size_bytes
-            self._refusals += 1
+            self._refused_bytes = min(size_bytes, self._refused_bytes) if self.refusals else size_bytes
+            self.refusals += 1
         elif outcome.kind is not OutcomeKind.REJECTED and size_bytes >= self._refused_bytes:
-            self._refusals = 0
+            self.refusals = 0
 
     def pause(self) -> None:
         """Nothing waits to be sent for the reader's sake: the session's task sends."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 from enum import StrEnum
 from typing import Protocol
 
-from harmonicio.core.errors import DeliveryError, HandlerFailed, MessageRejected, OutcomeExpired
+from harmonicio.core.errors import DeliveryError, HandlerFailed, HarmonicIOError, MessageRejected, OutcomeExpired
 from harmonicio.core.message import Outcome, OutcomeKind, Value
 from harmonicio.core.printable import one_line
 
@@ -106,10 +106,13 @@ class Delivery:
         if self.state not in _FINAL:
             try:
                 self._owner.await_outcome(self, timeout_s)
-            except BaseException:
-                if self.state not in _FINAL:
+            except HarmonicIOError:
+                if self.state not in _FINAL:  # Else the outcome came just then, and counts.
                     self.is_awaited = False  # Who gave up waiting does not hear of a failure that comes later.
                     raise
+            except BaseException:
+                self.is_awaited = False
+                raise
             self.is_awaited = True  # Somebody else who waited may have given up meanwhile.
         error = self.error()
         if error is not None:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from benches.intake import connector, engine
 from harmonicio.core.errors import ConnectionEnded, NotAllowed
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
@@ -26,11 +27,8 @@ from harmonicio.wire.connection import message_prefix
 from harmonicio.wire.events import (
     Credit,
     Depth,
-    Event,
     Hello,
-    MessageBegun,
     MessageReceived,
-    OutcomesReceived,
     ResultsReceived,
     Role,
 )
@@ -68,60 +66,6 @@ def intake(backlog: Backlog) -> Iterator[Intake]:
     served.start()
     with closing(served):
         yield served
-
-
-class Peer:
-    """A dialled link that collects events until a test has seen what it waits for."""
-
-    def __init__(self, intake: Intake, hello: Hello) -> None:
-        self.link = Link(tcp.dial(intake.address, timeout_s=5), hello.role)
-        self.answer = self.link.greet(hello)
-        self.seen: list[Event] = []
-
-    def wait_for(self, kind: type, count: int = 1) -> list[Event]:
-        def is_there() -> bool:
-            self._read()
-            return sum(isinstance(event, kind) for event in self.seen) >= count
-
-        wait_until(is_there, 20, what=f"{count} {kind.__name__}")
-        return [event for event in self.seen if isinstance(event, kind)]
-
-    def outcomes(self, count: int) -> dict[int, Outcome]:
-        known: dict[int, Outcome] = {}
-
-        def are_there() -> bool:
-            self._read()
-            for event in self.seen:
-                if isinstance(event, OutcomesReceived):
-                    for each in event.ranges:
-                        known.update(dict.fromkeys(range(each.first, each.last + 1), each.outcome))
-            return len(known) >= count
-
-        wait_until(are_there, 20, what=f"{count} outcomes")
-        return known
-
-    def _read(self) -> None:
-        while (event := self.link.next_event()) is not None:
-            if isinstance(event, MessageBegun):
-                self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
-            else:
-                self.seen.append(event)
-        self.link.read()
-
-    def close(self) -> None:
-        self.link.close()
-
-
-def connector(intake: Intake) -> Peer:
-    hello = Hello(Role.CONNECTOR, stream="images", ticket="good", source="microscope", versions=(VERSION,))
-    return Peer(intake, hello)
-
-
-def engine(intake: Intake, name: str = "e-1", checksums: tuple[str, ...] = ()) -> Peer:
-    hello = Hello(
-        Role.ENGINE, stream="images", ticket="any", engine=name, worker="w", checksums=checksums, versions=(VERSION,)
-    )
-    return Peer(intake, hello)
 
 
 def test_what_an_engine_had_whose_process_has_ended_goes_to_another_although_its_connection_is_open(

@@ -1,117 +1,34 @@
-"""The backlog as the data port and the routes use it: ledger and store together."""
+"""The backlog as the data port and the routes use it: how messages come in and go out."""
 
 from __future__ import annotations
 
-import random
 import threading
-import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
+from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, HeldStore, message
 from harmonicio.control.messages import EngineExit, FailureView
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import (
     BacklogFull,
     ConfigurationError,
-    Conflict,
     InvalidInput,
     LocalProtocolError,
-    NotFound,
     RemoteProtocolError,
     StorageError,
 )
-from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
-from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.backlog.backlog import LATE_LOG_INTERVAL_S, Backlog
-from harmonicio.master.backlog.base import Callback, MemoryPayload, PayloadLease, PendingPayload, damaged
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.master.backlog.backlog import LATE_LOG_INTERVAL_S
+from harmonicio.master.backlog.base import MemoryPayload, PayloadLease, damaged
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
-from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Entry, Reservation
+from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Entry
 from harmonicio.master.backlog.ledger import BACK_OFF_MAX_S
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.notifier import Notifier
-from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.master.service import BacklogOptions
-from harmonicio.testing.clock import ManualClock
-from harmonicio.testing.waiting import wait_until
-from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.frames import Flag
-
-DONE = Outcome(OutcomeKind.DONE)
-STORED = Outcome(OutcomeKind.STORED)
-FATAL = Failure("ValueError", "not an image", "Traceback …", retryable=False)
-ERROR = Failure("ValueError", "no cell in sight")
-PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", max_attempts=2, max_crashes=2, timeout_s=60.0)
-
-
-class HeldStore(MemoryStore):
-    """A store that does what it is asked only when the test says so, or fails at it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.is_holding = True
-        self._held: list[Callable[[StorageError | None], None]] = []
-
-    def release(self, error: StorageError | None = None) -> None:
-        """Do what was asked so far, or fail at it."""
-        held, self._held = self._held, []
-        for each in held:
-            each(error)
-
-    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
-        self._hold(on_stored, lambda: super(HeldStore, self).put(entry, payload, on_stored, failure))
-
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        self._hold(on_done, lambda: super(HeldStore, self).finish(entry, outcome, on_done))
-
-    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
-        self._hold(on_done, lambda: super(HeldStore, self).bury(entry, failure, on_done))
-
-    def _hold(self, callback: Callback, act: Callable[[], None]) -> None:
-        if self.is_holding:
-            self._held.append(lambda error: act() if error is None else callback(error))
-        else:
-            act()
-
-
-class Desk:
-    """A backlog with shortcuts for one stream."""
-
-    def __init__(self, store: MemoryStore | SqliteStore, limits: LedgerLimits | None = None) -> None:
-        self.clock = ManualClock()
-        self.store = store
-        self.backlog = Backlog(store, limits, clock=self.clock, randomness=random.Random(7))
-        self.backlog.declare(PLATES)
-        self.answers: list[Outcome] = []
-        self.finals: list[tuple[str, Outcome | None]] = []
-
-    def put(self, message_id: str, payload: bytes = b"cells", **more: object) -> None:
-        self.backlog.put("plates", message(message_id, payload, **more), None, self.answers.append)
-
-    def reserve(self, engine: str = "e1") -> Reservation:
-        reservation = self.backlog.reserve("plates", engine, self.clock.monotonic())
-        assert reservation is not None
-        return reservation
-
-    def subscribe(self, message_id: str) -> None:
-        self.backlog.subscribe("plates", message_id, self.final)
-
-    def final(self, message_id: str, outcome: Outcome | None) -> None:
-        self.finals.append((message_id, outcome))
-
-    def state(self, message_id: str) -> str | None:
-        found = self.backlog.outcome("plates", message_id)
-        return None if found is None else found.state
-
-
-def message(
-    message_id: str, payload: bytes, *, flags: int = 0, attempts: int = 0, failure: Failure | None = None
-) -> IncomingMessage:
-    arrived = IncomingMessage(0, message_id, flags, attempts, 0, 0, len(payload), b"\x80", {}, failure)
-    arrived.payload = memoryview(payload)
-    return arrived
 
 
 @pytest.fixture
@@ -448,245 +365,3 @@ def test_what_could_not_be_written_is_tried_again_and_not_forgotten(held: tuple[
     desk.backlog.tick()
     assert [message_id for message_id, _ in desk.finals] == ["a", "b"]
     assert (desk.state("a"), desk.backlog.figures("plates").reserved) == ("done", 0)
-
-
-# ── listeners and subscribers ────────────────────────────────────────────────────────────────────────────────────────
-
-
-def test_listeners_hear_of_every_change_and_may_use_the_backlog(desk: Desk) -> None:
-    seen: list[int] = []
-    desk.backlog.set_listeners(on_change=lambda stream: seen.append(desk.backlog.depth(stream)))
-    desk.put("a")
-    wait_until(lambda: seen == [1], what="the listener to see the message")
-    reservation = desk.reserve()
-    wait_until(lambda: seen[-1] == 0, what="the listener to see the reservation")
-    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=ERROR))
-    desk.clock.advance(1.0)
-    desk.backlog.tick()
-    wait_until(lambda: seen[-1] == 1, what="the listener to see the next attempt")
-    desk.reserve("e1")
-    desk.backlog.engine_gone("e1")
-    wait_until(lambda: seen[-1] == 1, what="the listener to see what came back")
-
-
-def test_a_listener_that_fails_is_called_again(desk: Desk) -> None:
-    calls: list[str] = []
-
-    def on_change(stream: str) -> None:
-        calls.append(stream)
-        raise ValueError("a bug")
-
-    desk.backlog.set_listeners(on_change=on_change)
-    for count, message_id in enumerate("ab", start=1):
-        desk.put(message_id)
-        wait_until(lambda count=count: len(calls) == count, what="the listener")
-
-
-def test_who_subscribes_late_hears_at_once(desk: Desk) -> None:
-    for message_id in "ab":
-        desk.put(message_id)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.DONE, result="3 cells"))
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
-    for message_id in "abc":
-        desk.subscribe(message_id)
-    assert desk.finals == [
-        ("a", Outcome(OutcomeKind.DONE, result="3 cells")),
-        ("b", Outcome(OutcomeKind.FAILED, failure=FATAL)),
-        ("c", None),
-    ]
-
-
-def test_who_unsubscribes_hears_nothing(desk: Desk) -> None:
-    desk.put("a")
-    desk.subscribe("a")
-    desk.backlog.unsubscribe("plates", {"a", "b"}, desk.final)
-    desk.backlog.settle(desk.reserve(), DONE)
-    assert desk.finals == []
-
-
-def test_an_outcome_is_known_for_an_hour_and_that_it_was_done_for_a_day(desk: Desk) -> None:
-    desk.put("a")
-    desk.backlog.settle(desk.reserve(), DONE)
-    found = desk.backlog.outcome("plates", "a")
-    assert found is not None and (found.state, found.attempts) == ("done", 1)
-    desk.store.prune(time.time() + 3_700)
-    found = desk.backlog.outcome("plates", "a")
-    assert found is not None and (found.state, found.attempts) == ("done", 0)
-    desk.subscribe("a")
-    assert desk.finals == [("a", None)]
-    assert desk.state("never seen") is None
-
-
-# ── streams, restarts, many threads ──────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_dropped_stream_is_gone_with_all_that_was_on_its_way(held: tuple[Desk, HeldStore]) -> None:
-    desk, store = held
-    desk.put("a")
-    store.release()
-    desk.subscribe("a")
-    desk.put("storing")
-    arriving = desk.backlog.new_payload("plates", 5)
-    desk.backlog.drop_stream("plates", is_forced=True)
-    assert desk.finals == [("a", None)]
-    store.release()
-    desk.backlog.put("plates", message("b", b"cells"), arriving, desk.answers.append)
-    assert [answer.reason for answer in desk.answers[1:]] == [RejectReason.STORAGE] * 2
-    assert [desk.state(message_id) for message_id in ("a", "storing", "b")] == [None] * 3
-    desk.backlog.declare(PLATES)
-    desk.put("a", b"anew")
-    store.release()
-    assert desk.answers[-1] == STORED
-    desk.backlog.close()
-    assert [entry.message_id for entry in store.recover().entries] == ["a"]
-
-
-def test_a_stream_with_messages_or_dead_letters_is_dropped_by_force_only(held: tuple[Desk, HeldStore]) -> None:
-    desk, store = held
-    arriving = desk.backlog.new_payload("plates", 5)
-    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.put("plates", message("a", b"cells"), arriving, desk.answers.append)
-    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
-        desk.backlog.drop_stream("plates")
-    store.release()
-    with pytest.raises(Conflict, match="wait in the backlog: 1; on their way into it: 0"):
-        desk.backlog.drop_stream("plates")
-    store.is_holding = False
-    reservation = desk.reserve()
-    with pytest.raises(Conflict):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=FATAL))
-    assert desk.state("a") == "dead"
-    with pytest.raises(Conflict, match="dead letters: 1"):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.drop_stream("plates", is_forced=True)
-    assert desk.state("a") is None
-
-
-def test_nothing_is_taken_for_a_stream_that_is_gone(desk: Desk) -> None:
-    desk.backlog.drop_stream("plates")
-    desk.put("a")
-    assert [(answer.kind, answer.reason) for answer in desk.answers] == [(OutcomeKind.REJECTED, RejectReason.STORAGE)]
-    assert "no stream 'plates' any more" in desk.answers[0].text
-    with pytest.raises(NotFound):
-        desk.backlog.new_payload("plates", 5)
-    assert desk.backlog.figures("plates").stored_total == 0
-    assert list(desk.store.recover().entries) == []
-
-
-def test_a_message_put_while_its_stream_is_dropped_is_either_rejected_or_keeps_the_stream(tmp_path: Path) -> None:
-    desk = Desk(SqliteStore(tmp_path))
-    start = threading.Barrier(2)
-
-    def put(message_id: str) -> None:
-        start.wait()
-        desk.put(message_id)
-
-    for number in range(100):
-        desk.answers.clear()
-        desk.backlog.declare(PLATES)
-        putting = threading.Thread(target=put, args=(f"m{number}",))
-        putting.start()
-        start.wait()
-        try:
-            desk.backlog.drop_stream("plates")
-        except Conflict:
-            is_kept = True
-        else:
-            is_kept = False
-        putting.join()
-        wait_until(lambda: desk.answers, what="the answer to the put")
-        if desk.answers == [STORED]:
-            assert is_kept, "a stored message was dropped"
-            desk.backlog.settle(desk.reserve(), DONE)
-            wait_until(lambda: desk.backlog.figures("plates").reserved == 0)
-        else:
-            assert not is_kept
-            assert desk.state(f"m{number}") is None
-    desk.backlog.close()
-
-
-def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
-    first = Desk(SqliteStore(tmp_path))
-    for message_id in "abcd":
-        first.put(message_id, message_id.encode() * 100_000)
-    first.put("gone", b"x", flags=int(Flag.DEAD), failure=FATAL)
-    wait_until(lambda: len(first.answers) == 5, what="everything to be stored")
-    first.backlog.settle(first.reserve(), DONE)
-    first.backlog.settle(first.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
-    first.reserve()
-    first.backlog.close()
-
-    second = Desk(SqliteStore(tmp_path))
-    figures = second.backlog.figures("plates")
-    assert (figures.ready, figures.reserved, figures.dead) == (3, 0, 1)
-    assert [second.state(message_id) for message_id in ("a", "b", "gone")] == ["done", "waiting", "dead"]
-    for message_id, attempts in (("b", 1), ("c", 0), ("d", 0)):
-        reservation = second.reserve()
-        assert (reservation.entry.message_id, reservation.entry.attempts) == (message_id, attempts)
-        assert reservation.entry.section == b"\x80"
-        with second.backlog.open_payload(reservation) as payload:
-            assert bytes(payload.view) == message_id.encode() * 100_000
-    second.put("a", b"a" * 100_000)
-    second.put("new", b"x")
-    wait_until(lambda: len(second.answers) == 2, what="the new message to be stored")
-    assert second.answers == [STORED, STORED]
-    assert second.backlog.figures("plates").ready == 1
-    second.backlog.close()
-
-
-def test_large_payloads_arrive_in_files_and_so_do_those_that_memory_has_no_room_for(tmp_path: Path) -> None:
-    backlog = Backlog(SqliteStore(tmp_path), arriving_memory_bytes=250_000)
-    backlog.declare(StreamDeclaration("plates", handler="/h.py", memory_payload_max_bytes=200_000))
-    arrivals = [backlog.new_payload("plates", size_bytes) for size_bytes in (200_001, 150_000, 150_000, 100)]
-    assert [arrival.is_on_disk for arrival in arrivals] == [True, False, True, False]
-    for arrival in arrivals:
-        arrival.discard()
-    again = backlog.new_payload("plates", 150_000)
-    assert not again.is_on_disk
-    again.discard()
-    backlog.close()
-    assert not list(tmp_path.glob("payloads/*/*"))
-
-
-def test_many_threads_put_and_take_and_each_message_is_processed_once(tmp_path: Path) -> None:
-    backlog = Backlog(SqliteStore(tmp_path))
-    backlog.declare(PLATES)
-    sources, engines, each_puts = 4, 3, 150
-    answers: list[Outcome] = []
-    taken: list[str] = []
-    is_over = threading.Event()
-
-    def put(source: int) -> None:
-        for number in range(each_puts):
-            payload = bytes([number]) * (70_000 if number % 10 == 0 else 50)
-            backlog.put("plates", message(f"{source}/{number}", payload), None, answers.append)
-
-    def take(engine: str) -> None:
-        while not is_over.is_set():
-            reservation = backlog.reserve("plates", engine, time.monotonic())
-            if reservation is None:
-                is_over.wait(0.001)
-                continue
-            with backlog.open_payload(reservation) as payload:
-                assert set(bytes(payload.view)) == {int(reservation.entry.message_id.split("/")[1])}
-            backlog.settle(reservation, DONE)
-            taken.append(reservation.entry.message_id)
-
-    threads = [threading.Thread(target=put, args=(number,)) for number in range(sources)]
-    threads += [threading.Thread(target=take, args=(f"e{number}",)) for number in range(engines)]
-    for thread in threads:
-        thread.start()
-    wait_until(
-        lambda: backlog.figures("plates").done_total == sources * each_puts, timeout_s=30, what="all to be processed"
-    )
-    is_over.set()
-    for thread in threads:
-        thread.join()
-    assert len(answers) == len(taken) == len(set(taken)) == sources * each_puts
-    assert all(answer == STORED for answer in answers)
-    figures = backlog.figures("plates")
-    assert (figures.ready, figures.reserved, figures.dead, figures.waiting_bytes) == (0, 0, 0, 0)
-    backlog.close()
-    assert not list(tmp_path.glob("payloads/*/*"))

@@ -1,0 +1,94 @@
+"""A backlog with shortcuts for one stream, and a store that acts only when the test says so."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+
+from harmonicio.core.errors import (
+    StorageError,
+)
+from harmonicio.core.message import Failure, Outcome, OutcomeKind
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.base import Callback, PendingPayload
+from harmonicio.master.backlog.budget import LedgerLimits
+from harmonicio.master.backlog.entry import Entry, Reservation
+from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.clock import ManualClock
+from harmonicio.wire.events import IncomingMessage
+
+DONE = Outcome(OutcomeKind.DONE)
+STORED = Outcome(OutcomeKind.STORED)
+FATAL = Failure("ValueError", "not an image", "Traceback …", retryable=False)
+ERROR = Failure("ValueError", "no cell in sight")
+PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", max_attempts=2, max_crashes=2, timeout_s=60.0)
+
+
+class HeldStore(MemoryStore):
+    """A store that does what it is asked only when the test says so, or fails at it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.is_holding = True
+        self._held: list[Callable[[StorageError | None], None]] = []
+
+    def release(self, error: StorageError | None = None) -> None:
+        """Do what was asked so far, or fail at it."""
+        held, self._held = self._held, []
+        for each in held:
+            each(error)
+
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+        self._hold(on_stored, lambda: super(HeldStore, self).put(entry, payload, on_stored, failure))
+
+    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).finish(entry, outcome, on_done))
+
+    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).bury(entry, failure, on_done))
+
+    def _hold(self, callback: Callback, act: Callable[[], None]) -> None:
+        if self.is_holding:
+            self._held.append(lambda error: act() if error is None else callback(error))
+        else:
+            act()
+
+
+class Desk:
+    """A backlog with shortcuts for one stream."""
+
+    def __init__(self, store: MemoryStore | SqliteStore, limits: LedgerLimits | None = None) -> None:
+        self.clock = ManualClock()
+        self.store = store
+        self.backlog = Backlog(store, limits, clock=self.clock, randomness=random.Random(7))
+        self.backlog.declare(PLATES)
+        self.answers: list[Outcome] = []
+        self.finals: list[tuple[str, Outcome | None]] = []
+
+    def put(self, message_id: str, payload: bytes = b"cells", **more: object) -> None:
+        self.backlog.put("plates", message(message_id, payload, **more), None, self.answers.append)
+
+    def reserve(self, engine: str = "e1") -> Reservation:
+        reservation = self.backlog.reserve("plates", engine, self.clock.monotonic())
+        assert reservation is not None
+        return reservation
+
+    def subscribe(self, message_id: str) -> None:
+        self.backlog.subscribe("plates", message_id, self.final)
+
+    def final(self, message_id: str, outcome: Outcome | None) -> None:
+        self.finals.append((message_id, outcome))
+
+    def state(self, message_id: str) -> str | None:
+        found = self.backlog.outcome("plates", message_id)
+        return None if found is None else found.state
+
+
+def message(
+    message_id: str, payload: bytes, *, flags: int = 0, attempts: int = 0, failure: Failure | None = None
+) -> IncomingMessage:
+    arrived = IncomingMessage(0, message_id, flags, attempts, 0, 0, len(payload), b"\x80", {}, failure)
+    arrived.payload = memoryview(payload)
+    return arrived

@@ -1,0 +1,55 @@
+"""A real master on a free port, and workers that tests play."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import (
+    EngineReport,
+    LeaseGrant,
+    LeaseRequest,
+    WorkerRegistration,
+    WorkerReport,
+)
+from harmonicio.core.engine import Availability
+from harmonicio.core.lease import Address
+from harmonicio.core.roles import Role
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.service import MasterOptions, MasterService
+
+PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", engines=2)
+ENGINE_ADDRESS = Address("127.0.0.1", 4000)
+
+
+def run_master(folder: Path, **options: float) -> MasterService:
+    known = dataclasses.replace(MasterOptions(folder, port=0, data_port=0, settle_s=0.5), **options)  # type: ignore[arg-type]
+    return MasterService(known)
+
+
+def client_of(service: MasterService, role: Role) -> MasterClient:
+    return MasterClient(service.url, service.token_file(role).read_text().strip())
+
+
+class FakeController:
+    """Speaks for a worker: registers, and reports the engines that it is told to have."""
+
+    def __init__(self, client: MasterClient, worker: str, max_engines: int = 5) -> None:
+        self.client = client
+        self.worker = worker
+        self._sequence = 0
+        registration = WorkerRegistration(worker, "127.0.0.1", max_engines, "memory", "1")
+        self.key = client.register_worker(registration).ticket_key
+
+    def report(self, **engines: Availability) -> None:
+        self._sequence += 1
+        reports = [EngineReport(name, "plates", 1, state, 0.0, ENGINE_ADDRESS) for name, state in engines.items()]
+        assert self.client.report(self.worker, WorkerReport(self._sequence, tuple(reports))).is_known
+
+
+def ask(client: MasterClient, source: str, count: int = 1) -> LeaseGrant:
+    return client.request_leases(LeaseRequest("plates", source, count))
+
+
+IDLE, BUSY = Availability.IDLE, Availability.BUSY
