@@ -15,8 +15,9 @@ from harmonicio.testing.waiting import wait_until as _wait_until
 REPOSITORY = Path(__file__).parent.parent
 IS_CI = os.environ.get("CI") == "true"
 
-if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
-    # A shell starts background jobs so. Programs that tests start would inherit it, and not hear of Ctrl-C.
+# What tests start inherits this process's surroundings: they are made those of a user.
+os.environ.pop("PYTHONUNBUFFERED", None)
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # A shell starts background jobs so: they hear no Ctrl-C.
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # Machines differ in speed, so a slow example is no failure. CI draws the same examples each time.

@@ -18,8 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command and return the exit code of the process."""
     given = sys.argv[1:] if arguments is None else list(arguments)
     for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # A terminal may know fewer characters than we write.
-            stream.reconfigure(errors="backslashreplace")
+        if isinstance(stream, TextIOWrapper):
+            # A terminal may know fewer characters than we write; who reads a file or a pipe wants each line at once.
+            stream.reconfigure(errors="backslashreplace", line_buffering=True)
     try:
         from harmonicio.cli import app
 
