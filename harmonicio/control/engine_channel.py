@@ -120,6 +120,7 @@ class ControlListener:
             with _address_of(path) as address:
                 self._socket.bind(address)
             path.chmod(0o600)
+            _give_to_the_owner_of(path.parent, path)
             self._socket.listen(8)
         except OSError as error:
             self._socket.close()
@@ -244,6 +245,13 @@ def _shut(connected: socket.socket) -> None:
     with contextlib.suppress(OSError):  # Not connected any more: nobody to wake.
         connected.shutdown(socket.SHUT_RDWR)
     connected.close()
+
+
+def _give_to_the_owner_of(folder: Path, path: Path) -> None:
+    """Let the engine connect to whom its folder belongs; it may run as another user."""
+    owner = folder.stat()
+    if owner.st_uid != os.geteuid():
+        os.chown(path, owner.st_uid, owner.st_gid)
 
 
 @contextlib.contextmanager

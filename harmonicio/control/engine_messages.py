@@ -10,17 +10,23 @@ from dataclasses import dataclass, field
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 
+#: What a container sees of its engine's folder, and what it finds there.
+SOCKET_FOLDER_INSIDE = "/run/harmonicio"
+CONFIGURATION_NAME = "configuration.json"
+CONFIGURATION_PATH = f"{SOCKET_FOLDER_INSIDE}/{CONFIGURATION_NAME}"
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfiguration:
-    """What a controller gives an engine on standard input, as one line of JSON; never by environment.
+    """What a controller gives an engine as one line of JSON, never by environment: on standard input, or in a container
+    in the file :data:`CONFIGURATION_PATH`, which the engine removes once it has read it.
 
     Attributes:
         key: Hex key of this engine; lease tickets are signed with it.
         ticket: The engine's own ticket, for the master's data port and for REST.
         master_url, master_data: Where the master answers; the data port takes the engine's connection for the backlog.
         control_socket: UNIX socket of the controller, in the engine's folder.
-        listen_host: Where the data port listens, on a free port.
+        listen_host, listen_port: Where the data port listens; port 0 takes a free one.
         scratch_folder: For payloads above ``memory_payload_max_bytes``; unlinked files only.
         payload_budget_bytes: Payload bytes that may be in memory at the same time.
         orphan_after_s: Without a controller for this long, the engine drains and ends.
@@ -38,6 +44,7 @@ class EngineConfiguration:
     scratch_folder: str
     payload_budget_bytes: int
     orphan_after_s: float
+    listen_port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,6 +63,7 @@ class EngineReport:
         pid: Process id on the worker's host, 0 where there is none.
         handled, failed: Messages that this engine has finished since it started; ``failed`` of them raised.
         received_bytes: Payload bytes since it started.
+        image: Digest of the container image that it runs, empty without one.
     """
 
     engine: str
@@ -77,6 +78,7 @@ class EngineReport:
     failed: int = 0
     handled_from_backlog: int = 0
     received_bytes: int = 0
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,6 +269,7 @@ class EngineView:
     address: Address | None = None
     pid: int = 0
     running: tuple[RunningMessage, ...] = ()
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

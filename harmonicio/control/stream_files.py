@@ -24,10 +24,11 @@ from harmonicio.control.settings_files import read_text
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.settings import nearest
 from harmonicio.core.sizes import parse_size
-from harmonicio.core.stream import StreamDeclaration
+from harmonicio.core.stream import ContainerNeeds, StreamDeclaration
 
 #: The name is the table's, and the master counts the versions.
 KEYS = tuple(item.name for item in dataclasses.fields(StreamDeclaration) if item.name not in ("name", "version"))
+CONTAINER_KEYS = tuple(item.name for item in dataclasses.fields(ContainerNeeds))
 
 
 def load_streams(file: Path) -> tuple[StreamDeclaration, ...]:
@@ -75,6 +76,13 @@ def _value(key: str, value: Any, folder: Path) -> Any:
         return parse_size(value)
     if key == "handler" and isinstance(value, str) and value.endswith(".py") and "\0" not in value:
         return str((folder / value).resolve())
+    if key == "container" and isinstance(value, Mapping):
+        for inner in value:
+            if inner not in CONTAINER_KEYS:
+                raise InvalidInput(
+                    f"{inner[:80]!r} is unknown in its container.", hint=nearest(inner[:80], CONTAINER_KEYS)
+                )
+        return {inner: _value(inner, each, folder) for inner, each in value.items()}
     if isinstance(value, Mapping):
         _check_plain(key, value)
     return value

@@ -59,14 +59,34 @@ def size(*, at_least: int = 0) -> Reader:
     return read
 
 
+def texts(raw: Any) -> tuple[str, ...]:
+    """Read several texts: a list, or one text with commas between them."""
+    given = [each.strip() for each in raw.split(",")] if isinstance(raw, str) else raw
+    if not isinstance(given, (list, tuple)):
+        raise InvalidInput("This is not a list.", hint="Use a list of texts, or one text with commas between them.")
+    return tuple(text(each) for each in given if each != "")
+
+
+def number(*, at_most: float) -> Reader:
+    """Return a reader of numbers from 0."""
+
+    def read(raw: Any) -> float:
+        try:
+            value = float("nan" if isinstance(raw, bool) else raw)
+        except (TypeError, ValueError):
+            value = float("nan")
+        if not 0 <= value <= at_most:
+            raise InvalidInput("This number cannot be used.", hint=f"Use a number, 0 to {at_most:g}.")
+        return value
+
+    return read
+
+
 def seconds(raw: Any) -> float:
     try:
-        value = float("nan" if isinstance(raw, bool) else raw)
-    except (TypeError, ValueError):
-        value = float("nan")
-    if not 0 <= value <= 10**9:
-        raise InvalidInput("This is not a duration.", hint="Use a number of seconds, 0 or more.")
-    return value
+        return float(number(at_most=10**9)(raw))
+    except InvalidInput:
+        raise InvalidInput("This is not a duration.", hint="Use a number of seconds, 0 or more.") from None
 
 
 def choice(kind: type[StrEnum]) -> Reader:

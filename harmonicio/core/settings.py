@@ -72,6 +72,29 @@ class WorkerSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DockerSettings:
+    """What engines in containers get on this host, and what the administrator lets a stream ask for beyond that."""
+
+    url: str = _setting("", read.text, "the Docker engine; empty: DOCKER_HOST, else its usual socket")
+    images: tuple[str, ...] = _setting((), read.texts, "images that may run, with * and ?; none by default")
+    pin_digests: bool = _setting(False, read.truth, "run images only by digest (name@sha256:…), not by tag")
+    pull_timeout_s: float = _setting(900.0, read.seconds, "how long pulling an image may take; 0 pulls none")
+    user: str = _setting("", read.text, "uid:gid that engines run as; empty: the worker's, or 10001:10001 of root's")
+    network: str = _setting("bridge", read.text, "network that engines join")
+    master_host: str = _setting("", read.text, "where containers reach the master; empty: where this worker does")
+    cpus: float = _setting(0.0, read.number(at_most=4096), "CPUs of one engine; 0: the host's, divided by its places")
+    memory_bytes: int = _setting(0, read.size(), "memory of one engine; 0: nine tenths of the host's, divided likewise")
+    pids: int = _setting(512, read.whole(at_least=1, at_most=2**22), "processes and threads of one engine")
+    scratch_max_bytes: int = _setting(20 * GIB, read.size(at_least=MIB), "scratch space of one engine")
+    folders: tuple[str, ...] = _setting((), read.texts, "folders below which a stream's engines may have folders")
+    networks: tuple[str, ...] = _setting((), read.texts, "other networks that a stream may choose; host is one")
+    devices: tuple[str, ...] = _setting((), read.texts, "devices that a stream may ask for, like /dev/nvidia0")
+    capabilities: tuple[str, ...] = _setting((), read.texts, "capabilities that a stream may ask for, like SYS_NICE")
+    namespaces: tuple[str, ...] = _setting((), read.texts, "namespaces of the host that a stream may share: pid, ipc")
+    privileged: bool = _setting(False, read.truth, "let a stream ask for privileged containers")
+
+
+@dataclass(frozen=True, slots=True)
 class ConnectorSettings:
     byte_budget_bytes: int = _setting(256 * MIB, read.size(at_least=1), "payload bytes that wait before send blocks")
     checksum: ChecksumMode = _setting(
@@ -99,6 +122,7 @@ class Settings:
 
     master: MasterSettings = MasterSettings()
     worker: WorkerSettings = WorkerSettings()
+    docker: DockerSettings = DockerSettings()
     connector: ConnectorSettings = ConnectorSettings()
     client: ClientSettings = ClientSettings()
     home: Path = Path()
@@ -118,6 +142,7 @@ class SettingView:
 _SECTIONS: dict[str, Any] = {
     "master": MasterSettings,
     "worker": WorkerSettings,
+    "docker": DockerSettings,
     "connector": ConnectorSettings,
     "client": ClientSettings,
 }
@@ -172,10 +197,16 @@ def describe(settings: Settings) -> Iterator[SettingView]:
     for name, item in _FIELDS.items():
         section, _, key = name.partition(".")
         value = getattr(getattr(settings, section), key)
-        shown = "" if value is None else str(value).lower() if isinstance(value, bool) else str(value)
+        shown = _shown(value)
         if item.metadata["is_secret"] and shown:
             shown = MASK
         yield SettingView(name, shown, settings.origins.get(name, "default"), item.metadata["help"])
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return ", ".join(value) if isinstance(value, tuple) else "" if value is None else str(value)
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -11,6 +11,71 @@ from harmonicio.core.message import MAX_MESSAGE_BYTES, MEMORY_PAYLOAD_MAX_BYTES
 from harmonicio.core.names import check_name
 
 
+def check_ranges(stream: str, *rows: tuple[str, float, float, float]) -> None:
+    """Check values of a declaration: rows of label, value, smallest and largest.
+
+    Raises:
+        InvalidInput: a value is outside; names it.
+    """
+    for label, value, smallest, largest in rows:
+        if not smallest <= value <= largest:
+            raise InvalidInput(f"Stream {stream!r} has {label} = {value!r}.", hint=f"Use {smallest} to {largest}.")
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerNeeds:
+    """What the engines of a stream need beside their image; 0 or empty: what the worker gives every engine.
+
+    What goes beyond a worker's safe defaults runs only where the configuration of that worker allows it (the section
+    ``docker``).
+
+    Attributes:
+        cpus, memory_bytes, pids: Limits of one engine.
+        network: The network that it joins.
+        folders: Absolute paths of folders on the worker's host, which it sees at the same paths and may change.
+        reference_folders: Likewise, to read only.
+        devices: Devices of the host, like ``/dev/nvidia0``.
+        capabilities: Linux capabilities, like ``SYS_NICE``.
+        namespaces: Namespaces that it shares with the host: ``pid``, ``ipc``.
+        privileged: Nothing is kept from it.
+    """
+
+    cpus: float = 0.0
+    memory_bytes: int = 0
+    pids: int = 0
+    network: str = ""
+    folders: tuple[str, ...] = ()
+    reference_folders: tuple[str, ...] = ()
+    devices: tuple[str, ...] = ()
+    capabilities: tuple[str, ...] = ()
+    namespaces: tuple[str, ...] = ()
+    privileged: bool = False
+
+    __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  as below
+
+    def check(self, stream: str) -> None:
+        """Raise InvalidInput where a value cannot be used."""
+        check_ranges(
+            stream,
+            ("container.cpus", self.cpus, 0.0, 4096.0),
+            ("container.memory_bytes", self.memory_bytes, 0, 2**50),
+            ("container.pids", self.pids, 0, 2**22),
+        )
+        for label, texts in (
+            ("network", (self.network or "-",)),
+            ("folders", self.folders),
+            ("reference_folders", self.reference_folders),
+            ("devices", self.devices),
+            ("capabilities", self.capabilities),
+            ("namespaces", self.namespaces),
+        ):
+            for text in texts:
+                is_path = label in ("folders", "reference_folders", "devices")
+                if not text or not text.isprintable() or (is_path and not text.startswith("/")):
+                    hint = "Use absolute paths of the worker's host." if is_path else "Use names."
+                    raise InvalidInput(f"Stream {stream!r} has {text[:80]!r} in container.{label}.", hint=hint)
+
+
 @dataclass(frozen=True, slots=True)
 class StreamDeclaration:
     """One stream, as the administrator declares it in ``streams.toml`` or by REST.
@@ -19,6 +84,7 @@ class StreamDeclaration:
         name: The stream's name.
         handler: Python file (absolute path) or importable module that holds the handler; for the process runtime.
         image: Container image; for the docker runtime. Exactly one of ``handler`` and ``image`` is given.
+        container: What the containers need beside the image.
         engines: How many engines shall run.
         concurrency: Messages that one engine handles at the same time.
         timeout_s: Seconds after which an engine that is still handling one message is killed.
@@ -49,6 +115,7 @@ class StreamDeclaration:
     ordered: bool = False
     parameters: Mapping[str, Any] = field(default_factory=dict)
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    container: ContainerNeeds = ContainerNeeds()
     version: int = 0
 
     #: Where the master reads one, unknown keys are refused: they are misspelt settings.
@@ -70,7 +137,9 @@ class StreamDeclaration:
                 raise InvalidInput(
                     f"Stream {self.name!r} has {label} = {text[:80]!r}.", hint="Use printable characters."
                 )
-        for label, value, smallest, largest in (
+        self.container.check(self.name)
+        check_ranges(
+            self.name,
             ("engines", self.engines, 0, 10_000),
             ("concurrency", self.concurrency, 1, 1_024),
             ("timeout_s", self.timeout_s, 0.1, 30 * 24 * 3600.0),
@@ -79,11 +148,7 @@ class StreamDeclaration:
             ("max_message_bytes", self.max_message_bytes, 1, 2**62),
             ("memory_payload_max_bytes", self.memory_payload_max_bytes, 0, 2**40),
             ("prefetch_s", self.prefetch_s, 0.0, 3600.0),
-        ):
-            if not smallest <= value <= largest:
-                raise InvalidInput(
-                    f"Stream {self.name!r} has {label} = {value!r}.", hint=f"Use {smallest} to {largest}."
-                )
+        )
         if self.ordered and (self.engines > 1 or self.concurrency > 1):
             raise InvalidInput(f"Stream {self.name!r} is ordered.", hint="Use engines = 1 and concurrency = 1.")
         return self

@@ -1,10 +1,10 @@
-"""``python -m harmonicio.engine FILE.py``: an engine that gets its configuration on standard input."""
+"""``python -m harmonicio.engine FILE.py``: an engine that finds its configuration in its container or on stdin."""
 
 from __future__ import annotations
 
 import sys
 
-from harmonicio.engine.run import run_from_stdin
+from harmonicio.engine.run import run_as_configured
 
 
 def main() -> int:
@@ -12,7 +12,7 @@ def main() -> int:
     if len(sys.argv) != 2:
         sys.stderr.write("usage: python -m harmonicio.engine FILE.py|package.module < configuration.json\n")
         return 2
-    return run_from_stdin(sys.argv[1])
+    return run_as_configured(sys.argv[1])
 
 
 if __name__ == "__main__":

@@ -127,7 +127,7 @@ class Daemon:
         self._slots.start(self._board)
         if self._drain_begun.is_set():
             return
-        port = DataPort(self._configuration.listen_host, 0, self._receive, name="engine")
+        port = DataPort(self._configuration.listen_host, self._configuration.listen_port, self._receive, name="engine")
         port.start()
         self._port = port
         self._backlog.start()

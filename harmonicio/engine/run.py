@@ -1,8 +1,8 @@
-"""The process around an engine: configuration from standard input, signals, exit codes.
+"""The process around an engine: its configuration, signals, exit codes.
 
 0   drained: ordered, by SIGTERM or SIGINT, or because the controller stayed away
 1   handlers were still running at the deadline
-2   no usable configuration on standard input
+2   no usable configuration
 3   the handler or a plugin could not be loaded, or its setup raised
 """
 
@@ -15,11 +15,12 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
 from harmonicio.control import json_codec
-from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.control.engine_messages import CONFIGURATION_PATH, EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.printable import one_line
 from harmonicio.engine.daemon import Daemon
@@ -33,20 +34,31 @@ SIGNAL_DRAIN_S = 30.0
 _CLOSE_WITHIN_S = 10.0
 
 
-def run_from_stdin(file_or_module: str) -> int:
+def run_as_configured(file_or_module: str) -> int:
     """Run one engine in the main thread until it has drained; return the process's exit code.
 
     Args:
         file_or_module: ``FILE.py`` or the dotted name of a module that holds the handler.
     """
     _log_to_stderr()
+    path = Path(CONFIGURATION_PATH)
+    origin = f"in {path}" if path.exists() else "on standard input"
     try:
-        line = sys.stdin.buffer.readline(MAX_CONFIGURATION_BYTES)
-        configuration = json_codec.loads(EngineConfiguration, line)
-    except HarmonicIOError as error:
-        _say(f"harmonicio engine: no configuration on standard input: {error}")
+        configuration = json_codec.loads(EngineConfiguration, _configuration_line(path))
+    except (HarmonicIOError, OSError) as error:
+        _say(f"harmonicio engine: no configuration {origin}: {error}")
         return EXIT_NO_CONFIGURATION
     return run(configuration, file_or_module)
+
+
+def _configuration_line(path: Path) -> bytes:
+    """Return what the controller wrote: the file of a container, which nobody needs again, or standard input."""
+    try:
+        with open(path, "rb") as file:
+            path.unlink()
+            return file.readline(MAX_CONFIGURATION_BYTES)
+    except FileNotFoundError:
+        return sys.stdin.buffer.readline(MAX_CONFIGURATION_BYTES)
 
 
 def run(configuration: EngineConfiguration, file_or_module: str) -> int:

@@ -364,6 +364,7 @@ class MasterState:
             address=report.address,
             pid=report.pid,
             running=report.running,
+            image=report.image,
         )
 
 

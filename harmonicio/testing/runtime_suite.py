@@ -1,18 +1,20 @@
 """What every runtime must do: inherit :class:`RuntimeSuite` and say how engines behave on it.
 
 class TestMyRuntime(RuntimeSuite):
-    def open(self, folder: Path, on_exit: OnExit) -> Runtime: ...
-    def handler(self, behaviour: Behaviour) -> str: ...
+    def open(self, context: RuntimeContext) -> Runtime: ...
+    def declaration(self, behaviour: Behaviour) -> StreamDeclaration: ...
 """
 
 from __future__ import annotations
 
+import os
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import StrEnum
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -21,10 +23,13 @@ from harmonicio.core.errors import NotFound
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.instructions import EngineExited, EngineFound
-from harmonicio.worker.runtimes.base import EngineSpec, OnExit, Runtime
+from harmonicio.worker.folder import SOCKET_FOLDER
+from harmonicio.worker.instructions import EngineExited, EngineNotStarted, EngineStarted, RuntimeEvent
+from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext
 
 SEVERAL_SECONDS = 20.0
+
+Event = TypeVar("Event")
 
 
 class Behaviour(StrEnum):
@@ -36,53 +41,75 @@ class Behaviour(StrEnum):
 
 
 class Host:
-    """A runtime on a folder, and the ends that it told."""
+    """A runtime on a folder, and what it told."""
 
     def __init__(self, suite: RuntimeSuite, folder: Path) -> None:
         self.folder = folder
+        self.scratch = folder.parent / "scratch"
+        self.scratch.mkdir(exist_ok=True)
         self._suite = suite
         self._lock = threading.Lock()
-        self._told: list[EngineExited] = []
-        self._started = 0
-        self.runtime = suite.open(folder, self._tell)
+        self._all: list[RuntimeEvent] = []
+        self.runtime = suite.open(RuntimeContext(folder, self._tell, worker="0123456789abcdef"))
 
-    def _tell(self, exited: EngineExited) -> None:
+    def _tell(self, event: RuntimeEvent) -> None:
         with self._lock:
-            self._told.append(exited)
+            self._all.append(event)
 
-    def start(self, engine: str, behaviour: Behaviour = Behaviour.WAITS) -> int:
-        """Start an engine and wait until it has said that it is ready."""
+    def begin(self, engine: str, behaviour: Behaviour = Behaviour.WAITS) -> None:
+        """Begin to start an engine."""
         folder = self.folder / engine
-        folder.mkdir(mode=0o700)
-        self._started += 1
-        pid = self.runtime.start(EngineSpec(engine, folder, configuration(engine, self._suite.handler(behaviour))))
-        wait_until(
-            lambda: f"ready {engine}" in self.runtime.logs(engine), SEVERAL_SECONDS, what=f"{engine} to be ready"
-        )
-        return pid
+        make_engine_folder(folder, self.runtime.owner)
+        spec = EngineSpec(engine, folder, configuration(engine, self._suite.declaration(behaviour), self.scratch))
+        self.runtime.start(spec)
+
+    def start(self, engine: str, behaviour: Behaviour = Behaviour.WAITS) -> EngineStarted:
+        """Start an engine and wait until it has said that it is ready."""
+        self.begin(engine, behaviour)
+        wait_until(lambda: self._is_ready(engine), SEVERAL_SECONDS, what=f"{engine} to be ready")
+        return next(each for each in self.events(EngineStarted) if each.engine == engine)
+
+    def _is_ready(self, engine: str) -> bool:
+        has_started = any(each.engine == engine for each in self.events(EngineStarted))
+        return has_started and f"ready {engine}" in self.runtime.logs(engine)
+
+    def events(self, kind: type[Event]) -> list[Event]:
+        """Return what was told of one kind."""
+        with self._lock:
+            return [each for each in self._all if isinstance(each, kind)]
 
     def told(self, count: int) -> list[EngineExited]:
         """Wait for as many ends, and return all of them."""
-        wait_until(lambda: len(self._told) >= count, SEVERAL_SECONDS, what=f"{count} ends")
-        return list(self._told)
+        wait_until(lambda: len(self.events(EngineExited)) >= count, SEVERAL_SECONDS, what=f"{count} ends")
+        return self.events(EngineExited)
 
     def end_all(self) -> None:
         """Kill every engine that was started here, and wait until all have ended."""
         for folder in self.folder.iterdir():
             self.runtime.kill(folder.name)
-        self.told(self._started)
+        self.told(len(self.events(EngineStarted)))
+        for folder in self.folder.iterdir():
+            self.runtime.forget(folder.name)
+
+
+def make_engine_folder(folder: Path, owner: tuple[int, int] | None) -> None:
+    """Make an engine's folder as the worker does."""
+    folder.mkdir(mode=0o700)
+    (folder / SOCKET_FOLDER).mkdir(mode=0o700)
+    if owner is not None:
+        os.chown(folder / SOCKET_FOLDER, *owner)
 
 
 class RuntimeSuite(ABC):
     """The contract of :class:`~harmonicio.worker.runtimes.base.Runtime`."""
 
     @abstractmethod
-    def open(self, folder: Path, on_exit: OnExit) -> Runtime:
+    def open(self, context: RuntimeContext) -> Runtime:
         """Return a runtime on this folder; a second one finds what the first one started."""
 
     @abstractmethod
-    def handler(self, behaviour: Behaviour) -> str:
-        """Return the handler of an engine that behaves so."""
+    def declaration(self, behaviour: Behaviour) -> StreamDeclaration:
+        """Return the declaration of an engine that behaves so."""
 
     @pytest.fixture
     def folder(self, tmp_path: Path) -> Path:
@@ -147,14 +174,17 @@ class RuntimeSuite(ABC):
 
     def test_an_engine_outlives_its_runtime_and_the_next_one_finds_it(self, folder: Path) -> None:
         with self.opened(folder) as first:
-            pid = first.start("e-1", Behaviour.IS_STUBBORN)
+            started = first.start("e-1", Behaviour.IS_STUBBORN)
         with self.opened(folder) as second:
-            declaration = configuration("e-1", self.handler(Behaviour.IS_STUBBORN)).declaration
-            assert second.runtime.list() == (EngineFound("e-1", declaration, pid, is_running=True),)
+            (found,) = second.runtime.list()
+            assert (found.engine, found.is_running, found.text) == ("e-1", True, "")
+            assert found.declaration == self.declaration(Behaviour.IS_STUBBORN)
+            assert (found.pid, found.address, found.image) == (started.pid, started.address, started.image)
             assert second.runtime.logs("e-1") == "ready e-1\n"
             assert second.told(0) == []
             second.runtime.kill("e-1")
             assert [each.engine for each in second.told(1)] == ["e-1"]
+            second.runtime.forget("e-1")
         assert first.told(0) == []
 
     def test_an_engine_that_ended_in_between_is_found_as_ended(self, folder: Path) -> None:
@@ -167,6 +197,15 @@ class RuntimeSuite(ABC):
             second.runtime.kill("e-1")
             second.runtime.forget("e-1")
             assert second.runtime.list() == ()
+
+    def test_an_engine_that_is_killed_while_it_starts_does_not_live(self, host: Host) -> None:
+        host.begin("e-1")
+        host.runtime.kill("e-1")
+        wait_until(
+            lambda: [*host.events(EngineExited), *host.events(EngineNotStarted)], SEVERAL_SECONDS, what="the end of e-1"
+        )
+        host.runtime.forget("e-1")
+        assert host.runtime.list() == ()
 
     def test_closing_may_be_repeated(self, folder: Path) -> None:
         with self.opened(folder) as host:
@@ -198,19 +237,19 @@ class RuntimeSuite(ABC):
             host.runtime.logs("e-unknown")
 
 
-def configuration(engine: str, handler: str) -> EngineConfiguration:
+def configuration(engine: str, declaration: StreamDeclaration, scratch: Path) -> EngineConfiguration:
     """Return what an engine of the suite is given."""
     return EngineConfiguration(
         engine=engine,
         worker="w-1",
-        declaration=StreamDeclaration("images", handler=handler, version=1),
+        declaration=declaration,
         key="00" * 32,
         ticket="ticket",
         master_url="http://127.0.0.1:1",
         master_data=Address("127.0.0.1", 1),
         control_socket="control.sock",
         listen_host="127.0.0.1",
-        scratch_folder="",
+        scratch_folder=str(scratch),
         payload_budget_bytes=1,
         orphan_after_s=60.0,
     )

@@ -44,6 +44,8 @@ from harmonicio.worker.instructions import (
     EngineFound,
     EngineNotStarted,
     EngineStarted,
+    EngineStarting,
+    EngineUnwell,
     Event,
     ExitsAcknowledged,
     ForgetEngine,
@@ -121,9 +123,11 @@ class Controller:
             self._want(event)
         elif isinstance(event, MasterMet):
             self._bond = event.bond
-        elif isinstance(event, EngineStarted):
-            if event.engine in self._engines:
-                self._engines[event.engine].pid = event.pid
+        elif isinstance(event, (EngineStarting, EngineStarted)):
+            if event.engine in self._engines and self._engines[event.engine].come_up(event, now):
+                return [ReportNow(CHANGE_WITHIN_S)]
+        elif isinstance(event, EngineUnwell):
+            return self._give_up(event, now)
         elif isinstance(event, EngineFound):
             return self._adopt(event, now)
         elif isinstance(event, (EngineExited, EngineNotStarted)):
@@ -164,11 +168,21 @@ class Controller:
         return [ReportNow(FLIP_WITHIN_S if was_ready and engine.is_ready else CHANGE_WITHIN_S)]
 
     def _adopt(self, found: EngineFound, now: float) -> list[Instruction]:
-        engine = WatchedEngine(found.engine, found.declaration, now, found.bond, pid=found.pid, is_adopted=True)
+        engine = WatchedEngine(found.engine, found.declaration, now, found.bond, is_adopted=True)
+        engine.pid, engine.address, engine.image = found.pid, found.address, found.image
         self._engines.setdefault(found.engine, engine)
         if found.is_running:
             return [ReportNow(CHANGE_WITHIN_S)]
         return self._bury(EngineExited(found.engine, None, found.text), now)
+
+    def _give_up(self, event: EngineUnwell, now: float) -> list[Instruction]:
+        """Kill an engine whose own health check failed; that is a failure, not an order."""
+        engine = self._engines.get(event.engine)
+        if engine is None or engine.kill is not None:
+            return []
+        held = tuple(each.message for each in engine.running(now))
+        engine.kill = Kill(_reason_to_give_up(engine), event.text, now, held)
+        return [KillEngine(engine.engine, event.text), ReportNow(CHANGE_WITHIN_S)]
 
     def _bury(self, event: EngineExited | EngineNotStarted, now: float) -> list[Instruction]:
         engine = self._engines.pop(event.engine, None)
@@ -227,7 +241,7 @@ class Controller:
         silent_s = engine.silent_for_too_long_s(now)
         if silent_s is None:
             return None
-        return Kill(_reason_of_silence(engine), f"Nothing was heard of it for {silent_s:g} s.", now, held)
+        return Kill(_reason_to_give_up(engine), f"Nothing was heard of it for {silent_s:g} s.", now, held)
 
     # ── reconciling ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -324,7 +338,8 @@ class Controller:
             return StreamTrouble(stream, back_off.text, round(back_off.retry_in_s(now), 3))
         if len(current) + len(old) < wanted.count and self._room() <= 0:
             return StreamTrouble(stream, f"All {self._max_engines} places for engines are taken.", 0.0)
-        return None
+        doing = next((each.doing for each in current if each.doing), "")
+        return StreamTrouble(stream, doing, 0.0) if doing else None
 
 
 def _has_missed_its_order(engine: WatchedEngine, report: EngineReport, now: float) -> bool:
@@ -334,7 +349,8 @@ def _has_missed_its_order(engine: WatchedEngine, report: EngineReport, now: floa
     return now - engine.drain_ordered_at >= REPEAT_DRAIN_AFTER_S
 
 
-def _reason_of_silence(engine: WatchedEngine) -> ExitReason:
+def _reason_to_give_up(engine: WatchedEngine) -> ExitReason:
+    """Return why an engine is given up that has not ended by itself."""
     if engine.drain_ordered_at is not None:
         return ExitReason.ORDERED
     has_never_served = engine.ready_at is None and not engine.is_adopted

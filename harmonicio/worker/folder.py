@@ -1,7 +1,8 @@
 """The worker's data folder: one worker at a time, and nobody else may read it.
 
 <folder>/worker.lock                held for as long as the worker lives; says who that is, whatever its name
-<folder>/engines/<engine>/          one for each engine: its control socket, its bond, and what the runtime needs
+<folder>/engines/<engine>/          one for each engine: its bond, and what the runtime needs to know of it
+<folder>/engines/<engine>/socket/   what the engine itself may see and change: its control socket, its handler board
 <folder>/engine-logs/<engine>.log   the ends of the logs of the last engines that have ended
 """
 
@@ -18,6 +19,7 @@ from harmonicio.core.errors import StorageError
 
 _log = logging.getLogger(__name__)
 
+SOCKET_FOLDER = "socket"
 _BOND_NAME = "bond"
 
 
@@ -49,8 +51,15 @@ class DataFolder(LockedFolder):
         """Return the folder of an engine."""
         return self.engines / engine
 
-    def add(self, engine: str, bond: str) -> Path:
+    def socket_of(self, engine: str) -> Path:
+        """Return the engine's own part of its folder."""
+        return self.of(engine) / SOCKET_FOLDER
+
+    def add(self, engine: str, bond: str, owner: tuple[int, int] | None = None) -> Path:
         """Make the folder of a new engine.
+
+        Args:
+            owner: User and group id to whom the engine's own part belongs; else it is ours.
 
         Raises:
             StorageError: it cannot be made.
@@ -59,6 +68,9 @@ class DataFolder(LockedFolder):
         try:
             folder.mkdir(mode=OWNER_ONLY_FOLDER)
             (folder / _BOND_NAME).write_text(bond, encoding="ascii")
+            self.socket_of(engine).mkdir(mode=OWNER_ONLY_FOLDER)
+            if owner is not None:
+                os.chown(self.socket_of(engine), *owner)
         except OSError as error:
             raise StorageError(f"The folder {folder} cannot be made: {error.strerror}.") from error
         return folder

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from harmonicio.control.messages import Desired, EngineExit, EngineReport, RunningMessage
+from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 
 # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -33,6 +34,7 @@ class EngineFound:
     Attributes:
         text: Its last word when it has ended.
         bond: As it was when it was started.
+        address, image: As :class:`EngineStarted` says.
     """
 
     engine: str
@@ -41,14 +43,32 @@ class EngineFound:
     is_running: bool
     text: str = ""
     bond: str = ""
+    address: Address | None = None
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineStarting:
+    """The runtime is on the way to start it, and how far: that its image is being pulled."""
+
+    engine: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStarted:
-    """The runtime has started it; nothing has been heard of it yet."""
+    """The runtime has started it; nothing has been heard of it yet.
+
+    Attributes:
+        pid: Process id on the worker's host, 0 where there is none.
+        address: Where connectors reach it, when that is not where it listens by its own account.
+        image: Digest of the image that it runs, empty without one.
+    """
 
     engine: str
     pid: int
+    address: Address | None = None
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +91,14 @@ class EngineExited:
     engine: str
     exit_code: int | None
     text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineUnwell:
+    """The health check of its own image has given it up."""
+
+    engine: str
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,14 +129,15 @@ class Tick:
     """Time passes."""
 
 
+#: What a runtime tells.
+RuntimeEvent = EngineStarting | EngineStarted | EngineNotStarted | EngineUnwell | EngineExited
+
 Event = (
     MasterMet
     | Desired
     | EngineReport
     | EngineFound
-    | EngineStarted
-    | EngineNotStarted
-    | EngineExited
+    | RuntimeEvent
     | HandlersSeen
     | ExitsAcknowledged
     | StopOrdered

@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,8 @@ from harmonicio.control.messages import EngineExit, ReportAnswer, WorkerRegistra
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
-from harmonicio.worker.control_desk import SOCKET_NAME, ControlDesk
+from harmonicio.core.settings import DockerSettings
+from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.folder import DataFolder
 from harmonicio.worker.host_load import HostMeter
@@ -39,7 +40,6 @@ from harmonicio.worker.instructions import (
     DrainEngine,
     EngineExited,
     EngineNotStarted,
-    EngineStarted,
     Event,
     ExitsAcknowledged,
     ForgetEngine,
@@ -55,7 +55,7 @@ from harmonicio.worker.instructions import (
 from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.reporter import Master, Reporter
 from harmonicio.worker.runtimes import open_runtime
-from harmonicio.worker.runtimes.base import EngineSpec
+from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 
 _log = logging.getLogger(__name__)
 
@@ -76,6 +76,7 @@ class WorkerOptions:
         host: Address on which engines listen and connectors reach them.
         payload_budget_bytes: Payload bytes in memory of one engine.
         orphan_after_s: Engines that have no controller for this long drain and end.
+        docker: The settings of the docker runtime.
     """
 
     name: str
@@ -86,6 +87,7 @@ class WorkerOptions:
     host: str = "127.0.0.1"
     payload_budget_bytes: int = 512 * 1024**2
     orphan_after_s: float = 120.0
+    docker: DockerSettings = field(default_factory=DockerSettings)
 
 
 class WorkerService:
@@ -134,9 +136,18 @@ class WorkerService:
                 parts.enter_context(closing(end)).setblocking(False)
             self._desk = ControlDesk(self._selector)
             parts.callback(self._desk.close_all)
-            self._runtime = parts.enter_context(open_runtime(options.runtime, self._folder.engines, self._tell))
+            self._runtime = parts.enter_context(open_runtime(options.runtime, self._context()))
             self._parts = parts.pop_all()
         self._reporter = self._new_reporter(master)
+
+    def _context(self) -> RuntimeContext:
+        return RuntimeContext(
+            self._folder.engines,
+            self._tell,
+            worker=self._folder.identity,
+            max_engines=self._options.max_engines,
+            docker=self._options.docker,
+        )
 
     def _new_reporter(self, master: Master) -> Reporter:
         options = self._options
@@ -251,7 +262,7 @@ class WorkerService:
 
     def _listen(self, engine: str) -> None:
         try:
-            self._desk.open(engine, self._folder.of(engine))
+            self._desk.open(engine, self._folder.socket_of(engine))
         except ConnectionEnded as error:  # It will be silent, and be replaced for that.
             _log.error("Engine %s cannot be heard: %s", engine, error)
 
@@ -287,7 +298,7 @@ class WorkerService:
             self._decide(report)
 
     def _look_at_handlers(self, engine: str) -> None:
-        running = read_board(self._folder.of(engine) / BOARD_NAME)
+        running = read_board(self._folder.socket_of(engine) / BOARD_NAME)
         if running is not None:
             self._decide(HandlersSeen(engine, running))
 
@@ -352,7 +363,7 @@ class WorkerService:
 
     def _start_engine(self, order: StartEngine) -> None:
         try:
-            pid = self._runtime.start(self._prepare(order))
+            self._runtime.start(self._prepare(order))
         except Exception as error:  # noqa: BLE001  whatever it is, the controller must know that no engine starts
             is_foreseen = isinstance(error, HarmonicIOError)
             name = order.declaration.name
@@ -360,19 +371,18 @@ class WorkerService:
             self._tell(EngineNotStarted(order.engine, str(error)))
             return
         _log.info("Engine %s of stream %s starts.", order.engine, order.declaration.name)
-        self._tell(EngineStarted(order.engine, pid))
 
     def _prepare(self, order: StartEngine) -> EngineSpec:
         """Make the engine's folder with its control socket, and what it is given."""
         if self._welcome is None:
             raise Unavailable("The master has not said yet how engines prove themselves.")
-        folder = self._folder.add(order.engine, self._outfitter.bond(self._welcome))
-        self._desk.open(order.engine, folder)
+        folder = self._folder.add(order.engine, self._outfitter.bond(self._welcome), self._runtime.owner)
+        socket_path = self._desk.open(order.engine, self._folder.socket_of(order.engine))
         configuration = self._outfitter.configuration(
             order.engine,
             order.declaration,
             self._welcome,
-            control_socket=folder / SOCKET_NAME,
+            control_socket=socket_path,
             wall_s=time.time(),
         )
         return EngineSpec(order.engine, folder, configuration)

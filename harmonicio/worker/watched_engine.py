@@ -21,8 +21,9 @@ from dataclasses import dataclass, field, replace
 
 from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason, report_interval_s
+from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.instructions import EngineExited, EngineNotStarted
+from harmonicio.worker.instructions import EngineExited, EngineNotStarted, EngineStarted, EngineStarting
 
 #: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` longer.
 SILENT_AFTER_S = 10.0
@@ -47,6 +48,10 @@ class WatchedEngine:
     Attributes:
         is_adopted: An earlier controller started it.
         bond: What it was given of its master.
+        address: Where connectors reach it, when that is not where it listens by its own account.
+        image: Digest of the image that it runs.
+        is_started: Its runtime has said so; where it is reached is not known before.
+        doing: What its runtime does to start it, empty once that is done.
         heard_at: When something was heard of it last, or when it was started or found.
         seen, seen_at: What its board said last, and when.
         state, since: Its own word, or starting; and when that began.
@@ -61,6 +66,10 @@ class WatchedEngine:
     bond: str
     pid: int = 0
     is_adopted: bool = False
+    address: Address | None = None
+    image: str = ""
+    is_started: bool = False
+    doing: str = ""
     state: Availability = Availability.STARTING
     heard_at: float = field(init=False)
     report: EngineReport | None = None
@@ -73,6 +82,7 @@ class WatchedEngine:
 
     def __post_init__(self) -> None:
         self.heard_at = self.since
+        self.is_started = self.is_adopted
 
     @property
     def stream(self) -> str:
@@ -87,13 +97,26 @@ class WatchedEngine:
         """Whether it takes messages now."""
         return not self.is_leaving and self.state.can_be_leased
 
+    # ── what its runtime says ────────────────────────────────────────────────────────────────────────────────────────
+
+    def come_up(self, event: EngineStarting | EngineStarted, now: float) -> bool:
+        """Take in how far its start is, which is a sign of life; return whether that is news."""
+        before = self.doing
+        self.heard_at = max(self.heard_at, now)
+        if isinstance(event, EngineStarting):
+            self.doing = event.text
+            return self.doing != before
+        self.pid, self.address, self.image, self.doing = event.pid, event.address, event.image, ""
+        self.is_started = True
+        return self.report is not None and self.hear(self.report, now)
+
     # ── what it says ─────────────────────────────────────────────────────────────────────────────────────────────────
 
     def hear(self, report: EngineReport, now: float) -> bool:
         """Take in the engine's own word; return whether its state or address changed."""
         before = (self.state, self.report.address if self.report else None)
         self.report, self.heard_at = report, now
-        can_work = report.state.can_be_leased and report.address is not None
+        can_work = self.is_started and report.state.can_be_leased and report.address is not None
         # One that gives up before it was ever ready says that it drains; its exit will tell that it failed.
         has_served = self.ready_at is not None or self.is_adopted or self.drain_ordered_at is not None
         is_draining = report.state is Availability.DRAINING and has_served
@@ -154,6 +177,8 @@ class WatchedEngine:
 
     def _verdict(self, event: EngineExited | EngineNotStarted, now: float) -> tuple[ExitReason, str, tuple[str, ...]]:
         if isinstance(event, EngineNotStarted):
+            if self.drain_ordered_at is not None:
+                return ExitReason.ORDERED, "", ()
             return ExitReason.FAILED_TO_START, "It could not be started.", ()
         held = tuple(each.message for each in self.running(now))
         if self.kill is not None:
@@ -179,8 +204,10 @@ class WatchedEngine:
             stream_version=self.declaration.version,
             state=Availability.DRAINING if self.is_leaving else self.state,
             state_since_s=max(0.0, now - self.since),
+            address=known.address and (self.address or known.address),
             pid=self.pid or known.pid,
             running=self.running(now),
+            image=self.image,
         )
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.runtime_suite import Behaviour, RuntimeSuite
-from harmonicio.worker.runtimes.base import OnExit, Runtime
+from harmonicio.worker.runtimes.base import Runtime, RuntimeContext
 from harmonicio.worker.runtimes.memory import MemoryEngine, MemoryHost, MemoryRuntime
 from harmonicio.worker.runtimes.process import ProcessRuntime
 
@@ -43,18 +43,18 @@ class TestMemoryRuntime(RuntimeSuite):
         with MemoryHost(behave) as self.memory_host:
             yield
 
-    def open(self, folder: Path, on_exit: OnExit) -> Runtime:
-        return MemoryRuntime(folder, on_exit, host=self.memory_host)
+    def open(self, context: RuntimeContext) -> Runtime:
+        return MemoryRuntime(context, host=self.memory_host)
 
-    def handler(self, behaviour: Behaviour) -> str:
-        return str(behaviour)
+    def declaration(self, behaviour: Behaviour) -> StreamDeclaration:
+        return StreamDeclaration("images", handler=behaviour, version=1)
 
 
 class TestProcessRuntime(RuntimeSuite):
-    def open(self, folder: Path, on_exit: OnExit) -> Runtime:
-        script = folder.parent / "stand_in.py"
+    def open(self, context: RuntimeContext) -> Runtime:
+        script = context.folder.parent / "stand_in.py"
         script.write_text(STAND_IN)
-        return ProcessRuntime(folder, on_exit, command=(sys.executable, "-I", "-S", str(script)))
+        return ProcessRuntime(context, command=(sys.executable, "-I", "-S", str(script)))
 
-    def handler(self, behaviour: Behaviour) -> str:
-        return str(behaviour)
+    def declaration(self, behaviour: Behaviour) -> StreamDeclaration:
+        return StreamDeclaration("images", handler=behaviour, version=1)

@@ -16,13 +16,14 @@ from pathlib import Path
 import pytest
 
 from harmonicio.core.errors import InvalidInput, Unavailable
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.runtime_suite import configuration
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.instructions import EngineExited
+from harmonicio.worker.instructions import EngineExited, EngineStarted, RuntimeEvent
 from harmonicio.worker.runtimes import engine_log, process
-from harmonicio.worker.runtimes.base import EngineSpec
+from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.runtimes.process import ProcessRuntime
-from harmonicio.worker.runtimes.process_mark import ProcessMark, read_mark, start_ticks
+from harmonicio.worker.runtimes.process_mark import ProcessMark, find_mark, start_ticks
 
 PYTHON = (sys.executable, "-s", "-S", "-c")
 
@@ -31,12 +32,17 @@ class Told:
     """Collects what a runtime tells."""
 
     def __init__(self) -> None:
+        self.started: list[EngineStarted] = []
         self.exits: list[EngineExited] = []
         self._has_news = threading.Condition()
 
-    def __call__(self, exited: EngineExited) -> None:
+    def __call__(self, event: RuntimeEvent) -> None:
         with self._has_news:
-            self.exits.append(exited)
+            if isinstance(event, EngineStarted):
+                self.started.append(event)
+            else:
+                assert isinstance(event, EngineExited)
+                self.exits.append(event)
             self._has_news.notify_all()
 
     def wait(self, count: int = 1) -> list[EngineExited]:
@@ -59,13 +65,18 @@ def told() -> Told:
 @pytest.fixture
 def runtime(folder: Path, told: Told) -> Iterator[ProcessRuntime]:
     """A runtime whose handlers are Python programs."""
-    with ProcessRuntime(folder, told, command=PYTHON) as runtime:
+    with ProcessRuntime(RuntimeContext(folder, told), command=PYTHON) as runtime:
         yield runtime
 
 
-def start(runtime: ProcessRuntime, folder: Path, program: str, engine: str = "e-1") -> int:
+def start(runtime: ProcessRuntime, folder: Path, told: Told, program: str, engine: str = "e-1") -> int:
     (folder / engine).mkdir(exist_ok=True)
-    return runtime.start(EngineSpec(engine, folder / engine, configuration(engine, program)))
+    runtime.start(EngineSpec(engine, folder / engine, configuration(engine, running(program), folder)))
+    return told.started[-1].pid
+
+
+def running(program: str) -> StreamDeclaration:
+    return StreamDeclaration("images", handler=program, version=1)
 
 
 def is_running(pid: int) -> bool:
@@ -81,7 +92,7 @@ def test_an_engine_sees_no_variable_of_ours_and_what_it_prints_is_logged_at_once
 ) -> None:
     monkeypatch.setenv("HARMONICIO_CLIENT_TOKEN", "secret")
     monkeypatch.setenv("SOMEBODY_ELSES", "kept")
-    start(runtime, folder, "import os; print(sorted(os.environ)); os._exit(0)")
+    start(runtime, folder, told, "import os; print(sorted(os.environ)); os._exit(0)")
     told.wait()
     names = runtime.logs("e-1")
     assert "HARMONICIO" not in names
@@ -96,7 +107,7 @@ def test_an_engine_inherits_no_file_and_has_default_signals_and_its_own_session(
         "print(len(os.listdir('/proc/self/fd')), os.getsid(0) == os.getpid(), os.getpgid(0) == os.getpid());"
         "print(signal.getsignal(signal.SIGTERM) == signal.SIG_DFL, signal.pthread_sigmask(0, []))"
     )
-    start(runtime, folder, program)
+    start(runtime, folder, told, program)
     told.wait()
     first, second = runtime.logs("e-1").splitlines()
     assert first == "4 True True"  # Standard input, output and error, and the folder that is being listed.
@@ -104,7 +115,7 @@ def test_an_engine_inherits_no_file_and_has_default_signals_and_its_own_session(
 
 
 def test_only_the_owner_can_read_an_engines_files(runtime: ProcessRuntime, folder: Path, told: Told) -> None:
-    start(runtime, folder, "print('hello')")
+    start(runtime, folder, told, "print('hello')")
     told.wait()
     modes = {path.name: stat.S_IMODE(path.stat().st_mode) for path in (folder / "e-1").iterdir()}
     assert modes == {"engine.json": 0o600, "engine.log": 0o600}
@@ -116,7 +127,7 @@ def test_a_kill_takes_along_what_the_engine_has_started(runtime: ProcessRuntime,
         "import subprocess, sys; print(subprocess.Popen(['sleep', '600']).pid, flush=True); sys.stdin.read(); input()"
     )
     program = program.replace("input()", "import time; time.sleep(600)")
-    start(runtime, folder, program)
+    start(runtime, folder, told, program)
     child = int(wait_until(lambda: runtime.logs("e-1")))
     runtime.kill("e-1")
     assert told.wait() == [EngineExited("e-1", -9, str(child))]
@@ -125,7 +136,10 @@ def test_a_kill_takes_along_what_the_engine_has_started(runtime: ProcessRuntime,
 
 def test_what_a_crashed_engine_leaves_behind_is_ended(runtime: ProcessRuntime, folder: Path, told: Told) -> None:
     start(
-        runtime, folder, "import os, subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); os.abort()"
+        runtime,
+        folder,
+        told,
+        "import os, subprocess; print(subprocess.Popen(['sleep', '600']).pid, flush=True); os.abort()",
     )
     (ended,) = told.wait()
     assert ended.exit_code == -signal.SIGABRT
@@ -133,7 +147,7 @@ def test_what_a_crashed_engine_leaves_behind_is_ended(runtime: ProcessRuntime, f
 
 
 def test_a_stopped_process_can_be_killed(runtime: ProcessRuntime, folder: Path, told: Told) -> None:
-    pid = start(runtime, folder, "import time; time.sleep(600)")
+    pid = start(runtime, folder, told, "import time; time.sleep(600)")
     os.kill(pid, signal.SIGSTOP)
     runtime.kill("e-1")
     assert told.wait()[0].exit_code == -signal.SIGKILL
@@ -142,7 +156,7 @@ def test_a_stopped_process_can_be_killed(runtime: ProcessRuntime, folder: Path, 
 def test_a_process_that_has_the_pid_of_an_engine_but_is_another_is_left_alone(folder: Path, told: Told) -> None:
     stranger = subprocess.Popen(["sleep", "600"], start_new_session=True)
     try:
-        declaration = configuration("e-1", "x.py").declaration
+        declaration = running("x.py")
         genuine = ProcessMark.of("e-1", stranger.pid, declaration)
         assert genuine.is_alive()
         for number, mark in enumerate(
@@ -151,7 +165,7 @@ def test_a_process_that_has_the_pid_of_an_engine_but_is_another_is_left_alone(fo
             engine = f"e-{number}"
             (folder / engine).mkdir()
             replace(mark, engine=engine).write(folder / engine)
-        with ProcessRuntime(folder, told, command=PYTHON) as runtime:
+        with ProcessRuntime(RuntimeContext(folder, told), command=PYTHON) as runtime:
             assert [each.is_running for each in runtime.list()] == [False, False]
             for engine in ("e-0", "e-1"):
                 runtime.stop(engine)
@@ -169,7 +183,7 @@ def test_a_folder_without_a_mark_of_ours_is_no_engine(folder: Path, told: Told, 
     (folder / "e-1").mkdir()
     (folder / "e-1" / "engine.json").write_text(content)
     (folder / "e-2").mkdir()
-    with ProcessRuntime(folder, told) as runtime:
+    with ProcessRuntime(RuntimeContext(folder, told)) as runtime:
         assert runtime.list() == ()
 
 
@@ -184,22 +198,22 @@ def test_an_engine_that_could_not_be_marked_does_not_run(
 
     monkeypatch.setattr(ProcessMark, "write", fail)
     with pytest.raises(Unavailable, match="No space left"):
-        start(runtime, folder, "import time; time.sleep(600)")
+        start(runtime, folder, told, "import time; time.sleep(600)")
     assert start_ticks(marked[0].pid) is None
     assert told.exits == []
 
 
 def test_a_program_that_is_not_there_is_said(folder: Path, told: Told) -> None:
     with (
-        ProcessRuntime(folder, told, command=("/nowhere/python",)) as runtime,
+        ProcessRuntime(RuntimeContext(folder, told), command=("/nowhere/python",)) as runtime,
         pytest.raises(Unavailable, match="No such file"),
     ):
-        start(runtime, folder, "x.py")
-    assert read_mark(folder / "e-1") is None
+        start(runtime, folder, told, "x.py")
+    assert find_mark(folder / "e-1") is None
 
 
 def test_an_image_is_for_another_runtime(runtime: ProcessRuntime, folder: Path) -> None:
-    given = configuration("e-1", "x.py")
+    given = configuration("e-1", running("x.py"), folder)
     spec = EngineSpec("e-1", folder, replace(given, declaration=replace(given.declaration, handler="", image="a:1")))
     with pytest.raises(InvalidInput, match="has an image and no handler"):
         runtime.start(spec)
@@ -210,7 +224,7 @@ def test_large_parameters_reach_an_engine_that_reads_late(
     runtime: ProcessRuntime, folder: Path, told: Told, size: int
 ) -> None:
     program = f"import time, sys; time.sleep(0.2); print(len(sys.stdin.readline()) > {size})"
-    given = configuration("e-1", program)
+    given = configuration("e-1", running(program), folder)
     declaration = replace(given.declaration, parameters={"table": "x" * size})
     (folder / "e-1").mkdir()
     runtime.start(EngineSpec("e-1", folder / "e-1", replace(given, declaration=declaration)))
@@ -218,7 +232,7 @@ def test_large_parameters_reach_an_engine_that_reads_late(
 
 
 def test_parameters_without_measure_are_refused(runtime: ProcessRuntime, folder: Path) -> None:
-    given = configuration("e-1", "pass")
+    given = configuration("e-1", running("pass"), folder)
     declaration = replace(given.declaration, parameters={"table": "x" * 100_000_000})
     (folder / "e-1").mkdir()
     with pytest.raises(InvalidInput, match="Put large parameters into a file"):
@@ -230,7 +244,7 @@ def test_a_log_is_bounded_while_its_engine_writes(
 ) -> None:
     monkeypatch.setattr(engine_log, "MAX_LOG_BYTES", 10_000)
     program = "import time\nwhile True:\n print('word ' * 100, flush=True)\n time.sleep(0.005)"
-    start(runtime, folder, program)
+    start(runtime, folder, told, program)
     old = folder / "e-1" / "engine.log.1"
     wait_until(lambda: old.exists() and old.stat().st_size > 10_000)
     wait_until(lambda: 0 < (folder / "e-1" / "engine.log").stat().st_size < 10_000)
@@ -252,7 +266,7 @@ def test_the_end_of_an_engine_that_has_put_something_else_in_place_of_its_log_is
     runtime: ProcessRuntime, folder: Path, told: Told, put: str, reason: str
 ) -> None:
     log = folder / "e-1" / "engine.log"
-    start(runtime, folder, f"import os; log = {str(log)!r}; os.remove(log); {put}")
+    start(runtime, folder, told, f"import os; log = {str(log)!r}; os.remove(log); {put}")
     (exited,) = told.wait()
     assert (exited.exit_code, exited.text) == (0, f"The log cannot be read: {reason}.")
     assert runtime.logs("e-1") == exited.text
@@ -262,7 +276,7 @@ def test_an_engine_that_has_put_a_pipe_in_place_of_its_log_is_forgotten_like_any
     runtime: ProcessRuntime, folder: Path, told: Told
 ) -> None:
     log = folder / "e-1" / "engine.log"
-    start(runtime, folder, f"import os; os.remove({str(log)!r}); os.mkfifo({str(log)!r})")
+    start(runtime, folder, told, f"import os; os.remove({str(log)!r}); os.mkfifo({str(log)!r})")
     told.wait()
     runtime.forget("e-1")
     assert list((folder / "e-1").iterdir()) == []
@@ -295,7 +309,7 @@ def test_an_error_of_ours_at_the_end_of_one_engine_leaves_no_other_unwatched(
 
     monkeypatch.setattr(process, "last_line", fail)
     for engine in ("e-1", "e-2"):
-        start(runtime, folder, "pass", engine)
+        start(runtime, folder, told, "pass", engine)
         wait_until(lambda: "MemoryError: once" in caplog.text)
     assert [each.engine for each in told.wait()] == ["e-2"]
 

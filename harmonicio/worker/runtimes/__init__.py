@@ -6,26 +6,25 @@ like :class:`~harmonicio.worker.runtimes.base.Runtime`. Members are imported whe
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from harmonicio.control.members import Family
-from harmonicio.worker.runtimes.base import OnExit, Runtime
+from harmonicio.worker.runtimes.base import Runtime, RuntimeContext
 
 RUNTIMES = Family(
     "runtime",
     "harmonicio.runtimes",
     {
+        "docker": "harmonicio.worker.runtimes.docker:DockerRuntime",
         "memory": "harmonicio.worker.runtimes.memory:MemoryRuntime",
         "process": "harmonicio.worker.runtimes.process:ProcessRuntime",
     },
 )
 
 
-def open_runtime(name: str, folder: Path, on_exit: OnExit) -> Runtime:
-    """Open the runtime called ``name`` on the folder of a worker's engines.
+def open_runtime(name: str, context: RuntimeContext) -> Runtime:
+    """Open the runtime called ``name``.
 
     Raises:
         ConfigurationError: there is none of that name, or it cannot be loaded.
     """
     kind: type[Runtime] = RUNTIMES.load(name)
-    return kind(folder, on_exit)
+    return kind(context)

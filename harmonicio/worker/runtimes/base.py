@@ -1,16 +1,17 @@
-"""What every runtime can do: start, stop, kill and find engines; tell their ends; keep their logs.
+"""What every runtime can do: start, stop, kill and find engines; tell what becomes of them; keep their logs.
 
-    start ──► (lives) ──► end, told once through on_exit ──► forget
-                │
-                └── outlives its runtime: close() lets go, and list() of the next one finds it
+    start ──► Starting … ──► Started ──► (lives) ──► Exited, told once ──► forget
+                   │                        │
+                   └──► NotStarted          └── outlives its runtime: the next one finds it
 
 Rules:
 
 - What a runtime starts survives the runtime and its process. It leaves a mark, so that the next one finds exactly its
   own engines and never touches anything else.
-- ``start`` returns soon. What fails later is an end.
-- Each end is told once, from a thread of the runtime, and also for engines that ``list`` found.
-- Orders about an engine that has ended, or that nobody knows, do nothing.
+- ``start`` returns soon; how it goes on is told. Whoever tells says of each engine either that it has started, and then
+  once that it has ended, or that it has not started. Of engines that ``list`` found the end is told, too.
+- Orders return soon. About an engine that has ended, or that nobody knows, they do nothing; one that is being started
+  does not start.
 - An engine has its own folder on the host, with its control socket in it, made before ``start`` and removed after
   ``forget`` by whoever owns the runtime.
 """
@@ -19,17 +20,37 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Self
 
 from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.instructions import EngineExited, EngineFound
+from harmonicio.worker.instructions import EngineFound, RuntimeEvent
 
-OnExit = Callable[[EngineExited], None]
+Tell = Callable[[RuntimeEvent], None]
 
 LOG_TAIL_BYTES = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class RuntimeContext:
+    """Where a runtime works.
+
+    Attributes:
+        folder: Holds one folder per engine, named like the engine.
+        tell: Told what becomes of engines, from any thread; must not call the runtime.
+        worker: Random, and the same for as long as the worker's data folder exists: marks what is ours.
+        max_engines: How many engines this host may run.
+        docker: The settings of the docker runtime.
+    """
+
+    folder: Path
+    tell: Tell
+    worker: str = ""
+    max_engines: int = 1
+    docker: DockerSettings = field(default_factory=DockerSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,8 +58,9 @@ class EngineSpec:
     """One engine to start.
 
     Attributes:
-        folder: The engine's own folder, for nobody else to read.
-        configuration: Given to it on standard input; holds its key.
+        folder: The engine's own folder. What is in its ``socket`` folder is for the engine, the rest for nobody else.
+        configuration: Given to it in a way that nobody else can read; holds its key. Paths and addresses are the
+            host's.
     """
 
     engine: str
@@ -51,19 +73,19 @@ class EngineSpec:
 
 
 class Runtime(ABC):
-    """Starts engines on this host.
-
-    Args:
-        folder: Holds one folder per engine, named like the engine.
-        on_exit: Told of each end, from a thread of the runtime; must not call the runtime.
-    """
+    """Starts engines on this host."""
 
     @abstractmethod
-    def __init__(self, folder: Path, on_exit: OnExit) -> None: ...
+    def __init__(self, context: RuntimeContext) -> None: ...
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        """User and group id to whom the engines' socket folders belong; ``None``: to the worker itself."""
+        return None
 
     @abstractmethod
-    def start(self, spec: EngineSpec) -> int:
-        """Start an engine and return its process id on this host, 0 where there is none.
+    def start(self, spec: EngineSpec) -> None:
+        """Begin to start an engine.
 
         Raises:
             HarmonicIOError: it could not be started, and nothing of it is there.
@@ -81,7 +103,10 @@ class Runtime(ABC):
     def list(self) -> tuple[EngineFound, ...]:
         """Return the engines that an earlier runtime on this folder started, also those that have ended.
 
-        From now on their ends are told as well.
+        From now on their ends are told as well. What is left of starts that were cut off is removed.
+
+        Raises:
+            Unavailable: it cannot be known at present.
         """
 
     @abstractmethod

@@ -81,14 +81,28 @@ def log_tail(path: Path, last_bytes: int) -> str:
         return ""
     except OSError as error:
         return f"The log cannot be read: {error.strerror or error}."
-    if size > last_bytes and b"\n" in tail:
+    return _whole_lines(tail, is_cut=size > last_bytes)
+
+
+def tail_of(log: bytes, last_bytes: int) -> str:
+    """Return the end of a log that is in memory, likewise."""
+    return _whole_lines(log[-last_bytes:], is_cut=len(log) > last_bytes)
+
+
+def _whole_lines(tail: bytes, *, is_cut: bool) -> str:
+    if is_cut and b"\n" in tail:
         tail = tail.partition(b"\n")[2]
     return tail.decode("utf-8", "replace")
 
 
 def last_line(folder: Path) -> str:
+    """Return the last words of the log in an engine's folder."""
+    return last_words(log_tail(folder / LOG_NAME, 8192))
+
+
+def last_words(log: str) -> str:
     """Return the last line that says anything, as one short printable text; nothing when all was in order by then."""
-    lines = [line.strip() for line in log_tail(folder / LOG_NAME, 8192).splitlines() if line.strip()]
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
     line = lines[-1] if lines else ""
     return "" if _IN_ORDER.match(line) else one_line(line)[:MAX_LINE_LENGTH]
 
@@ -102,9 +116,8 @@ class LogArchive:
     def __repr__(self) -> str:
         return f"<LogArchive {self._folder}>"
 
-    def keep(self, engine: str, engine_folder: Path) -> None:
+    def keep(self, engine: str, text: str) -> None:
         """Keep the end of an engine's log, and drop the oldest ones that are kept."""
-        text = log_tail(engine_folder / LOG_NAME, MAX_KEPT_LOG_BYTES)
         self._folder.mkdir(mode=0o700, exist_ok=True)
         with open(
             os.open(self._path(engine), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8"

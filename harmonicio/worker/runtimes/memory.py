@@ -10,11 +10,10 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from pathlib import Path
 
 from harmonicio.core.errors import NotFound
-from harmonicio.worker.instructions import EngineExited, EngineFound
-from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, OnExit, Runtime
+from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted, RuntimeEvent
+from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext, Tell
 
 MAX_KEPT_LOGS = 20
 MAX_LOG_LINES = 1_000
@@ -65,7 +64,7 @@ class MemoryHost:
     def __init__(self, body: Body = wait_to_be_stopped) -> None:
         self._body = body
         self._lock = threading.Lock()
-        self._listener: OnExit | None = None
+        self._listener: Tell | None = None
         self._threads: list[threading.Thread] = []
         self.engines: dict[str, MemoryEngine] = {}
 
@@ -78,7 +77,7 @@ class MemoryHost:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def listen(self, listener: OnExit | None) -> None:
+    def listen(self, listener: Tell | None) -> None:
         """Tell this one, and nobody else, of ends from now on."""
         with self._lock:
             self._listener = listener
@@ -118,29 +117,28 @@ class MemoryRuntime(Runtime):
     """Starts engines as threads.
 
     Args:
-        folder: Not used.
-        on_exit: Told of each end.
+        context: Where it works.
         host: Where the engines live; by default a host that nobody else knows and that ends with this runtime.
     """
 
-    def __init__(self, folder: Path, on_exit: OnExit, *, host: MemoryHost | None = None) -> None:
+    def __init__(self, context: RuntimeContext, *, host: MemoryHost | None = None) -> None:
         self._host = host or MemoryHost()
         self._owns_host = host is None
         self._is_closed = False
         self._logs: dict[str, list[str]] = {}
-        self._on_exit = on_exit
+        self._told = context.tell
         self._host.listen(self._tell)
 
     def __repr__(self) -> str:
         return f"<MemoryRuntime {'closed' if self._is_closed else self._host!r}>"
 
-    def _tell(self, exited: EngineExited) -> None:
+    def _tell(self, event: RuntimeEvent) -> None:
         # From a thread of its own, like every runtime: whoever ordered the end may hold locks.
-        threading.Thread(target=self._on_exit, args=(exited,), name="engine-exit", daemon=True).start()
+        threading.Thread(target=self._told, args=(event,), name="engine-exit", daemon=True).start()
 
-    def start(self, spec: EngineSpec) -> int:
+    def start(self, spec: EngineSpec) -> None:
+        self._told(EngineStarted(spec.engine, 0))
         self._host.start(spec)
-        return 0
 
     def stop(self, engine: str) -> None:
         if engine in self._host.engines:

@@ -2,7 +2,6 @@
 
     <folder>/<engine>/engine.json   which process it is, to find it again      (process_mark)
                       engine.log    its standard output and error              (engine_log)
-                      control.sock  the controller's, not ours
     <folder>/../engine-logs/        the ends of the logs of the last engines that have ended
 
 Rules:
@@ -34,10 +33,19 @@ from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.core.errors import InvalidInput, NotFound, Unavailable
 from harmonicio.core.settings import ENVIRONMENT_PREFIX
-from harmonicio.worker.instructions import EngineExited, EngineFound
-from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, OnExit, Runtime
-from harmonicio.worker.runtimes.engine_log import LOG_NAME, LogArchive, bound_log, last_line, log_tail, open_log
-from harmonicio.worker.runtimes.process_mark import MARK_NAME, ProcessMark, read_mark
+from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted
+from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext
+from harmonicio.worker.runtimes.engine_log import (
+    LOG_NAME,
+    MAX_KEPT_LOG_BYTES,
+    LogArchive,
+    bound_log,
+    last_line,
+    log_tail,
+    open_log,
+)
+from harmonicio.worker.runtimes.mark import MARK_NAME
+from harmonicio.worker.runtimes.process_mark import ProcessMark, find_mark
 
 _log = logging.getLogger(__name__)
 
@@ -65,16 +73,15 @@ class ProcessRuntime(Runtime):
     """Starts engines as processes.
 
     Args:
-        folder: Holds one folder per engine.
-        on_exit: Told of each end.
+        context: Where it works.
         command: What is run, with the stream's handler as last argument.
     """
 
-    def __init__(self, folder: Path, on_exit: OnExit, *, command: Sequence[str] = ENGINE_COMMAND) -> None:
-        self._folder = folder
-        self._on_exit = on_exit
+    def __init__(self, context: RuntimeContext, *, command: Sequence[str] = ENGINE_COMMAND) -> None:
+        self._folder = context.folder
+        self._tell = context.tell
         self._command = tuple(command)
-        self._archive = LogArchive(folder.parent / "engine-logs")
+        self._archive = LogArchive(self._folder.parent / "engine-logs")
         self._lock = threading.Lock()
         self._processes: dict[str, _Process] = {}
         self._is_closed = False
@@ -89,18 +96,18 @@ class ProcessRuntime(Runtime):
 
     # ── starting and finding ─────────────────────────────────────────────────────────────────────────────────────────
 
-    def start(self, spec: EngineSpec) -> int:
+    def start(self, spec: EngineSpec) -> None:
         if not spec.declaration.handler:
             raise InvalidInput(
                 f"Stream {spec.declaration.name!r} has an image and no handler.",
                 hint="Run it on a worker with a container runtime, or give it a handler.",
             )
         try:
-            return self._start(spec)
+            self._start(spec)
         except OSError as error:
             raise Unavailable(f"The process cannot be started: {error.strerror or error}.") from error
 
-    def _start(self, spec: EngineSpec) -> int:
+    def _start(self, spec: EngineSpec) -> None:
         with contextlib.ExitStack() as descriptors:
             reading, writing = os.pipe2(os.O_CLOEXEC)
             descriptors.callback(os.close, reading)
@@ -117,10 +124,10 @@ class ProcessRuntime(Runtime):
                 _wait_for(process)
                 os.close(process.pidfd)
                 raise
+        self._tell(EngineStarted(spec.engine, process.pid))
         with self._lock:
             self._processes[spec.engine] = process
             self._epoll.register(process.pidfd, select.EPOLLIN)
-        return process.pid
 
     def _spawn(self, spec: EngineSpec, standard_input: int, log: int) -> _Process:
         pid = os.posix_spawn(
@@ -141,7 +148,7 @@ class ProcessRuntime(Runtime):
         return _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
 
     def list(self) -> tuple[EngineFound, ...]:
-        marks = [mark for folder in sorted(self._folder.glob("*")) if (mark := read_mark(folder)) is not None]
+        marks = [mark for folder in sorted(self._folder.glob("*")) if (mark := find_mark(folder)) is not None]
         with self._lock:
             return tuple(self._find(mark) for mark in marks if mark.engine not in self._processes)
 
@@ -180,7 +187,7 @@ class ProcessRuntime(Runtime):
             return
         try:
             if (folder / LOG_NAME).exists():
-                self._archive.keep(engine, folder)
+                self._archive.keep(engine, log_tail(folder / LOG_NAME, MAX_KEPT_LOG_BYTES))
             for name in (MARK_NAME, LOG_NAME, f"{LOG_NAME}.1"):
                 (folder / name).unlink(missing_ok=True)
         except OSError as error:
@@ -228,7 +235,7 @@ class ProcessRuntime(Runtime):
             exit_code = _wait_for(process)
             del self._processes[process.engine]
             os.close(process.pidfd)
-        self._on_exit(EngineExited(process.engine, exit_code, last_line(process.folder)))
+        self._tell(EngineExited(process.engine, exit_code, last_line(process.folder)))
 
 
 def _configuration_line(configuration: EngineConfiguration, writing: int) -> bytes:

@@ -6,18 +6,12 @@ the boot's own id tell it from every other process, whatever happens to the wall
 
 from __future__ import annotations
 
-import logging
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from harmonicio.control import json_codec
-from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.worker.runtimes.mark import read_mark, write_mark
 
-_log = logging.getLogger(__name__)
-
-MARK_NAME = "engine.json"
 _BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
@@ -41,21 +35,13 @@ class ProcessMark:
         return self.boot == boot_id() and start_ticks(self.pid) == self.start_ticks
 
     def write(self, folder: Path) -> None:
-        """Write the mark into the engine's folder, whole or not at all."""
-        draft = folder / f"{MARK_NAME}.new"
-        with open(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-            file.write(json_codec.dumps(self))
-        draft.replace(folder / MARK_NAME)
+        write_mark(folder, self)
 
 
-def read_mark(folder: Path) -> ProcessMark | None:
+def find_mark(folder: Path) -> ProcessMark | None:
     """Return the mark in an engine's folder; ``None`` when there is none that belongs there."""
-    try:
-        mark = json_codec.loads(ProcessMark, (folder / MARK_NAME).read_bytes())
-    except (OSError, HarmonicIOError) as error:
-        _log.debug("There is no engine's mark in %s: %s", folder, error)
-        return None
-    return mark if mark.engine == folder.name and mark.pid > 1 else None
+    mark = read_mark(folder, ProcessMark)
+    return mark if mark is not None and mark.engine == folder.name and mark.pid > 1 else None
 
 
 def start_ticks(pid: int) -> int | None:

@@ -23,6 +23,7 @@ from harmonicio.worker.folder import DataFolder
 from harmonicio.worker.host_load import HostMeter
 from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.runtimes import open_runtime
+from harmonicio.worker.runtimes.base import RuntimeContext
 from harmonicio.worker.runtimes.memory import MemoryRuntime
 
 IMAGES = StreamDeclaration("images", handler="images.py", version=1)
@@ -33,13 +34,13 @@ WELCOME = WorkerWelcome(1.0, tickets.new_key(), Address("10.0.0.1", 8711))
 
 
 def test_a_runtime_is_opened_by_name(tmp_path: Path) -> None:
-    with open_runtime("memory", tmp_path, print) as runtime:
+    with open_runtime("memory", RuntimeContext(tmp_path, print)) as runtime:
         assert isinstance(runtime, MemoryRuntime)
 
 
 def test_an_unknown_runtime_is_refused_and_the_known_ones_are_named(tmp_path: Path) -> None:
-    with pytest.raises(ConfigurationError, match=r"no runtime 'abacus'\. Known are memory, process"):
-        open_runtime("abacus", tmp_path, print)
+    with pytest.raises(ConfigurationError, match=r"no runtime 'abacus'\. Known are docker, memory, process"):
+        open_runtime("abacus", RuntimeContext(tmp_path, print))
 
 
 # ── the folder ───────────────────────────────────────────────────────────────────────────────────────────────────────

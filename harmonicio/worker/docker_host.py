@@ -1,0 +1,339 @@
+"""The Docker engine of this host, in our words: nobody else knows its library, or how it fails.
+
+Unavailable   it does not answer, or cannot do this now
+NotFound      there is no such image or container
+NotAllowed    this user may not talk to it
+InvalidInput  it refuses what it was given
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import docker
+import requests
+from docker import auth, errors, utils
+from docker.types.daemon import CancellableStream
+
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
+from harmonicio.core.printable import one_line
+
+#: How long one request may take, apart from pulls and builds.
+ANSWER_WITHIN_S = 60.0
+#: The oldest API that has what we use; newer engines understand it.
+API_VERSION = "1.41"
+MAX_CONNECTIONS = 64
+#: A pull from which nothing is heard for so long has failed.
+PULL_STALLS_AFTER_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Image:
+    """An image of this host.
+
+    Attributes:
+        id: By which containers are made; the digest of its configuration.
+        digests: ``repository@sha256:…`` for each registry that it was pulled from or pushed to.
+    """
+
+    id: str
+    digests: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+    labels: Mapping[str, str] | None = None
+    size_bytes: int = 0
+
+    def digest_in(self, repository: str) -> str:
+        """Return the digest under which everybody finds it in a repository, or, of a local image, its id."""
+        for each in self.digests:
+            name, _, digest = each.partition("@")
+            if name == repository:
+                return digest
+        return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class DockerEvent:
+    """Something that happened to a container, like ``die`` or ``health_status: unhealthy``."""
+
+    action: str
+    labels: Mapping[str, str]
+
+    @classmethod
+    def of(cls, raw: Mapping[str, Any]) -> DockerEvent:
+        return cls(str(raw.get("Action") or ""), (raw.get("Actor") or {}).get("Attributes") or {})
+
+
+class DockerHost:
+    """Talks to one Docker engine; may be used by several threads.
+
+    Args:
+        url: Where it is; empty takes ``DOCKER_HOST``, else the usual socket.
+    """
+
+    def __init__(self, url: str = "") -> None:
+        self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+        options = utils.kwargs_from_env()
+        options["base_url"] = self.url
+        with self._mapped():
+            self._api = docker.APIClient(
+                version=API_VERSION, timeout=int(ANSWER_WITHIN_S), max_pool_size=MAX_CONNECTIONS, **options
+            )
+
+    def __repr__(self) -> str:
+        return f"<DockerHost {self.url}>"
+
+    @property
+    def socket_path(self) -> str:
+        """The path of its socket on this host; empty when it is reached otherwise."""
+        return self.url.removeprefix("unix://") if self.url.startswith("unix://") else ""
+
+    def close(self) -> None:
+        self._api.close()
+
+    def check(self) -> None:
+        """Raise Unavailable or NotAllowed when it does not answer."""
+        with self._mapped():
+            self._api.ping()
+
+    # ── images ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def image(self, name: str) -> Image:
+        """Return an image of this host.
+
+        Raises:
+            NotFound: it is not here.
+        """
+        with self._mapped():
+            return _image(self._api.inspect_image(name))
+
+    def images(self, label: str) -> tuple[Image, ...]:
+        """Return the images of this host that have a label."""
+        with self._mapped():
+            found = self._api.images(filters={"label": label})
+        return tuple(_image(each) for each in found)
+
+    def pull(self, name: str, within_s: float, on_progress: Callable[[str], None]) -> None:
+        """Pull an image; ``name`` has a tag or a digest.
+
+        Args:
+            on_progress: Told how far it is, in words, with each news.
+
+        Raises:
+            Unavailable: it was not there in time; or NotFound, InvalidInput.
+        """
+        progress, deadline = PullProgress(), time.monotonic() + within_s
+        too_late = Unavailable(f"Image {name} was not pulled within {within_s:g} s.", hint="See docker.pull_timeout_s.")
+        try:
+            with self._mapped(), self._ask_to_pull(name, min(within_s, PULL_STALLS_AFTER_S)) as answer:
+                for line in map(json.loads, filter(None, answer.iter_lines())):
+                    if "error" in line:
+                        raise NotFound(f"Image {name} cannot be pulled: {one_line(str(line['error']))}")
+                    on_progress(progress.hear(line))
+                    if time.monotonic() > deadline:
+                        raise too_late
+        except Unavailable as error:
+            raise too_late if isinstance(error.__cause__, requests.Timeout) else error from None
+
+    def _ask_to_pull(self, name: str, stalls_after_s: float) -> requests.Response:
+        """Begin to pull. The library's own way to do it never gives up."""
+        repository, _, version = name.partition("@") if "@" in name else name.rpartition(":")
+        registry, _ = auth.resolve_repository_name(repository)
+        proof = auth.get_config_header(self._api, registry)
+        answer = self._api.post(
+            f"{self._api.base_url}/v{API_VERSION}/images/create",
+            params={"fromImage": repository, "tag": version},
+            headers={"X-Registry-Auth": proof} if proof else {},
+            stream=True,
+            timeout=(ANSWER_WITHIN_S, stalls_after_s),
+        )
+        if answer.status_code >= 400:
+            with answer:
+                said = one_line(answer.text)[:500]
+            raise NotFound(f"Image {name} cannot be pulled: {said}")
+        return answer
+
+    def build(self, context: Any, tag: str, on_line: Callable[[str], None], **options: Any) -> str:
+        """Build an image from a tar file and return its id.
+
+        Raises:
+            InvalidInput: the build failed; the text is its last line.
+        """
+        image_id = ""
+        with self._mapped():
+            for line in self._api.build(
+                fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, decode=True, **options
+            ):
+                if "error" in line:
+                    raise InvalidInput(f"Image {tag} cannot be built: {one_line(str(line['error']))}")
+                if text := str(line.get("stream", "")).rstrip():
+                    on_line(text)
+                image_id = (line.get("aux") or {}).get("ID", image_id)
+        return image_id
+
+    def tag(self, image_id: str, name: str) -> None:
+        repository, _, tag = name.rpartition(":")
+        with self._mapped():
+            self._api.tag(image_id, repository, tag)
+
+    # ── containers ───────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def create(self, name: str, plan: Mapping[str, Any]) -> str:
+        """Make a container by the words of the API and return its id."""
+        with self._mapped():
+            return str(self._api.create_container_from_config(dict(plan), name)["Id"])
+
+    def start(self, container: str) -> None:
+        with self._mapped():
+            self._api.start(container)
+
+    def signal(self, container: str, signal: str) -> None:
+        """Send a signal to a container's first process; does nothing when it has ended."""
+        with suppress(NotFound, InvalidInput), self._mapped():
+            self._api.kill(container, signal)
+
+    def remove(self, container: str) -> None:
+        """Remove a container, also a running one; does nothing when it is gone."""
+        with suppress(NotFound), self._mapped():
+            self._api.remove_container(container, force=True, v=True)
+
+    def wait(self, container: str, within_s: int) -> int:
+        """Wait for a container to end and return its exit code."""
+        with self._mapped():
+            return int(self._api.wait(container, timeout=within_s)["StatusCode"])
+
+    def inspect(self, container: str) -> dict[str, Any]:
+        """Return everything that is known of a container.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        with self._mapped():
+            found: dict[str, Any] = self._api.inspect_container(container)
+        return found
+
+    def containers(self, labels: Mapping[str, str]) -> tuple[dict[str, Any], ...]:
+        """Return all containers with these labels, also those that have ended: ``Id``, ``State``, ``Labels`` …"""
+        wanted = [f"{key}={value}" for key, value in labels.items()]
+        with self._mapped():
+            return tuple(self._api.containers(all=True, filters={"label": wanted}))
+
+    def logs(self, container: str, last_lines: int) -> bytes:
+        with self._mapped():
+            text: bytes = self._api.logs(container, stdout=True, stderr=True, tail=last_lines)
+        return text
+
+    def events(self, labels: Mapping[str, str]) -> DockerEvents:
+        """Return what happens to containers with these labels from now on."""
+        wanted = [f"{key}={value}" for key, value in labels.items()]
+        with self._mapped():
+            return DockerEvents(self._api.events(filters={"type": ["container"], "label": wanted}, decode=True))
+
+    # ── networks ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def gateway(self, network: str) -> str:
+        """Return this host's own address in a network.
+
+        Raises:
+            NotFound: there is no such network, or it has none.
+        """
+        with self._mapped():
+            found = self._api.inspect_network(network)
+        for each in (found.get("IPAM") or {}).get("Config") or []:
+            if each.get("Gateway"):
+                return str(each["Gateway"])
+        raise NotFound(f"The Docker network {network!r} has no address of this host.")
+
+    @contextmanager
+    def _mapped(self) -> Iterator[None]:
+        """Map what the library raises, once, here."""
+        try:
+            yield
+        except HarmonicIOError:
+            raise
+        except errors.APIError as error:
+            raise _of_answer(error) from error
+        except (errors.DockerException, requests.RequestException, OSError, ValueError) as error:
+            raise self._of_silence(error) from error
+
+    def _of_silence(self, error: Exception) -> HarmonicIOError:
+        said = str(error)
+        if "PermissionError" in said:
+            return NotAllowed(
+                f"This user may not use the Docker engine at {self.url}.",
+                hint="Its administrator can add the user to the group docker.",
+            )
+        return Unavailable(
+            f"The Docker engine at {self.url} does not answer ({one_line(said)[:200]}).",
+            hint="Start it, or say where it is: docker.url.",
+        )
+
+
+class DockerEvents:
+    """Events of containers, until the Docker engine goes away or :meth:`close` is called, from any thread."""
+
+    def __init__(self, stream: CancellableStream[dict[str, Any]]) -> None:
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[DockerEvent]:
+        try:
+            for raw in self._stream:
+                yield DockerEvent.of(raw)
+        except ValueError:
+            return  # Cut off in the middle of a line.
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._stream.close()
+
+
+class PullProgress:
+    """Says in words how far a pull is, from the lines that the Docker engine writes."""
+
+    def __init__(self) -> None:
+        self._layers: dict[str, tuple[int, int]] = {}
+
+    def hear(self, line: Mapping[str, Any]) -> str:
+        """Take in one line and return the state."""
+        about, layer = line.get("progressDetail") or {}, line.get("id")
+        if layer and about.get("total") and line.get("status") == "Downloading":
+            self._layers[str(layer)] = (int(about.get("current") or 0), int(about["total"]))
+        elif layer in self._layers and line.get("status") in ("Download complete", "Pull complete", "Already exists"):
+            self._layers[str(layer)] = (self._layers[str(layer)][1],) * 2
+        total = sum(each for _, each in self._layers.values())
+        if not total:
+            return "being pulled"
+        current = sum(each for each, _ in self._layers.values())
+        return f"being pulled: {current / 1e6:.0f} of {total / 1e6:.0f} MB"
+
+
+def _image(found: Mapping[str, Any]) -> Image:
+    labels = (found.get("Config") or {}).get("Labels") or found.get("Labels") or {}
+    return Image(
+        id=str(found["Id"]),
+        digests=tuple(each for each in found.get("RepoDigests") or () if not each.startswith("<none>")),
+        tags=tuple(each for each in found.get("RepoTags") or () if not each.startswith("<none>")),
+        labels=dict(labels),
+        size_bytes=int(found.get("Size") or 0),
+    )
+
+
+def _of_answer(error: errors.APIError) -> HarmonicIOError:
+    said = one_line(str(error.explanation or error))[:500]
+    status = error.response.status_code if error.response is not None else 500
+    if status == 404:
+        return NotFound(f"The Docker engine says: {said}.")
+    if 400 <= status < 500:
+        return InvalidInput(f"The Docker engine refuses: {said}.")
+    return Unavailable(f"The Docker engine says: {said}.")
+
+
+def last_probe(inspected: Mapping[str, Any]) -> str:
+    """Return what a container's health check said last."""
+    log = ((inspected.get("State") or {}).get("Health") or {}).get("Log") or []
+    return one_line(str(log[-1].get("Output", "")))[:200] if log else ""

@@ -1,0 +1,180 @@
+"""Makes the containers of engines: looks at what is permitted, finds the image, and prepares what each one gets."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import psutil
+
+from harmonicio.control import json_codec
+from harmonicio.control.engine_messages import CONFIGURATION_NAME
+from harmonicio.core.errors import ConfigurationError, InvalidInput
+from harmonicio.core.settings import DockerSettings
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.worker.container_plan import (
+    ContainerLimits,
+    ContainerSite,
+    container_plan,
+    limits_of,
+    network_of,
+    seen_inside,
+)
+from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.folder import SOCKET_FOLDER
+from harmonicio.worker.host_folders import HostFolders, host_folders
+from harmonicio.worker.image_name import ImageName, parse_image_name
+from harmonicio.worker.image_shelf import ImageShelf
+from harmonicio.worker.permits import check_image, check_needs
+from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
+from harmonicio.worker.runtimes.mark import write_mark
+
+#: What engines of a worker that is root run as, when nobody says otherwise: an ordinary user whom no host knows.
+ORDINARY_USER = (10001, 10001)
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerMark:
+    """What is kept of an engine's container in the engine's folder.
+
+    Attributes:
+        listen_host: Of the worker.
+        network: Which one it joined.
+        scratch_folder: Its own, on the host.
+        image: Digest of its image, once that has been found.
+    """
+
+    engine: str
+    declaration: StreamDeclaration
+    listen_host: str
+    network: str
+    scratch_folder: str
+    image: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ContainerOrder:
+    """A container that may be made: everything that is known before its image has been found."""
+
+    spec: EngineSpec
+    image: ImageName
+    folders: HostFolders
+    mark: ContainerMark
+
+
+class ContainerMaker:
+    """Makes containers, and starts none.
+
+    Args:
+        host: Where they are made.
+        context: Where the runtime works.
+
+    Raises:
+        ConfigurationError: ``docker.user`` is none.
+    """
+
+    def __init__(self, host: DockerHost, context: RuntimeContext) -> None:
+        self._host = host
+        self._settings: DockerSettings = context.docker
+        self._worker = context.worker
+        self._places = context.max_engines
+        self._shelf = ImageShelf(host, context.docker.pull_timeout_s)
+        self.owner = owner_of(context.docker.user)
+
+    def __repr__(self) -> str:
+        return f"<ContainerMaker {self._shelf!r}>"
+
+    def check(self, spec: EngineSpec) -> ContainerOrder:
+        """Return the order for an engine's container, when this host may run it; pulls nothing.
+
+        Raises:
+            InvalidInput, NotAllowed, StorageError: it may not, or cannot; says why.
+        """
+        declaration = spec.declaration
+        if not declaration.image:
+            raise InvalidInput(
+                f"Stream {declaration.name!r} has a handler and no image.",
+                hint="Run it on a worker with the process runtime, or give it an image.",
+            )
+        name = parse_image_name(declaration.image)
+        check_image(name, self._settings)
+        check_needs(declaration.container, self._settings)
+        folders = host_folders(declaration, self._settings, self._host.socket_path, self.owner)
+        mark = ContainerMark(
+            spec.engine,
+            declaration,
+            spec.configuration.listen_host,
+            network_of(declaration.container, self._settings),
+            f"{spec.configuration.scratch_folder}/{spec.engine}",
+        )
+        return ContainerOrder(spec, name, folders, mark)
+
+    def make(self, order: ContainerOrder, on_progress: Callable[[str], None]) -> tuple[str, ContainerMark]:
+        """Make a container and return its id and mark, which is written.
+
+        Args:
+            on_progress: Told in words what is waited for, again and again; what it raises ends the waiting.
+
+        Raises:
+            HarmonicIOError, OSError: it cannot be made; folders and mark may be left.
+        """
+        spec = order.spec
+        image = self._shelf.get(order.image, on_progress)
+        mark = replace(order.mark, image=image.digest_in(order.image.repository))
+        limits = self.limits(spec.declaration)
+        write_mark(spec.folder, mark)
+        Path(mark.scratch_folder).mkdir(mode=0o700)
+        os.chown(mark.scratch_folder, *self.owner)
+        inside = json_codec.dumps(seen_inside(spec.configuration, self._settings, limits.memory_bytes)) + b"\n"
+        _write_for(self.owner, spec.folder / SOCKET_FOLDER / CONFIGURATION_NAME, inside)
+        site = ContainerSite(
+            image.id,
+            self.owner,
+            self._worker,
+            str(spec.folder / SOCKET_FOLDER),
+            mark.scratch_folder,
+            limits,
+            order.folders.writable,
+            order.folders.readable,
+        )
+        plan = container_plan(spec.configuration, site, self._settings)
+        return self._host.create(f"harmonicio-{spec.engine}", plan), mark
+
+    def limits(self, declaration: StreamDeclaration) -> ContainerLimits:
+        """Return what an engine of a stream may use on this host."""
+        return limits_of(
+            declaration.container,
+            self._settings,
+            cpus=psutil.cpu_count() or 1,
+            memory_bytes=psutil.virtual_memory().total,
+            places=self._places,
+        )
+
+
+def owner_of(user: str) -> tuple[int, int]:
+    """Return the user and group id that engines run as.
+
+    Args:
+        user: ``uid:gid``; empty takes our own, or of root's an ordinary user's.
+
+    Raises:
+        ConfigurationError: it is none, or root's.
+    """
+    if not user:
+        return (os.geteuid(), os.getegid()) if os.geteuid() else ORDINARY_USER
+    uid, _, gid = user.partition(":")
+    if not (uid.isdecimal() and gid.isdecimal() and int(uid) and int(uid) < 2**31 and int(gid) < 2**31):
+        raise ConfigurationError(
+            f"docker.user is {user[:80]!r}.", hint="Give uid:gid as numbers; engines never run as root."
+        )
+    return int(uid), int(gid)
+
+
+def _write_for(owner: tuple[int, int], path: Path, content: bytes) -> None:
+    """Write a file that only its owner can read."""
+    file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    with open(file, "wb") as opened:
+        opened.write(content)
+        os.fchown(file, *owner)

@@ -1,0 +1,350 @@
+"""Engines as containers of a Docker engine, which they need to live and which outlives the controller.
+
+                  image here? ──no──► pull                       docker start               die
+    start ──► waiting ──────────► create, write configuration ──► running ──────────────► ended ──► forget: remove
+                 │ stop, kill                                        ▲  unhealthy: told         ▲
+                 └──► not started                                    │                          │
+                                     the next runtime: by its labels ┴── the Docker engine was away: looked again
+
+Rules:
+
+- Only containers that carry the label of this worker are looked at, and nothing else is touched. One of ours that has
+  no mark in its engine's folder is what a start or an end that was cut off left behind: it is removed.
+- A start has a thread of a bounded pool, so has every order: a Docker engine that hangs holds up nobody else.
+- Who watches reads the Docker engine's events; after each connection everything is looked at once, so nothing that
+  happened in between is missed.
+- Containers are made by the image's id, found once: what was looked at is what runs.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
+from harmonicio.core.lease import Address
+from harmonicio.core.sizes import format_size
+from harmonicio.worker.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
+from harmonicio.worker.docker_host import DockerEvent, DockerHost, last_probe
+from harmonicio.worker.instructions import (
+    EngineExited,
+    EngineFound,
+    EngineNotStarted,
+    EngineStarted,
+    EngineStarting,
+    EngineUnwell,
+)
+from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext
+from harmonicio.worker.runtimes.container_maker import ContainerMaker, ContainerMark, ContainerOrder
+from harmonicio.worker.runtimes.docker_watch import DockerWatch
+from harmonicio.worker.runtimes.engine_log import MAX_KEPT_LOG_BYTES, LogArchive, last_words, tail_of
+from harmonicio.worker.runtimes.mark import MARK_NAME, read_mark
+
+_log = logging.getLogger(__name__)
+
+MAX_STARTS, MAX_ORDERS = 64, 4
+#: Of a log no more than so many lines are read.
+LOG_LINES = 5_000
+LOGS_WITHIN_S = 30.0
+_KILLED_BY_SIGNAL = 128
+
+
+@dataclass(slots=True, eq=False)
+class _Container:
+    """One engine: what it is made of, and how far its life is."""
+
+    mark: ContainerMark
+    folder: Path
+    id: str = ""
+    is_unwanted: bool = False
+    is_started: bool = False
+    has_ended: bool = False
+    is_end_told: bool = False
+
+    @property
+    def engine(self) -> str:
+        return self.mark.engine
+
+
+class DockerRuntime(Runtime):
+    """Starts engines as containers.
+
+    Args:
+        context: Where it works.
+
+    Raises:
+        Unavailable, NotAllowed: the Docker engine cannot be used.
+        ConfigurationError: ``docker.user`` is none.
+    """
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._context = context
+        self._archive = LogArchive(context.folder.parent / "engine-logs")
+        self._labels = {LABEL_WORKER: context.worker}
+        self._lock = threading.Lock()
+        self._containers: dict[str, _Container] = {}
+        self._removals: dict[str, Future[None]] = {}
+        self._is_closed = False
+        self._host = DockerHost(context.docker.url)
+        try:
+            self._maker = ContainerMaker(self._host, context)
+            self._host.check()
+        except HarmonicIOError:
+            self._host.close()
+            raise
+        self._starts = ThreadPoolExecutor(min(max(1, context.max_engines), MAX_STARTS), "worker-docker-start")
+        self._orders = ThreadPoolExecutor(MAX_ORDERS, "worker-docker")
+        self._watch = DockerWatch(self._host, self._labels, on_connected=self._look_at_all, on_event=self._hear)
+        self._watch.start()
+
+    def __repr__(self) -> str:
+        return f"<DockerRuntime {self._host.url} {'closed' if self._is_closed else f'{len(self._containers)} engines'}>"
+
+    @property
+    def owner(self) -> tuple[int, int] | None:
+        return self._maker.owner
+
+    # ── starting ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def start(self, spec: EngineSpec) -> None:
+        order = self._maker.check(spec)
+        container = _Container(order.mark, spec.folder)
+        with self._lock:
+            self._containers[spec.engine] = container
+        self._starts.submit(self._bring_up, container, order)
+
+    def _bring_up(self, container: _Container, order: ContainerOrder) -> None:
+        try:
+            self._check_wanted(container)
+            container.id, container.mark = self._maker.make(order, lambda text: self._tell_progress(container, text))
+            self._check_wanted(container)
+            self._host.start(container.id)
+            inspected = self._host.inspect(container.id)
+        except Exception as error:  # noqa: BLE001  whatever it is, the worker must know that no engine starts
+            if not isinstance(error, HarmonicIOError):
+                _log.exception("Engine %s cannot be started", container.engine)
+            self._give_up(container, str(error))
+        else:
+            self._tell_start(container, inspected)
+
+    def _check_wanted(self, container: _Container) -> None:
+        if container.is_unwanted or self._is_closed:
+            raise Unavailable("It was ended before it had started.")
+
+    def _tell_progress(self, container: _Container, text: str) -> None:
+        self._check_wanted(container)
+        self._context.tell(EngineStarting(container.engine, text))
+
+    def _tell_start(self, container: _Container, inspected: Mapping[str, Any]) -> None:
+        pid, address = _facts(container.mark, inspected)
+        with self._lock:  # So that an end that is heard of now is told after it.
+            container.is_started = True
+            self._context.tell(EngineStarted(container.engine, pid, address, container.mark.image))
+            is_over = container.is_unwanted
+        if not _is_running(inspected):
+            self._end(container)
+        elif is_over:
+            self._order(self._host.signal, container.id, "KILL")
+
+    def _give_up(self, container: _Container, text: str) -> None:
+        """Remove what there is of a start that failed, and say so."""
+        try:
+            self._remove(container)
+        except HarmonicIOError as error:  # The next runtime finds it and removes it.
+            _log.warning("What is left of engine %s cannot be removed yet: %s", container.engine, error)
+        with self._lock:
+            self._containers.pop(container.engine, None)
+            self._context.tell(EngineNotStarted(container.engine, text))
+
+    # ── finding ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def list(self) -> tuple[EngineFound, ...]:
+        with self._lock:
+            here = {each["Labels"].get(LABEL_ENGINE, ""): each for each in self._host.containers(self._labels)}
+            marks = {
+                folder.name: mark
+                for folder in sorted(self._context.folder.glob("*"))
+                if (mark := read_mark(folder, ContainerMark)) is not None and mark.engine == folder.name
+            }
+            unknown = [engine for engine in marks if engine not in self._containers and engine not in self._removals]
+            found = tuple(self._find(marks[engine], here.get(engine)) for engine in unknown)
+            strays = [each for engine, each in here.items() if not self._is_known(engine)]
+        for each in strays:
+            _log.info(
+                "Container %s is what is left of a start or an end that was cut off; it is removed.", each["Id"][:12]
+            )
+            self._host.remove(each["Id"])
+        return found
+
+    def _find(self, mark: ContainerMark, listed: Mapping[str, Any] | None) -> EngineFound:
+        """Take in an engine of an earlier runtime; called under the lock, so that no end of it is missed."""
+        container = _Container(mark, self._context.folder / mark.engine, is_started=True)
+        self._containers[mark.engine] = container
+        container.id = listed["Id"] if listed is not None else ""
+        if listed is not None and listed["State"] == "running":
+            pid, address = _facts(mark, self._host.inspect(container.id))
+            return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
+        container.has_ended = container.is_end_told = True
+        text = self._last_words(container) if listed is not None else "Its container is gone."
+        return EngineFound(mark.engine, mark.declaration, 0, False, text, image=mark.image)
+
+    def _is_known(self, engine: str) -> bool:
+        return engine in self._containers or engine in self._removals
+
+    # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def stop(self, engine: str) -> None:
+        self._signal(engine, "TERM")
+
+    def kill(self, engine: str) -> None:
+        self._signal(engine, "KILL")
+
+    def _signal(self, engine: str, signal: str) -> None:
+        with self._lock:
+            container = self._containers.get(engine)
+            if container is None or container.has_ended:
+                return
+            if not container.is_started:
+                container.is_unwanted = True
+                return
+        self._order(self._host.signal, container.id, signal)
+
+    def forget(self, engine: str) -> None:
+        with self._lock:
+            container = self._containers.get(engine)
+            if container is None or not container.is_end_told:
+                return
+            del self._containers[engine]
+            self._removals[engine] = self._order(self._archive_and_remove, container)
+
+    def _archive_and_remove(self, container: _Container) -> None:
+        try:
+            self._archive.keep(container.engine, self._log_of(container, MAX_KEPT_LOG_BYTES))
+        except (HarmonicIOError, OSError) as error:
+            _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
+        try:
+            self._remove(container)
+        finally:
+            with self._lock:
+                self._removals.pop(container.engine, None)
+
+    def _remove(self, container: _Container) -> None:
+        if container.id:
+            self._host.remove(container.id)
+        shutil.rmtree(container.mark.scratch_folder, ignore_errors=True)
+        (container.folder / MARK_NAME).unlink(missing_ok=True)
+
+    # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _hear(self, event: DockerEvent) -> None:
+        with self._lock:
+            container = self._containers.get(event.labels.get(LABEL_ENGINE, ""))
+        if container is None:
+            return
+        if event.action == "die":
+            self._end(container)
+        elif event.action == "health_status: unhealthy":
+            self._order(self._tell_unwell, container)
+
+    def _look_at_all(self) -> None:
+        """Find the ends of which nothing was heard, because the Docker engine was away or nobody listened."""
+        with self._lock:
+            known = [each for each in self._containers.values() if each.id and not each.has_ended]
+        running = {each["Id"] for each in self._host.containers(self._labels) if each["State"] == "running"}
+        for container in known:
+            if container.is_started and container.id not in running:
+                self._end(container)
+
+    def _end(self, container: _Container) -> None:
+        """Its process is gone: say so once, and not before it was said to have started."""
+        with self._lock:
+            container.has_ended = True
+            if not container.is_started or container.is_end_told:
+                return
+            container.is_end_told = True
+        self._order(self._tell_end, container)
+
+    def _tell_end(self, container: _Container) -> None:
+        exit_code, text = None, "Its container is gone."
+        try:
+            state = self._host.inspect(container.id)["State"]
+            exit_code = _signed(int(state["ExitCode"]))
+            text = self._last_words(container)
+            if state.get("OOMKilled"):
+                limit = format_size(self._maker.limits(container.mark.declaration).memory_bytes)
+                text = f"It needed more than its {limit} of memory. {text}".rstrip()
+        except HarmonicIOError as error:
+            if not isinstance(error, NotFound):
+                text = str(error)
+        self._context.tell(EngineExited(container.engine, exit_code, text))
+
+    def _tell_unwell(self, container: _Container) -> None:
+        probe = last_probe(self._host.inspect(container.id))
+        self._context.tell(
+            EngineUnwell(container.engine, f"The health check of its image failed: {probe}".rstrip(": "))
+        )
+
+    # ── logs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
+        with self._lock:
+            container, removal = self._containers.get(engine), self._removals.get(engine)
+        if container is not None:
+            return self._log_of(container, last_bytes)
+        if removal is not None:
+            wait([removal], LOGS_WITHIN_S)
+        if self._archive.has(engine):
+            return self._archive.tail(engine, last_bytes)
+        raise NotFound(f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept.")
+
+    def _log_of(self, container: _Container, last_bytes: int) -> str:
+        return tail_of(self._host.logs(container.id, LOG_LINES), last_bytes) if container.id else ""
+
+    def _last_words(self, container: _Container) -> str:
+        return last_words(self._log_of(container, 8192))
+
+    # ── its own life ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def _order(self, act: Callable[..., None], *arguments: Any) -> Future[None]:
+        """Have something done by the pool, and log what goes wrong."""
+        done = self._orders.submit(act, *arguments)
+        done.add_done_callback(_log_failure)
+        return done
+
+    def close(self) -> None:
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._watch.close()
+        self._starts.shutdown(cancel_futures=True)
+        self._orders.shutdown()
+        self._host.close()
+
+
+def _facts(mark: ContainerMark, inspected: Mapping[str, Any]) -> tuple[int, Address | None]:
+    """Return the process id on the host and the address of a running container."""
+    address = address_of(mark.listen_host, mark.network, inspected["NetworkSettings"])
+    return int(inspected["State"]["Pid"]), address
+
+
+def _is_running(inspected: Mapping[str, Any]) -> bool:
+    return bool(inspected["State"]["Running"])
+
+
+def _signed(exit_code: int) -> int:
+    """Return an exit code as of a process: negative for a signal."""
+    return _KILLED_BY_SIGNAL - exit_code if exit_code > _KILLED_BY_SIGNAL else exit_code
+
+
+def _log_failure(done: Future[None]) -> None:
+    error = done.exception()
+    if isinstance(error, HarmonicIOError):
+        _log.warning("%s", error)
+    elif error is not None:
+        _log.error("An order to the Docker engine failed", exc_info=error)
