@@ -9,6 +9,7 @@ PYTHON  ?= python3
 VENV    ?= .venv
 BIN     := $(VENV)/bin
 LOCK    := requirements.lock
+IMAGE_LOCK := deploy/docker/requirements.lock
 STAMP   := $(VENV)/.installed
 # Test processes that run at the same time.
 JOBS    ?= 2
@@ -34,11 +35,15 @@ $(STAMP): $(LOCK) pyproject.toml
 	touch $@
 
 .PHONY: lock
-lock: ## pin the newest allowed dependencies, with hashes, for every platform
+lock: ## pin the newest allowed dependencies, with hashes, for every platform; and those of the images
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	test -x $(BIN)/uv || $(BIN)/python -m pip install --quiet --disable-pip-version-check uv
 	$(BIN)/uv pip compile pyproject.toml --extra all --extra dev --universal --python-version 3.11 --generate-hashes \
 		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --upgrade --quiet -o $(LOCK)
+	sed -E '/--hash/d; s/ *\\$$//' $(LOCK) > $(VENV)/constraints.txt
+	$(BIN)/uv pip compile pyproject.toml deploy/docker/requirements.in --extra all -c $(VENV)/constraints.txt \
+		--python-version 3.11 --python-platform x86_64-manylinux_2_28 --generate-hashes --no-annotate \
+		--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock" --quiet -o $(IMAGE_LOCK)
 
 # ── quality ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -64,6 +69,23 @@ format: install ## put the code into the house's format
 .PHONY: demo
 demo: install ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=process
 	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)")
+
+# ── container images ─────────────────────────────────────────────────────────────────────────────────────────────────
+
+WHEELS := build/images/wheels
+IMAGE_PLATFORMS := $(foreach each,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014,--platform $(each)_$(shell uname -m)) --platform any
+
+# What the images install, for the Python in them, whatever Python runs here.
+$(WHEELS)/.made: $(IMAGE_LOCK) pyproject.toml $(STAMP) $(shell find harmonicio -name '*.py')
+	rm -rf $(WHEELS)
+	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
+		--python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none $(IMAGE_PLATFORMS) \
+		-r $(IMAGE_LOCK) -d $(WHEELS)
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(WHEELS)
+	touch $@
+
+.PHONY: wheels
+wheels: $(WHEELS)/.made ## fetch and build what the container images install
 
 # ── tidying ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

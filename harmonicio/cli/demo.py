@@ -11,7 +11,7 @@ import logging
 import shutil
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -21,7 +21,7 @@ from typing import Any
 import typer
 from scipy.stats import spearmanr
 
-from harmonicio.cli import console, logs
+from harmonicio.cli import console, invocation, logs
 from harmonicio.cli.demo_images import DemoImage, own_images, shipped_images
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
@@ -63,11 +63,13 @@ class Verdict:
 
 
 def run(
+    context: typer.Context,
     images: Path | None = typer.Option(None, help="A folder with your own TIFF and PNG files."),
     shipped: Path = typer.Option(Path("examples/images"), help="Where the images that come with HarmonicIO are."),
     handler: Path = typer.Option(Path("processing_engines/image_quality/engine.py"), help="The engine's handler."),
     output: Path = typer.Option(Path("demo-output"), help="Folder for tiers and report; replaced at each run."),
-    runtime: str = typer.Option("process", help="What starts the engines."),
+    runtime: str = typer.Option("process", help="What starts the engines: process, or docker."),
+    image: str = typer.Option("harmonicio/image_quality", help="The engine's image, for the runtime docker."),
 ) -> None:
     """Stream micrographs through two engines on this machine and sort them by focus."""
     logs.start("WARNING")
@@ -77,8 +79,16 @@ def run(
     console.say("Reading the images …")
     chosen = _alternating(own_images(images) if images is not None else shipped_images(shipped))
     folder = output.resolve()
-    declarations = _declarations(chosen, handler, folder)
-    worker = WorkerOptions("demo", folder / "worker", folder / "scratch", max_engines=ENGINES, runtime=runtime)
+    code = {"image": image} if runtime == "docker" else {"handler": str(handler.resolve())}
+    declarations = _declarations(chosen, code, folder)
+    worker = WorkerOptions(
+        "demo",
+        folder / "worker",
+        folder / "scratch",
+        max_engines=ENGINES,
+        runtime=runtime,
+        docker=invocation.of(context).settings().docker,
+    )
     with output_folder(folder) as has_started, LocalCluster(folder, worker=worker) as cluster:
         for declaration in declarations:
             cluster.declare(declaration)
@@ -150,8 +160,12 @@ def _put_back(earlier: Path, folder: Path) -> None:
 # ── declaring ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _declarations(images: Sequence[DemoImage], handler: Path, folder: Path) -> list[StreamDeclaration]:
-    """Return a stream per source, each calibrated on a sample of its images."""
+def _declarations(images: Sequence[DemoImage], code: Mapping[str, str], folder: Path) -> list[StreamDeclaration]:
+    """Return a stream per source, each calibrated on a sample of its images.
+
+    Args:
+        code: What the engines run: their ``handler``, or their ``image``.
+    """
     by_source = defaultdict(list)
     for image in images:
         by_source[image.source].append(image)
@@ -159,7 +173,8 @@ def _declarations(images: Sequence[DemoImage], handler: Path, folder: Path) -> l
     return [
         StreamDeclaration(
             source,
-            handler=str(handler.resolve()),
+            handler=code.get("handler", ""),
+            image=code.get("image", ""),
             engines=share,
             plugins={"haste": _haste_options(source, group, folder)},
         ).checked()

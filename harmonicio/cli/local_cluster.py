@@ -63,6 +63,8 @@ class LocalCluster:
         self._backlog_options = backlog or BacklogOptions()
         worker = worker or WorkerOptions("local", folder / "worker", folder / "scratch", max_engines=max_engines)
         self._worker_options = replace(worker, orphan_after_s=ORPHAN_AFTER_S)
+        if worker.runtime == "docker":
+            self._open_to_containers()
         self._streams = tuple(streams)
         self._parts = ExitStack()
         self._master: MasterService | None = None
@@ -98,6 +100,16 @@ class LocalCluster:
 
     def __exit__(self, *_: object) -> None:
         self._parts.close()
+
+    def _open_to_containers(self) -> None:
+        """Let containers reach the master over their bridge, and run what is declared: it is all the same user's."""
+        from harmonicio.worker.docker_host import bridge_address  # Who needs no containers needs no such package.
+
+        docker = self._worker_options.docker
+        bridge_host = docker.master_host or bridge_address(docker)
+        own = replace(docker, master_host=bridge_host, images=docker.images or ("*",), folders=docker.folders or ("/",))
+        self._worker_options = replace(self._worker_options, docker=own)
+        self._master_options = replace(self._master_options, bridge_host=bridge_host)
 
     def _wanted_engines(self) -> int:
         """Return how many engines the streams want, those of earlier runs and those that will be declared."""

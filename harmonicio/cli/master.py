@@ -53,6 +53,7 @@ def master_options(settings: Settings) -> MasterOptions:
         host=wanted.host,
         port=wanted.port,
         data_port=wanted.data_port,
+        bridge_host=wanted.bridge_host,
         is_insecure=wanted.insecure,
     )
 

@@ -65,6 +65,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         runtime=wanted.runtime,
         host=wanted.host,
         payload_budget_bytes=wanted.payload_budget_bytes,
+        docker=settings.docker,
     )
 
 

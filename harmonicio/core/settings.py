@@ -54,6 +54,7 @@ class MasterSettings:
     port: int = _setting(8710, read.whole(at_most=65535), "port of the REST API; 0 takes a free one")
     data_port: int = _setting(8711, read.whole(at_most=65535), "port for the backlog's messages; 0 takes a free one")
     data_folder: Path = _setting(Path("{home}/master"), read.path, "streams, tokens, backlog and dead letters")
+    bridge_host: str = _setting("", read.text, "this host's address on a bridge, for containers on it, like 172.17.0.1")
     insecure: bool = _setting(False, read.truth, "bind beyond loopback without TLS all the same")
     backlog_max_disk_bytes: int = _setting(100 * GIB, read.size(at_least=1), "payload bytes that may wait on disk")
     backlog_hot_cache_bytes: int = _setting(256 * MIB, read.size(), "payload bytes of the backlog kept in memory")

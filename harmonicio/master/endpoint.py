@@ -20,6 +20,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.master.master import Master
 from harmonicio.master.tokens import Identity
@@ -35,13 +36,18 @@ ADMIN_ONLY: frozenset[Role] = frozenset()
 class Call:
     """One request, checked: who asks, the names in its path, its query and its body.
 
-    ``identity`` is ``None`` on public routes only.
+    ``identity`` is ``None`` on public routes only; ``bridge_host`` is empty unless the request came over a bridge.
     """
 
     identity: Identity | None
     names: Mapping[str, str] = field(default_factory=dict)
     query: Any = None
     body: Any = None
+    bridge_host: str = ""
+
+    def reaches(self, address: Address) -> Address:
+        """Return the master's address as the caller reaches it."""
+        return Address(self.bridge_host, address.port) if self.bridge_host else address
 
 
 Handler = Callable[[Master, Call], Any]

@@ -37,6 +37,8 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: How often the selector looks for idle connections, and at most how long closing waits for it.
 SELECTOR_INTERVAL_S = 0.2
+#: In the WSGI environment of requests that came over a bridge: this host's address there.
+BRIDGE_HOST = "harmonicio.bridge_host"
 
 
 class HttpServer:
@@ -46,20 +48,23 @@ class HttpServer:
         address: Where to listen; port 0 takes a free one.
         application: The WSGI application.
         threads: Requests that are served at the same time.
+        device: A network device of this host, when only what comes in over it shall be heard; the application finds
+            the address in ``BRIDGE_HOST`` of its environment.
 
     Raises:
         Unavailable: the address cannot be listened on.
     """
 
-    def __init__(self, address: Address, application: Callable[..., Any], *, threads: int) -> None:
+    def __init__(self, address: Address, application: Callable[..., Any], *, threads: int, device: str = "") -> None:
         self._server = _Server(
             (address.host, address.port),
-            _with_decoded_path(application),
+            _with_decoded_path(_reached_at(address.host, application) if device else application),
             numthreads=threads,
             server_name="harmonicio",
             request_queue_size=128,
             timeout=READ_WITHIN_S,
         )
+        self._server.device = device
         try:
             self._server.prepare()
         except OSError as error:
@@ -84,6 +89,13 @@ class HttpServer:
         self._thread.join()
 
 
+def _reached_at(host: str, application: Callable[..., Any]) -> Callable[..., Any]:
+    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+        return application({**environ, BRIDGE_HOST: host}, start_response)
+
+    return call
+
+
 def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:
     """Decode the whole path, as WSGI has it; cheroot leaves ``%2F`` as it is, and message ids may contain slashes."""
 
@@ -98,6 +110,7 @@ def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Server(wsgi.Server):
     _connections: Any
+    device = ""
 
     max_request_header_size = MAX_HEADER_BYTES
     max_request_body_size = MAX_BODY_BYTES
@@ -108,10 +121,11 @@ class _Server(wsgi.Server):
         super().__init__(*arguments, **options)
         self.ConnectionClass = _Connection
 
-    @staticmethod
-    def bind_socket(socket_: socket.socket, bind_addr: Any) -> socket.socket:
+    def bind_socket(self, socket_: socket.socket, bind_addr: Any) -> socket.socket:  # type: ignore[override]
         """Bind, and leave no open socket behind when that fails."""
         try:
+            if self.device:
+                socket_.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, self.device.encode())
             socket_.bind(bind_addr)
         except OSError:
             socket_.close()

@@ -19,6 +19,7 @@ from harmonicio.core.errors import HarmonicIOError, NotAllowed
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.bridge import Bridge
 from harmonicio.master.connector_session import ConnectorSession
 from harmonicio.master.engine_session import EngineSession
 from harmonicio.transport.data_port import DataPort, Session
@@ -44,6 +45,7 @@ class Intake:
 
     Args:
         host, port: Where to listen; port 0 takes a free one.
+        bridge: A bridge of this host on whose address it listens as well.
         backlog: Where messages are put and come from; the intake listens to its changes.
         verify_intake, verify_engine, find_stream: Ask the master's state.
     """
@@ -57,6 +59,7 @@ class Intake:
         verify_intake: VerifyIntake,
         verify_engine: VerifyEngine,
         find_stream: FindStream,
+        bridge: Bridge | None = None,
     ) -> None:
         self._backlog = backlog
         self._verify_intake = verify_intake
@@ -67,7 +70,9 @@ class Intake:
         self._connectors: set[ConnectorSession] = set()
         self._opened = 0
         self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
-        self._port = DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)
+        self._ports = [DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)]
+        if bridge is not None:
+            self._open_on(bridge)
         backlog.set_listeners(on_change=self._depth_changed, on_room=self._room_changed)
 
     def __repr__(self) -> str:
@@ -76,20 +81,33 @@ class Intake:
 
     @property
     def address(self) -> Address:
-        return self._port.address
+        return self._ports[0].address
 
     @property
     def received_bytes(self) -> int:
         """Every byte that reached the data port."""
-        return self._port.received_bytes
+        return sum(port.received_bytes for port in self._ports)
 
     def start(self) -> None:
-        self._port.start()
+        for port in self._ports:
+            port.start()
 
     def close(self) -> None:
         """End all connections and threads; what is stored stays stored."""
-        self._port.close()
+        for port in self._ports:
+            port.close()
         self._executor.shutdown(wait=True)
+
+    def _open_on(self, bridge: Bridge) -> None:
+        port = self.address.port
+        try:
+            opened = DataPort(
+                bridge.host, port, self._receive, name="intake", device=bridge.device, max_threads=MAX_RECEIVING_THREADS
+            )
+        except HarmonicIOError:
+            self.close()
+            raise
+        self._ports.append(opened)
 
     # ── reception ────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -35,6 +35,7 @@ from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import StoreLimits
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.stores import create_store
+from harmonicio.master.bridge import find_bridge
 from harmonicio.master.connector_session import CREDIT_NEEDS_BYTES
 from harmonicio.master.directory import LOST_AFTER_S, Directory
 from harmonicio.master.extensions import check_plugins, extension_endpoints, open_extensions
@@ -67,6 +68,7 @@ class MasterOptions:
         data_folder: Everything that survives a restart; used by one master at a time.
         host: Address that is bound, by the web server and the data port.
         port, data_port: 0 takes a free one.
+        bridge_host: This host's address on a bridge, on which containers reach both ports; empty: on none.
         is_insecure: Bind beyond loopback all the same. Neither port can do TLS yet.
         lost_after_s: A worker that has not reported for so long is lost.
         lease_term_s: How long a lease lasts without renewal.
@@ -78,6 +80,7 @@ class MasterOptions:
     host: str = "127.0.0.1"
     port: int = 8710
     data_port: int = 8711
+    bridge_host: str = ""
     is_insecure: bool = False
     lost_after_s: float = LOST_AFTER_S
     lease_term_s: float = LEASE_TERM_S
@@ -135,6 +138,7 @@ class MasterService:
     ) -> None:
         _check_bind(options)
         self.options = options
+        self._bridge = find_bridge(options.bridge_host) if options.bridge_host else None
         self._clock = clock or SystemClock()
         self._http: HttpServer | None = None
         with ExitStack() as parts:
@@ -194,6 +198,7 @@ class MasterService:
             verify_intake=office.verify_intake_ticket,
             verify_engine=office.verify_engine_ticket,
             find_stream=self.master.stream,
+            bridge=self._bridge,
         )
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -219,6 +224,10 @@ class MasterService:
         address = Address(self.options.host, self.options.port)
         self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + FREE_THREADS)
         self._parts.callback(self._http.close)
+        if self._bridge is not None:
+            at_bridge = Address(self._bridge.host, self._http.address.port)
+            inner = HttpServer(at_bridge, app, threads=FREE_THREADS, device=self._bridge.device)
+            self._parts.callback(inner.close)
         self._parts.callback(self.master.stop_waiting)
 
     def close(self) -> None:

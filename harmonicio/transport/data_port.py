@@ -91,6 +91,7 @@ class DataPort:
         host, port: Where to listen; port 0 takes a free one.
         reception: Decides about each HELLO.
         name: For thread names and log lines.
+        device: A network device of this host, when only what comes in over it shall be heard.
         max_connections: Connections beyond are closed at once.
         max_threads: So many connections are served at once; while a large payload arrives, its connection keeps one.
         greeting_within_s: A connection without an accepted HELLO is cut after this long.
@@ -104,6 +105,7 @@ class DataPort:
         reception: Reception,
         *,
         name: str,
+        device: str = "",
         max_connections: int = MAX_CONNECTIONS,
         max_threads: int = MAX_THREADS,
         greeting_within_s: float = GREETING_WITHIN_S,
@@ -114,7 +116,7 @@ class DataPort:
         self._max_connections = max_connections
         self._greeting_within_s = greeting_within_s
         self._slow_after_s = slow_after_s
-        self._listener = tcp.listen(host, port)
+        self._listener = tcp.listen(host, port, device=device)
         bound = self._listener.getsockname()
         self.address = Address(bound[0], bound[1])
         self._selector = selectors.DefaultSelector()

@@ -75,8 +75,11 @@ def _connect_socket(sock: socket.socket, place: object, deadline: float, is_want
         raise OSError(code, os.strerror(code))
 
 
-def listen(host: str, port: int, *, pending: int = 1024) -> socket.socket:
+def listen(host: str, port: int, *, device: str = "", pending: int = 1024) -> socket.socket:
     """Return a listening, non-blocking socket; port 0 takes a free one.
+
+    Args:
+        device: A network device of this host: what comes in over another does not reach the socket.
 
     Raises:
         InvalidInput: there is no such address.
@@ -86,6 +89,8 @@ def listen(host: str, port: int, *, pending: int = 1024) -> socket.socket:
     listener = socket.socket(family, socket.SOCK_STREAM)
     try:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if device:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, device.encode())
         listener.bind((host, port))
         listener.listen(pending)
     except (OSError, ValueError, OverflowError) as error:

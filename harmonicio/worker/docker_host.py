@@ -10,19 +10,23 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import docker
+import psutil
 import requests
 from docker import auth, errors, utils
 from docker.types.daemon import CancellableStream
 
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
 from harmonicio.core.printable import one_line
+from harmonicio.core.settings import DockerSettings
 
 #: How long one request may take, apart from pulls and builds.
 ANSWER_WITHIN_S = 60.0
@@ -55,6 +59,27 @@ class Image:
             if name == repository:
                 return digest
         return self.id
+
+
+@dataclass(frozen=True, slots=True)
+class BuildOrder:
+    """An image to build.
+
+    Attributes:
+        folder: What the Dockerfile can copy; what its ``.dockerignore`` names is left out.
+        dockerfile: Where that is, when not in the folder.
+        target: Which stage of it; empty takes the last.
+        arguments: Of the Dockerfile (``ARG``).
+        network: ``none``: the build reaches nothing; empty: what the Docker engine gives it.
+    """
+
+    folder: Path
+    tag: str
+    dockerfile: Path | None = None
+    target: str = ""
+    arguments: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
+    network: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,28 +183,35 @@ class DockerHost:
             raise NotFound(f"Image {name} cannot be pulled: {said}")
         return answer
 
-    def build(self, context: Any, tag: str, on_line: Callable[[str], None], **options: Any) -> str:
-        """Build an image from a tar file and return its id.
+    def build(self, order: BuildOrder, on_line: Callable[[str], None]) -> str:
+        """Build an image and return its id.
+
+        Args:
+            on_line: Told what the build says, line by line.
 
         Raises:
-            InvalidInput: the build failed; the text is its last line.
+            InvalidInput: the build failed; says what the Docker engine says.
         """
         image_id = ""
         with self._mapped():
             for line in self._api.build(
-                fileobj=context, custom_context=True, tag=tag, rm=True, forcerm=True, decode=True, **options
+                path=str(order.folder),
+                dockerfile=str(order.dockerfile) if order.dockerfile else None,
+                tag=order.tag,
+                target=order.target or None,
+                buildargs=dict(order.arguments),
+                labels=dict(order.labels),
+                network_mode=order.network or None,
+                rm=True,
+                forcerm=True,
+                decode=True,
             ):
                 if "error" in line:
-                    raise InvalidInput(f"Image {tag} cannot be built: {one_line(str(line['error']))}")
+                    raise InvalidInput(f"Image {order.tag} cannot be built: {one_line(str(line['error']))[:500]}")
                 if text := str(line.get("stream", "")).rstrip():
                     on_line(text)
                 image_id = (line.get("aux") or {}).get("ID", image_id)
         return image_id
-
-    def tag(self, image_id: str, name: str) -> None:
-        repository, _, tag = name.rpartition(":")
-        with self._mapped():
-            self._api.tag(image_id, repository, tag)
 
     # ── containers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -236,18 +268,18 @@ class DockerHost:
 
     # ── networks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def gateway(self, network: str) -> str:
-        """Return this host's own address in a network.
+    def bridge_device(self, network: str) -> str:
+        """Return the network device of this host that carries a network of the driver ``bridge``.
 
         Raises:
-            NotFound: there is no such network, or it has none.
+            NotFound: there is no such network, or it is of another driver.
         """
         with self._mapped():
             found = self._api.inspect_network(network)
-        for each in (found.get("IPAM") or {}).get("Config") or []:
-            if each.get("Gateway"):
-                return str(each["Gateway"])
-        raise NotFound(f"The Docker network {network!r} has no address of this host.")
+        if found.get("Driver") != "bridge":
+            raise NotFound(f"The Docker network {network!r} is no bridge of this host.", hint="See docker.network.")
+        named = (found.get("Options") or {}).get("com.docker.network.bridge.name")
+        return str(named or f"br-{found['Id'][:12]}")
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -337,3 +369,21 @@ def last_probe(inspected: Mapping[str, Any]) -> str:
     """Return what a container's health check said last."""
     log = ((inspected.get("State") or {}).get("Health") or {}).get("Log") or []
     return one_line(str(log[-1].get("Output", "")))[:200] if log else ""
+
+
+def bridge_address(settings: DockerSettings) -> str:
+    """Return this host's own address in the network that engines join.
+
+    Raises:
+        Unavailable, NotAllowed: the Docker engine cannot be asked.
+        NotFound: the network is not on this host.
+    """
+    with closing(DockerHost(settings.url)) as host:
+        device = host.bridge_device(settings.network)
+    for each in psutil.net_if_addrs().get(device, ()):
+        if each.family == socket.AF_INET:
+            return str(each.address)
+    raise NotFound(
+        f"This host has no address in the Docker network {settings.network!r}.",
+        hint="Its Docker engine runs elsewhere, or without root: set docker.master_host and master.host.",
+    )

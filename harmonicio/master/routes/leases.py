@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from harmonicio.control import paths
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
 from harmonicio.master.endpoint import ADMIN_ONLY, SENDING, Call, Routes
@@ -13,7 +15,8 @@ routes = Routes("leases")
 @routes.post(paths.LEASES, SENDING, body=LeaseRequest, answer=LeaseGrant)
 def request(master: Master, call: Call) -> LeaseGrant:
     """Ask for leases on engines that the source does not hold yet, and for access to the backlog."""
-    return master.request_leases(call.body, call.identity.token if call.identity else "")
+    grant = master.request_leases(call.body, call.identity.token if call.identity else "")
+    return replace(grant, backlog=replace(grant.backlog, address=call.reaches(grant.backlog.address)))
 
 
 @routes.post(paths.LEASES_RENEW, SENDING, body=LeaseList, answer=LeaseRenewal)

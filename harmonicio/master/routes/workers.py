@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from harmonicio.control import paths
 from harmonicio.control.messages import (
@@ -32,7 +32,8 @@ class DesiredQuery:
 @routes.post(paths.WORKERS, WORKER, body=WorkerRegistration, answer=WorkerWelcome)
 def register(master: Master, call: Call) -> WorkerWelcome:
     """Introduce a worker; repeated after each restart of either side."""
-    return master.register(call.body)
+    welcome = master.register(call.body)
+    return replace(welcome, data_address=call.reaches(welcome.data_address))
 
 
 @routes.get(paths.WORKERS, LOOKING, answer=tuple[WorkerView, ...])
