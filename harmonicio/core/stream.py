@@ -96,7 +96,7 @@ class StreamDeclaration:
         ordered: Backlog only, one engine, one message at a time: larger priorities first, and within a priority in the
             order in which the master has stored the messages. A message that fails, or whose engine crashes, is tried
             again before those behind it, which wait until it is processed or a dead letter.
-        parameters: Given to the handler's setup.
+        parameters: Given by name to the keyword-only arguments of the handler and its setup.
         plugins: Engine plugins by name, each with its options (for example ``haste``).
         version: Counts the declarations of this name; set by the master.
     """

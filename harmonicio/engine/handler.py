@@ -8,11 +8,17 @@
 
 With ``setup``, something is made once per engine process, such as a loaded model, and given to each call:
 
-    @handler(setup=load_model, teardown=close_model)
-    def classify(message, model): ...
+    def load_model(*, weights: str):
+        return Model(weights)
 
-``setup`` gets the stream's parameters. With ``streaming=True`` the handler gets a
-:class:`~harmonicio.engine.streaming.StreamingMessage` and reads the payload while it arrives.
+    @handler(setup=load_model, teardown=close_model)
+    def classify(message, model, *, threshold: float = 0.5): ...
+
+Keyword-only arguments, of the handler and of its setup, are the stream's parameters; a setup with an argument by
+position gets the table of all of them there. :mod:`harmonicio.engine.parameters` has the rules.
+
+With ``streaming=True`` the handler gets a :class:`~harmonicio.engine.streaming.StreamingMessage` and reads the payload
+while it arrives.
 
 The decorator returns the function as it is, so that it can be called in a test of its own.
 """
@@ -23,7 +29,7 @@ import importlib
 import importlib.util
 import inspect
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -32,7 +38,7 @@ from typing import Any, TypeVar, overload
 from harmonicio.core.errors import ConfigurationError, InvalidInput
 
 Function = TypeVar("Function", bound=Callable[..., Any])
-Setup = Callable[[Mapping[str, Any]], Any]
+Setup = Callable[..., Any]
 Teardown = Callable[[Any], None]
 
 _MARK = "__harmonicio_handler__"
@@ -61,6 +67,11 @@ class Handler:
     is_streaming: bool
     origin: str
 
+    @property
+    def name(self) -> str:
+        """The function's own name."""
+        return str(getattr(self.function, "__name__", type(self.function).__name__))
+
 
 @overload
 def handler(function: Function, /) -> Function: ...
@@ -83,8 +94,8 @@ def handler(
     """Mark the function that handles this engine's messages.
 
     Args:
-        setup: Called once per engine process with the stream's parameters; what it returns is given to each call of
-            the handler, as the second argument.
+        setup: Called once per engine process; what it returns is given to each call of the handler, as the second
+            argument.
         teardown: Called once, with what ``setup`` returned (else with None), when the engine ends.
         streaming: The handler reads large payloads while they arrive.
     """
@@ -159,7 +170,9 @@ def _import_failed(origin: str, error: BaseException) -> ConfigurationError:
 def _check_arguments(function: Callable[..., Any], options: _Options, origin: str) -> None:
     arguments = ("message", "state") if options.setup else ("message",)
     try:
-        inspect.signature(function).bind(*arguments)
+        signature = inspect.signature(function)
+        parameters = [name for name, each in signature.parameters.items() if each.kind is each.KEYWORD_ONLY]
+        signature.bind(*arguments, **dict.fromkeys(parameters))
     except TypeError as error:
         shown = ", ".join(arguments)
         raise ConfigurationError(

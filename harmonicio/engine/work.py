@@ -16,6 +16,7 @@ from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission
 from harmonicio.engine.outputs import failure_of, outcome_of
+from harmonicio.engine.parameters import bind
 from harmonicio.engine.plugin import EnginePlugin
 
 _log = logging.getLogger(__name__)
@@ -29,11 +30,12 @@ class Work:
 
     Args:
         handler: Its setup is called here, once.
-        parameters: The stream's, for the setup.
+        parameters: The stream's, for the handler and its setup.
         plugins: The outermost first.
         deliver: For what the handler emits.
 
     Raises:
+        ConfigurationError: the parameters are not those that handler and setup take.
         Exception: whatever the user's setup raises.
     """
 
@@ -50,10 +52,11 @@ class Work:
         self._plugins = tuple(plugins)
         self._is_closed = False
         self._state: Any = None
-        call: Callable[[Any], Any] = handler.function
-        if handler.setup is not None:
-            self._state = handler.setup(parameters)
-            call = functools.partial(_call_with_state, handler.function, self._state)
+        function, setup = bind(handler, parameters)
+        call: Callable[[Any], Any] = function
+        if setup is not None:
+            self._state = setup()
+            call = functools.partial(_call_with_state, function, self._state)
         if self._plugins:
             call = functools.partial(_call_afresh, call)
         for plugin in reversed(self._plugins):

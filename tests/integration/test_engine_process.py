@@ -148,6 +148,30 @@ def test_an_engine_that_cannot_start_says_why_in_its_last_line_and_exits_3(start
     assert "mine.py" in engine.last_line
 
 
+PARAMETERS = "@handler\ndef scale(message, *, gain: float): return gain"
+
+
+def test_the_streams_parameters_reach_the_handler(start: Start) -> None:
+    with start(PARAMETERS, parameters={"gain": 2.5}).connector() as connector:
+        assert connector.outcome(connector.send()).result == 2.5
+
+
+@pytest.mark.parametrize(
+    ("parameters", "said"),
+    [
+        ({}, "is missing. It may be: float."),
+        ({"gain": "2.5"}, "cannot be '2.5'. It may be: float."),
+        ({"gain": 1, "gian": 2}, "Parameter 'gian' is unknown to the handler scale in"),
+    ],
+)
+def test_parameters_that_do_not_fit_keep_the_engine_from_starting(
+    start: Start, parameters: dict[str, Any], said: str
+) -> None:
+    engine = start(PARAMETERS, parameters=parameters)
+    assert engine.exit_code() == 3
+    assert said in engine.last_line
+
+
 def test_an_unknown_plugin_keeps_the_engine_from_starting(start: Start) -> None:
     engine = start(NOOP, plugins={"nonesuch": {}})
     assert engine.exit_code() == 3

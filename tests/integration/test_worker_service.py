@@ -114,7 +114,7 @@ def test_a_new_declaration_replaces_the_engines(
     master.want((images, 1))
     (old,) = master.wait_for_engines(1, IDLE)
     seen = len(master.reports)
-    master.want((replace(images, parameters={"k": 1}, version=2), 1))
+    master.want((replace(images, timeout_s=61.0, version=2), 1))
     master.wait_for(
         lambda: [each.stream_version for each in master.engines(IDLE)] == [2] and len(master.engines()) == 1
     )

@@ -58,6 +58,10 @@ def test_the_one_handler_of_a_file_is_loaded_with_its_options(write: Write) -> N
     assert loaded.function(3, loaded.setup({"gain": 2})) == 6
 
 
+def test_a_handler_may_take_parameters_beside_its_message(write: Write) -> None:
+    assert load(write("@handler\ndef scale(message, *, gain): return gain * message")).function(3, gain=2) == 6
+
+
 def test_a_handler_file_can_import_its_neighbours(write: Write, tmp_path: Path) -> None:
     (tmp_path / "its_neighbour_module.py").write_text("ANSWER = 42")
     loaded = load(write("from its_neighbour_module import ANSWER\n@handler\ndef tell(message): return ANSWER"))
