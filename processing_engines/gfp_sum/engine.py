@@ -7,25 +7,20 @@ section IV-B).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from harmonicio.engine import Message, handler
 from harmonicio.haste.features.images import decode
 
 
-def threshold(parameters: Mapping[str, Any]) -> float:
-    """Return the smallest green sum of an image with expression, in intensity units; the parameter ``threshold``."""
-    return float(parameters.get("threshold", 1.0))
-
-
-@handler(setup=threshold)
-def gfp_sum(message: Message, threshold: float) -> dict[str, float]:
+@handler
+def gfp_sum(message: Message, *, threshold: float = 1.0) -> dict[str, float]:
     """Return ``green_sum``, and ``has_expression``: 1 when the sum reaches the threshold, else 0.
 
     An image with colours has its green in the second channel; one without is a green channel by itself.
+
+    Args:
+        threshold: The smallest green sum of an image with expression, in intensity units.
     """
     image = decode(message.payload, message.metadata)
     green = image[:, :, 1] if image.ndim == 3 and image.shape[2] >= 3 else image

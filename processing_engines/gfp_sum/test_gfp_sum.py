@@ -44,20 +44,18 @@ def message(payload: bytes, **metadata: Any) -> Message:
 def test_it_sums_the_green_channel_and_no_other() -> None:
     image = np.zeros((4, 5, 3), np.uint16)
     image[:, :, 0], image[:, :, 1], image[:, :, 2] = 7, 60_000, 9
-    assert GFP_SUM.function(message(tiff(image)), 1.0)["green_sum"] == 20 * 60_000
+    assert GFP_SUM.function(message(tiff(image)))["green_sum"] == 20 * 60_000
 
 
 def test_an_image_without_colours_is_a_green_channel() -> None:
     pixels = np.full((6, 7), 3, np.uint8)
-    answer = GFP_SUM.function(message(pixels.tobytes(), shape=[6, 7], dtype="uint8"), 1.0)
+    answer = GFP_SUM.function(message(pixels.tobytes(), shape=[6, 7], dtype="uint8"))
     assert answer == {"green_sum": 126.0, "has_expression": 1.0}
 
 
 @pytest.mark.parametrize(("threshold", "expected"), [(125.9, 1.0), (126, 1.0), (126.1, 0.0)])
 def test_the_threshold_itself_counts_as_expression(threshold: float, expected: float) -> None:
-    assert GFP_SUM.setup is not None
-    state = GFP_SUM.setup({"threshold": threshold})
-    answer = GFP_SUM.function(message(tiff(np.full((6, 7), 3, np.uint8))), state)
+    answer = GFP_SUM.function(message(tiff(np.full((6, 7), 3, np.uint8))), threshold=threshold)
     assert answer["has_expression"] == expected
 
 
@@ -83,7 +81,7 @@ def test_exactly_the_images_with_planted_expression_are_kept(tmp_path: Path) -> 
     plugin = create(options, Context())
     for number in range(20):
         sent = Message(f"well{number}", "plates", memoryview(well(number, has_expression=number in positives)))
-        plugin.handle(sent, lambda taken: GFP_SUM.function(taken, threshold))
+        plugin.handle(sent, lambda taken: GFP_SUM.function(taken, threshold=threshold))
     plugin.close()
     assert {file.name for file in (tmp_path / "kept" / "plates").iterdir()} == {f"well{each}" for each in positives}
     assert not list(tmp_path.glob("unscored/*/*"))
@@ -95,4 +93,4 @@ def test_the_green_channels_of_a_real_plate_have_the_sums_of_their_pixels() -> N
         pytest.skip(f"there is no plate at {PLATE_ROW}")
     for file in files:
         expected = float(tifffile.imread(file).sum(dtype=np.uint64))
-        assert GFP_SUM.function(message(file.read_bytes()), 1.0)["green_sum"] == expected
+        assert GFP_SUM.function(message(file.read_bytes()))["green_sum"] == expected
