@@ -1,7 +1,7 @@
 """The processing engine: one process that runs a user's handler on the messages of one stream.
 
     handler     the decorator, and loading what it marked        loop      slots and credit: pure
-    parameters  the stream's, by the names of its arguments
+    parameters  the stream's, by the names of its arguments      description  what a handler is, without running it
     message     what a handler gets, and what it emits
     streaming   payloads that are read while they arrive         slots     the loop under its lock, with its threads
     work        one message to one outcome, plugins included     session   one connection that brings messages

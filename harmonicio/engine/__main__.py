@@ -1,18 +1,29 @@
-"""``python -m harmonicio.engine FILE.py``: an engine that finds its configuration in its container or on stdin."""
+"""``python -m harmonicio.engine FILE.py``: an engine, which finds its configuration in its container or on stdin.
+
+With ``--describe`` it runs nothing and prints what the handler is, as the labels of an image in one JSON object.
+"""
 
 from __future__ import annotations
 
 import sys
 
-from harmonicio.engine.run import run_as_configured
+from harmonicio.engine.run import EXIT_NO_CONFIGURATION, print_description, run_as_configured
+
+USAGE = """\
+usage: python -m harmonicio.engine FILE.py|package.module < configuration.json
+       python -m harmonicio.engine FILE.py|package.module --describe
+"""
 
 
 def main() -> int:
-    """Run one engine and return its exit code."""
-    if len(sys.argv) != 2:
-        sys.stderr.write("usage: python -m harmonicio.engine FILE.py|package.module < configuration.json\n")
-        return 2
-    return run_as_configured(sys.argv[1])
+    """Run or describe one engine and return the process's exit code."""
+    match sys.argv[1:]:
+        case ["--describe", file_or_module] | [file_or_module, "--describe"]:
+            return print_description(file_or_module)
+        case [file_or_module] if not file_or_module.startswith("-"):
+            return run_as_configured(file_or_module)
+    sys.stderr.write(USAGE)
+    return EXIT_NO_CONFIGURATION
 
 
 if __name__ == "__main__":

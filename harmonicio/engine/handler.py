@@ -50,6 +50,7 @@ class _Options:
     setup: Setup | None
     teardown: Teardown | None
     is_streaming: bool
+    takes: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,8 @@ class Handler:
     Attributes:
         function: Called with the message, and with what ``setup`` returned where there is a setup.
         origin: The file or module that it comes from.
+        takes: What its messages hold, in the user's words.
+        version: Of that file or module.
     """
 
     function: Callable[..., Any]
@@ -66,6 +69,8 @@ class Handler:
     teardown: Teardown | None
     is_streaming: bool
     origin: str
+    takes: str = ""
+    version: str = ""
 
     @property
     def name(self) -> str:
@@ -79,7 +84,7 @@ def handler(function: Function, /) -> Function: ...
 
 @overload
 def handler(
-    *, setup: Setup | None = None, teardown: Teardown | None = None, streaming: bool = False
+    *, setup: Setup | None = None, teardown: Teardown | None = None, streaming: bool = False, takes: str = ""
 ) -> Callable[[Function], Function]: ...
 
 
@@ -90,6 +95,7 @@ def handler(
     setup: Setup | None = None,
     teardown: Teardown | None = None,
     streaming: bool = False,
+    takes: str = "",
 ) -> Function | Callable[[Function], Function]:
     """Mark the function that handles this engine's messages.
 
@@ -98,12 +104,13 @@ def handler(
             argument.
         teardown: Called once, with what ``setup`` returned (else with None), when the engine ends.
         streaming: The handler reads large payloads while they arrive.
+        takes: What its messages hold, for those who look for an engine: ``"TIFF or PNG image"``.
     """
 
     def mark(marked: Function) -> Function:
         if not callable(marked):
             raise InvalidInput(f"@handler marks a function, not {marked!r}.", hint="Write @handler above a def.")
-        setattr(marked, _MARK, _Options(setup, teardown, streaming))
+        setattr(marked, _MARK, _Options(setup, teardown, streaming, takes))
         return marked
 
     return mark if function is None else mark(function)
@@ -132,7 +139,15 @@ def load(file_or_module: str) -> Handler:
         )
     options: _Options = getattr(functions[0], _MARK)
     _check_arguments(functions[0], options, file_or_module)
-    return Handler(functions[0], options.setup, options.teardown, options.is_streaming, file_or_module)
+    return Handler(
+        functions[0],
+        options.setup,
+        options.teardown,
+        options.is_streaming,
+        file_or_module,
+        takes=options.takes,
+        version=str(getattr(module, "__version__", "")),
+    )
 
 
 def _import_file(path: Path) -> ModuleType:

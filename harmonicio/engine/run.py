@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
@@ -20,10 +21,13 @@ from types import FrameType
 from typing import NoReturn
 
 from harmonicio.control import json_codec
+from harmonicio.control.engine_description import to_labels
 from harmonicio.control.engine_messages import CONFIGURATION_PATH, EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.printable import one_line
 from harmonicio.engine.daemon import Daemon
+from harmonicio.engine.description import describe
+from harmonicio.engine.handler import load
 
 _log = logging.getLogger(__name__)
 
@@ -59,6 +63,19 @@ def _configuration_line(path: Path) -> bytes:
             return file.readline(MAX_CONFIGURATION_BYTES)
     except FileNotFoundError:
         return sys.stdin.buffer.readline(MAX_CONFIGURATION_BYTES)
+
+
+def print_description(file_or_module: str) -> int:
+    """Print what a handler is, as labels in one JSON object; return the process's exit code."""
+    with open(os.dup(1), "w", encoding="utf-8") as output:
+        os.dup2(2, 1)  # What the handler's import prints, in C or in a child process, goes where an engine logs.
+        try:
+            labels = to_labels(describe(load(file_or_module)))
+        except HarmonicIOError as error:
+            _say(f"harmonicio engine: {error}")
+            return EXIT_CANNOT_START
+        output.write(json.dumps(labels) + "\n")
+    return 0
 
 
 def run(configuration: EngineConfiguration, file_or_module: str) -> int:
