@@ -27,7 +27,8 @@ class EngineConfiguration:
         master_url, master_data: Where the master answers; the data port takes the engine's connection for the backlog.
         control_socket: UNIX socket of the controller, in the engine's folder.
         listen_host, listen_port: Where the data port listens; port 0 takes a free one.
-        scratch_folder: For payloads above ``memory_payload_max_bytes``; unlinked files only.
+        scratch_folder: For payloads above ``memory_payload_max_bytes`` (unlinked files only), and for what the handler
+            makes for a while: it is the engine's ``TMPDIR``.
         payload_budget_bytes: Payload bytes that may be in memory at the same time.
         orphan_after_s: Without a controller for this long, the engine drains and ends.
     """

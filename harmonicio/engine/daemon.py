@@ -114,13 +114,13 @@ class Daemon:
             HarmonicIOError: the data port cannot listen, or a folder cannot be used.
         """
         self._control.start()
-        self._workshop = Workshop(self._configuration.declaration, self._load(), self._slots, self._payloads)
         try:
             os.makedirs(self._configuration.scratch_folder, exist_ok=True)
         except OSError as error:
             raise ConfigurationError(
                 f"The scratch folder {self._configuration.scratch_folder} cannot be made: {error.strerror or error}."
             ) from None
+        self._workshop = Workshop(self._configuration.declaration, self._load(), self._slots, self._payloads)
         self._board = HandlerBoard(
             Path(self._configuration.control_socket).with_name(BOARD_NAME), self._configuration.declaration.concurrency
         )

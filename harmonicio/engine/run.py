@@ -80,6 +80,8 @@ def print_description(file_or_module: str) -> int:
 
 def run(configuration: EngineConfiguration, file_or_module: str) -> int:
     """Run one engine in the main thread until it has drained; return the process's exit code."""
+    # Temporary files, of the handler and of what it starts, have their place where there is room for payloads.
+    os.environ["TMPDIR"] = os.path.abspath(configuration.scratch_folder)
     daemon = Daemon(configuration, file_or_module)
     try:
         with _signals_end(daemon):

@@ -172,6 +172,19 @@ def test_parameters_that_do_not_fit_keep_the_engine_from_starting(
     assert said in engine.last_line
 
 
+def test_temporary_files_of_the_handler_lie_on_the_scratch_volume(start: Start, tmp_path: Path) -> None:
+    code = """
+        import subprocess, tempfile
+        kept_since_its_import = tempfile.mkstemp()[1]
+        @handler
+        def tell(message):
+            return [kept_since_its_import, subprocess.check_output(["mktemp", "-u"], text=True)]
+    """
+    with start(code).connector() as connector:
+        paths = connector.outcome(connector.send()).result
+    assert [str(Path(path).parent) for path in paths] == [str(tmp_path / "scratch")] * 2
+
+
 def test_an_unknown_plugin_keeps_the_engine_from_starting(start: Start) -> None:
     engine = start(NOOP, plugins={"nonesuch": {}})
     assert engine.exit_code() == 3
