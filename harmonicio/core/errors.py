@@ -20,7 +20,8 @@
     │   ├── UndeliveredError    the connector closed with messages that are not safe; names the ids
     │   ├── OutcomeExpired      the master no longer knows the outcome
     │   └── OutcomeTimeout      the outcome did not arrive in the time given
-    └── StorageError            a store, tier or feature database failed
+    ├── StorageError            a store, tier or feature database failed
+    └── ProgramFailed           a program that handles messages could not be started, or did not end with exit code 0
 
 ``code`` is stable and meant for programs, ``hint`` says what to do next, and ``retryable`` says whether the same
 request may succeed later. Foreign exceptions are mapped to these once, at the border where they arise.
@@ -168,6 +169,11 @@ class OutcomeTimeout(DeliveryError):
 
 class StorageError(HarmonicIOError):
     code = "storage"
+    retryable = True
+
+
+class ProgramFailed(HarmonicIOError):
+    code = "program_failed"
     retryable = True
 
 

@@ -10,6 +10,7 @@
     payloads    buffers, files and the byte budget               reception HELLO and tickets
     backlog_connection, control_connection   to the master, to the controller
     daemon      joins them                                       run       the process around it
+    echo, command    handlers of our own: says what it got; runs a program, with program and scratch
 
 A handler file needs what is exported here and no more; importing it starts nothing.
 """
