@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from harmonicio.core.sizes import format_size
 from harmonicio.core.stream import StreamDeclaration
 
 app = typer.Typer(no_args_is_help=True)
+#: The handler that runs a program.
+COMMAND = "harmonicio.engine.command"
 
 
 @app.command("ls")
@@ -36,27 +40,60 @@ def list_all(
 @app.command("run")
 def run(
     context: typer.Context,
-    handler: Path = typer.Argument(help="FILE.py that holds the handler."),
+    handler: Path | None = typer.Argument(None, help="FILE.py that holds the handler."),
+    command: str | None = typer.Option(
+        None,
+        "--exec",
+        help="Instead of FILE.py: a program with its arguments, started for each message without a shell.",
+    ),
     stream: str | None = typer.Option(None, help="The stream that it handles.", callback=invocation.stream_name),
     engines: int = typer.Option(1, min=1, help="How many engines."),
 ) -> None:
-    """Run a handler as the engines of a stream, until interrupted.
+    """Run a handler, or a program of any language, as the engines of a stream, until interrupted.
 
-    The stream is declared with this handler, workers of the cluster run it, and it is scaled to none at the end.
+    The stream is declared with it, workers of the cluster run it, and it is scaled to none at the end.
+
+    A program gets the payload on its standard input, or in a file whose path stands for {input}. Its standard output is
+    the result. {metadata} stands for the path of a JSON file, {id} for the message's id.
     """
-    file = invocation.handler_file(handler)
-    if stream is None:
-        raise InvalidInput(
-            f"For which stream shall {handler} run?",
-            hint=f"Add --stream NAME; or try it without a cluster: harmonicio up {handler}",
-        )
-    declaration = StreamDeclaration(stream, handler=str(file), engines=engines).checked()
+    declaration = declaration_of(handler, command, stream, engines)
+    name = declaration.name
     with foreground.until_interrupted() as interrupted, invocation.of(context).master(invocation.CHANGING) as master:
         master.declare_stream(declaration)
-        console.say(f"Stream {stream!r} shall run {handler} with {console.count(engines, 'engine')}.")
-        readiness.follow(master, [stream], interrupted)
-        master.scale_stream(stream, 0)
-        console.say(f"Stream {stream!r} has no engines now; its messages wait in the backlog.")
+        console.say(f"Stream {name!r} shall run {handler or command} with {console.count(engines, 'engine')}.")
+        readiness.follow(master, [name], interrupted)
+        master.scale_stream(name, 0)
+        console.say(f"Stream {name!r} has no engines now; its messages wait in the backlog.")
+
+
+def declaration_of(handler: Path | None, command: str | None, stream: str | None, engines: int) -> StreamDeclaration:
+    """Return the declaration of a stream that runs a handler, or a program.
+
+    Raises:
+        InvalidInput: not exactly one of them is given, it cannot be used, or the stream has no name.
+    """
+    if handler is not None and command is None:
+        runs, parameters = str(invocation.handler_file(handler)), {}
+        or_else = f"; or try it without a cluster: harmonicio up {handler}"
+    elif command is not None and handler is None:
+        runs, parameters, or_else = COMMAND, {"command": _arguments(command)}, "."
+    else:
+        raise InvalidInput("Engines run either a handler or a program.", hint="Give FILE.py, or --exec 'program …'.")
+    if stream is None:
+        raise InvalidInput(f"For which stream shall {handler or command} run?", hint=f"Add --stream NAME{or_else}")
+    return StreamDeclaration(stream, handler=runs, engines=engines, parameters=parameters).checked()
+
+
+def _arguments(command: str) -> list[str]:
+    """Return the texts of a command; the path of its program is that from here, because engines run elsewhere."""
+    try:
+        arguments = shlex.split(command)
+    except ValueError as error:
+        raise InvalidInput(f"--exec {command!r} cannot be read: {error}.", hint="Close every quote.") from None
+    if not arguments:
+        raise InvalidInput("--exec names no program.", hint="Write it like --exec 'program --in {input}'.")
+    program, *others = arguments
+    return [os.path.abspath(program) if "/" in program else program, *others]
 
 
 def show(engines: Sequence[EngineView]) -> None:

@@ -1,4 +1,4 @@
-"""The handler that runs a program of any language for each message.
+"""The handler that runs a program of any language for each message: ``harmonicio engine run --exec``.
 
     [streams.cells]
     handler = "harmonicio.engine.command"
