@@ -67,25 +67,32 @@ format: install ## put the code into the house's format
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo
-demo: install ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=process
+demo: install $(if $(filter docker,$(RUNTIME)),images) ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=docker
 	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)")
 
 # ── container images ─────────────────────────────────────────────────────────────────────────────────────────────────
 
-WHEELS := build/images/wheels
+# What the images begin with: any image that has Python 3.11 and its module venv.
+BASE_IMAGE ?= python:3.11-slim
+CONTEXT    := build/images
 IMAGE_PLATFORMS := $(foreach each,manylinux_2_28 manylinux_2_27 manylinux_2_17 manylinux2014,--platform $(each)_$(shell uname -m)) --platform any
 
 # What the images install, for the Python in them, whatever Python runs here.
-$(WHEELS)/.made: $(IMAGE_LOCK) pyproject.toml $(STAMP) $(shell find harmonicio -name '*.py')
-	rm -rf $(WHEELS)
+$(CONTEXT)/requirements.lock: $(IMAGE_LOCK) | $(STAMP)
+	rm -rf $(CONTEXT)/wheels
 	$(BIN)/python -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --only-binary=:all: \
 		--python-version 3.11 --implementation cp --abi cp311 --abi abi3 --abi none $(IMAGE_PLATFORMS) \
-		-r $(IMAGE_LOCK) -d $(WHEELS)
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(WHEELS)
+		-r $(IMAGE_LOCK) -d $(CONTEXT)/wheels
+	cp $(IMAGE_LOCK) $@
+
+$(CONTEXT)/own/.made: pyproject.toml README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
+	rm -rf $(CONTEXT)/own
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
 	touch $@
 
-.PHONY: wheels
-wheels: $(WHEELS)/.made ## fetch and build what the container images install
+.PHONY: images
+images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## build all container images; BASE_IMAGE=one with Python 3.11
+	$(BIN)/python deploy/docker/build_images.py --from $(BASE_IMAGE) $(CONTEXT)
 
 # ── tidying ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -39,6 +39,7 @@ COMMANDS = (
     Command("stream", "Declare, list, scale and remove streams.", is_noun=True),
     Command("worker", "Run this host's controller, and list the hosts that run engines.", is_noun=True),
     Command("engine", "Run and list processing engines.", is_noun=True),
+    Command("image", "Build, check and list images of engines.", is_noun=True),
     Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
     Command("haste", "Look after what HASTE keeps.", is_noun=True),

@@ -12,7 +12,7 @@ import shutil
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -24,7 +24,8 @@ from scipy.stats import spearmanr
 from harmonicio.cli import console, invocation, logs
 from harmonicio.cli.demo_images import DemoImage, own_images, shipped_images
 from harmonicio.cli.local_cluster import LocalCluster
-from harmonicio.core.errors import HarmonicIOError, InvalidInput
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotFound
+from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.calibration import MIN_SAMPLE, calibrate
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
@@ -76,6 +77,9 @@ def run(
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # What it cannot read is named with a reason of ours.
     if not handler.is_file():
         raise InvalidInput(f"There is no handler {handler}.", hint="Run this in the repository, or give --handler.")
+    docker = invocation.of(context).settings().docker
+    if runtime == "docker":
+        _check_image(docker, image)
     console.say("Reading the images …")
     chosen = _alternating(own_images(images) if images is not None else shipped_images(shipped))
     folder = output.resolve()
@@ -87,7 +91,7 @@ def run(
         folder / "scratch",
         max_engines=ENGINES,
         runtime=runtime,
-        docker=invocation.of(context).settings().docker,
+        docker=docker,
     )
     with output_folder(folder) as has_started, LocalCluster(folder, worker=worker) as cluster:
         for declaration in declarations:
@@ -110,6 +114,17 @@ def run(
     console.say(f"Report: {files.page.resolve()}")
     if verdict.lost or max(correlations.values(), default=-1.0) > MAX_CORRELATION:
         raise typer.Exit(1)
+
+
+def _check_image(settings: DockerSettings, name: str) -> None:
+    """Raise InvalidInput when this machine does not have the image, which nobody else has either."""
+    from harmonicio.worker.docker_host import DockerHost  # Who needs no containers needs no such package.
+
+    with closing(DockerHost(settings.url)) as host:
+        try:
+            host.image(name)
+        except NotFound:
+            raise InvalidInput(f"There is no image {name} on this machine.", hint="Build it: make images") from None
 
 
 def _alternating(images: Iterable[DemoImage]) -> list[DemoImage]:

@@ -29,6 +29,16 @@ DATA_PORT = 8712
 SCRATCH_INSIDE = "/scratch"
 LABEL_WORKER, LABEL_ENGINE, LABEL_STREAM = "io.harmonicio.worker", "io.harmonicio.engine", "io.harmonicio.stream"
 MAX_LOG_BYTES = 10_000_000
+#: What engines of a worker that is root run as, when nobody says otherwise: an ordinary user whom no host knows.
+ORDINARY_USER = (10001, 10001)
+
+_BARRED: Mapping[str, Any] = {
+    "ReadonlyRootfs": True,
+    "CapDrop": ["ALL"],
+    "SecurityOpt": ["no-new-privileges"],
+    "RestartPolicy": {"Name": "no"},
+    "LogConfig": {"Type": "json-file", "Config": {"max-size": str(MAX_LOG_BYTES), "max-file": "2"}},
+}
 
 _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _HOST_NETWORK = "host"
@@ -164,13 +174,25 @@ def _environment(limits: ContainerLimits) -> list[str]:
     ]
 
 
+def confined(memory_bytes: int) -> dict[str, Any]:
+    """Return what every container of ours has, also one that only looks at an image: nothing, and no network."""
+    return {
+        "User": f"{ORDINARY_USER[0]}:{ORDINARY_USER[1]}",
+        "HostConfig": {
+            **_BARRED,
+            "NetworkMode": "none",
+            "Memory": memory_bytes,
+            "MemorySwap": memory_bytes,
+            "PidsLimit": DockerSettings().pids,
+        },
+    }
+
+
 def _confinement(needs: ContainerNeeds, site: ContainerSite) -> dict[str, Any]:
     return {
+        **_BARRED,
         "Mounts": _mounts(site),
-        "ReadonlyRootfs": True,
-        "CapDrop": ["ALL"],
         "CapAdd": list(needs.capabilities),
-        "SecurityOpt": ["no-new-privileges"],
         "Privileged": needs.privileged,
         "PidMode": _HOST_NETWORK if "pid" in needs.namespaces else "",
         "IpcMode": _HOST_NETWORK if "ipc" in needs.namespaces else "private",
@@ -181,8 +203,6 @@ def _confinement(needs: ContainerNeeds, site: ContainerSite) -> dict[str, Any]:
         "Memory": site.limits.memory_bytes,
         "MemorySwap": site.limits.memory_bytes,
         "PidsLimit": site.limits.pids,
-        "RestartPolicy": {"Name": "no"},
-        "LogConfig": {"Type": "json-file", "Config": {"max-size": str(MAX_LOG_BYTES), "max-file": "2"}},
     }
 
 

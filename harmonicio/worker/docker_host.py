@@ -67,6 +67,7 @@ class BuildOrder:
 
     Attributes:
         folder: What the Dockerfile can copy; what its ``.dockerignore`` names is left out.
+        tag: The image's name; empty: it gets none.
         dockerfile: Where that is, when not in the folder.
         target: Which stage of it; empty takes the last.
         arguments: Of the Dockerfile (``ARG``).
@@ -197,7 +198,7 @@ class DockerHost:
             for line in self._api.build(
                 path=str(order.folder),
                 dockerfile=str(order.dockerfile) if order.dockerfile else None,
-                tag=order.tag,
+                tag=order.tag or None,
                 target=order.target or None,
                 buildargs=dict(order.arguments),
                 labels=dict(order.labels),
@@ -212,6 +213,16 @@ class DockerHost:
                     on_line(text)
                 image_id = (line.get("aux") or {}).get("ID", image_id)
         return image_id
+
+    def remove_image(self, name: str) -> None:
+        """Remove an image, unless something else is made of it."""
+        with suppress(NotFound, InvalidInput), self._mapped():
+            self._api.remove_image(name)
+
+    def command_of(self, name: str) -> list[str]:
+        """Return the arguments that an image gives its entry point."""
+        with self._mapped():
+            return list(self._api.inspect_image(name)["Config"].get("Cmd") or [])
 
     # ── containers ───────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -255,6 +266,13 @@ class DockerHost:
         with self._mapped():
             return tuple(self._api.containers(all=True, filters={"label": wanted}))
 
+    def output(self, container: str) -> tuple[bytes, bytes]:
+        """Return what a container wrote to its standard output, and to its standard error."""
+        with self._mapped():
+            said: bytes = self._api.logs(container, stdout=True, stderr=False)
+            complaint: bytes = self._api.logs(container, stdout=False, stderr=True)
+        return said, complaint
+
     def logs(self, container: str, last_lines: int) -> bytes:
         with self._mapped():
             text: bytes = self._api.logs(container, stdout=True, stderr=True, tail=last_lines)
@@ -294,14 +312,14 @@ class DockerHost:
             raise self._of_silence(error) from error
 
     def _of_silence(self, error: Exception) -> HarmonicIOError:
-        said = str(error)
-        if "PermissionError" in said:
+        cause = _root_of(error)
+        if isinstance(cause, PermissionError):
             return NotAllowed(
                 f"This user may not use the Docker engine at {self.url}.",
                 hint="Its administrator can add the user to the group docker.",
             )
         return Unavailable(
-            f"The Docker engine at {self.url} does not answer ({one_line(said)[:200]}).",
+            f"The Docker engine at {self.url} does not answer ({one_line(getattr(cause, 'strerror', None) or str(cause))[:200]}).",
             hint="Start it, or say where it is: docker.url.",
         )
 
@@ -342,6 +360,14 @@ class PullProgress:
             return "being pulled"
         current = sum(each for each, _ in self._layers.values())
         return f"being pulled: {current / 1e6:.0f} of {total / 1e6:.0f} MB"
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """Return what the network said, which libraries wrap in errors of their own."""
+    for inner in (*error.args, error.__cause__, error.__context__):
+        if isinstance(inner, BaseException):
+            return _root_of(inner)
+    return error
 
 
 def _image(found: Mapping[str, Any]) -> Image:

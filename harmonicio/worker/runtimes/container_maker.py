@@ -15,6 +15,7 @@ from harmonicio.core.errors import ConfigurationError, InvalidInput
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.container_plan import (
+    ORDINARY_USER,
     ContainerLimits,
     ContainerSite,
     container_plan,
@@ -30,9 +31,6 @@ from harmonicio.worker.image_shelf import ImageShelf
 from harmonicio.worker.permits import check_image, check_needs
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.runtimes.mark import write_mark
-
-#: What engines of a worker that is root run as, when nobody says otherwise: an ordinary user whom no host knows.
-ORDINARY_USER = (10001, 10001)
 
 
 @dataclass(frozen=True, slots=True)

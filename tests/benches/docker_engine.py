@@ -1,0 +1,140 @@
+"""A real Docker engine for tests: the one that answers, else Debian's own, installed and started here.
+
+No image registry is needed: the base of all images is made of Debian packages, and what goes into them of wheels.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from pathlib import Path
+from typing import Self
+
+from harmonicio.core.errors import HarmonicIOError
+from harmonicio.testing.waiting import wait_until
+from harmonicio.worker.docker_host import DockerHost
+
+#: What images are made from here, in place of ``python:3.11-slim``.
+BASE_IMAGE = "harmonicio-test/python"
+SUITE = "bookworm"  # Its Python is the one for which our images' wheels are.
+_INSTALL_S, _START_S, _STOP_S = 300.0, 60.0, 30.0
+#: Nothing of these is needed to run Python, and images are copied around.
+_BALLAST = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
+
+
+def answering_engine() -> str:
+    """Return the URL of the Docker engine that this machine has; empty when none answers."""
+    try:
+        host = DockerHost()
+        try:
+            host.check()
+        finally:
+            host.close()
+    except HarmonicIOError:
+        return ""
+    return host.url
+
+
+def obstacle() -> str:
+    """Return why no Docker engine of our own can be started here; empty when one can."""
+    if os.geteuid() != 0:
+        return "no Docker engine answers, and only root can start one"
+    if shutil.which("dockerd") is None and shutil.which("apt-get") is None:
+        return "no Docker engine answers, and there is no apt-get to install one"
+    return ""
+
+
+def install(*packages: str) -> None:
+    """Install Debian packages."""
+    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
+    for command in (["apt-get", "update", "-qq"], install):
+        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_INSTALL_S)
+
+
+class DockerEngine:
+    """Debian's Docker engine with a data root and a socket of its own; started and ended here.
+
+    Args:
+        folder: Everything that it keeps; images stay for the next time.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        # The path of a UNIX socket is short.
+        self.url = f"unix:///run/harmonicio-test-{os.getpid()}.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        if shutil.which("dockerd") is None:
+            install("docker.io")
+        self._folder.mkdir(parents=True, exist_ok=True)
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start it and wait until it answers."""
+        state = Path(f"/run/harmonicio-test-{os.getpid()}")
+        arguments = ["--data-root", self._folder / "data", "--exec-root", state, "--pidfile", f"{state}.pid"]
+        with open(self._folder / "dockerd.log", "ab") as log:
+            self._process = subprocess.Popen(
+                ["dockerd", "--host", self.url, *map(str, arguments)], stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(self._answers, _START_S, what=f"the Docker engine (see {self._folder / 'dockerd.log'})")
+
+    def stop(self, how: int = signal.SIGTERM) -> None:
+        """End it; with SIGKILL, its containers' processes live on."""
+        assert self._process is not None
+        self._process.send_signal(how)
+        self._process.wait(_STOP_S)
+
+    def _answers(self) -> bool:
+        assert self._process is not None
+        assert self._process.poll() is None, f"dockerd has ended: {self._folder / 'dockerd.log'}"
+        host = DockerHost(self.url)
+        try:
+            host.check()
+        except HarmonicIOError:
+            return False
+        finally:
+            host.close()
+        return True
+
+
+def make_base_image(url: str, folder: Path) -> None:
+    """Make the base image of Debian packages, unless it is there."""
+    if _has_image(url, BASE_IMAGE):
+        return
+    if shutil.which("debootstrap") is None:
+        install("debootstrap")
+    root = folder / "root"
+    shutil.rmtree(root, ignore_errors=True)
+    packages = "--include=python3,python3-venv,ca-certificates"
+    subprocess.run(
+        ["debootstrap", "--variant=minbase", packages, SUITE, str(root)],
+        check=True,
+        capture_output=True,
+        timeout=_INSTALL_S,
+    )
+    for path in _BALLAST:
+        shutil.rmtree(root / path, ignore_errors=True)
+    with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
+        command = ["docker", "--host", url, "import", "-", BASE_IMAGE]
+        subprocess.run(command, stdin=tar.stdout, check=True, capture_output=True, timeout=_INSTALL_S)
+    shutil.rmtree(root)
+
+
+def _has_image(url: str, name: str) -> bool:
+    host = DockerHost(url)
+    try:
+        host.image(name)
+    except HarmonicIOError:
+        return False
+    finally:
+        host.close()
+    return True
