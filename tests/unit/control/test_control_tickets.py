@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import re
+from pathlib import Path
 
 import pytest
 
-from harmonicio.control import tickets
+from harmonicio.control import json_codec, tickets
 from harmonicio.core.errors import NotAllowed
 from harmonicio.core.lease import WALL_CLOCK_TOLERANCE_S, Claims, TicketKind
 
@@ -82,3 +85,11 @@ def test_an_engines_bearer_token_names_worker_engine_and_ticket() -> None:
     ticket = tickets.sign(KEY, CLAIMS)
     assert tickets.split_engine_bearer(tickets.engine_bearer("w1", "e1", ticket)) == ("w1", "e1", ticket)
     assert tickets.split_engine_bearer("hio_admin_abc") is None
+
+
+def test_the_ticket_that_the_protocol_page_shows_proves_the_claims_below_it(repository: Path) -> None:
+    page = (repository / "docs" / "protocol.md").read_text()
+    shown = re.search(r"^```\n(?P<ticket>\.\S+)\n(?P<claims>\{.*\})\n```$", page, re.MULTILINE)
+    assert shown is not None
+    claims = tickets.verify(bytes(range(32)).hex(), shown["ticket"], TicketKind.LEASE, wall_s=1_750_000_030.0)
+    assert json_codec.as_plain(claims) == json.loads(shown["claims"])
