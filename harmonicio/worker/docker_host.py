@@ -24,7 +24,7 @@ import requests
 from docker import auth, errors, utils
 from docker.types.daemon import CancellableStream
 
-from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
+from harmonicio.core.errors import ConfigurationError, HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
 from harmonicio.core.printable import one_line
 from harmonicio.core.settings import DockerSettings
 
@@ -106,10 +106,12 @@ class DockerHost:
         self.url = url or os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
         options = utils.kwargs_from_env()
         options["base_url"] = self.url
-        with self._mapped():
+        try:
             self._api = docker.APIClient(
                 version=API_VERSION, timeout=int(ANSWER_WITHIN_S), max_pool_size=MAX_CONNECTIONS, **options
             )
+        except (errors.DockerException, ValueError) as error:
+            raise ConfigurationError(f"docker.url is {self.url[:200]!r}: {error}.") from error
 
     def __repr__(self) -> str:
         return f"<DockerHost {self.url}>"
@@ -303,6 +305,7 @@ class DockerHost:
     def _mapped(self) -> Iterator[None]:
         """Map what the library raises, once, here."""
         try:
+            self._knock()
             yield
         except HarmonicIOError:
             raise
@@ -311,6 +314,13 @@ class DockerHost:
         except (errors.DockerException, requests.RequestException, OSError, ValueError) as error:
             raise self._of_silence(error) from error
 
+    def _knock(self) -> None:
+        """See whether anybody listens: the library leaves its socket open when nobody does."""
+        if self.socket_path:
+            with socket.socket(socket.AF_UNIX) as probe:
+                probe.settimeout(ANSWER_WITHIN_S)
+                probe.connect(self.socket_path)
+
     def _of_silence(self, error: Exception) -> HarmonicIOError:
         cause = _root_of(error)
         if isinstance(cause, PermissionError):
@@ -318,8 +328,9 @@ class DockerHost:
                 f"This user may not use the Docker engine at {self.url}.",
                 hint="Its administrator can add the user to the group docker.",
             )
+        said = one_line(getattr(cause, "strerror", None) or str(cause))[:200]
         return Unavailable(
-            f"The Docker engine at {self.url} does not answer ({one_line(getattr(cause, 'strerror', None) or str(cause))[:200]}).",
+            f"The Docker engine at {self.url} does not answer ({said}).",
             hint="Start it, or say where it is: docker.url.",
         )
 

@@ -9,12 +9,16 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Self
 
-from harmonicio.core.errors import HarmonicIOError
+import docker
+
+from harmonicio.core.errors import HarmonicIOError, NotFound
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.docker_host import BuildOrder, DockerHost
 
 #: What images are made from here, in place of ``python:3.11-slim``.
 BASE_IMAGE = "harmonicio-test/python"
@@ -26,15 +30,8 @@ _BALLAST = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt
 
 def answering_engine() -> str:
     """Return the URL of the Docker engine that this machine has; empty when none answers."""
-    try:
-        host = DockerHost()
-        try:
-            host.check()
-        finally:
-            host.close()
-    except HarmonicIOError:
-        return ""
-    return host.url
+    with closing(DockerHost()) as host:
+        return host.url if _answers(host.url) else ""
 
 
 def obstacle() -> str:
@@ -85,7 +82,7 @@ class DockerEngine:
             self._process = subprocess.Popen(
                 ["dockerd", "--host", self.url, *map(str, arguments)], stdout=log, stderr=log, start_new_session=True
             )
-        wait_until(self._answers, _START_S, what=f"the Docker engine (see {self._folder / 'dockerd.log'})")
+        wait_until(self._is_up, _START_S, what=f"the Docker engine (see {self._folder / 'dockerd.log'})")
 
     def stop(self, how: int = signal.SIGTERM) -> None:
         """End it; with SIGKILL, its containers' processes live on."""
@@ -93,17 +90,19 @@ class DockerEngine:
         self._process.send_signal(how)
         self._process.wait(_STOP_S)
 
-    def _answers(self) -> bool:
+    def _is_up(self) -> bool:
         assert self._process is not None
         assert self._process.poll() is None, f"dockerd has ended: {self._folder / 'dockerd.log'}"
-        host = DockerHost(self.url)
+        return _answers(self.url)
+
+
+def _answers(url: str) -> bool:
+    with closing(DockerHost(url)) as host:
         try:
             host.check()
         except HarmonicIOError:
             return False
-        finally:
-            host.close()
-        return True
+    return True
 
 
 def make_base_image(url: str, folder: Path) -> None:
@@ -123,18 +122,34 @@ def make_base_image(url: str, folder: Path) -> None:
     )
     for path in _BALLAST:
         shutil.rmtree(root / path, ignore_errors=True)
-    with subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar:
-        command = ["docker", "--host", url, "import", "-", BASE_IMAGE]
-        subprocess.run(command, stdin=tar.stdout, check=True, capture_output=True, timeout=_INSTALL_S)
+    with (
+        closing(docker.APIClient(base_url=url, timeout=int(_INSTALL_S))) as api,
+        subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar,
+    ):
+        assert tar.stdout is not None
+        api.import_image_from_data(tar.stdout, repository=BASE_IMAGE)
     shutil.rmtree(root)
 
 
 def _has_image(url: str, name: str) -> bool:
-    host = DockerHost(url)
-    try:
-        host.image(name)
-    except HarmonicIOError:
-        return False
-    finally:
-        host.close()
+    with closing(DockerHost(url)) as host:
+        try:
+            host.image(name)
+        except NotFound:
+            return False
     return True
+
+
+def build(
+    host: DockerHost, folder: Path, base_image: str, name: str, lines: str, files: Mapping[str, str] | None = None
+) -> str:
+    """Build an image of some files and lines of a Dockerfile, and return its name."""
+    context = folder / f"context-{name}"
+    context.mkdir(exist_ok=True)
+    for file, text in (files or {}).items():
+        (context / file).write_text(text)
+    copy = "COPY . /\n" if files else ""
+    (context / "Dockerfile").write_text(f"FROM {base_image}\n{copy}{lines}\n")
+    tag = f"harmonicio-test/{name}:latest"
+    host.build(BuildOrder(context, tag, network="none"), lambda line: None)
+    return tag
