@@ -140,16 +140,13 @@ def _has_image(url: str, name: str) -> bool:
     return True
 
 
-def build(
-    host: DockerHost, folder: Path, base_image: str, name: str, lines: str, files: Mapping[str, str] | None = None
-) -> str:
+def build(host: DockerHost, folder: Path, base: str, name: str, lines: str, files: Mapping[str, str]) -> str:
     """Build an image of some files and lines of a Dockerfile, and return its name."""
     context = folder / f"context-{name}"
     context.mkdir(exist_ok=True)
-    for file, text in (files or {}).items():
+    for file, text in files.items():
         (context / file).write_text(text)
-    copy = "COPY . /\n" if files else ""
-    (context / "Dockerfile").write_text(f"FROM {base_image}\n{copy}{lines}\n")
+    (context / "Dockerfile").write_text(f"FROM {base}\n{lines}\n")
     tag = f"harmonicio-test/{name}:latest"
     host.build(BuildOrder(context, tag, network="none"), lambda line: None)
     return tag

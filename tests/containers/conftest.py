@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -115,5 +115,9 @@ def connect(cluster: LocalCluster) -> Callable[..., StreamConnector]:
 
 @pytest.fixture
 def build_image(docker_host: DockerHost, base_image: str, tmp_path: Path) -> Callable[..., str]:
-    """Build an image of files and lines of a Dockerfile: ``build_image("name", "CMD …", {"x.py": "…"})``."""
-    return lambda name, lines, files=None: docker_engine.build(docker_host, tmp_path, base_image, name, lines, files)
+    """Build an image of lines of a Dockerfile and files: ``build_image("name", "COPY x.py /", {"x.py": "…"})``."""
+
+    def build(name: str, lines: str, files: Mapping[str, str] | None = None, *, base: str = base_image) -> str:
+        return docker_engine.build(docker_host, tmp_path, base, name, lines, files or {})
+
+    return build

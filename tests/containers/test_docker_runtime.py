@@ -36,6 +36,6 @@ class TestDockerRuntime(RuntimeSuite):
         return DockerRuntime(replace(context, docker=self.settings))
 
     def declaration(self, behaviour: Behaviour) -> StreamDeclaration:
-        command = f'CMD ["python3", "-I", "-S", "/stand_in.py", "{behaviour}"]'
+        command = f'COPY stand_in.py /\nCMD ["python3", "-I", "-S", "/stand_in.py", "{behaviour}"]'
         image = self.build_image(behaviour.replace("_", "-"), command, {"stand_in.py": STAND_IN})
         return StreamDeclaration("images", image=image, version=1)

@@ -395,5 +395,5 @@ def _cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) 
             "TimedOut", f"Its handler was stopped for taking too long; {entry.attempts} attempts are used up."
         )
     if entry.crashes >= policy.max_crashes:
-        return failure or Failure("EngineCrashed", f"{entry.crashes} engines crashed while they handled it.")
+        return failure or Failure("EngineCrashed", f"Engines that crashed while they handled it: {entry.crashes}.")
     return None
