@@ -90,6 +90,12 @@ class DockerEvent:
     action: str
     labels: Mapping[str, str]
 
+    @property
+    def exit_code(self) -> int | None:
+        """Of a container that died."""
+        code = self.labels.get("exitCode", "")
+        return int(code) if code.isdecimal() else None
+
     @classmethod
     def of(cls, raw: Mapping[str, Any]) -> DockerEvent:
         return cls(str(raw.get("Action") or ""), (raw.get("Actor") or {}).get("Attributes") or {})

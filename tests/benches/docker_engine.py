@@ -62,6 +62,7 @@ class DockerEngine:
         self._folder = folder
         # The path of a UNIX socket is short.
         self.url = f"unix:///run/harmonicio-test-{os.getpid()}.sock"
+        self._state = Path(f"/run/harmonicio-test-{os.getpid()}")
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
@@ -73,11 +74,22 @@ class DockerEngine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
+        for namespace in (self._state / "netns").glob("*"):  # Of containers that died with a Docker engine.
+            subprocess.run(["umount", str(namespace)], check=False, capture_output=True)
+        shutil.rmtree(self._state, ignore_errors=True)
+        for left in self._state.parent.glob(f"{self._state.name}.*"):
+            left.unlink(missing_ok=True)
 
     def start(self) -> None:
         """Start it and wait until it answers."""
-        state = Path(f"/run/harmonicio-test-{os.getpid()}")
-        arguments = ["--data-root", self._folder / "data", "--exec-root", state, "--pidfile", f"{state}.pid"]
+        arguments = [
+            "--data-root",
+            self._folder / "data",
+            "--exec-root",
+            self._state,
+            "--pidfile",
+            f"{self._state}.pid",
+        ]
         with open(self._folder / "dockerd.log", "ab") as log:
             self._process = subprocess.Popen(
                 ["dockerd", "--host", self.url, *map(str, arguments)], stdout=log, stderr=log, start_new_session=True
@@ -89,6 +101,8 @@ class DockerEngine:
         assert self._process is not None
         self._process.send_signal(how)
         self._process.wait(_STOP_S)
+        # What it has started dies with it; where nobody waits for such processes, the next one takes them for alive.
+        (self._state / "containerd" / "containerd.pid").unlink(missing_ok=True)
 
     def _is_up(self) -> bool:
         assert self._process is not None

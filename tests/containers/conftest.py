@@ -6,6 +6,7 @@ import os
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -119,5 +120,16 @@ def build_image(docker_host: DockerHost, base_image: str, tmp_path: Path) -> Cal
 
     def build(name: str, lines: str, files: Mapping[str, str] | None = None, *, base: str = base_image) -> str:
         return docker_engine.build(docker_host, tmp_path, base, name, lines, files or {})
+
+    return build
+
+
+@pytest.fixture
+def engine_image(images: None, build_image: Callable[..., str]) -> Callable[[str, str], str]:
+    """Build the image of an engine: ``engine_image("name", "…the code of engine.py…")``."""
+
+    def build(name: str, code: str) -> str:
+        files = {"engine.py": dedent(code)}
+        return build_image(name, "COPY engine.py /engine/", files, base="harmonicio/engine-base")
 
     return build

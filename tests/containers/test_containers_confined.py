@@ -49,14 +49,14 @@ def probe(message, *, folder: str = ""):
 
 
 @pytest.fixture
-def probe_image(images: None, build_image: Callable[..., str]) -> str:
-    return build_image("probe", "COPY probe.py /engine/engine.py", {"probe.py": PROBE}, base="harmonicio/engine-base")
+def probe_image(engine_image: Callable[[str, str], str]) -> str:
+    return engine_image("probe", PROBE)
 
 
 @pytest.fixture
-def size_image(images: None, build_image: Callable[..., str]) -> str:
+def size_image(engine_image: Callable[[str, str], str]) -> str:
     code = "from harmonicio.engine import handler\n@handler\ndef size(m):\n    return {'size_bytes': len(m.payload)}\n"
-    return build_image("size", "COPY size.py /engine/engine.py", {"size.py": code}, base="harmonicio/engine-base")
+    return engine_image("size", code)
 
 
 def test_a_live_engine_has_no_more_than_the_design_gives_it(
@@ -124,10 +124,10 @@ def test_an_engine_can_change_nothing_but_its_scratch_space_and_become_nobody_el
 
 
 def test_an_engine_that_needs_more_memory_than_it_may_have_ends_with_that_reason(
-    cluster: LocalCluster, connect: Callable[..., StreamConnector], images: None, build_image: Callable[..., str]
+    cluster: LocalCluster, connect: Callable[..., StreamConnector], engine_image: Callable[[str, str], str]
 ) -> None:
     code = "from harmonicio.engine import handler\n@handler\ndef eat(message):\n    return len(bytearray(2**30))\n"
-    image = build_image("eater", "COPY eater.py /engine/engine.py", {"eater.py": code}, base="harmonicio/engine-base")
+    image = engine_image("eater", code)
     needs = ContainerNeeds(memory_bytes=GIB // 4)
     cluster.declare(StreamDeclaration("eater", image=image, container=needs, max_crashes=1))
     cluster.wait_for_engines("eater", 1)

@@ -90,6 +90,7 @@ class DockerRuntime(Runtime):
         self._lock = threading.Lock()
         self._containers: dict[str, _Container] = {}
         self._removals: dict[str, Future[None]] = {}
+        self._left: list[_Container] = []
         self._is_closed = False
         self._host = DockerHost(context.docker.url)
         try:
@@ -226,13 +227,17 @@ class DockerRuntime(Runtime):
     def _archive_and_remove(self, container: _Container) -> None:
         try:
             self._archive.keep(container.engine, self._log_of(container, MAX_KEPT_LOG_BYTES))
-        except (HarmonicIOError, OSError) as error:
-            _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
-        try:
             self._remove(container)
-        finally:
+        except Unavailable as error:
+            _log.debug("What is left of engine %s stays for the moment: %s", container.engine, error)
             with self._lock:
-                self._removals.pop(container.engine, None)
+                self._left.append(container)
+            return
+        except OSError as error:
+            _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
+            self._remove(container)
+        with self._lock:
+            self._removals.pop(container.engine, None)
 
     def _remove(self, container: _Container) -> None:
         if container.id:
@@ -248,41 +253,44 @@ class DockerRuntime(Runtime):
         if container is None:
             return
         if event.action == "die":
-            self._end(container)
+            self._end(container, event.exit_code)
         elif event.action == "health_status: unhealthy":
             self._order(self._tell_unwell, container)
 
     def _look_at_all(self) -> None:
-        """Find the ends of which nothing was heard, because the Docker engine was away or nobody listened."""
+        """Catch up with what happened while the Docker engine was away, or nobody listened."""
         with self._lock:
-            known = [each for each in self._containers.values() if each.id and not each.has_ended]
+            known = [each for each in self._containers.values() if each.is_started and not each.has_ended]
+            left, self._left = self._left, []
         running = {each["Id"] for each in self._host.containers(self._labels) if each["State"] == "running"}
         for container in known:
-            if container.is_started and container.id not in running:
+            if container.id not in running:
                 self._end(container)
+        for container in left:
+            self._order(self._archive_and_remove, container)
 
-    def _end(self, container: _Container) -> None:
+    def _end(self, container: _Container, exit_code: int | None = None) -> None:
         """Its process is gone: say so once, and not before it was said to have started."""
         with self._lock:
             container.has_ended = True
             if not container.is_started or container.is_end_told:
                 return
             container.is_end_told = True
-        self._order(self._tell_end, container)
+        self._order(self._tell_end, container, exit_code)
 
-    def _tell_end(self, container: _Container) -> None:
-        exit_code, text = None, "Its container is gone."
+    def _tell_end(self, container: _Container, exit_code: int | None) -> None:
+        """Tell an end, also when the Docker engine is away and cannot be asked for more."""
         try:
             state = self._host.inspect(container.id)["State"]
-            exit_code = _signed(int(state["ExitCode"]))
-            text = self._last_words(container)
+            exit_code, text = int(state["ExitCode"]), self._last_words(container)
             if state.get("OOMKilled"):
                 limit = format_size(self._maker.limits(container.mark.declaration).memory_bytes)
                 text = f"It needed more than its {limit} of memory. {text}".rstrip()
+        except NotFound:
+            text = "Its container is gone."
         except HarmonicIOError as error:
-            if not isinstance(error, NotFound):
-                text = str(error)
-        self._context.tell(EngineExited(container.engine, exit_code, text))
+            text = error.text
+        self._context.tell(EngineExited(container.engine, _signed(exit_code), text))
 
     def _tell_unwell(self, container: _Container) -> None:
         probe = last_probe(self._host.inspect(container.id))
@@ -337,9 +345,10 @@ def _is_running(inspected: Mapping[str, Any]) -> bool:
     return bool(inspected["State"]["Running"])
 
 
-def _signed(exit_code: int) -> int:
+def _signed(exit_code: int | None) -> int | None:
     """Return an exit code as of a process: negative for a signal."""
-    return _KILLED_BY_SIGNAL - exit_code if exit_code > _KILLED_BY_SIGNAL else exit_code
+    is_signal = exit_code is not None and exit_code > _KILLED_BY_SIGNAL
+    return _KILLED_BY_SIGNAL - exit_code if is_signal and exit_code is not None else exit_code
 
 
 def _log_failure(done: Future[None]) -> None:

@@ -1,0 +1,77 @@
+"""Master and worker of a cluster as a user starts them: commands, which can be killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harmonicio.control.client import MasterClient
+from harmonicio.core.errors import HarmonicIOError
+
+#: A worker gives its engines 30 s to drain, and has to tell its master.
+STOP_WITHIN_S = 45
+
+
+class Roles:
+    """Master and worker as processes of their own, on ports that stay the same over a restart.
+
+    Args:
+        settings: Others, by the names of their variables without ``HARMONICIO_``.
+    """
+
+    def __init__(self, home: Path, port: int, data_port: int, **settings: str) -> None:
+        self.url = f"http://127.0.0.1:{port}"
+        self._environ = {
+            **os.environ,
+            "HARMONICIO_HOME": str(home),
+            "HARMONICIO_MASTER_URL": self.url,
+            "HARMONICIO_MASTER_PORT": str(port),
+            "HARMONICIO_MASTER_DATA_PORT": str(data_port),
+            "HARMONICIO_WORKER_MAX_ENGINES": "2",
+            **{f"HARMONICIO_{name}": value for name, value in settings.items()},
+        }
+        self._home = home
+
+    @contextmanager
+    def running(self, role: str) -> Iterator[subprocess.Popen[bytes]]:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "harmonicio.cli", role, "run"],
+            env=self._environ,
+            stdin=subprocess.DEVNULL,
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(timeout=STOP_WITHIN_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+                pytest.fail(f"The {role} did not stop within {STOP_WITHIN_S} s of SIGTERM.")
+
+    @property
+    def worker_folder(self) -> Path:
+        return self._home / "worker"
+
+    def token(self, role: str) -> str:
+        return (self._home / "master" / "tokens" / f"{role}.token").read_text().strip()
+
+    def client(self) -> MasterClient:
+        return MasterClient(self.url, self.token("admin"))
+
+    def is_up(self) -> bool:
+        try:
+            with MasterClient(self.url) as client:
+                client.ready()
+        except HarmonicIOError:
+            return False
+        return True
