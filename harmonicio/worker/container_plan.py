@@ -110,7 +110,7 @@ def seen_inside(configuration: EngineConfiguration, settings: DockerSettings, me
         memory_bytes: The container's limit; payloads get at most half of it.
     """
     is_on_host = network_of(configuration.declaration.container, settings) == _HOST_NETWORK
-    host = settings.master_host
+    host = "" if is_on_host else settings.master_host  # There, the master is where the worker finds it.
     return replace(
         configuration,
         control_socket=f"{SOCKET_FOLDER_INSIDE}/{configuration.control_socket.rpartition('/')[2]}",
