@@ -181,8 +181,13 @@ class Controller:
         if engine is None or engine.kill is not None:
             return []
         held = tuple(each.message for each in engine.running(now))
-        engine.kill = Kill(_reason_to_give_up(engine), event.text, now, held)
-        return [KillEngine(engine.engine, event.text), ReportNow(CHANGE_WITHIN_S)]
+        return self._kill(engine, Kill(_reason_to_give_up(engine), event.text, now, held), now)
+
+    def _kill(self, engine: WatchedEngine, kill: Kill, now: float) -> list[Instruction]:
+        if engine.kill is None:  # Its place is free from now on, so this is when its failure counts.
+            self._back_off_after(engine, kill.reason, kill.text, now)
+        engine.kill = kill
+        return [KillEngine(engine.engine, kill.text), ReportNow(CHANGE_WITHIN_S)]
 
     def _bury(self, event: EngineExited | EngineNotStarted, now: float) -> list[Instruction]:
         engine = self._engines.pop(event.engine, None)
@@ -192,10 +197,11 @@ class Controller:
         self._exits[engine.engine] = ended
         while len(self._exits) > MAX_UNACKNOWLEDGED_EXITS:
             del self._exits[next(iter(self._exits))]
-        self._back_off_after(engine, ended, now)
+        if engine.kill is None:
+            self._back_off_after(engine, ended.reason, ended.text, now)
         return [ForgetEngine(ended), ReportNow(CHANGE_WITHIN_S)]
 
-    def _back_off_after(self, engine: WatchedEngine, ended: EngineExit, now: float) -> None:
+    def _back_off_after(self, engine: WatchedEngine, reason: ExitReason, text: str, now: float) -> None:
         wanted = (self._desired or {}).get(engine.stream)
         if wanted is None or not is_same_recipe(engine.declaration, wanted.declaration):
             return
@@ -203,8 +209,8 @@ class Controller:
         if engine.ready_at is not None:
             back_off.survive(engine.ready_at, now)
         # Ordered exits are no failures, and a time-out is the message's: replacing that engine must not wait.
-        if ended.reason not in (ExitReason.ORDERED, ExitReason.TIMED_OUT):
-            back_off.fail(f"Engine {ended.engine}: {ended.text}", now, self._chance)
+        if reason not in (ExitReason.ORDERED, ExitReason.TIMED_OUT):
+            back_off.fail(f"Engine {engine.engine}: {text}", now, self._chance)
 
     def _stop(self, within_s: float, now: float) -> list[Instruction]:
         self._is_stopping = True
@@ -221,8 +227,7 @@ class Controller:
         for engine in self._engines.values():
             kill = self._due_kill(engine, now)
             if kill is not None:
-                engine.kill = kill
-                instructions += [KillEngine(engine.engine, kill.text), ReportNow(CHANGE_WITHIN_S)]
+                instructions += self._kill(engine, kill, now)
             elif engine.ready_at is not None and engine.stream in self._back_offs:
                 self._back_offs[engine.stream].survive(engine.ready_at, now)
         return instructions
