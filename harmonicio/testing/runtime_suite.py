@@ -19,6 +19,7 @@ from typing import TypeVar
 import pytest
 
 from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.control.log_messages import LOG_PART_BYTES
 from harmonicio.core.errors import NotFound
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
@@ -38,6 +39,11 @@ class Behaviour(StrEnum):
     WAITS = "waits"  # until it is stopped
     IS_STUBBORN = "is_stubborn"  # does not care about being stopped
     FAILS = "fails"  # says "there is no such module" and an empty line, and ends with exit code 3
+    SAYS_GOODBYE = "says_goodbye"  # when it is stopped, says FAREWELL and ends
+
+
+#: More than one part of a log, in many lines and one long one.
+FAREWELL = "".join(f"{number:04} {'é' * 40}\n" for number in range(900)) + "x" * 40_000 + "\n"
 
 
 class Host:
@@ -82,6 +88,14 @@ class Host:
         """Wait for as many ends, and return all of them."""
         wait_until(lambda: len(self.events(EngineExited)) >= count, SEVERAL_SECONDS, what=f"{count} ends")
         return self.events(EngineExited)
+
+    def read_on(self, engine: str, mark: str) -> str:
+        """Return what there is of a log after a mark until it is over."""
+        parts = [self.runtime.log_part(engine, mark)]
+        while not parts[-1].is_over:
+            assert 0 < len(parts[-1].text) <= LOG_PART_BYTES
+            parts.append(self.runtime.log_part(engine, parts[-1].mark))
+        return "".join(part.text for part in parts)
 
     def end_all(self) -> None:
         """Kill every engine that was started here, and wait until all have ended."""
@@ -220,6 +234,46 @@ class RuntimeSuite(ABC):
         host.runtime.forget("e-1")
         assert host.runtime.list() == ()
         assert host.runtime.logs("e-1").rstrip() == "ready e-1\nthere is no such module"
+
+    def test_a_log_is_continued_after_the_mark_and_over_when_its_engine_has_ended(self, host: Host) -> None:
+        host.start("e-1", Behaviour.SAYS_GOODBYE)
+        begun = host.runtime.log_part("e-1")
+        assert (begun.text, begun.is_over) == ("ready e-1\n", False)
+        waiting = host.runtime.log_part("e-1", begun.mark)
+        assert (waiting.text, waiting.is_over) == ("", False)
+        host.runtime.stop("e-1")
+        host.told(1)
+        assert host.read_on("e-1", waiting.mark) == FAREWELL
+        assert host.runtime.logs("e-1", last_bytes=60_000) in FAREWELL
+
+    def test_a_log_is_continued_where_it_was_when_its_engine_has_been_forgotten_meanwhile(self, host: Host) -> None:
+        host.start("e-1", Behaviour.SAYS_GOODBYE)
+        mark = host.runtime.log_part("e-1").mark
+        host.runtime.stop("e-1")
+        host.told(1)
+        middle = host.runtime.log_part("e-1", mark)
+        host.runtime.forget("e-1")
+        assert middle.text and not middle.is_over
+        assert middle.text + host.read_on("e-1", middle.mark) == FAREWELL
+
+    def test_a_log_is_continued_by_the_next_runtime(self, folder: Path) -> None:
+        with self.opened(folder) as first:
+            first.start("e-1", Behaviour.SAYS_GOODBYE)
+            mark = first.runtime.log_part("e-1").mark
+        with self.opened(folder) as second:
+            second.runtime.list()
+            assert second.runtime.log_part("e-1", mark).text == ""
+            second.runtime.stop("e-1")
+            second.told(1)
+            assert second.read_on("e-1", mark) == FAREWELL
+            second.runtime.forget("e-1")
+
+    @pytest.mark.parametrize("mark", ["nonsense", "99999999999999", "99999999999999.7", "-1", "٣", "1.٣", "." * 100])
+    def test_a_mark_that_says_nothing_is_answered_with_what_is_there(self, host: Host, mark: str) -> None:
+        host.start("e-1")
+        part = host.runtime.log_part("e-1", mark)
+        assert part.text == "ready e-1\n"
+        assert host.runtime.log_part("e-1", part.mark).text == ""
 
     def test_a_living_engine_is_not_forgotten(self, host: Host) -> None:
         host.start("e-1")

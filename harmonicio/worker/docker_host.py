@@ -27,12 +27,14 @@ from docker.types.daemon import CancellableStream
 from harmonicio.core.errors import ConfigurationError, HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
 from harmonicio.core.printable import one_line
 from harmonicio.core.settings import DockerSettings
+from harmonicio.worker.docker_log import LogEntry, entries
 
 #: How long one request may take, apart from pulls and builds.
 ANSWER_WITHIN_S = 60.0
 #: The oldest API that has what we use; newer engines understand it.
 API_VERSION = "1.41"
 MAX_CONNECTIONS = 64
+LOG_CHUNK_BYTES = 64 * 1024
 #: A pull from which nothing is heard for so long has failed.
 PULL_STALLS_AFTER_S = 120.0
 
@@ -281,10 +283,24 @@ class DockerHost:
             complaint: bytes = self._api.logs(container, stdout=False, stderr=True)
         return said, complaint
 
-    def logs(self, container: str, last_lines: int) -> bytes:
-        with self._mapped():
-            text: bytes = self._api.logs(container, stdout=True, stderr=True, tail=last_lines)
-        return text
+    def log(self, container: str, since: int = 0, last: int = 0) -> Iterator[LogEntry]:
+        """Return what a container has written by now; the library's own way never gives up, and joins what was apart.
+
+        Args:
+            since: From this second since 1970 on.
+            last: No more entries than this, of the end; 0 for all.
+
+        Raises:
+            NotFound: it is gone.
+        """
+        asked = {"stdout": 1, "stderr": 1, "timestamps": 1, "since": since, "tail": last or "all"}
+        url = f"{self._api.base_url}/v{API_VERSION}/containers/{container}/logs"
+        with self._mapped(), self._api.get(url, params=asked, stream=True, timeout=ANSWER_WITHIN_S) as answer:
+            try:
+                answer.raise_for_status()
+            except requests.HTTPError as error:
+                raise errors.create_api_error_from_http_exception(error) from error
+            yield from entries(answer.iter_content(LOG_CHUNK_BYTES))
 
     def events(self, labels: Mapping[str, str]) -> DockerEvents:
         """Return what happens to containers with these labels from now on."""

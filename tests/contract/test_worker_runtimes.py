@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.testing.runtime_suite import Behaviour, RuntimeSuite
+from harmonicio.testing.runtime_suite import FAREWELL, Behaviour, RuntimeSuite
 from harmonicio.worker.runtimes.base import Runtime, RuntimeContext
 from harmonicio.worker.runtimes.memory import MemoryEngine, MemoryHost, MemoryRuntime
 from harmonicio.worker.runtimes.process import ProcessRuntime
@@ -16,8 +16,13 @@ from harmonicio.worker.runtimes.process import ProcessRuntime
 STAND_IN = """
 import json, signal, sys, time
 behaviour = sys.argv[1]
+def say_goodbye(*_):
+    print("".join(f"{number:04} {'é' * 40}\\n" for number in range(900)) + "x" * 40_000, flush=True)
+    sys.exit(0)
 if behaviour == "is_stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if behaviour == "says_goodbye":
+    signal.signal(signal.SIGTERM, say_goodbye)
 print("ready", json.loads(sys.stdin.readline())["engine"], flush=True)
 assert sys.stdin.read() == ""
 if behaviour == "fails":
@@ -33,6 +38,11 @@ def behave(engine: MemoryEngine) -> int:
     if engine.spec.declaration.handler == Behaviour.FAILS:
         engine.say("there is no such module")
         return 3
+    if engine.spec.declaration.handler == Behaviour.SAYS_GOODBYE:
+        engine.is_asked_to_stop.wait()
+        for line in FAREWELL.splitlines():
+            engine.say(line)
+        return 0
     (engine.is_killed if engine.spec.declaration.handler == Behaviour.IS_STUBBORN else engine.is_asked_to_stop).wait()
     return 0
 

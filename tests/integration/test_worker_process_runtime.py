@@ -20,7 +20,7 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.runtime_suite import configuration
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.instructions import EngineExited, EngineStarted, RuntimeEvent
-from harmonicio.worker.runtimes import engine_log, process
+from harmonicio.worker.runtimes import engine_log, log_archive, process
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.runtimes.process import ProcessRuntime
 from harmonicio.worker.runtimes.process_mark import ProcessMark, find_mark, start_ticks
@@ -296,7 +296,7 @@ def test_what_an_engine_has_linked_in_place_of_its_logs_is_left_alone(
     older.symlink_to(other)
     engine_log.bound_log(folder)
     assert other.read_text() == "not a log of this engine"
-    assert (log.read_text(), older.read_text()) == ("", "longer than it may be")
+    assert (log.read_text(), older.read_text()) == ("", "0\nlonger than it may be")
 
 
 def test_an_error_of_ours_at_the_end_of_one_engine_leaves_no_other_unwatched(
@@ -317,7 +317,7 @@ def test_an_error_of_ours_at_the_end_of_one_engine_leaves_no_other_unwatched(
 def test_only_the_logs_of_the_last_engines_are_kept(
     runtime: ProcessRuntime, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(engine_log, "MAX_KEPT_LOGS", 3)
+    monkeypatch.setattr(log_archive, "MAX_KEPT_LOGS", 3)
     for number in range(6):
         (folder / f"e-{number}").mkdir()
         (folder / f"e-{number}" / "engine.log").write_text(f"log {number}\n" * 10)

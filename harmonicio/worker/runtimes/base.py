@@ -12,6 +12,8 @@ Rules:
   once that it has ended, or that it has not started. Of engines that ``list`` found the end is told, too.
 - Orders return soon. About an engine that has ended, or that nobody knows, they do nothing; one that is being started
   does not start.
+- A log is read in parts, also some time after its engine has ended; the mark of a part says where the next one begins,
+  also in the next runtime on this folder. Reading may take long: whoever cannot wait asks from another thread.
 - An engine has its own folder on the host, with its control socket in it, made before ``start`` and removed after
   ``forget`` by whoever owns the runtime.
 """
@@ -25,13 +27,13 @@ from pathlib import Path
 from typing import Self
 
 from harmonicio.control.engine_messages import EngineConfiguration
+from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
+from harmonicio.core.errors import NotFound
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.instructions import EngineFound, RuntimeEvent
 
 Tell = Callable[[RuntimeEvent], None]
-
-LOG_TAIL_BYTES = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +116,17 @@ class Runtime(ABC):
         """Remove what is left of an engine that has ended; its log is kept for a while."""
 
     @abstractmethod
-    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
-        """Return the end of an engine's log, also some time after it has ended.
+    def log_part(self, engine: str, after: str = "", max_bytes: int = LOG_PART_BYTES) -> LogPart:
+        """Return what is there of an engine's log after a mark; without one, or with one that says nothing, its end.
 
         Raises:
             NotFound: nothing is known of this engine any more.
+            Unavailable: it cannot be read at present.
         """
+
+    def logs(self, engine: str, last_bytes: int = LOG_PART_BYTES) -> str:
+        """Return the end of an engine's log as text; raises as :meth:`log_part` does."""
+        return self.log_part(engine, max_bytes=last_bytes).text
 
     @abstractmethod
     def close(self) -> None:
@@ -130,3 +137,8 @@ class Runtime(ABC):
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def no_log_of(engine: str) -> NotFound:
+    """Return what to raise where nothing is known of an engine any more."""
+    return NotFound(f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept.")

@@ -21,17 +21,21 @@ from __future__ import annotations
 import logging
 import shutil
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
 from harmonicio.worker.docker_host import DockerEvent, DockerHost, last_probe
+from harmonicio.worker.docker_log import LogEntry, last_entries, listed, part_of
 from harmonicio.worker.instructions import (
     EngineExited,
     EngineFound,
@@ -40,17 +44,18 @@ from harmonicio.worker.instructions import (
     EngineStarting,
     EngineUnwell,
 )
-from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext
+from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext, no_log_of
 from harmonicio.worker.runtimes.container_maker import ContainerMaker, ContainerMark, ContainerOrder
 from harmonicio.worker.runtimes.docker_watch import DockerWatch
-from harmonicio.worker.runtimes.engine_log import MAX_KEPT_LOG_BYTES, LogArchive, last_words, tail_of
+from harmonicio.worker.runtimes.engine_log import last_words
+from harmonicio.worker.runtimes.log_archive import MAX_KEPT_LOG_BYTES, LogArchive
 from harmonicio.worker.runtimes.mark import MARK_NAME, read_mark
 
 _log = logging.getLogger(__name__)
 
 MAX_STARTS, MAX_ORDERS = 64, 4
-#: Of a log no more than so many lines are read.
-LOG_LINES = 5_000
+#: Of the log of an engine that has ended no more entries than this are kept.
+KEPT_ENTRIES = 10_000
 LOGS_WITHIN_S = 30.0
 _KILLED_BY_SIGNAL = 128
 
@@ -226,7 +231,8 @@ class DockerRuntime(Runtime):
 
     def _archive_and_remove(self, container: _Container) -> None:
         try:
-            self._archive.keep(container.engine, self._log_of(container, MAX_KEPT_LOG_BYTES))
+            log = last_entries(partial(self._log_of, container), KEPT_ENTRIES, MAX_KEPT_LOG_BYTES)
+            self._archive.keep(container.engine, b"".join(each.as_line() for each in log))
             self._remove(container)
         except Unavailable as error:
             _log.debug("What is left of engine %s stays for the moment: %s", container.engine, error)
@@ -300,22 +306,29 @@ class DockerRuntime(Runtime):
 
     # ── logs ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
+    def log_part(self, engine: str, after: str = "", max_bytes: int = LOG_PART_BYTES) -> LogPart:
         with self._lock:
-            container, removal = self._containers.get(engine), self._removals.get(engine)
+            container = self._containers.get(engine)
         if container is not None:
-            return self._log_of(container, last_bytes)
+            with suppress(NotFound):  # It may be forgotten at this moment.
+                has_ended = container.has_ended
+                return part_of(partial(self._log_of, container), after, max_bytes, has_ended=has_ended)
+        with self._lock:
+            removal = self._removals.get(engine)
         if removal is not None:
             wait([removal], LOGS_WITHIN_S)
-        if self._archive.has(engine):
-            return self._archive.tail(engine, last_bytes)
-        raise NotFound(f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept.")
+        try:
+            with open(self._archive.path(engine), "rb") as kept:
+                log = listed([LogEntry.of_line(line) for line in kept])
+        except OSError as error:
+            raise no_log_of(engine) from error
+        return part_of(log, after, max_bytes, has_ended=True)
 
-    def _log_of(self, container: _Container, last_bytes: int) -> str:
-        return tail_of(self._host.logs(container.id, LOG_LINES), last_bytes) if container.id else ""
+    def _log_of(self, container: _Container, since: int, last: int) -> Iterable[LogEntry]:
+        return self._host.log(container.id, since, last) if container.id else ()
 
     def _last_words(self, container: _Container) -> str:
-        return last_words(self._log_of(container, 8192))
+        return last_words(part_of(partial(self._log_of, container), "", 8192, has_ended=True).text)
 
     # ── its own life ─────────────────────────────────────────────────────────────────────────────────────────────────
 

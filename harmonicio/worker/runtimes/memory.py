@@ -8,12 +8,13 @@ thread is asked to end.
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from harmonicio.core.errors import NotFound
+from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted, RuntimeEvent
-from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext, Tell
+from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext, Tell, no_log_of
 
 MAX_KEPT_LOGS = 20
 MAX_LOG_LINES = 1_000
@@ -27,17 +28,20 @@ class MemoryEngine:
     spec: EngineSpec
     is_asked_to_stop: threading.Event = field(default_factory=threading.Event)
     is_killed: threading.Event = field(default_factory=threading.Event)
-    lines: list[str] = field(default_factory=list)
+    lines: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=MAX_LOG_LINES))
     exit_code: int | None = None
 
     def say(self, line: str) -> None:
-        """Write a line to the engine's log."""
-        self.lines.append(line)
-        del self.lines[:-MAX_LOG_LINES]
+        """Write a line to the engine's log, in which lines are numbered."""
+        self.lines.append((self.last_number + 1, line))
 
     @property
     def last_line(self) -> str:
-        return self.lines[-1] if self.lines else ""
+        return self.lines[-1][1] if self.lines else ""
+
+    @property
+    def last_number(self) -> int:
+        return self.lines[-1][0] if self.lines else 0
 
     def found(self) -> EngineFound:
         """Return it as the next runtime finds it."""
@@ -125,7 +129,7 @@ class MemoryRuntime(Runtime):
         self._host = host or MemoryHost()
         self._owns_host = host is None
         self._is_closed = False
-        self._logs: dict[str, list[str]] = {}
+        self._ended: dict[str, MemoryEngine] = {}
         self._told = context.tell
         self._host.listen(self._tell)
 
@@ -159,18 +163,27 @@ class MemoryRuntime(Runtime):
         if known is None or known.exit_code is None:
             return
         del self._host.engines[engine]
-        self._logs[engine] = known.lines
-        while len(self._logs) > MAX_KEPT_LOGS:
-            del self._logs[next(iter(self._logs))]
+        self._ended[engine] = known
+        while len(self._ended) > MAX_KEPT_LOGS:
+            del self._ended[next(iter(self._ended))]
 
-    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
-        known = self._host.engines.get(engine)
-        lines = known.lines if known is not None else self._logs.get(engine)
-        if lines is None:
-            raise NotFound(
-                f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept."
-            )
-        return "".join(f"{line}\n" for line in lines)[-last_bytes:]
+    def log_part(self, engine: str, after: str = "", max_bytes: int = LOG_PART_BYTES) -> LogPart:
+        known = self._host.engines.get(engine) or self._ended.get(engine)
+        if known is None:
+            raise no_log_of(engine)
+        has_ended = known.exit_code is not None
+        lines = tuple(known.lines)
+        last = lines[-1][0] if lines else 0
+        if not after.isdecimal():
+            return LogPart("".join(f"{line}\n" for _, line in lines)[-max_bytes:], str(last), has_ended)
+        text, mark = "", int(after) if int(after) <= last else 0
+        for number, line in lines:
+            if number <= mark:
+                continue
+            if text and len(text) + len(line) >= max_bytes:
+                break
+            text, mark = f"{text}{line}\n", number
+        return LogPart(text, str(mark), has_ended and mark >= last)
 
     def close(self) -> None:
         if self._is_closed:

@@ -31,19 +31,22 @@ from pathlib import Path
 
 from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import EngineConfiguration
-from harmonicio.core.errors import InvalidInput, NotFound, Unavailable
+from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
+from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.settings import ENVIRONMENT_PREFIX
 from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted
-from harmonicio.worker.runtimes.base import LOG_TAIL_BYTES, EngineSpec, Runtime, RuntimeContext
+from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext, no_log_of
 from harmonicio.worker.runtimes.engine_log import (
     LOG_NAME,
-    MAX_KEPT_LOG_BYTES,
-    LogArchive,
+    OLDER_NAME,
     bound_log,
     last_line,
-    log_tail,
+    log_part,
     open_log,
+    whole_log,
 )
+from harmonicio.worker.runtimes.log_archive import MAX_KEPT_LOG_BYTES, LogArchive
+from harmonicio.worker.runtimes.log_pieces import LogPiece, part_of
 from harmonicio.worker.runtimes.mark import MARK_NAME
 from harmonicio.worker.runtimes.process_mark import ProcessMark, find_mark
 
@@ -83,6 +86,7 @@ class ProcessRuntime(Runtime):
         self._command = tuple(command)
         self._archive = LogArchive(self._folder.parent / "engine-logs")
         self._lock = threading.Lock()
+        self._log_lock = threading.Lock()  # Held by who reads logs and by who moves them; never waits for an engine.
         self._processes: dict[str, _Process] = {}
         self._is_closed = False
         self._epoll = select.epoll()
@@ -186,19 +190,26 @@ class ProcessRuntime(Runtime):
         if is_running or not folder.is_dir():
             return
         try:
-            if (folder / LOG_NAME).exists():
-                self._archive.keep(engine, log_tail(folder / LOG_NAME, MAX_KEPT_LOG_BYTES))
-            for name in (MARK_NAME, LOG_NAME, f"{LOG_NAME}.1"):
-                (folder / name).unlink(missing_ok=True)
+            with self._log_lock:
+                if (folder / LOG_NAME).exists():
+                    self._archive.keep(engine, whole_log(folder, MAX_KEPT_LOG_BYTES))
+                for name in (MARK_NAME, LOG_NAME, OLDER_NAME):
+                    (folder / name).unlink(missing_ok=True)
         except OSError as error:
             raise Unavailable(f"What is left of engine {engine} cannot be removed: {error}.") from error
 
-    def logs(self, engine: str, last_bytes: int = LOG_TAIL_BYTES) -> str:
-        if (self._folder / engine / LOG_NAME).exists():
-            return log_tail(self._folder / engine / LOG_NAME, last_bytes)
-        if self._archive.has(engine):
-            return self._archive.tail(engine, last_bytes)
-        raise NotFound(f"There is no log of engine {engine!r} here.", hint="Logs of the last ended engines are kept.")
+    def log_part(self, engine: str, after: str = "", max_bytes: int = LOG_PART_BYTES) -> LogPart:
+        folder = self._folder / engine
+        with self._log_lock:
+            if (folder / LOG_NAME).exists():
+                return log_part(folder, after, max_bytes, has_ended=_has_ended(folder))
+            try:
+                with LogPiece(self._archive.path(engine)) as kept:
+                    return part_of([kept], after, max_bytes, has_ended=True)
+            except OSError as error:
+                if folder.is_dir():  # It is about to be started.
+                    return LogPart("", "0")
+                raise no_log_of(engine) from error
 
     def close(self) -> None:
         with self._lock:
@@ -225,7 +236,8 @@ class ProcessRuntime(Runtime):
                     if process.pidfd in ready:
                         self._tell_end(process)
                     else:
-                        bound_log(process.folder)
+                        with self._log_lock:
+                            bound_log(process.folder)
                 except Exception:  # noqa: BLE001  a bug with one engine must not leave all others unwatched; it is logged
                     _log.exception("The watch over engine %s goes on", process.engine)
 
@@ -236,6 +248,12 @@ class ProcessRuntime(Runtime):
             del self._processes[process.engine]
             os.close(process.pidfd)
         self._tell(EngineExited(process.engine, exit_code, last_line(process.folder)))
+
+
+def _has_ended(folder: Path) -> bool:
+    """Whether the process of an engine's folder has ended; one without a mark is being started or forgotten."""
+    mark = find_mark(folder)
+    return mark is not None and not mark.is_alive()
 
 
 def _configuration_line(configuration: EngineConfiguration, writing: int) -> bytes:
