@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from harmonicio.control import json_codec, paths
+from harmonicio.control.log_messages import LogAnswer, LogPart
 from harmonicio.control.messages import (
     BacklogFigures,
     Desired,
@@ -149,6 +150,15 @@ class MasterClient:
 
     def engine(self, engine: str) -> EngineView:
         return self._ask(EngineView, "GET", paths.fill(paths.ENGINE, engine=engine))
+
+    def engine_log(self, engine: str, after: str = "", wait_s: float = 0.0) -> LogPart:
+        """Return what an engine has logged after a mark; held for up to ``wait_s`` until there is something."""
+        path = paths.fill(paths.ENGINE_LOG, engine=engine)
+        query = {"after": after, "wait_s": wait_s}
+        return self._ask(LogPart, "GET", path, query=query, read_timeout_s=READ_TIMEOUT_S + wait_s)
+
+    def answer_log(self, worker: str, answer: LogAnswer) -> None:
+        self._tell("POST", paths.fill(paths.WORKER_LOGS, worker=worker), answer, is_repeatable=True)
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from harmonicio.control.log_messages import LogWish
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
@@ -145,10 +146,14 @@ class DesiredEngines:
 @dataclass(frozen=True, slots=True)
 class Desired:
     """``GET /workers/{worker}/desired?generation=N&wait_s=S``: answered at once when the generation is not ``N``,
-    else as soon as it changes, or after ``wait_s`` seconds with the same generation."""
+    else as soon as it changes or a log is wished for, or after ``wait_s`` seconds with the same generation.
+
+    Each wish in ``logs`` is told once.
+    """
 
     generation: int
     streams: tuple[DesiredEngines, ...]
+    logs: tuple[LogWish, ...] = ()
 
 
 # ── leases ───────────────────────────────────────────────────────────────────────────────────────────────────────────

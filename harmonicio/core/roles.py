@@ -15,7 +15,7 @@ class Role(StrEnum):
     source    a stream connector: leases, and the outcomes of its messages
     worker    a controller: registration, reports, desired engines
     engine    one processing engine, proved by its ticket: what its plugins write for its own stream
-    viewer    a person or a monitor who only looks
+    viewer    a person or a monitor who only looks, also into the logs of engines
     """
 
     ADMIN = "admin"

@@ -13,6 +13,7 @@ Rules:
   brings them back as they are.
 - An engine that ended without an order is shown as lost for a while.
 - An engine id belongs to the worker that reported it first, for as long as that worker is not lost.
+- Where an engine has ended is remembered for a while: its log is there.
 - Nothing here is stored. After a restart of the master, workers register again and report.
 
 Pure: no I/O, no clock. ``now`` is seconds of any clock that never goes backwards.
@@ -118,6 +119,7 @@ class Directory:
         self._workers: dict[str, KnownWorker] = {}
         self._engines: dict[str, KnownEngine] = {}
         self._exits: deque[EngineExit] = deque(maxlen=MAX_REMEMBERED_EXITS)
+        self._ended_on: dict[str, str] = {}
 
     def __repr__(self) -> str:
         states = Counter(worker.state for worker in self._workers.values())
@@ -200,6 +202,9 @@ class Directory:
             {item.engine: item for item in exits if item.engine not in known and self._may_end(worker, item)}.values()
         )
         self._exits.extend(fresh)
+        self._ended_on |= {item.engine: worker for item in fresh}
+        while len(self._ended_on) > MAX_REMEMBERED_EXITS:
+            del self._ended_on[next(iter(self._ended_on))]
         return fresh
 
     def _may_end(self, worker: str, ended: EngineExit) -> bool:
@@ -239,6 +244,11 @@ class Directory:
 
     def engine(self, name: str) -> KnownEngine | None:
         return self._engines.get(name)
+
+    def worker_of(self, engine: str) -> str | None:
+        """Return the worker that has an engine, or had it until it ended not long ago."""
+        known = self._engines.get(engine)
+        return known.worker if known is not None else self._ended_on.get(engine)
 
     def workers(self) -> Iterator[tuple[str, KnownWorker]]:
         """Return all workers, by name."""

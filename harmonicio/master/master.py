@@ -3,6 +3,7 @@
     routes ──► Master ──┬── state     decides, under the lock
                         ├── store     keeps, before the state learns of it
                         ├── office    signs, outside the lock
+                        ├── logs      brings parts of engines' logs from workers to readers
                         └── backlog
 
 Every method may be called from any thread. Nothing here listens on a socket or starts a thread: that is
@@ -42,7 +43,9 @@ from harmonicio.core.lease import Address, Claims
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.held_requests import HeldRequests
 from harmonicio.master.intake import Intake
+from harmonicio.master.log_desk import LogDesk
 from harmonicio.master.state import MasterState, next_declaration
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
@@ -52,7 +55,7 @@ _log = logging.getLogger(__name__)
 
 REPORT_INTERVAL_S = 1.0
 MAX_WAIT_S = 30.0
-#: Requests that may be held at the same time; the web server has some more threads for all others.
+#: Requests for desired engines that may be held at the same time; the web server has more threads for all others.
 MAX_HELD_REQUESTS = 64
 MAX_STREAMS = 1_000
 
@@ -64,6 +67,7 @@ class Master:
         tokens: The bearer tokens.
         office: Signs and checks tickets.
         backlog: Messages that wait here.
+        logs: Where logs of engines are asked for.
 
     Args:
         check_plugins: Looks at the plugins of a declaration; raises ConfigurationError.
@@ -91,14 +95,14 @@ class Master:
         self._check_plugins = check_plugins
         self._changed = threading.Condition()
         self._declaring = threading.RLock()
-        self._held_requests = 0
+        self._held = HeldRequests(self._changed, MAX_HELD_REQUESTS)
+        self.logs = LogDesk(state, self._changed)
         self._started_at = clock.monotonic()
-        self._is_closing = False
         self._lease_requests = 0
         self._control_received_bytes = 0
 
     def __repr__(self) -> str:
-        return f"<Master {self._state!r} {'closing' if self._is_closing else 'open'}>"
+        return f"<Master {self._state!r} {self._held!r}>"
 
     @contextmanager
     def _deciding(self) -> Iterator[float]:
@@ -115,7 +119,7 @@ class Master:
 
     @property
     def is_ready(self) -> bool:
-        return not self._is_closing
+        return not self._held.is_ended
 
     def identify(self, bearer: str) -> Identity:
         """Return who presents this bearer token.
@@ -140,9 +144,8 @@ class Master:
 
     def stop_waiting(self) -> None:
         """Answer all held requests now, and hold none any more: the service ends."""
-        with self._changed:
-            self._is_closing = True
-            self._changed.notify_all()
+        self._held.end()
+        self.logs.stop_waiting()
 
     # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -168,37 +171,30 @@ class Master:
         _log.info("Worker %s has left.", worker)
 
     def desired(self, worker: str, generation: int, wait_s: float) -> Desired:
-        """Return what a worker shall run, as soon as it differs from ``generation`` or after ``wait_s`` seconds.
+        """Return what a worker shall do, as soon as that is not of ``generation`` or after ``wait_s`` seconds.
 
         Raises:
             NotFound: the worker is not registered.
             Unavailable: it is not decided yet, or too many requests are held.
         """
         with self._changed:
-            if wait_s > 0 and not self._state.has_news(worker, generation):
-                self._wait_for_news(worker, generation, min(wait_s, MAX_WAIT_S))
+            self._held.wait_for(lambda: self._has_news(worker, generation), min(wait_s, MAX_WAIT_S))
             found = self._state.desired(worker)
-        if found is None:
-            raise Unavailable(
-                f"What worker {worker!r} shall run is not decided yet.",
-                hint="It is once the worker has reported and the master has settled after its start.",
-                retry_after_s=REPORT_INTERVAL_S,
-            )
-        return found
+            if found is not None:
+                return replace(found, logs=self.logs.take(worker))
+        raise Unavailable(
+            f"What worker {worker!r} shall run is not decided yet.",
+            hint="It is once the worker has reported and the master has settled after its start.",
+            retry_after_s=REPORT_INTERVAL_S,
+        )
 
-    def _wait_for_news(self, worker: str, generation: int, wait_s: float) -> None:
-        if self._held_requests >= MAX_HELD_REQUESTS:
-            raise Unavailable(f"{MAX_HELD_REQUESTS} requests are being held already.", retry_after_s=REPORT_INTERVAL_S)
-        self._held_requests += 1
-        try:
-            self._changed.wait_for(lambda: self._is_closing or self._state.has_news(worker, generation), wait_s)
-        finally:
-            self._held_requests -= 1
+    def _has_news(self, worker: str, generation: int) -> bool:
+        return self._state.has_news(worker, generation) or self.logs.has_news(worker)
 
     @property
     def held_requests(self) -> int:
-        """How many requests wait for a change."""
-        return self._held_requests
+        """How many workers wait for a change."""
+        return self._held.count
 
     def worker_views(self) -> tuple[WorkerView, ...]:
         with self._deciding() as now:

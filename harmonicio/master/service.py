@@ -5,7 +5,7 @@
                     ├── backlog         messages
                     ├── Master          decides
                     ├── data port       messages in and out          (thread pool of its own)
-                    ├── web server      the control plane            (held requests + 16 threads)
+                    ├── web server      the control plane            (all held requests + 16 threads)
                     └── ticker          lets time pass               (one thread)
 
 What is opened is closed in the opposite order, also when opening the next part fails.
@@ -43,6 +43,7 @@ from harmonicio.master.folder import DataFolder
 from harmonicio.master.http_server import HttpServer
 from harmonicio.master.intake import Intake
 from harmonicio.master.leases import LeaseTable
+from harmonicio.master.log_desk import MAX_HELD_LOGS
 from harmonicio.master.master import MAX_HELD_REQUESTS, Master
 from harmonicio.master.placement import PACKED
 from harmonicio.master.routes import all_endpoints
@@ -222,7 +223,7 @@ class MasterService:
         self._parts.enter_context(closing(_Ticker(self.master.tick)))
         app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
         address = Address(self.options.host, self.options.port)
-        self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + FREE_THREADS)
+        self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + MAX_HELD_LOGS + FREE_THREADS)
         self._parts.callback(self._http.close)
         if self._bridge is not None:
             at_bridge = Address(self._bridge.host, self._http.address.port)

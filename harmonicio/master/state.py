@@ -116,6 +116,11 @@ class MasterState:
         """The latest generation of any worker: it grows whenever desired engines change."""
         return self._generation
 
+    @property
+    def is_settled(self) -> bool:
+        """Whether the workers of before a restart have had time to come back."""
+        return self._is_settled
+
     # ── workers ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def register(self, registration: WorkerRegistration, now: float) -> None:

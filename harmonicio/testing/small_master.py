@@ -8,7 +8,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
+from harmonicio.control.log_messages import LogAnswer, LogWish
 from harmonicio.control.messages import (
     Desired,
     DesiredEngines,
@@ -35,6 +37,7 @@ class SmallMaster:
         is_away: Every request fails, as when nothing listens.
         registrations, reports: What came, with the moment for reports.
         is_left: The worker has said goodbye.
+        log_answers: What it answered to wishes for logs, by wish.
     """
 
     def __init__(self) -> None:
@@ -45,6 +48,8 @@ class SmallMaster:
         self.reports: list[tuple[float, WorkerReport]] = []
         self.exits: dict[str, EngineExit] = {}
         self.is_left = False
+        self.log_answers: dict[str, LogAnswer] = {}
+        self._wishes: tuple[LogWish, ...] = ()
         self._is_known = False
         self._desired = Desired(0, ())
         self._generation = 0
@@ -62,6 +67,15 @@ class SmallMaster:
             self._generation += 1
             self._desired = Desired(self._generation, tuple(DesiredEngines(*each) for each in streams))
             self._changed.notify_all()
+
+    def want_log(self, wish: LogWish) -> LogAnswer:
+        """Wish for a part of a log, and wait for the answer."""
+        with self._changed:
+            self.log_answers.pop(wish.wish, None)
+            self._wishes = (*self._wishes, wish)
+            self._changed.notify_all()
+        self.wait_for(lambda: wish.wish in self.log_answers)
+        return self.log_answers[wish.wish]
 
     def forget(self) -> None:
         """Be a master that was restarted: the worker is not known."""
@@ -110,13 +124,19 @@ class SmallMaster:
     def desired(self, worker: str, generation: int = 0, wait_s: float = 0.0) -> Desired:
         with self._answering():
             self._changed.wait_for(
-                lambda: not self._is_known or self.is_away or self._desired.generation != generation, wait_s
+                lambda: not self._is_known or self.is_away or self._desired.generation != generation or self._wishes,
+                wait_s,
             )
             if self.is_away:
                 raise MasterUnavailable("The master has gone away.")
             if not self._is_known:
                 raise NotFound(f"There is no worker {worker!r}.")
-            return self._desired
+            wishes, self._wishes = self._wishes, ()
+            return replace(self._desired, logs=wishes)
+
+    def answer_log(self, worker: str, answer: LogAnswer) -> None:
+        with self._answering():
+            self.log_answers[answer.wish] = answer
 
     def leave_worker(self, worker: str) -> None:
         with self._answering():

@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+from harmonicio.control.log_messages import LogAnswer, LogWish
 from harmonicio.control.messages import (
     Desired,
     ReportAnswer,
@@ -56,6 +57,8 @@ class Master(Protocol):
 
     def desired(self, worker: str, generation: int = 0, wait_s: float = 0.0) -> Desired: ...
 
+    def answer_log(self, worker: str, answer: LogAnswer) -> None: ...
+
     def leave_worker(self, worker: str) -> None: ...
 
     def close(self) -> None: ...
@@ -69,6 +72,7 @@ class Reporter:
         registration: How the worker introduces itself.
         make_report: Returns the report with this number.
         on_welcome, on_desired, on_answered: Told what the master answered, on_answered with the report, too.
+        on_logs_wanted: Told which logs somebody wishes to read.
     """
 
     def __init__(
@@ -80,6 +84,7 @@ class Reporter:
         on_welcome: Callable[[WorkerWelcome], None],
         on_desired: Callable[[Desired], None],
         on_answered: Callable[[WorkerReport, ReportAnswer], None],
+        on_logs_wanted: Callable[[tuple[LogWish, ...]], None] = lambda _: None,
     ) -> None:
         self._master = master
         self._registration = registration
@@ -87,6 +92,7 @@ class Reporter:
         self._on_welcome = on_welcome
         self._on_desired = on_desired
         self._on_answered = on_answered
+        self._on_logs_wanted = on_logs_wanted
         self._changed = threading.Condition()
         self._is_closing = False
         self._is_registered = False
@@ -234,6 +240,8 @@ class Reporter:
             if desired.generation != generation:
                 generation = desired.generation
                 self._on_desired(desired)
+            if desired.logs:
+                self._on_logs_wanted(desired.logs)
 
     def _wait_for_registration(self) -> bool:
         """Wait until the master knows this worker; return whether it is worth asking."""

@@ -3,6 +3,7 @@
     engines ──reports──► ControlDesk ─┐                          ┌─► Runtime: start, stop, kill, forget
     Runtime ──exits──────────────────►├─ events ─► Controller ───┤
     master  ──desired──► Reporter ────┘                          └─► Reporter ──reports──► master
+                            └─ logs that are wished for ─► LogReader ──parts of logs──► master
 
 One main thread takes events and carries instructions out; the runtime and the reporter have threads of their own and
 only put events into the queue. Engines outlive a service that is killed or abandoned: the next one adopts them.
@@ -21,6 +22,7 @@ import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,6 +54,7 @@ from harmonicio.worker.instructions import (
     StopOrdered,
     Tick,
 )
+from harmonicio.worker.log_reader import LogReader
 from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.reporter import Master, Reporter
 from harmonicio.worker.runtimes import open_runtime
@@ -138,6 +141,7 @@ class WorkerService:
             parts.callback(self._desk.close_all)
             self._runtime = parts.enter_context(open_runtime(options.runtime, self._context()))
             self._parts = parts.pop_all()
+        self._logs = LogReader(self._runtime.log_part, partial(master.answer_log, options.name))
         self._reporter = self._new_reporter(master)
 
     def _context(self) -> RuntimeContext:
@@ -165,6 +169,7 @@ class WorkerService:
             on_welcome=self._tell,
             on_desired=self._tell,
             on_answered=self._answered,
+            on_logs_wanted=self._logs.want,
         )
 
     def __repr__(self) -> str:
@@ -177,6 +182,7 @@ class WorkerService:
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
         self._adopt()
         self._thread.start()
+        self._logs.start()
         self._reporter.start()
 
     def stop(self, drain_s: float = 30.0) -> bool:
@@ -206,6 +212,7 @@ class WorkerService:
         self._wake()
         if self._thread.ident is not None:
             self._thread.join()
+        self._logs.close()
         self._reporter.close(is_leaving=is_leaving)
         self._parts.close()
 

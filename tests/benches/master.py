@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 from harmonicio.control.client import MasterClient
+from harmonicio.control.log_messages import LogAnswer, LogPart, LogWish
 from harmonicio.control.messages import (
     EngineReport,
     LeaseGrant,
@@ -20,6 +21,8 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import MasterOptions, MasterService
 
 PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", engines=2)
+IDLE, BUSY = Availability.IDLE, Availability.BUSY
+LOGGED = LogPart("hello\n", "6")
 ENGINE_ADDRESS = Address("127.0.0.1", 4000)
 
 
@@ -48,8 +51,28 @@ class FakeController:
         assert self.client.report(self.worker, WorkerReport(self._sequence, tuple(reports))).is_known
 
 
+class LogWorker(FakeController):
+    """A worker with engine e1, which is told of wishes as a worker is."""
+
+    def __init__(self, client: MasterClient) -> None:
+        super().__init__(client, "w1")
+        self.report(e1=IDLE)
+        self.generation = 0
+
+    def wishes(self) -> tuple[LogWish, ...]:
+        """Wait for wishes, as they come with an answer for which the worker has waited."""
+        while True:
+            desired = self.client.desired("w1", self.generation, wait_s=20.0)
+            self.generation = desired.generation
+            if desired.logs:
+                return desired.logs
+
+    def serve(self, part: LogPart = LOGGED) -> LogWish:
+        """Answer the next wish."""
+        (wish,) = self.wishes()
+        self.client.answer_log("w1", LogAnswer(wish.wish, part))
+        return wish
+
+
 def ask(client: MasterClient, source: str, count: int = 1) -> LeaseGrant:
     return client.request_leases(LeaseRequest("plates", source, count))
-
-
-IDLE, BUSY = Availability.IDLE, Availability.BUSY

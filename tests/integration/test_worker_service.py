@@ -25,6 +25,7 @@ from benches.worker import (
     worker_options,
     write_code,
 )
+from harmonicio.control.log_messages import LogWish
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, StorageError
 from harmonicio.core.message import OutcomeKind
@@ -124,6 +125,24 @@ def test_a_new_declaration_replaces_the_engines(
     ]
     assert all(able)
     assert master.exits[old].reason is ExitReason.ORDERED
+
+
+def test_logs_are_handed_over_when_they_are_wished_for_also_of_engines_that_have_ended(
+    worker: WorkerService, master: SmallMaster, images: StreamDeclaration
+) -> None:
+    master.want((images, 1))
+    (engine,) = master.wait_for_engines(1, IDLE)
+    begun = master.want_log(LogWish("w-1", engine)).part
+    assert begun is not None and f"Engine {engine} serves stream images" in begun.text
+    assert not begun.is_over
+    master.want((images, 0))
+    rest = master.want_log(LogWish("w-2", engine, begun.mark, wait_s=10.0)).part
+    assert rest is not None and rest.text.count("\n") >= 1 and begun.text not in rest.text
+    master.wait_for(lambda: engine in master.exits)
+    end = master.want_log(LogWish("w-3", engine, rest.mark, wait_s=10.0)).part
+    assert end is not None and end.is_over
+    unknown = master.want_log(LogWish("w-4", "e-unknown"))
+    assert (unknown.part, unknown.code) == (None, "not_found")
 
 
 def test_an_engine_in_a_long_setup_can_be_stopped(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from harmonicio.control import paths
+from harmonicio.control.log_messages import LogAnswer
 from harmonicio.control.messages import (
     Desired,
     ReportAnswer,
@@ -62,5 +63,14 @@ def report(master: Master, call: Call) -> ReportAnswer:
 
 @routes.get(paths.WORKER_DESIRED, WORKER, answer=Desired, query=DesiredQuery)
 def desired(master: Master, call: Call) -> Desired:
-    """Ask what the worker shall run; held until that differs from `generation`, or for `wait_s` (at most 30)."""
+    """Ask what the worker shall do; held until that differs from `generation`, or for `wait_s` (at most 30).
+
+    A log that somebody wishes for is an answer, too.
+    """
     return master.desired(call.names["worker"], call.query.generation, call.query.wait_s)
+
+
+@routes.post(paths.WORKER_LOGS, WORKER, body=LogAnswer)
+def answer_log(master: Master, call: Call) -> None:
+    """Hand over a part of a log that was wished for."""
+    master.logs.answer(call.names["worker"], call.body)
