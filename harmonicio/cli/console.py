@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from harmonicio.control.json_codec import as_plain
-from harmonicio.core.printable import printable
+from harmonicio.core.printable import printable, printable_lines
 
 #: For commands whose answer a program reads.
 AS_JSON = typer.Option(False, "--json", help="Print JSON for programs.")
@@ -31,6 +31,11 @@ Cell = str | int | float | None
 def say(text: str) -> None:
     """Print one line for people."""
     print(printable(text))
+
+
+def show_text(text: str) -> None:
+    """Print a text of several lines as it is, also when the last one has no end yet."""
+    print(printable_lines(text), end="", flush=True)
 
 
 def show_json(record: Any) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import typer
 
-from harmonicio.cli import console, foreground, invocation, readiness
+from harmonicio.cli import console, engine_log, foreground, invocation, readiness
 from harmonicio.control.messages import EngineView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
@@ -94,6 +94,23 @@ def _arguments(command: str) -> list[str]:
         raise InvalidInput("--exec names no program.", hint="Write it like --exec 'program --in {input}'.")
     program, *others = arguments
     return [os.path.abspath(program) if "/" in program else program, *others]
+
+
+@app.command("logs")
+def logs(
+    context: typer.Context,
+    engine: str = typer.Argument(help="Its id; see: harmonicio engine ls", callback=invocation.engine_name),
+    is_followed: bool = typer.Option(
+        False, "--follow", "-f", help="Go on with what it writes, until it has ended or until interrupted."
+    ),
+    lines: int | None = typer.Option(None, "--lines", "-n", min=0, help="Begin with so many lines; by default 64 KiB."),
+) -> None:
+    """Print the end of an engine's log, also some time after the engine has ended."""
+    with invocation.of(context).master(invocation.READING_LOGS) as master:
+        part = master.engine_log(engine)
+        console.show_text(engine_log.last_lines(part.text, lines))
+        if is_followed and not part.is_over:
+            engine_log.follow(master, engine, part.mark)
 
 
 def show(engines: Sequence[EngineView]) -> None:

@@ -16,8 +16,9 @@ from harmonicio.core.names import check_name
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 
-#: Whose token a command tries, in this order: to look, and to change something.
+#: Whose token a command tries, in this order: to look, to read logs, and to change something.
 LOOKING = (Role.ADMIN, Role.VIEWER, Role.SOURCE, Role.WORKER)
+READING_LOGS = (Role.ADMIN, Role.VIEWER)
 CHANGING = (Role.ADMIN,)
 
 
@@ -53,6 +54,11 @@ def bearer_token(settings: Settings, roles: tuple[Role, ...]) -> str:
 def stream_name(name: str | None) -> str | None:
     """Return the name of a stream that was given, if any; it becomes part of a URL."""
     return None if name is None else check_name("stream", name)
+
+
+def engine_name(name: str) -> str:
+    """Return the id of an engine that was given; it becomes part of a URL."""
+    return check_name("engine", name)
 
 
 def token_name(name: str) -> str:

@@ -8,6 +8,12 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
 
 
+def printable_lines(text: str) -> str:
+    """Return the text likewise, but with its line ends and tabs."""
+    kept = text.replace("\n", "").replace("\t", "")
+    return text if kept.isprintable() else "".join(each if each in "\n\t" else printable(each) for each in text)
+
+
 def one_line(text: str) -> str:
     """Return the text as part of a sentence: white space of any kind becomes one space, the rest is printable."""
     return printable(" ".join(text.split()))
