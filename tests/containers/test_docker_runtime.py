@@ -16,7 +16,13 @@ from harmonicio.worker.runtimes.docker import DockerRuntime
 STAND_IN = """
 import json, signal, sys, time
 behaviour = sys.argv[1]
-signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "is_stubborn" else lambda *_: sys.exit(0))
+
+def end(*_):
+    if behaviour == "says_goodbye":
+        print("".join(f"{number:04} {'é' * 40}\\n" for number in range(900)) + "x" * 40_000, flush=True)
+    sys.exit(0)
+
+signal.signal(signal.SIGTERM, signal.SIG_IGN if behaviour == "is_stubborn" else end)
 print("ready", json.load(open("/run/harmonicio/configuration.json"))["engine"], flush=True)
 if behaviour == "fails":
     print("there is no such module\\n", flush=True)

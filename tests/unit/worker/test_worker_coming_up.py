@@ -10,7 +10,6 @@ from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.simulated_host import STEP_S, SimulatedHost
 from harmonicio.worker.instructions import (
-    EngineExited,
     EngineNotStarted,
     EngineStarted,
     EngineStarting,
@@ -87,10 +86,9 @@ def test_an_engine_that_is_not_well_is_killed_and_its_place_stays_empty_until_th
     assert "no GPU" in reported(host).troubles[0].text
     host.give(EngineUnwell(engine, "The health check of its image failed: no GPU"))
     assert len(host.orders(KillEngine)) == 1
-    host.give(EngineExited(engine, -9))
+    host.end(engine, -9)
     ended = reported(host).exits[0]
     assert (ended.reason, ended.text) == (ExitReason.UNKNOWN, "The health check of its image failed: no GPU")
-    del host.engines[engine]
     host.run(STEP_S)
     assert list(host.engines) == []
     host.run(1)
