@@ -30,6 +30,7 @@ class EngineConfiguration:
         scratch_folder: For payloads above ``memory_payload_max_bytes`` (unlinked files only), and for what the handler
             makes for a while: it is the engine's ``TMPDIR``.
         payload_budget_bytes: Payload bytes that may be in memory at the same time.
+        image: Digest of the container image that it runs in, to be recorded with results; empty without one.
         orphan_after_s: Without a controller for this long, the engine drains and ends.
     """
 
@@ -46,6 +47,7 @@ class EngineConfiguration:
     payload_budget_bytes: int
     orphan_after_s: float
     listen_port: int = 0
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -137,10 +137,14 @@ class ReportAnswer:
 
 @dataclass(frozen=True, slots=True)
 class DesiredEngines:
-    """How many engines of a stream a worker shall run, and with which declaration."""
+    """How many engines of a stream a worker shall run, and with which declaration.
+
+    ``image`` is the digest that its engines run elsewhere already: another one is not the same stream.
+    """
 
     declaration: StreamDeclaration
     count: int
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

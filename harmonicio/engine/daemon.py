@@ -164,7 +164,12 @@ class Daemon:
             self._client = self._new_client()
         declaration = configuration.declaration
         return plugin.PluginContext(
-            declaration.name, declaration.version, configuration.engine, self._client, is_streaming=is_streaming
+            declaration.name,
+            declaration.version,
+            configuration.engine,
+            self._client,
+            image=configuration.image,
+            is_streaming=is_streaming,
         )
 
     def _new_client(self) -> MasterClient:

@@ -33,6 +33,7 @@ class PluginContext:
     Attributes:
         stream_version: Of the declaration that this engine was started with.
         control_client: Talks to the master as this engine; connects on first use. Closed by the engine.
+        image: Digest of the container image that it runs in; empty without one.
         is_streaming: The handler reads payloads while they arrive: messages have a ``payload_reader``, no ``payload``.
     """
 
@@ -40,6 +41,7 @@ class PluginContext:
     stream_version: int
     engine: str
     control_client: MasterClient
+    image: str = ""
     is_streaming: bool = False
 
 

@@ -44,6 +44,7 @@ class HastePlugin:
             attempt=message.attempt,
             stream_version=self._context.stream_version,
             engine=self._context.engine,
+            image=self._context.image,
             route=message.route,
             unscored_because=reason,
         )

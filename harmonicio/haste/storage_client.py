@@ -158,6 +158,7 @@ class StorageClient:
         attempt: int = 1,
         stream_version: int = 0,
         engine: str = "",
+        image: str = "",
         route: str = "",
         unscored_because: str = "",
     ) -> FeatureRow:
@@ -167,6 +168,7 @@ class StorageClient:
             payload: Bytes, an array, or another object with a contiguous buffer.
             score: A precomputed score; the function is not asked then. One that is no number in [0, 1] sends the
                 message to ``unscored``, as one of the function does.
+            image: Digest of the engine's image; empty without one.
             route: How the message came to the engine, ``engine`` or ``backlog``; empty without a cluster.
             unscored_because: Why there are no features; the message goes to ``unscored``.
 
@@ -198,6 +200,7 @@ class StorageClient:
             policy_version=self._policy_version,
             stream_version=stream_version,
             engine=engine,
+            image=image,
             route=route,
             processed_at=time.time(),
         )

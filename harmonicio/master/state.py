@@ -40,6 +40,7 @@ from harmonicio.core.lease import Address
 from harmonicio.core.names import check_name
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.directory import Directory, KnownEngine, KnownWorker
+from harmonicio.master.image_pins import ImagePins
 from harmonicio.master.leases import HeldLease, LeaseTable
 from harmonicio.master.placement import PACKED, Host, Placement, check_policy, place
 from harmonicio.master.routing import Candidate, choose
@@ -105,6 +106,7 @@ class MasterState:
         self._is_settled = False
         self._placement = Placement({}, {})
         self._desired: dict[str, Desired] = {}
+        self._pins = ImagePins()
 
     def __repr__(self) -> str:
         return (
@@ -142,9 +144,12 @@ class MasterState:
         """
         heard = self.directory.report(worker, report, now)
         self._revoke(heard.unavailable)
-        if heard.has_returned:
+        if (heard.is_known and self._pins.see(report.engines, self._version_of)) or heard.has_returned:
             self._place(now)
         return ReportDecision(heard.is_known, heard.exits)
+
+    def _version_of(self, stream: str) -> int | None:
+        return self._streams[stream].version if stream in self._streams else None
 
     def leave(self, worker: str, now: float) -> None:
         """A worker stops on purpose: its engines are gone and are placed elsewhere.
@@ -299,6 +304,7 @@ class MasterState:
         hosts = [self._host(name, worker) for name, worker in self.directory.workers() if worker.is_present]
         wanted = {name: declaration.engines for name, declaration in self._streams.items()}
         self._placement = place(hosts, wanted, self._policy)
+        self._pins.prune(lambda engine: self.directory.engine(engine) is not None)
         before, self._desired = self._desired, {}
         for worker, counts in self._placement.placed.items():
             self._desired[worker] = self._next_desired(before.get(worker), counts)
@@ -307,11 +313,14 @@ class MasterState:
         return Host(name, worker.registration.max_engines, self._placement.placed.get(name), worker.at_work())
 
     def _next_desired(self, before: Desired | None, counts: Mapping[str, int]) -> Desired:
-        streams = tuple(DesiredEngines(self._streams[stream], count) for stream, count in counts.items())
+        streams = tuple(self._desired_engines(self._streams[stream], count) for stream, count in counts.items())
         if before is not None and before.streams == streams:
             return before
         self._generation += 1
         return Desired(self._generation, streams)
+
+    def _desired_engines(self, declaration: StreamDeclaration, count: int) -> DesiredEngines:
+        return DesiredEngines(declaration, count, self._pins.image_of(declaration.name, declaration.version))
 
     def _engines_of(self, stream: str) -> list[tuple[str, KnownEngine]]:
         return [(name, engine) for name, engine in self.directory.engines() if engine.report.stream == stream]

@@ -53,6 +53,7 @@ def row(number: int, **more: Any) -> FeatureRow:
         "metadata": {"number": number},
         "processed_at": 1_800_000_000.25,
         "route": "backlog",
+        "image": "sha256:1",
     }
     return FeatureRow(**(given | more))
 

@@ -36,7 +36,6 @@ from harmonicio.control.messages import (
     WorkerReport,
 )
 from harmonicio.core.engine import Availability, ExitReason
-from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.back_off import BackOff
 from harmonicio.worker.instructions import (
     DrainEngine,
@@ -268,9 +267,7 @@ class Controller:
     def _split(self, wanted: DesiredEngines) -> tuple[list[WatchedEngine], list[WatchedEngine]]:
         """Return the serving engines of the present declaration, and those of older ones."""
         serving = self._serving(wanted.declaration.name)
-        current = [
-            each for each in serving if each.bond == self._bond and is_same_recipe(each.declaration, wanted.declaration)
-        ]
+        current = [each for each in serving if each.bond == self._bond and each.runs(wanted)]
         return current, [each for each in serving if each not in current]
 
     def _surplus(self, wanted: DesiredEngines) -> list[WatchedEngine]:
@@ -298,7 +295,7 @@ class Controller:
             each.stream == wanted.declaration.name for each in self._engines.values()
         ):
             lacking = 0
-        return [self._start(wanted.declaration, now) for _ in range(min(lacking, self._room()))]
+        return [self._start(wanted, now) for _ in range(min(lacking, self._room()))]
 
     def _make_room(self, wanted: DesiredEngines, old: list[WatchedEngine], now: float) -> list[Instruction]:
         is_under_way = any(each.is_leaving for each in self._engines.values() if each.stream == wanted.declaration.name)
@@ -307,12 +304,12 @@ class Controller:
     def _room(self) -> int:
         return self._max_engines - len(self._engines)
 
-    def _start(self, declaration: StreamDeclaration, now: float) -> Instruction:
+    def _start(self, wanted: DesiredEngines, now: float) -> Instruction:
         engine = self._draw_engine_id()
         while engine in self._engines or engine in self._exits:
             engine = self._draw_engine_id()
-        self._engines[engine] = WatchedEngine(engine, declaration, now, self._bond or "")
-        return StartEngine(engine, declaration)
+        self._engines[engine] = WatchedEngine(engine, wanted.declaration, now, self._bond or "")
+        return StartEngine(engine, wanted.declaration, wanted.image)
 
     def _drain(self, engines: Iterable[WatchedEngine], now: float) -> list[Instruction]:
         return [self._order_drain(each, now + each.declaration.timeout_s, now) for each in engines]

@@ -149,10 +149,11 @@ Event = (
 
 @dataclass(frozen=True, slots=True)
 class StartEngine:
-    """Answered by EngineStarted or EngineNotStarted."""
+    """Answered by EngineStarted or EngineNotStarted. ``image`` is the digest that it must be, if there is one."""
 
     engine: str
     declaration: StreamDeclaration
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -392,7 +392,7 @@ class WorkerService:
             control_socket=socket_path,
             wall_s=time.time(),
         )
-        return EngineSpec(order.engine, folder, configuration)
+        return EngineSpec(order.engine, folder, configuration, order.image)
 
     def _drain_engine(self, order: DrainEngine) -> None:
         if order.is_starting or not self._desk.drain(order.engine, order.within_s):

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
+from harmonicio.control.messages import DesiredEngines, EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason, report_interval_s
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
@@ -87,6 +87,11 @@ class WatchedEngine:
     @property
     def stream(self) -> str:
         return self.declaration.name
+
+    def runs(self, wanted: DesiredEngines) -> bool:
+        """Whether it is what is wanted: the declaration, and the image, once that is known of both."""
+        is_image = not (self.image and wanted.image) or self.image == wanted.image
+        return is_image and is_same_recipe(self.declaration, wanted.declaration)
 
     @property
     def is_leaving(self) -> bool:

@@ -48,13 +48,14 @@ class TestSqlite(FeatureDatabaseSuite):
         file = tmp_path / "features.sqlite"
         SqliteFeatureDatabase(file).close()
         with closing(sqlite3.connect(file)) as old:
-            old.execute("ALTER TABLE feature_rows DROP COLUMN route")
+            for later in ("route", "image"):
+                old.execute(f"ALTER TABLE feature_rows DROP COLUMN {later}")
             values = "1, 'plates', 'm0', '', 0, 'A', '', 1, '{}', 0.5, '', '{}', '', '', 0, '', 0"
             old.execute(f"INSERT INTO feature_rows VALUES ({values})")
             old.commit()
         database = SqliteFeatureDatabase(file)
         database.commit(row(1))
-        assert [each.route for each in database.rows(RowFilter())] == ["", "backlog"]
+        assert [(each.route, each.image) for each in database.rows(RowFilter())] == [("", ""), ("backlog", "sha256:1")]
         database.close()
 
     def test_a_file_that_is_no_database_is_a_storage_error(self, tmp_path: Path) -> None:

@@ -72,6 +72,7 @@ class FeatureRow:
         function: The interestingness function with its parameters, in words.
         policy_version: Tells which policy decided; another policy has another.
         stream_version: Declaration by which it was decided.
+        image: Digest of the container image that processed it; empty without one.
         processed_at: Wall-clock seconds.
         route: How the message came: ``engine``, straight from its source, or ``backlog``; empty where nobody knows.
     """
@@ -93,6 +94,7 @@ class FeatureRow:
     engine: str = ""
     processed_at: float = 0.0
     route: str = ""
+    image: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +210,8 @@ def from_plain(plain: Any) -> FeatureRow:
 
 
 def _check_types(row: FeatureRow) -> None:
-    texts = (row.digest, row.tier, row.location, row.reason, row.function, row.policy_version, row.engine, row.route)
+    texts = [row.digest, row.tier, row.location, row.reason, row.function, row.policy_version]
+    texts += [row.engine, row.route, row.image]
     counts = (row.size_bytes, row.attempt, row.stream_version)
     numbers = (row.score, row.processed_at, *row.features.values()) if isinstance(row.features, Mapping) else ("",)
     is_right = (

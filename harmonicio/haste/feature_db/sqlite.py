@@ -45,9 +45,12 @@ _ROWS = sa.Table(
     sa.Column("engine", sa.Text, nullable=False),
     sa.Column("processed_at", sa.Float, nullable=False),
     sa.Column("route", sa.Text, nullable=False, server_default=""),
+    sa.Column("image", sa.Text, nullable=False, server_default=""),
     sa.UniqueConstraint("stream", "message_id"),
     sa.Index("feature_rows_by_score", "stream", "score"),
 )
+#: What earlier releases did not have.
+_LATER_COLUMNS = ("route", "image")
 _PAGE_ROWS = 500
 #: How long a writer waits for another process that writes.
 BUSY_TIMEOUT_S = 30.0
@@ -70,7 +73,7 @@ class SqliteFeatureDatabase(FeatureDatabase):
             sa.event.listen(self._engine, "connect", _prepare)
             with _alone_in(file.parent):
                 _METADATA.create_all(self._engine)
-                _add_route(self._engine)
+                _add_later_columns(self._engine)
         except (OSError, SQLAlchemyError) as error:
             raise self._broken(error) from None
 
@@ -145,11 +148,13 @@ def _prepare(connection: Any, _: Any) -> None:
         connection.execute(f"PRAGMA {pragma}")
 
 
-def _add_route(engine: sa.Engine) -> None:
-    """Give a file of an earlier release the column that it lacks."""
-    if all(column["name"] != "route" for column in sa.inspect(engine).get_columns(_ROWS.name)):
-        with engine.begin() as connection:
-            connection.execute(sa.text("ALTER TABLE feature_rows ADD COLUMN route TEXT NOT NULL DEFAULT ''"))
+def _add_later_columns(engine: sa.Engine) -> None:
+    """Give a file of an earlier release the columns that it lacks."""
+    known = {column["name"] for column in sa.inspect(engine).get_columns(_ROWS.name)}
+    for name in _LATER_COLUMNS:
+        if name not in known:
+            with engine.begin() as connection:
+                connection.execute(sa.text(f"ALTER TABLE feature_rows ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"))
 
 
 def _commit(connection: sa.Connection, row: FeatureRow) -> FeatureRow:

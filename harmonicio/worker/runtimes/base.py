@@ -63,11 +63,13 @@ class EngineSpec:
         folder: The engine's own folder. What is in its ``socket`` folder is for the engine, the rest for nobody else.
         configuration: Given to it in a way that nobody else can read; holds its key. Paths and addresses are the
             host's.
+        image: Digest of the image that it must be, because other engines of the stream run that; empty: any.
     """
 
     engine: str
     folder: Path
     configuration: EngineConfiguration
+    image: str = ""
 
     @property
     def declaration(self) -> StreamDeclaration:

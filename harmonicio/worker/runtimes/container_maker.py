@@ -11,7 +11,7 @@ import psutil
 
 from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import CONFIGURATION_NAME
-from harmonicio.core.errors import ConfigurationError, InvalidInput
+from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.container_plan import (
@@ -121,11 +121,17 @@ class ContainerMaker:
         spec = order.spec
         image = self._shelf.get(order.image, on_progress)
         mark = replace(order.mark, image=image.digest_in(order.image.repository))
+        if spec.image not in ("", mark.image):
+            raise NotAllowed(
+                f"Image {order.image} is {mark.image} by now, and the stream's engines run {spec.image}.",
+                hint="To run the new one, scale the stream to 0 and back; or declare it by digest.",
+            )
         limits = self.limits(spec.declaration)
         write_mark(spec.folder, mark)
         Path(mark.scratch_folder).mkdir(mode=0o700)
         os.chown(mark.scratch_folder, *self.owner)
-        inside = json_codec.dumps(seen_inside(spec.configuration, self._settings, limits.memory_bytes)) + b"\n"
+        given = replace(spec.configuration, image=mark.image)
+        inside = json_codec.dumps(seen_inside(given, self._settings, limits.memory_bytes)) + b"\n"
         _write_for(self.owner, spec.folder / SOCKET_FOLDER / CONFIGURATION_NAME, inside)
         site = ContainerSite(
             image.id,

@@ -25,6 +25,7 @@ class Context:
     stream_version: int = 3
     engine: str = "engine-1"
     control_client: Any = None
+    image: str = "sha256:1"
     is_streaming: bool = False
 
 
@@ -68,10 +69,11 @@ def bench(tmp_path: Path) -> Any:
     opened.close()
 
 
-def test_a_row_says_by_which_route_its_message_came(bench: Bench) -> None:
+def test_a_row_says_by_which_route_its_message_came_and_which_image_processed_it(bench: Bench) -> None:
     bench.handle(lambda _: {"focus": 0.5}, Message("m1", "plates", memoryview(b"pixels"), route="backlog"))
     bench.handle(lambda _: {"focus": 0.5}, message(2))
     assert (bench.row("m1").route, bench.row("m2").route) == ("backlog", "engine")
+    assert bench.row("m1").image == "sha256:1"
 
 
 def test_the_engine_finds_the_plugin_by_its_name() -> None:
