@@ -56,7 +56,7 @@ class Host:
         self._suite = suite
         self._lock = threading.Lock()
         self._all: list[RuntimeEvent] = []
-        self.runtime = suite.open(RuntimeContext(folder, self._tell, worker="0123456789abcdef"))
+        self.runtime = suite.open(RuntimeContext(folder, self._tell, self.scratch, worker="0123456789abcdef"))
 
     def _tell(self, event: RuntimeEvent) -> None:
         with self._lock:

@@ -2,7 +2,7 @@
 
     of the host                                 in the container
     <engine's folder>/socket                    /run/harmonicio     control socket, handler board, configuration
-    <scratch folder>/<engine>                   /scratch            payloads too large for memory; HOME, TMPDIR
+    a scratch volume of bounded size            /scratch            payloads too large for memory; HOME, TMPDIR
     tiers and folders of the declaration        the same paths
     —                                           everything else is of the image, and cannot be changed
 

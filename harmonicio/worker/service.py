@@ -148,6 +148,7 @@ class WorkerService:
         return RuntimeContext(
             self._folder.engines,
             self._tell,
+            self._options.scratch_folder,
             worker=self._folder.identity,
             max_engines=self._options.max_engines,
             docker=self._options.docker,

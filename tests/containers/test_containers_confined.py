@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HandlerFailed
+from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import ContainerNeeds, StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.service import WorkerOptions
 
 GIB = 1024**3
 PROBE = """
@@ -45,6 +48,25 @@ def probe(message, *, folder: str = ""):
         "docker_socket": os.path.exists("/var/run/docker.sock"),
         "control_folder": sorted(os.listdir("/run/harmonicio")),
     }
+"""
+
+
+FILLER = """
+from harmonicio.engine import handler
+
+@handler
+def fill(message):
+    said = ""
+    if message.payload == b"fill":
+        try:
+            with open("/scratch/large", "wb") as file:
+                for _ in range(100):
+                    file.write(bytes(2**20))
+        except OSError as error:
+            said = error.strerror
+        import os
+        os.unlink("/scratch/large")
+    return [len(message.payload), said]
 """
 
 
@@ -93,7 +115,7 @@ def test_a_live_engine_has_no_more_than_the_design_gives_it(
     worker = tmp_path / "cluster" / "worker" / "engines" / engine.engine / "socket"
     assert {(each["Destination"], each["Source"], each["RW"]) for each in container["Mounts"]} == {
         ("/run/harmonicio", str(worker), True),
-        ("/scratch", str(tmp_path / "cluster" / "scratch" / engine.engine), True),
+        ("/scratch", str(tmp_path / "cluster" / "scratch" / "containers" / engine.engine), True),
         *((tier["folder"], tier["folder"], True) for tier in tiers.values()),
         (str(tmp_path / "models"), str(tmp_path / "models"), False),
     }
@@ -135,3 +157,28 @@ def test_an_engine_that_needs_more_memory_than_it_may_have_ends_with_that_reason
         connector.send(b"x").result(60)
     (trouble,) = cluster.client.workers()[0].troubles
     assert "It ended by signal 9. It needed more than its 268 MB of memory." in trouble.text
+
+
+def test_an_engine_cannot_fill_more_than_its_scratch_space_which_goes_with_it(
+    docker_settings: DockerSettings, engine_image: Callable[[str, str], str], tmp_path: Path
+) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("only root can bound the scratch space")
+    image = engine_image("filler", FILLER)
+    scratch = tmp_path / "cluster" / "scratch"
+    worker = WorkerOptions(
+        "local",
+        tmp_path / "cluster" / "worker",
+        scratch,
+        max_engines=1,
+        runtime="docker",
+        docker=replace(docker_settings, scratch_max_bytes=20 * 1024**2),
+    )
+    with LocalCluster(tmp_path / "cluster", worker=worker) as cluster:
+        cluster.declare(StreamDeclaration("filler", image=image, memory_payload_max_bytes=1024**2))
+        cluster.wait_for_engines("filler", 1)
+        with StreamConnector("filler", master=cluster.url, token=cluster.source_token) as connector:
+            assert connector.send(bytes(5 * 1024**2)).result(30) == [5 * 1024**2, ""]
+            assert connector.send(b"fill").result(30) == [4, "No space left on device"]
+            assert connector.send(bytes(5 * 1024**2)).result(30) == [5 * 1024**2, ""]
+    assert list((scratch / "containers").iterdir()) == []

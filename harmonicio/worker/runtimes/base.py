@@ -42,6 +42,7 @@ class RuntimeContext:
 
     Attributes:
         folder: Holds one folder per engine, named like the engine.
+        scratch_folder: For payloads that are too large for memory, and what handlers make for a while.
         tell: Told what becomes of engines, from any thread; must not call the runtime.
         worker: Random, and the same for as long as the worker's data folder exists: marks what is ours.
         max_engines: How many engines this host may run.
@@ -50,6 +51,7 @@ class RuntimeContext:
 
     folder: Path
     tell: Tell
+    scratch_folder: Path = Path()
     worker: str = ""
     max_engines: int = 1
     docker: DockerSettings = field(default_factory=DockerSettings)

@@ -31,6 +31,7 @@ from harmonicio.worker.image_shelf import ImageShelf
 from harmonicio.worker.permits import check_image, check_needs
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.runtimes.mark import write_mark
+from harmonicio.worker.scratch_volumes import ScratchVolumes
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,6 @@ class ContainerMark:
     Attributes:
         listen_host: Of the worker.
         network: Which one it joined.
-        scratch_folder: Its own, on the host.
         image: Digest of its image, once that has been found.
     """
 
@@ -48,7 +48,6 @@ class ContainerMark:
     declaration: StreamDeclaration
     listen_host: str
     network: str
-    scratch_folder: str
     image: str = ""
 
 
@@ -80,6 +79,9 @@ class ContainerMaker:
         self._places = context.max_engines
         self._shelf = ImageShelf(host, context.docker.pull_timeout_s)
         self.owner = owner_of(context.docker.user)
+        self.volumes = ScratchVolumes(
+            context.scratch_folder / "containers", context.docker.scratch_max_bytes, self.owner
+        )
 
     def __repr__(self) -> str:
         return f"<ContainerMaker {self._shelf!r}>"
@@ -105,7 +107,6 @@ class ContainerMaker:
             declaration,
             spec.configuration.listen_host,
             network_of(declaration.container, self._settings),
-            f"{spec.configuration.scratch_folder}/{spec.engine}",
         )
         return ContainerOrder(spec, name, folders, mark)
 
@@ -128,8 +129,7 @@ class ContainerMaker:
             )
         limits = self.limits(spec.declaration)
         write_mark(spec.folder, mark)
-        Path(mark.scratch_folder).mkdir(mode=0o700)
-        os.chown(mark.scratch_folder, *self.owner)
+        scratch_folder = self.volumes.make(spec.engine)
         given = replace(spec.configuration, image=mark.image)
         inside = json_codec.dumps(seen_inside(given, self._settings, limits.memory_bytes)) + b"\n"
         _write_for(self.owner, spec.folder / SOCKET_FOLDER / CONFIGURATION_NAME, inside)
@@ -138,7 +138,7 @@ class ContainerMaker:
             self.owner,
             self._worker,
             str(spec.folder / SOCKET_FOLDER),
-            mark.scratch_folder,
+            str(scratch_folder),
             limits,
             order.folders.writable,
             order.folders.readable,

@@ -19,7 +19,6 @@ Rules:
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -181,11 +180,13 @@ class DockerRuntime(Runtime):
             unknown = [engine for engine in marks if engine not in self._containers and engine not in self._removals]
             found = tuple(self._find(marks[engine], here.get(engine)) for engine in unknown)
             strays = [each for engine, each in here.items() if not self._is_known(engine)]
+            known = {*self._containers, *self._removals}
         for each in strays:
             _log.info(
                 "Container %s is what is left of a start or an end that was cut off; it is removed.", each["Id"][:12]
             )
             self._host.remove(each["Id"])
+        self._maker.volumes.remove_strangers(known)
         return found
 
     def _find(self, mark: ContainerMark, listed: Mapping[str, Any] | None) -> EngineFound:
@@ -248,7 +249,7 @@ class DockerRuntime(Runtime):
     def _remove(self, container: _Container) -> None:
         if container.id:
             self._host.remove(container.id)
-        shutil.rmtree(container.mark.scratch_folder, ignore_errors=True)
+        self._maker.volumes.remove(container.engine)
         (container.folder / MARK_NAME).unlink(missing_ok=True)
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
