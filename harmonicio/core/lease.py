@@ -52,3 +52,8 @@ class Address:
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def is_wildcard(self) -> bool:
+        """Whether it stands for all addresses of a host: others reach that by one of its own."""
+        return self.host in ("0.0.0.0", "::")

@@ -31,7 +31,7 @@ from harmonicio.core.names import check_message_id, check_name
 from harmonicio.core.roles import Role
 from harmonicio.master import api_document, problems
 from harmonicio.master.endpoint import Call, Endpoint, Routes
-from harmonicio.master.http_server import BRIDGE_HOST
+from harmonicio.master.http_server import REACHED_AT
 from harmonicio.master.master import Master
 from harmonicio.master.tokens import Identity
 
@@ -118,8 +118,8 @@ def _serve(master: Master, endpoint: Endpoint, names: Mapping[str, str]) -> Resp
     for kind, name in names.items():
         check_message_id(name) if kind == "message" else check_name(kind, name)
     try:
-        bridge_host = flask.request.environ.get(BRIDGE_HOST, "")
-        call = Call(identity, names, _query(endpoint), _body(master, endpoint), bridge_host)
+        reached_at = flask.request.environ.get(REACHED_AT, "")
+        call = Call(identity, names, _query(endpoint), _body(master, endpoint), reached_at)
     except pydantic.ValidationError as error:
         return problems.respond(problems.of_validation(error))
     except _NotJson as error:

@@ -36,18 +36,19 @@ ADMIN_ONLY: frozenset[Role] = frozenset()
 class Call:
     """One request, checked: who asks, the names in its path, its query and its body.
 
-    ``identity`` is ``None`` on public routes only; ``bridge_host`` is empty unless the request came over a bridge.
+    ``identity`` is ``None`` on public routes only; ``reached_at`` is the host at which the caller reached the master,
+    empty when that is not known.
     """
 
     identity: Identity | None
     names: Mapping[str, str] = field(default_factory=dict)
     query: Any = None
     body: Any = None
-    bridge_host: str = ""
+    reached_at: str = ""
 
     def reaches(self, address: Address) -> Address:
-        """Return the master's address as the caller reaches it."""
-        return Address(self.bridge_host, address.port) if self.bridge_host else address
+        """Return another address of the master as this caller reaches it: who found one port finds the other there."""
+        return Address(self.reached_at, address.port) if self.reached_at else address
 
 
 Handler = Callable[[Master, Call], Any]

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import http
 import logging
+import re
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import unquote_to_bytes
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from cheroot import server as cheroot_server
 from cheroot import wsgi
@@ -37,8 +38,9 @@ MAX_HEADER_BYTES = 64 * 1024
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: How often the selector looks for idle connections, and at most how long closing waits for it.
 SELECTOR_INTERVAL_S = 0.2
-#: In the WSGI environment of requests that came over a bridge: this host's address there.
-BRIDGE_HOST = "harmonicio.bridge_host"
+#: In the WSGI environment: the host at which the caller reached this server; empty when that is not known.
+REACHED_AT = "harmonicio.reached_at"
+_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 class HttpServer:
@@ -48,8 +50,7 @@ class HttpServer:
         address: Where to listen; port 0 takes a free one.
         application: The WSGI application.
         threads: Requests that are served at the same time.
-        device: A network device of this host, when only what comes in over it shall be heard; the application finds
-            the address in ``BRIDGE_HOST`` of its environment.
+        device: A network device of this host, when only what comes in over it shall be heard.
 
     Raises:
         Unavailable: the address cannot be listened on.
@@ -58,7 +59,7 @@ class HttpServer:
     def __init__(self, address: Address, application: Callable[..., Any], *, threads: int, device: str = "") -> None:
         self._server = _Server(
             (address.host, address.port),
-            _with_decoded_path(_reached_at(address.host, application) if device else application),
+            _with_decoded_path(self._saying_where(application)),
             numthreads=threads,
             server_name="harmonicio",
             request_queue_size=128,
@@ -88,12 +89,24 @@ class HttpServer:
         self._server.stop()
         self._thread.join()
 
+    def _saying_where(self, application: Callable[..., Any]) -> Callable[..., Any]:
+        """Say where the caller reached us: at the bound address or, when that is all of them, at the one he names."""
 
-def _reached_at(host: str, application: Callable[..., Any]) -> Callable[..., Any]:
-    def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
-        return application({**environ, BRIDGE_HOST: host}, start_response)
+        def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
+            bound = self.address
+            host = _named_host(environ.get("HTTP_HOST", "")) if bound.is_wildcard else bound.host
+            return application({**environ, REACHED_AT: host}, start_response)
 
-    return call
+        return call
+
+
+def _named_host(header: str) -> str:
+    """Return the host in a header ``Host``, without its port; empty when there is none."""
+    try:
+        host = urlsplit(f"//{header}").hostname or ""
+    except ValueError:
+        return ""
+    return host if _HOST.fullmatch(host) else ""
 
 
 def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:

@@ -250,9 +250,12 @@ class MasterService:
 
     @property
     def data_address(self) -> Address:
-        """Where others reach the data port: the address it listens on, or this host's name when that is all of them."""
+        """Where others reach the data port: the address it listens on, or this host's name when that is all of them.
+
+        Callers of the REST API are told it at the host at which they reach that.
+        """
         bound = self._intake.address
-        return Address(socket.gethostname(), bound.port) if _is_wildcard(bound.host) else bound
+        return Address(socket.gethostname(), bound.port) if bound.is_wildcard else bound
 
     def token_file(self, role: Role) -> Path:
         """Return the file in which the first token of a role was written."""
@@ -297,10 +300,6 @@ def _check_bind(options: MasterOptions) -> None:
         f"The master would listen on {options.host}, beyond this machine, without TLS.",
         hint="Use 127.0.0.1, or allow it with master.insecure in a network that you trust.",
     )
-
-
-def _is_wildcard(host: str) -> bool:
-    return host in ("0.0.0.0", "::")
 
 
 def _is_loopback(host: str) -> bool:

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from http.client import HTTPConnection
 from pathlib import Path
 
 import pytest
 
 from benches.master import PLATES, ask, client_of, run_master
+from harmonicio.control import paths
 from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import WorkerRegistration
 from harmonicio.core.errors import (
     Conflict,
     HarmonicIOError,
     NotFound,
 )
+from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.master.service import MasterService
 from harmonicio.transport import tcp
@@ -95,6 +101,29 @@ def test_the_ticket_of_another_source_stream_or_epoch_opens_no_data_connection(
     admin.revoke_all_leases()
     with pytest.raises(HarmonicIOError):
         dial(service, ticket)
+
+
+def test_a_master_on_all_addresses_tells_its_data_port_where_the_caller_reached_it(tmp_path: Path) -> None:
+    with run_master(tmp_path, host="0.0.0.0", is_insecure=True) as service:
+        port, token = service.data_address.port, service.token_file(Role.ADMIN).read_text()
+        for host in ("127.0.0.1", "localhost"):
+            with MasterClient(service.url.replace("0.0.0.0", host), token) as caller:
+                caller.declare_stream(PLATES)
+                assert ask(caller, "s1").backlog.address == Address(host, port)
+                welcome = caller.register_worker(WorkerRegistration("w1", host, 1, "memory", "1"))
+                assert welcome.data_address == Address(host, port)
+
+
+@pytest.mark.parametrize("header", ["", "no host/", "[::1"])
+def test_a_caller_who_names_no_host_is_told_the_masters_own(tmp_path: Path, header: str) -> None:
+    with run_master(tmp_path, host="0.0.0.0", is_insecure=True) as service, client_of(service, Role.ADMIN) as admin:
+        admin.declare_stream(PLATES)
+        request = HTTPConnection("127.0.0.1", int(service.url.rpartition(":")[2]), timeout=10)
+        token = service.token_file(Role.SOURCE).read_text().strip()
+        headers = {"Host": header, "Authorization": f"Bearer {token}", "Content-Type": "application/json"}
+        request.request("POST", paths.LEASES, '{"stream": "plates", "source": "s1", "count": 1}', headers)
+        with closing(request), request.getresponse() as answer:
+            assert json.load(answer)["backlog"]["address"]["host"] == socket.gethostname()
 
 
 def test_a_stream_with_waiting_messages_is_deleted_by_force_only(
