@@ -1,4 +1,4 @@
-"""A role that runs in the foreground until somebody stops it."""
+"""What runs in the foreground: a role until somebody stops it, a command for as long as it may take."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
+
+
+class TimeIsUp(KeyboardInterrupt):
+    """The time limit ends the waiting wherever it is, as Ctrl-C does."""
 
 
 @contextmanager
@@ -27,3 +31,22 @@ def until_interrupted() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(timeout_s: float | None) -> Iterator[None]:
+    """Raise :class:`TimeIsUp` when the block takes longer than this; ``None`` is no limit."""
+    if timeout_s is None:
+        yield
+        return
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        raise TimeIsUp
+
+    previous = signal.signal(signal.SIGALRM, stop)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
+        signal.signal(signal.SIGALRM, previous)

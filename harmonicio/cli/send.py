@@ -7,17 +7,16 @@ which ones are not safe and so must be sent again.
 from __future__ import annotations
 
 import os
-import signal
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
-from types import FrameType
 
 import typer
 
 from harmonicio.cli import console, invocation
+from harmonicio.cli.foreground import TimeIsUp, time_limit
 from harmonicio.control.settings_files import read_token
 from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, OutcomeTimeout
 from harmonicio.core.printable import printable
@@ -31,10 +30,6 @@ INTERRUPTED = 130
 NAMED = 5
 
 Row = dict[str, object]
-
-
-class TimeIsUp(KeyboardInterrupt):
-    """The time limit ends the waiting wherever it is, as Ctrl-C does."""
 
 
 def run(
@@ -54,7 +49,7 @@ def run(
     deliveries: list[Delivery] = []
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     try:
-        with _time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
+        with time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
             with Progress("queued", len(files), is_shown=not as_json) as progress:
                 for path in files:
                     deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
@@ -85,25 +80,6 @@ def _check(files: Sequence[Path]) -> None:
             raise InvalidInput(f"No file is called like {path}." if is_pattern else f"There is no file {path}.")
         if not os.access(path, os.R_OK):
             raise InvalidInput(f"You may not read the file {path}.")
-
-
-@contextmanager
-def _time_limit(timeout_s: float | None) -> Iterator[None]:
-    """Raise :class:`TimeIsUp` when the block takes longer than this."""
-    if timeout_s is None:
-        yield
-        return
-
-    def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeIsUp
-
-    previous = signal.signal(signal.SIGALRM, stop)
-    try:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)
 
 
 def _await(connector: StreamConnector, delivery: Delivery, is_result_wanted: bool) -> None:
