@@ -12,12 +12,18 @@ import typer
 from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
+from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.sizes import format_size
+from harmonicio.worker.health import check_worker
 from harmonicio.worker.service import WorkerOptions, WorkerService
 
 app = typer.Typer(no_args_is_help=True)
+
+NAME = typer.Option(None, help="Name of this worker; by default the host's.")
+#: A health check that takes longer is no answer.
+CHECK_WITHIN_S = 5.0
 
 
 @app.command("ls")
@@ -34,7 +40,7 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 @app.command("run")
 def run(
     context: typer.Context,
-    name: str | None = typer.Option(None, help="Name of this worker; by default the host's."),
+    name: str | None = NAME,
     max_engines: int | None = typer.Option(None, help="Engines on this host; 0 takes one per CPU core."),
     drain_s: float = typer.Option(30.0, help="Seconds that engines may take to finish when the worker stops."),
 ) -> None:
@@ -52,6 +58,29 @@ def run(
             interrupted.wait()
         finally:
             service.stop(drain_s)
+
+
+@app.command("check")
+def check(context: typer.Context, name: str | None = NAME) -> None:
+    """Say in one line whether this host's worker does its work; exit code 0 or 1, for health checks."""
+    try:
+        with foreground.time_limit(CHECK_WITHIN_S):
+            console.say(_health(invocation.of(context).settings({"worker.name": name})))
+    except foreground.TimeIsUp:
+        console.say(f"The check has had no answer within {CHECK_WITHIN_S:g} s.")
+    except HarmonicIOError as error:
+        console.say(str(error))
+    else:
+        return
+    raise typer.Exit(1)
+
+
+def _health(settings: Settings) -> str:
+    options, token = worker_options(settings), invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN))
+    with MasterClient(settings.master.url, token) as master:
+        view = check_worker(options, master)
+    places = f"{view.engines} of {console.count(view.max_engines, 'engine')}"
+    return f"Worker {view.worker!r} runs {places}; the master heard it {console.duration(view.last_report_age_s)} ago."
 
 
 def worker_options(settings: Settings) -> WorkerOptions:

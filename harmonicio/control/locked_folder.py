@@ -36,13 +36,11 @@ class LockedFolder:
             raise StorageError(
                 f"The data folder {path} cannot be used: {error.strerror}.", hint="Choose another folder."
             ) from error
-        try:
-            fcntl.flock(self._lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        if not _lock(self._lock_file):
             self.close()
             raise Conflict(
                 f"Another {role} uses the data folder {path}.", hint="Stop it, or give this one its own folder."
-            ) from error
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path} {'closed' if self._lock_file < 0 else 'locked'}>"
@@ -52,6 +50,40 @@ class LockedFolder:
         if self._lock_file >= 0:
             os.close(self._lock_file)
             self._lock_file = -1
+
+
+def is_in_use(path: Path, role: str) -> bool:
+    """Whether one of this role uses the folder; to look keeps nobody from using it.
+
+    Raises:
+        StorageError: this user may not look.
+    """
+    try:
+        file = os.open(path / f"{role}.lock", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise StorageError(f"The data folder {path} cannot be looked at: {error.strerror}.") from error
+    try:
+        return not _attempt(file, fcntl.LOCK_SH)
+    finally:
+        os.close(file)
+
+
+def _lock(file: int) -> bool:
+    """Lock a file unless somebody has; who only looks shares a lock for a moment, and is waited for."""
+    while not _attempt(file, fcntl.LOCK_EX):
+        if not _attempt(file, fcntl.LOCK_SH):
+            return False
+    return True
+
+
+def _attempt(file: int, how: int) -> bool:
+    try:
+        fcntl.flock(file, how | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
 
 
 def make_private(path: Path) -> None:

@@ -38,11 +38,11 @@ def client_of(service: MasterService, role: Role) -> MasterClient:
 class FakeController:
     """Speaks for a worker: registers, and reports the engines that it is told to have."""
 
-    def __init__(self, client: MasterClient, worker: str, max_engines: int = 5) -> None:
+    def __init__(self, client: MasterClient, worker: str, max_engines: int = 5, host: str = "127.0.0.1") -> None:
         self.client = client
         self.worker = worker
         self._sequence = 0
-        registration = WorkerRegistration(worker, "127.0.0.1", max_engines, "memory", "1")
+        registration = WorkerRegistration(worker, host, max_engines, "memory", "1")
         self.key = client.register_worker(registration).ticket_key
 
     def report(self, **engines: Availability) -> None:

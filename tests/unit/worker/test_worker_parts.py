@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import selectors
 import stat
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import dial_controller
 from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.locked_folder import is_in_use
 from harmonicio.control.messages import EngineReport, WorkerWelcome
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, Conflict
@@ -55,6 +59,20 @@ def test_the_folder_is_for_one_owner_and_its_owner_only(tmp_path: Path) -> None:
     folder.close()
     folder.close()
     DataFolder(tmp_path / "worker").close()
+
+
+def test_who_looks_whether_a_folder_is_in_use_keeps_nobody_from_using_it(tmp_path: Path) -> None:
+    assert not is_in_use(tmp_path, "worker")
+    with closing(DataFolder(tmp_path)):
+        assert is_in_use(tmp_path, "worker")
+    assert not is_in_use(tmp_path, "worker")
+    with open(tmp_path / "worker.lock") as looking, ThreadPoolExecutor(1) as pool:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        beginning = pool.submit(DataFolder, tmp_path)
+        with pytest.raises(TimeoutError):
+            beginning.result(0.1)
+        fcntl.flock(looking, fcntl.LOCK_UN)
+        beginning.result(10).close()
 
 
 def test_the_folder_remembers_bonds_until_an_engine_is_removed(tmp_path: Path) -> None:
