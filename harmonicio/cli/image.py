@@ -11,7 +11,7 @@ import typer
 
 from harmonicio.cli import console, invocation
 from harmonicio.control.engine_description import PREFIX, EngineDescription, ParameterDescription, from_labels
-from harmonicio.core.errors import InvalidInput
+from harmonicio.core.errors import InvalidInput, NotFound
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.docker_host import BuildOrder, DockerHost, Image
 from harmonicio.worker.image_builder import build_engine_image, describe, own_labels
@@ -21,6 +21,9 @@ app = typer.Typer(no_args_is_help=True)
 
 #: All that this machine has of an engine's image is found by this label.
 _MARK = f"{PREFIX}protocol"
+#: What an engine's image begins with, unless its Dockerfile says otherwise.
+BASE_IMAGE = "harmonicio/engine-base"
+_SEE_ALL = "To see all that the build says, add --verbose."
 
 
 @app.command("build")
@@ -46,7 +49,10 @@ def build(
     )
     begun = time.monotonic()
     with _docker_host(context) as host:
-        built = build_engine_image(host, order, console.say if is_verbose else _say_nothing)
+        try:
+            built = build_engine_image(host, order, console.say if is_verbose else _say_nothing)
+        except InvalidInput as error:
+            raise InvalidInput(error.text, hint=_what_may_lack(host, base) or error.hint or _SEE_ALL) from None
     console.say(
         f"Image {name.tagged} ({format_size(built.image.size_bytes)}) in {time.monotonic() - begun:.1f} s: "
         f"{_in_words(built.engine)}"
@@ -90,6 +96,16 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
 def _docker_host(context: typer.Context) -> Iterator[DockerHost]:
     with closing(DockerHost(invocation.of(context).settings().docker.url)) as host:
         yield host
+
+
+def _what_may_lack(host: DockerHost, base: str | None) -> str:
+    """Return what to do where this machine does not have the image that others begin with; empty where it has."""
+    try:
+        host.image(base or BASE_IMAGE)
+    except NotFound:
+        how = "Name another with --from." if base else "Build it in the repository of HarmonicIO: make images"
+        return f"There is no image {base or BASE_IMAGE} on this machine. {how}"
+    return ""
 
 
 def _say_nothing(line: str) -> None:

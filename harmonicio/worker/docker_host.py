@@ -28,6 +28,7 @@ from harmonicio.core.errors import ConfigurationError, HarmonicIOError, InvalidI
 from harmonicio.core.printable import one_line
 from harmonicio.core.settings import DockerSettings
 from harmonicio.worker.docker_log import LogEntry, entries
+from harmonicio.worker.docker_words import OF_THE_BUILD, PullProgress, lines_of, message_in, root_of
 
 #: How long one request may take, apart from pulls and builds.
 ANSWER_WITHIN_S = 60.0
@@ -146,7 +147,10 @@ class DockerHost:
             NotFound: it is not here.
         """
         with self._mapped():
-            return _image(self._api.inspect_image(name))
+            try:
+                return _image(self._api.inspect_image(name))
+            except errors.ImageNotFound:
+                raise NotFound(f"There is no image {name} on this host.") from None
 
     def images(self, label: str) -> tuple[Image, ...]:
         """Return the images of this host that have a label."""
@@ -169,7 +173,7 @@ class DockerHost:
             with self._mapped(), self._ask_to_pull(name, min(within_s, PULL_STALLS_AFTER_S)) as answer:
                 for line in map(json.loads, filter(None, answer.iter_lines())):
                     if "error" in line:
-                        raise NotFound(f"Image {name} cannot be pulled: {one_line(str(line['error']))}")
+                        raise NotFound(f"Image {name} cannot be pulled: {one_line(str(line['error']))[:500]}.")
                     on_progress(progress.hear(line))
                     if time.monotonic() > deadline:
                         raise too_late
@@ -190,8 +194,8 @@ class DockerHost:
         )
         if answer.status_code >= 400:
             with answer:
-                said = one_line(answer.text)[:500]
-            raise NotFound(f"Image {name} cannot be pulled: {said}")
+                said = message_in(answer.text)
+            raise NotFound(f"Image {name} cannot be pulled: {said}.")
         return answer
 
     def build(self, order: BuildOrder, on_line: Callable[[str], None]) -> str:
@@ -203,7 +207,7 @@ class DockerHost:
         Raises:
             InvalidInput: the build failed; says what the Docker engine says.
         """
-        image_id = ""
+        image_id = last_words = ""
         with self._mapped():
             for line in self._api.build(
                 path=str(order.folder),
@@ -218,9 +222,13 @@ class DockerHost:
                 decode=True,
             ):
                 if "error" in line:
-                    raise InvalidInput(f"Image {order.tag} cannot be built: {one_line(str(line['error']))[:500]}")
-                if text := str(line.get("stream", "")).rstrip():
+                    name, said = order.tag or order.folder.name, one_line(str(line["error"]))[:500]
+                    words = f" It said: {last_words}." if last_words else ""
+                    raise InvalidInput(f"The image {name} cannot be built: {said}.{words}")
+                for text in lines_of(line.get("stream")):
                     on_line(text)
+                    if not text.startswith(OF_THE_BUILD):
+                        last_words = one_line(text)[:500]
                 image_id = (line.get("aux") or {}).get("ID", image_id)
         return image_id
 
@@ -344,7 +352,7 @@ class DockerHost:
                 probe.connect(self.socket_path)
 
     def _of_silence(self, error: Exception) -> HarmonicIOError:
-        cause = _root_of(error)
+        cause = root_of(error)
         if isinstance(cause, PermissionError):
             return NotAllowed(
                 f"This user may not use the Docker engine at {self.url}.",
@@ -375,34 +383,6 @@ class DockerEvents:
             self._stream.close()
 
 
-class PullProgress:
-    """Says in words how far a pull is, from the lines that the Docker engine writes."""
-
-    def __init__(self) -> None:
-        self._layers: dict[str, tuple[int, int]] = {}
-
-    def hear(self, line: Mapping[str, Any]) -> str:
-        """Take in one line and return the state."""
-        about, layer = line.get("progressDetail") or {}, line.get("id")
-        if layer and about.get("total") and line.get("status") == "Downloading":
-            self._layers[str(layer)] = (int(about.get("current") or 0), int(about["total"]))
-        elif layer in self._layers and line.get("status") in ("Download complete", "Pull complete", "Already exists"):
-            self._layers[str(layer)] = (self._layers[str(layer)][1],) * 2
-        total = sum(each for _, each in self._layers.values())
-        if not total:
-            return "being pulled"
-        current = sum(each for each, _ in self._layers.values())
-        return f"being pulled: {current / 1e6:.0f} of {total / 1e6:.0f} MB"
-
-
-def _root_of(error: BaseException) -> BaseException:
-    """Return what the network said, which libraries wrap in errors of their own."""
-    for inner in (*error.args, error.__cause__, error.__context__):
-        if isinstance(inner, BaseException):
-            return _root_of(inner)
-    return error
-
-
 def _image(found: Mapping[str, Any]) -> Image:
     labels = (found.get("Config") or {}).get("Labels") or found.get("Labels") or {}
     return Image(
@@ -422,12 +402,6 @@ def _of_answer(error: errors.APIError) -> HarmonicIOError:
     if 400 <= status < 500:
         return InvalidInput(f"The Docker engine refuses: {said}.")
     return Unavailable(f"The Docker engine says: {said}.")
-
-
-def last_probe(inspected: Mapping[str, Any]) -> str:
-    """Return what a container's health check said last."""
-    log = ((inspected.get("State") or {}).get("Health") or {}).get("Log") or []
-    return one_line(str(log[-1].get("Output", "")))[:200] if log else ""
 
 
 def bridge_address(settings: DockerSettings) -> str:

@@ -33,8 +33,9 @@ from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
-from harmonicio.worker.docker_host import DockerEvent, DockerHost, last_probe
+from harmonicio.worker.docker_host import DockerEvent, DockerHost
 from harmonicio.worker.docker_log import LogEntry, last_entries, listed, part_of
+from harmonicio.worker.docker_words import last_probe
 from harmonicio.worker.instructions import (
     EngineExited,
     EngineFound,
