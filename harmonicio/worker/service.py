@@ -373,9 +373,10 @@ class WorkerService:
         try:
             self._runtime.start(self._prepare(order))
         except Exception as error:  # noqa: BLE001  whatever it is, the controller must know that no engine starts
-            is_foreseen = isinstance(error, HarmonicIOError)
+            # What is foreseen is told to the master as the stream's trouble, again with each attempt.
+            level = logging.INFO if isinstance(error, HarmonicIOError) else logging.WARNING
             name = order.declaration.name
-            _log.warning("Engine %s of stream %s: %s", order.engine, name, error, exc_info=not is_foreseen)
+            _log.log(level, "Engine %s of stream %s: %s", order.engine, name, error, exc_info=level == logging.WARNING)
             self._tell(EngineNotStarted(order.engine, str(error)))
             return
         _log.info("Engine %s of stream %s starts.", order.engine, order.declaration.name)
