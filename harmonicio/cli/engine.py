@@ -10,6 +10,7 @@ from pathlib import Path
 import typer
 
 from harmonicio.cli import console, engine_log, foreground, invocation, readiness
+from harmonicio.cli.new_engine import make_engine_folder
 from harmonicio.control.messages import EngineView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
@@ -35,6 +36,17 @@ def list_all(
         console.show_json(engines)
     else:
         show(engines)
+
+
+@app.command("new")
+def new(name: str = typer.Argument(help="Of the engine: its folder, function, image and stream.")) -> None:
+    """Make a folder with a small engine that works, its test and its Dockerfile, to put your own code in."""
+    made = make_engine_folder(name)
+    console.say(f"Made {name}/ with {', '.join(made)}. What now:")
+    console.say(f"  harmonicio up {name}/engine.py    try it, without a container; harmonicio send {name} FILE")
+    console.say(f"  python -m pytest {name}           test it, without a cluster")
+    console.say(f"  harmonicio image build {name}     build its image")
+    console.say(f"  harmonicio up --image {name}      try it in a container")
 
 
 @app.command("run")
