@@ -15,6 +15,7 @@ from harmonicio.control.messages import EngineView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.worker.image_name import parse_image_name
 
 app = typer.Typer(no_args_is_help=True)
 #: The handler that runs a program.
@@ -58,42 +59,52 @@ def run(
         "--exec",
         help="Instead of FILE.py: a program with its arguments, started for each message without a shell.",
     ),
+    image: str | None = typer.Option(None, help="Instead of FILE.py: a container image of an engine."),
     stream: str | None = typer.Option(None, help="The stream that it handles.", callback=invocation.stream_name),
     engines: int = typer.Option(1, min=1, help="How many engines."),
 ) -> None:
-    """Run a handler, or a program of any language, as the engines of a stream, until interrupted.
+    """Run a handler, a program of any language, or an image as the engines of a stream, until interrupted.
 
     The stream is declared with it, workers of the cluster run it, and it is scaled to none at the end.
 
     A program gets the payload on its standard input, or in a file whose path stands for {input}. Its standard output is
     the result. {metadata} stands for the path of a JSON file, {id} for the message's id.
     """
-    declaration = declaration_of(handler, command, stream, engines)
+    declaration = declaration_of(handler, command, image, stream, engines)
     name = declaration.name
     with foreground.until_interrupted() as interrupted, invocation.of(context).master(invocation.CHANGING) as master:
         master.declare_stream(declaration)
-        console.say(f"Stream {name!r} shall run {handler or command} with {console.count(engines, 'engine')}.")
+        console.say(f"Stream {name!r} shall run {handler or command or image} with {console.count(engines, 'engine')}.")
         readiness.follow(master, [name], interrupted)
         master.scale_stream(name, 0)
         console.say(f"Stream {name!r} has no engines now; its messages wait in the backlog.")
 
 
-def declaration_of(handler: Path | None, command: str | None, stream: str | None, engines: int) -> StreamDeclaration:
-    """Return the declaration of a stream that runs a handler, or a program.
+def declaration_of(
+    handler: Path | None, command: str | None, image: str | None, stream: str | None, engines: int
+) -> StreamDeclaration:
+    """Return the declaration of a stream that runs a handler, a program or an image.
 
     Raises:
         InvalidInput: not exactly one of them is given, it cannot be used, or the stream has no name.
     """
-    if handler is not None and command is None:
-        runs, parameters = str(invocation.handler_file(handler)), {}
-        or_else = f"; or try it without a cluster: harmonicio up {handler}"
-    elif command is not None and handler is None:
-        runs, parameters, or_else = COMMAND, {"command": _arguments(command)}, "."
-    else:
-        raise InvalidInput("Engines run either a handler or a program.", hint="Give FILE.py, or --exec 'program …'.")
+    if sum(each is not None for each in (handler, command, image)) != 1:
+        raise InvalidInput(
+            "Engines run a handler, a program or an image.", hint="Give one: FILE.py, --exec 'program …' or --image."
+        )
+    runs, parameters, or_else = "", {}, "."
+    if handler is not None:
+        runs, or_else = str(invocation.handler_file(handler)), f"; or try it without a cluster: harmonicio up {handler}"
+    elif command is not None:
+        runs, parameters = COMMAND, {"command": _arguments(command)}
+    elif image is not None:
+        parse_image_name(image)
+        or_else = f"; or try it without a cluster: harmonicio up --image {image}"
     if stream is None:
-        raise InvalidInput(f"For which stream shall {handler or command} run?", hint=f"Add --stream NAME{or_else}")
-    return StreamDeclaration(stream, handler=runs, engines=engines, parameters=parameters).checked()
+        raise InvalidInput(
+            f"For which stream shall {handler or command or image} run?", hint=f"Add --stream NAME{or_else}"
+        )
+    return StreamDeclaration(stream, handler=runs, image=image or "", engines=engines, parameters=parameters).checked()
 
 
 def _arguments(command: str) -> list[str]:

@@ -12,10 +12,12 @@ import typer
 from harmonicio.cli import console, invocation
 from harmonicio.control.engine_description import PREFIX, EngineDescription, ParameterDescription, from_labels
 from harmonicio.core.errors import InvalidInput, NotFound
+from harmonicio.core.settings import DockerSettings
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.docker_host import BuildOrder, DockerHost, Image
 from harmonicio.worker.image_builder import build_engine_image, describe, own_labels
 from harmonicio.worker.image_name import parse_image_name
+from harmonicio.worker.image_shelf import ImageShelf
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -90,6 +92,33 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
         [_row(image, engine) for image, engine in found],
         empty="There are no images of engines here. Make one: harmonicio engine new NAME",
     )
+
+
+def have_image(name: str, settings: DockerSettings) -> None:
+    """Have an image on this machine, pulled if need be.
+
+    Raises:
+        NotFound: it cannot be had; says how to build it.
+    """
+    image = parse_image_name(name)
+    said: list[str] = []
+
+    def say_once(progress: str) -> None:
+        if not said:
+            console.say(f"Image {image.tagged} is not on this machine; it is being pulled …")
+        said.append(progress)
+
+    # Without a registry or an owner it is a name of Docker's own images, and none of them is an engine.
+    pull_timeout_s = settings.pull_timeout_s if "/" in image.repository else 0.0
+    with closing(DockerHost(settings.url)) as host:
+        try:
+            ImageShelf(host, pull_timeout_s).get(image, say_once)
+        except NotFound as error:
+            reason = f" {error.text}" if said else ""
+            raise NotFound(
+                f"There is no image {name} on this machine.{reason}",
+                hint=f"Build it: harmonicio image build FOLDER --tag {name.partition('@')[0]}",
+            ) from None
 
 
 @contextmanager

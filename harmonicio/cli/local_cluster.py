@@ -1,4 +1,4 @@
-"""Master and worker in this process, engines as child processes: a whole cluster on one machine.
+"""Master and worker in this process, engines as child processes or containers: a whole cluster on one machine.
 
 ``harmonicio up`` and ``harmonicio demo`` run one; tests and measurements use the same.
 """
@@ -19,7 +19,7 @@ from harmonicio.cli.readiness import READY_WITHIN_S
 from harmonicio.cli.worker import worker_options
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import StreamView
-from harmonicio.core.errors import Unavailable
+from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.stream import StreamDeclaration
@@ -29,6 +29,8 @@ from harmonicio.worker.service import WorkerOptions, WorkerService
 #: Both sides live and end together, so there is nobody to wait for at the start, and orphans need not wait long.
 SETTLE_S, ORPHAN_AFTER_S = 0.0, 10.0
 DRAIN_S = 30.0
+#: Runtimes, by what they start.
+PROCESSES, CONTAINERS = "process", "docker"
 
 
 class LocalCluster:
@@ -63,7 +65,7 @@ class LocalCluster:
         self._backlog_options = backlog or BacklogOptions()
         worker = worker or WorkerOptions("local", folder / "worker", folder / "scratch", max_engines=max_engines)
         self._worker_options = replace(worker, orphan_after_s=ORPHAN_AFTER_S)
-        if worker.runtime == "docker":
+        if worker.runtime == CONTAINERS:
             self._open_to_containers()
         self._streams = tuple(streams)
         self._parts = ExitStack()
@@ -79,7 +81,7 @@ class LocalCluster:
             settings.home,
             master=replace(master_options(settings), settle_s=SETTLE_S),
             backlog=backlog_options(settings),
-            worker=worker_options(settings),
+            worker=replace(worker_options(settings), runtime=runtime_for(streams, settings)),
             streams=streams,
         )
 
@@ -132,6 +134,10 @@ class LocalCluster:
         assert self._master is not None, "the cluster has been entered"
         return self._master.token_file(role).read_text().strip()
 
+    def starts(self, declaration: StreamDeclaration) -> bool:
+        """Whether engines of a stream start here, as far as its kind decides that."""
+        return self._worker_options.runtime != (PROCESSES if declaration.image else CONTAINERS)
+
     def declare(self, declaration: StreamDeclaration) -> StreamDeclaration:
         """Declare a stream; engines start at once."""
         return self.client.declare_stream(declaration)
@@ -152,3 +158,29 @@ class LocalCluster:
                     hint=" ".join(troubles) or "See: harmonicio status",
                 )
             time.sleep(0.05)
+
+
+def runtime_for(streams: Sequence[StreamDeclaration], settings: Settings) -> str:
+    """Return which runtime starts the engines of these streams: what is set, else what they need.
+
+    Raises:
+        InvalidInput: no runtime starts them all, or not the one that is set.
+    """
+    images = [each.name for each in streams if each.image]
+    handlers = [each.name for each in streams if not each.image]
+    if images and handlers:
+        raise InvalidInput(
+            f"Stream {images[0]!r} has an image, and stream {handlers[0]!r} a handler: one worker runs containers or "
+            "processes, not both.",
+            hint="Build an image of the handler, too: harmonicio image build FOLDER",
+        )
+    needed, given = (CONTAINERS if images else PROCESSES), settings.worker.runtime
+    origin = settings.origins.get("worker.runtime")
+    if origin is None:
+        return needed
+    if given != needed and given in (CONTAINERS, PROCESSES) and streams:
+        raise InvalidInput(
+            f"Stream {streams[0].name!r} needs the runtime {needed!r}, and worker.runtime is {given!r} ({origin}).",
+            hint="Leave it out: a cluster on this machine takes the one that its streams need.",
+        )
+    return given

@@ -13,6 +13,7 @@ import pytest
 import harmonicio
 from harmonicio.cli import app, console, up
 from harmonicio.cli.__main__ import main
+from harmonicio.core.errors import InvalidInput
 
 
 @pytest.mark.parametrize("command", app.COMMANDS, ids=lambda command: command.name)
@@ -70,8 +71,32 @@ def test_a_handler_that_up_starts_names_its_stream(tmp_path: Path, file: str, st
     handler = tmp_path / file
     handler.parent.mkdir(exist_ok=True)
     handler.touch()
-    (declaration,) = up.declarations_of(handler, None, None)
+    (declaration,) = up.declarations_of(handler, None, None, None)
     assert declaration.name == stream
+
+
+@pytest.mark.parametrize(
+    ("image", "stream"),
+    [("cells", "cells"), ("lab.example:5000/em/cells:1.2", "cells"), (f"a/b@sha256:{'0' * 64}", "b")],
+)
+def test_an_image_that_up_starts_names_its_stream(image: str, stream: str) -> None:
+    (declaration,) = up.declarations_of(None, image, None, 3)
+    assert (declaration.name, declaration.image, declaration.handler, declaration.engines) == (stream, image, "", 3)
+    (declaration,) = up.declarations_of(None, image, "plates", None)
+    assert (declaration.name, declaration.engines) == ("plates", 1)
+
+
+@pytest.mark.parametrize(
+    ("what", "image", "text"),
+    [
+        (Path("mine.py"), "cells", "Engines run either mine.py or the image cells. Give one of them."),
+        (None, "Cells", "'Cells' is no name of an image. Write it like lab/cells:1.2"),
+    ],
+)
+def test_what_up_cannot_start_is_refused_with_what_to_do(what: Path | None, image: str, text: str) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        up.declarations_of(what, image, None, None)
+    assert text in str(caught.value)
 
 
 def test_a_table_shows_numbers_with_separators_and_hides_terminal_codes(capsys: pytest.CaptureFixture[str]) -> None:

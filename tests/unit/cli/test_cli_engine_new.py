@@ -32,7 +32,7 @@ def test_the_name_is_that_of_folder_function_image_and_stream(here: Path, capsys
     assert not any("ENGINE_NAME" in text for text in made.values())
     engine = describe(load("count_cells/engine.py"))
     assert (engine.name, list(engine.parameters)) == ("count_cells", ["min_entropy"])
-    (declaration,) = up.declarations_of(Path("count_cells/engine.py"), None, None)
+    (declaration,) = up.declarations_of(Path("count_cells/engine.py"), None, None, None)
     assert declaration.name == "count_cells"
     assert "  harmonicio image build count_cells " in capsys.readouterr().out
 

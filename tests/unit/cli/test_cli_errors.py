@@ -114,7 +114,10 @@ def test_a_command_that_cannot_be_used_ends_with_2(arguments: list[str], capsys:
     [
         (["up", "none.py"], "There is no file none.py. Give a handler (FILE.py) or streams (FILE.toml)."),
         (["up", "notes.txt"], "notes.txt is not a Python file. Give a handler (FILE.py) or streams (FILE.toml)."),
-        (["up", "s.toml", "--engines", "2"], "--stream and --engines are for a handler; s.toml says both itself."),
+        (
+            ["up", "s.toml", "--engines", "2"],
+            "--stream and --engines are for a handler or an image; s.toml says both itself.",
+        ),
         (["up", "none.toml"], "The stream file none.toml cannot be read: No such file or directory."),
         (["up", "--stream", "a/b"], "'a/b' is not a stream name."),
         (["engine", "run", "notes.txt", "--stream", "s"], "notes.txt is not a Python file. Give a handler (FILE.py)."),

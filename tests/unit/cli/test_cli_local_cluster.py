@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from harmonicio.cli.__main__ import main
-from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.cli.local_cluster import LocalCluster, runtime_for
 from harmonicio.cli.master import backlog_options, master_options
 from harmonicio.cli.worker import worker_options
 from harmonicio.control.messages import WorkerView
 from harmonicio.control.settings_files import load_settings
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
 
@@ -62,6 +63,47 @@ def test_the_options_of_master_and_worker_come_from_the_settings(tmp_path: Path)
     assert master_options(settings).data_folder == tmp_path / "master"
     assert worker_options(settings).payload_budget_bytes == 1024**2
     assert worker_options(settings).host == "127.0.0.2"
+
+
+HANDLER = StreamDeclaration("plates", handler="plates.py")
+IMAGE = StreamDeclaration("cells", image="lab/cells")
+
+
+def runtime(*streams: StreamDeclaration, **environ: str) -> str:
+    """Return the runtime of a cluster of these streams, with the settings that the environment gives."""
+    return runtime_for(streams, load_settings(environ={"HARMONICIO_HOME": "/nowhere", **environ}))
+
+
+def test_a_local_cluster_takes_the_runtime_that_its_streams_need() -> None:
+    assert runtime() == runtime(HANDLER) == "process"
+    assert runtime(IMAGE) == "docker"
+
+
+def test_the_runtime_that_is_set_is_taken_where_it_starts_the_streams() -> None:
+    assert runtime(IMAGE, HARMONICIO_WORKER_RUNTIME="docker") == "docker"
+    assert runtime(HARMONICIO_WORKER_RUNTIME="docker") == "docker"
+    assert runtime(HANDLER, HARMONICIO_WORKER_RUNTIME="somebody_s") == "somebody_s"
+
+
+@pytest.mark.parametrize(
+    ("streams", "given", "text"),
+    [
+        ([IMAGE, HANDLER], {}, "Stream 'cells' has an image, and stream 'plates' a handler"),
+        ([IMAGE], {"HARMONICIO_WORKER_RUNTIME": "process"}, "is 'process' (HARMONICIO_WORKER_RUNTIME). Leave it out"),
+        ([HANDLER], {"HARMONICIO_WORKER_RUNTIME": "docker"}, "'plates' needs the runtime 'process'"),
+    ],
+)
+def test_streams_that_no_runtime_starts_together_are_refused_with_what_to_do(
+    streams: list[StreamDeclaration], given: dict[str, str], text: str
+) -> None:
+    with pytest.raises(InvalidInput) as caught:
+        runtime(*streams, **given)
+    assert text in str(caught.value)
+
+
+def test_a_cluster_says_which_streams_it_starts(tmp_path: Path) -> None:
+    cluster = LocalCluster(tmp_path)
+    assert (cluster.starts(HANDLER), cluster.starts(IMAGE)) == (True, False)
 
 
 @pytest.mark.parametrize("taken", ["--port", "--data-port"])
