@@ -57,7 +57,7 @@ check: install ## format, lint, types, import contracts and fast tests, in under
 
 .PHONY: test
 test: check ## all that CI runs
-	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q $(SLOW_TESTS)
 
 .PHONY: format
 format: install ## put the code into the house's format

@@ -14,8 +14,9 @@ from pathlib import Path
 import harmonicio
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.sizes import format_size
-from harmonicio.worker.docker_host import BuildOrder, DockerHost
-from harmonicio.worker.image_builder import build_engine_image
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_records import BuildOrder
+from harmonicio.worker.containers.image_builder import build_engine_image
 
 REPOSITORY = Path(__file__).parents[2]
 #: Each is a target of the Dockerfile beside this file.

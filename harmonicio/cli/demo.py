@@ -39,7 +39,7 @@ from harmonicio.haste.storage_client import UNSCORED
 from harmonicio.haste.tiers.base import Tier, create_tiers
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.progress import Progress
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.options import WorkerOptions
 
 TIERS = ("D", "C", "B", "A")
 SAMPLE_IMAGES = 24
@@ -118,7 +118,7 @@ def run(
 
 def _check_image(settings: DockerSettings, name: str) -> None:
     """Raise InvalidInput when this machine does not have the image, which nobody else has either."""
-    from harmonicio.worker.docker_host import DockerHost  # Who needs no containers needs no such package.
+    from harmonicio.worker.containers.docker_host import DockerHost  # Who needs no containers needs no such package.
 
     with closing(DockerHost(settings.url)) as host:
         try:

@@ -15,7 +15,7 @@ from harmonicio.control.messages import EngineView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.sizes import format_size
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.image_name import parse_image_name
+from harmonicio.worker.containers.image_name import parse_image_name
 
 app = typer.Typer(no_args_is_help=True)
 #: The handler that runs a program.

@@ -14,10 +14,11 @@ from harmonicio.control.engine_description import PREFIX, EngineDescription, Par
 from harmonicio.core.errors import InvalidInput, NotFound
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.sizes import format_size
-from harmonicio.worker.docker_host import BuildOrder, DockerHost, Image
-from harmonicio.worker.image_builder import build_engine_image, describe, own_labels
-from harmonicio.worker.image_name import parse_image_name
-from harmonicio.worker.image_shelf import ImageShelf
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_records import BuildOrder, Image
+from harmonicio.worker.containers.image_builder import build_engine_image, describe, own_labels
+from harmonicio.worker.containers.image_name import parse_image_name
+from harmonicio.worker.containers.image_shelf import ImageShelf
 
 app = typer.Typer(no_args_is_help=True)
 

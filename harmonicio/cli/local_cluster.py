@@ -24,7 +24,8 @@ from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 #: Both sides live and end together, so there is nobody to wait for at the start, and orphans need not wait long.
 SETTLE_S, ORPHAN_AFTER_S = 0.0, 10.0
@@ -105,7 +106,9 @@ class LocalCluster:
 
     def _open_to_containers(self) -> None:
         """Let containers reach the master over their bridge, and run what is declared: it is all the same user's."""
-        from harmonicio.worker.docker_host import bridge_address  # Who needs no containers needs no such package.
+        from harmonicio.worker.containers.docker_host import (
+            bridge_address,  # Who needs no containers needs no such package.
+        )
 
         docker = self._worker_options.docker
         bridge_host = docker.master_host or bridge_address(docker)

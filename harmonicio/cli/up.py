@@ -17,7 +17,7 @@ from harmonicio.core.errors import InvalidInput
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.image_name import parse_image_name
+from harmonicio.worker.containers.image_name import parse_image_name
 
 ECHO = "harmonicio.engine.echo"
 

@@ -17,7 +17,8 @@ from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.health import check_worker
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 app = typer.Typer(no_args_is_help=True)
 

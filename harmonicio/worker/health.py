@@ -17,7 +17,7 @@ from harmonicio.control.client import MasterClient
 from harmonicio.control.locked_folder import is_in_use
 from harmonicio.control.messages import WorkerView
 from harmonicio.core.errors import Conflict, NotFound, Unavailable
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.options import WorkerOptions
 
 
 def check_worker(options: WorkerOptions, master: MasterClient) -> WorkerView:
@@ -32,7 +32,9 @@ def check_worker(options: WorkerOptions, master: MasterClient) -> WorkerView:
     if not is_in_use(options.data_folder, "worker"):
         raise NotFound(f"No worker uses the data folder {options.data_folder}.", hint="Start it: harmonicio worker run")
     if options.runtime == "docker":
-        from harmonicio.worker.docker_host import DockerHost  # Who needs no containers needs no such package.
+        from harmonicio.worker.containers.docker_host import (
+            DockerHost,  # Who needs no containers needs no such package.
+        )
 
         with closing(DockerHost(options.docker.url)) as host:
             host.check()

@@ -21,9 +21,8 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from harmonicio import __version__
@@ -33,7 +32,6 @@ from harmonicio.control.messages import EngineExit, ReportAnswer, WorkerRegistra
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
-from harmonicio.core.settings import DockerSettings
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.folder import DataFolder
@@ -55,6 +53,7 @@ from harmonicio.worker.instructions import (
     Tick,
 )
 from harmonicio.worker.log_reader import LogReader
+from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.outfit import Outfitter
 from harmonicio.worker.reporter import Master, Reporter
 from harmonicio.worker.runtimes import open_runtime
@@ -65,32 +64,6 @@ _log = logging.getLogger(__name__)
 TICK_S = 0.1
 #: After the drain deadline, engines are killed; that takes a moment.
 KILL_MARGIN_S = 10.0
-
-
-@dataclass(frozen=True, slots=True)
-class WorkerOptions:
-    """How to run a worker.
-
-    Attributes:
-        name: Unique among the workers of a master.
-        data_folder: Engines' folders and logs; used by one service at a time.
-        scratch_folder: For payloads that are too large for memory.
-        runtime: What starts engines, by name.
-        host: Address on which engines listen and connectors reach them.
-        payload_budget_bytes: Payload bytes in memory of one engine.
-        orphan_after_s: Engines that have no controller for this long drain and end.
-        docker: The settings of the docker runtime.
-    """
-
-    name: str
-    data_folder: Path
-    scratch_folder: Path
-    max_engines: int
-    runtime: str = "process"
-    host: str = "127.0.0.1"
-    payload_budget_bytes: int = 512 * 1024**2
-    orphan_after_s: float = 120.0
-    docker: DockerSettings = field(default_factory=DockerSettings)
 
 
 class WorkerService:

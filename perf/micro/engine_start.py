@@ -24,7 +24,7 @@ from p2p import machine
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.options import WorkerOptions
 
 STREAM = "bench"
 CONFINED = ("--rm", "--network", "bridge", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")

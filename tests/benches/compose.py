@@ -14,7 +14,7 @@ from pathlib import Path
 import docker
 
 from benches import docker_engine
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
 
 FILE = Path(__file__).parents[2] / "deploy" / "compose" / "compose.yaml"
 PROJECT_LABEL, SERVICE_LABEL = "com.docker.compose.project", "com.docker.compose.service"

@@ -18,7 +18,8 @@ import docker
 
 from harmonicio.core.errors import HarmonicIOError, NotFound
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import BuildOrder, DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_records import BuildOrder
 
 #: What images are made from here, in place of ``python:3.11-slim``.
 BASE_IMAGE = "harmonicio-test/python"
@@ -74,8 +75,9 @@ class DockerEngine:
 
     def __exit__(self, *_: object) -> None:
         self.stop()
-        for namespace in (self._state / "netns").glob("*"):  # Of containers that died with a Docker engine.
-            subprocess.run(["umount", str(namespace)], check=False, capture_output=True)
+        # What containers that died with a Docker engine leave mounted, and what each engine does to its data root.
+        for path in (*(self._state / "netns").glob("*"), self._folder / "data"):
+            subprocess.run(["umount", str(path)], check=False, capture_output=True)
         shutil.rmtree(self._state, ignore_errors=True)
         for left in self._state.parent.glob(f"{self._state.name}.*"):
             left.unlink(missing_ok=True)

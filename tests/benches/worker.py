@@ -15,7 +15,8 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.bare_peers import BareConnector
 from harmonicio.testing.small_master import SmallMaster
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 IDLE, BUSY, STARTING, DRAINING = Availability.IDLE, Availability.BUSY, Availability.STARTING, Availability.DRAINING
 

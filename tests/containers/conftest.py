@@ -15,8 +15,8 @@ from benches.docker_engine import BASE_IMAGE, DockerEngine, answering_engine, ma
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.settings import DockerSettings
 from harmonicio.stream_connector import StreamConnector
-from harmonicio.worker.docker_host import DockerHost
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.options import WorkerOptions
 
 IS_CI = os.environ.get("CI") == "true"
 REGISTRY_BASE_IMAGE = "python:3.11-slim"

@@ -17,8 +17,8 @@ from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.container_plan import LABEL_WORKER
-from harmonicio.worker.docker_host import DockerHost, bridge_address
+from harmonicio.worker.containers.container_plan import LABEL_WORKER
+from harmonicio.worker.containers.docker_host import DockerHost, bridge_address
 
 MESSAGES, ENGINES = 200, 2
 HANDLER = """

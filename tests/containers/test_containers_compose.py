@@ -13,7 +13,7 @@ import pytest
 
 from benches.compose import FILE, ComposeCluster, commands, obstacle
 from harmonicio.stream_connector import StreamConnector
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
 
 IS_CI = os.environ.get("CI") == "true"
 UP_WITHIN_S = 60.0

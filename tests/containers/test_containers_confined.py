@@ -14,8 +14,8 @@ from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import ContainerNeeds, StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
-from harmonicio.worker.docker_host import DockerHost
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.options import WorkerOptions
 
 GIB = 1024**3
 PROBE = """

@@ -18,7 +18,7 @@ import pytest
 
 from harmonicio.control.stream_files import parse_streams
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
 
 PAGE = (Path(__file__).parents[2] / "docs" / "engines.md").read_text()
 #: What was done before the tests, and is taken as it is: the checkout, its environment, and the images.

@@ -14,7 +14,7 @@ from harmonicio.haste.feature_db.base import RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
 
 HANDLER = """
     from harmonicio.engine import handler

@@ -21,8 +21,8 @@ from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import ContainerNeeds, StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import DockerHost
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.options import WorkerOptions
 
 ECHO = "harmonicio/echo"
 OTHER_DIGEST = f"harmonicio/echo@sha256:{'0' * 64}"

@@ -17,8 +17,8 @@ from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.back_off import FIRST_DELAY_S
-from harmonicio.worker.docker_host import DockerHost
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.options import WorkerOptions
 
 ATTEMPTS = 4
 

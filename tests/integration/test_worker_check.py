@@ -16,7 +16,8 @@ from harmonicio.control.client import MasterClient
 from harmonicio.core.roles import Role
 from harmonicio.master.service import MasterService
 from harmonicio.worker.folder import DataFolder
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 Check = Callable[..., tuple[int, str]]
 HERE = socket.gethostname()

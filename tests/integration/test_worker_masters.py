@@ -32,8 +32,9 @@ from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.instructions import Tick
+from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.outfit import Outfitter
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.service import WorkerService
 
 
 @pytest.fixture

@@ -32,7 +32,8 @@ from harmonicio.core.message import OutcomeKind
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.small_master import SmallMaster
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 
 @pytest.fixture

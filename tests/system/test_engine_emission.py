@@ -15,7 +15,7 @@ from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.service import WorkerOptions
+from harmonicio.worker.options import WorkerOptions
 
 Write = Callable[[str, str], Path]
 Connect = Callable[..., StreamConnector]

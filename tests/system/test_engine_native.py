@@ -23,9 +23,9 @@ from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.bare_peers import BareController, BareMaster, configuration_of
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire import codec
+from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.runtimes import RUNTIMES
 from harmonicio.worker.runtimes.process import ProcessRuntime
-from harmonicio.worker.service import WorkerOptions
 
 Connect = Callable[..., StreamConnector]
 

@@ -21,7 +21,8 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.service import WorkerOptions, WorkerService
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.service import WorkerService
 
 LOST_AFTER_S = 2.0
 HANDLER = """

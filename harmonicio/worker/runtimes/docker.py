@@ -32,10 +32,13 @@ from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.sizes import format_size
-from harmonicio.worker.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
-from harmonicio.worker.docker_host import DockerEvent, DockerHost
-from harmonicio.worker.docker_log import LogEntry, last_entries, listed, part_of
-from harmonicio.worker.docker_words import last_probe
+from harmonicio.worker.containers.container_maker import ContainerMaker, ContainerMark, ContainerOrder
+from harmonicio.worker.containers.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_log import LogEntry, last_entries, listed, part_of
+from harmonicio.worker.containers.docker_records import DockerEvent
+from harmonicio.worker.containers.docker_watch import DockerWatch
+from harmonicio.worker.containers.docker_words import last_probe
 from harmonicio.worker.instructions import (
     EngineExited,
     EngineFound,
@@ -45,8 +48,6 @@ from harmonicio.worker.instructions import (
     EngineUnwell,
 )
 from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext, no_log_of
-from harmonicio.worker.runtimes.container_maker import ContainerMaker, ContainerMark, ContainerOrder
-from harmonicio.worker.runtimes.docker_watch import DockerWatch
 from harmonicio.worker.runtimes.engine_log import last_words
 from harmonicio.worker.runtimes.log_archive import MAX_KEPT_LOG_BYTES, LogArchive
 from harmonicio.worker.runtimes.mark import MARK_NAME, read_mark

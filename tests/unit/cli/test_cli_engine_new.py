@@ -14,7 +14,7 @@ from harmonicio.cli.__main__ import main
 from harmonicio.core.names import check_name
 from harmonicio.engine.description import describe
 from harmonicio.engine.handler import load
-from harmonicio.worker.image_name import parse_image_name
+from harmonicio.worker.containers.image_name import parse_image_name
 
 FILES = {".dockerignore", "Dockerfile", "README.md", "engine.py", "requirements.txt", "test_engine.py"}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.worker.docker_words import PullProgress, lines_of, message_in
+from harmonicio.worker.containers.docker_words import PullProgress, lines_of, message_in
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from pathlib import PurePath
 from harmonicio.core.errors import NotAllowed
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import ContainerNeeds
-from harmonicio.worker.image_name import ImageName
+from harmonicio.worker.containers.image_name import ImageName
 
 
 def check_image(image: ImageName, settings: DockerSettings) -> None:

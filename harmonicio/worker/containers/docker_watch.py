@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 
 from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import HarmonicIOError
-from harmonicio.worker.docker_host import DockerEvent, DockerEvents, DockerHost
+from harmonicio.worker.containers.docker_host import DockerEvents, DockerHost
+from harmonicio.worker.containers.docker_records import DockerEvent
 
 _log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@
     —                                           everything else is of the image, and cannot be changed
 
 It runs as an ordinary user, with no capability and none to be gained, and with limits on CPU, memory and processes.
-What loosens that was permitted before (:mod:`harmonicio.worker.permits`).
+What loosens that was permitted before (:mod:`harmonicio.worker.containers.permits`).
 
 Pure: the words of the Docker engine's API (``POST /containers/create``), version 1.41.
 """

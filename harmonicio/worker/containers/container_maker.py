@@ -14,7 +14,7 @@ from harmonicio.control.engine_messages import CONFIGURATION_NAME
 from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.container_plan import (
+from harmonicio.worker.containers.container_plan import (
     ORDINARY_USER,
     ContainerLimits,
     ContainerSite,
@@ -23,15 +23,15 @@ from harmonicio.worker.container_plan import (
     network_of,
     seen_inside,
 )
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.host_folders import HostFolders, host_folders
+from harmonicio.worker.containers.image_name import ImageName, parse_image_name
+from harmonicio.worker.containers.image_shelf import ImageShelf
+from harmonicio.worker.containers.permits import check_image, check_needs
+from harmonicio.worker.containers.scratch_volumes import ScratchVolumes
 from harmonicio.worker.folder import SOCKET_FOLDER
-from harmonicio.worker.host_folders import HostFolders, host_folders
-from harmonicio.worker.image_name import ImageName, parse_image_name
-from harmonicio.worker.image_shelf import ImageShelf
-from harmonicio.worker.permits import check_image, check_needs
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.runtimes.mark import write_mark
-from harmonicio.worker.scratch_volumes import ScratchVolumes
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,6 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import docker
@@ -27,8 +25,9 @@ from docker.types.daemon import CancellableStream
 from harmonicio.core.errors import ConfigurationError, HarmonicIOError, InvalidInput, NotAllowed, NotFound, Unavailable
 from harmonicio.core.printable import one_line
 from harmonicio.core.settings import DockerSettings
-from harmonicio.worker.docker_log import LogEntry, entries
-from harmonicio.worker.docker_words import OF_THE_BUILD, PullProgress, lines_of, message_in, root_of
+from harmonicio.worker.containers.docker_log import LogEntry, entries
+from harmonicio.worker.containers.docker_records import BuildOrder, DockerEvent, Image, image_of
+from harmonicio.worker.containers.docker_words import OF_THE_BUILD, PullProgress, lines_of, message_in, root_of
 
 #: How long one request may take, apart from pulls and builds.
 ANSWER_WITHIN_S = 60.0
@@ -38,70 +37,6 @@ MAX_CONNECTIONS = 64
 LOG_CHUNK_BYTES = 64 * 1024
 #: A pull from which nothing is heard for so long has failed.
 PULL_STALLS_AFTER_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class Image:
-    """An image of this host.
-
-    Attributes:
-        id: By which containers are made; the digest of its configuration.
-        digests: ``repository@sha256:…`` for each registry that it was pulled from or pushed to.
-    """
-
-    id: str
-    digests: tuple[str, ...] = ()
-    tags: tuple[str, ...] = ()
-    labels: Mapping[str, str] | None = None
-    size_bytes: int = 0
-
-    def digest_in(self, repository: str) -> str:
-        """Return the digest under which everybody finds it in a repository, or, of a local image, its id."""
-        for each in self.digests:
-            name, _, digest = each.partition("@")
-            if name == repository:
-                return digest
-        return self.id
-
-
-@dataclass(frozen=True, slots=True)
-class BuildOrder:
-    """An image to build.
-
-    Attributes:
-        folder: What the Dockerfile can copy; what its ``.dockerignore`` names is left out.
-        tag: The image's name; empty: it gets none.
-        dockerfile: Where that is, when not in the folder.
-        target: Which stage of it; empty takes the last.
-        arguments: Of the Dockerfile (``ARG``).
-        network: ``none``: the build reaches nothing; empty: what the Docker engine gives it.
-    """
-
-    folder: Path
-    tag: str
-    dockerfile: Path | None = None
-    target: str = ""
-    arguments: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, str] = field(default_factory=dict)
-    network: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class DockerEvent:
-    """Something that happened to a container, like ``die`` or ``health_status: unhealthy``."""
-
-    action: str
-    labels: Mapping[str, str]
-
-    @property
-    def exit_code(self) -> int | None:
-        """Of a container that died."""
-        code = self.labels.get("exitCode", "")
-        return int(code) if code.isdecimal() else None
-
-    @classmethod
-    def of(cls, raw: Mapping[str, Any]) -> DockerEvent:
-        return cls(str(raw.get("Action") or ""), (raw.get("Actor") or {}).get("Attributes") or {})
 
 
 class DockerHost:
@@ -148,7 +83,7 @@ class DockerHost:
         """
         with self._mapped():
             try:
-                return _image(self._api.inspect_image(name))
+                return image_of(self._api.inspect_image(name))
             except errors.ImageNotFound:
                 raise NotFound(f"There is no image {name} on this host.") from None
 
@@ -156,7 +91,7 @@ class DockerHost:
         """Return the images of this host that have a label."""
         with self._mapped():
             found = self._api.images(filters={"label": label})
-        return tuple(_image(each) for each in found)
+        return tuple(image_of(each) for each in found)
 
     def pull(self, name: str, within_s: float, on_progress: Callable[[str], None]) -> None:
         """Pull an image; ``name`` has a tag or a digest.
@@ -381,17 +316,6 @@ class DockerEvents:
     def close(self) -> None:
         with suppress(OSError):
             self._stream.close()
-
-
-def _image(found: Mapping[str, Any]) -> Image:
-    labels = (found.get("Config") or {}).get("Labels") or found.get("Labels") or {}
-    return Image(
-        id=str(found["Id"]),
-        digests=tuple(each for each in found.get("RepoDigests") or () if not each.startswith("<none>")),
-        tags=tuple(each for each in found.get("RepoTags") or () if not each.startswith("<none>")),
-        labels=dict(labels),
-        size_bytes=int(found.get("Size") or 0),
-    )
 
 
 def _of_answer(error: errors.APIError) -> HarmonicIOError:

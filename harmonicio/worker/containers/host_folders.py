@@ -14,7 +14,7 @@ from harmonicio.control.members import Family
 from harmonicio.core.errors import InvalidInput, StorageError
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.worker.permits import check_folders
+from harmonicio.worker.containers.permits import check_folders
 
 #: Each tells from the options of the engine plugin of its name which folders that writes to.
 PLUGIN_FOLDERS = Family(

@@ -18,8 +18,9 @@ from typing import Any
 from harmonicio.control.engine_description import PREFIX, EngineDescription, from_labels
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
 from harmonicio.core.printable import one_line
-from harmonicio.worker.container_plan import ORDINARY_USER, confined
-from harmonicio.worker.docker_host import BuildOrder, DockerHost, Image
+from harmonicio.worker.containers.container_plan import ORDINARY_USER, confined
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_records import BuildOrder, Image
 from harmonicio.worker.runtimes.engine_log import last_words
 
 DESCRIBE_WITHIN_S = 120

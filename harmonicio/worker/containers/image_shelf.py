@@ -7,8 +7,9 @@ from collections.abc import Callable
 from concurrent.futures import Future, wait
 
 from harmonicio.core.errors import HarmonicIOError, NotAllowed, NotFound
-from harmonicio.worker.docker_host import DockerHost, Image
-from harmonicio.worker.image_name import ImageName
+from harmonicio.worker.containers.docker_host import DockerHost
+from harmonicio.worker.containers.docker_records import Image
+from harmonicio.worker.containers.image_name import ImageName
 
 #: How often those who wait are told how far a pull is.
 PROGRESS_S = 1.0
