@@ -68,7 +68,8 @@ format: install ## put the code into the house's format
 
 .PHONY: demo
 demo: install $(if $(filter docker,$(RUNTIME)),images) ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=docker
-	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)")
+	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)") \
+		$(if $(OUTPUT),--output "$(OUTPUT)")
 
 # ── container images ─────────────────────────────────────────────────────────────────────────────────────────────────
 
