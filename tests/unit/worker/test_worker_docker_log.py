@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import pytest
 
-from harmonicio.worker import docker_log
+from harmonicio.worker.containers import docker_log
 from harmonicio.worker.containers.docker_log import LogEntry, entries, last_entries, listed, part_of
 
 OUT, ERR = 1, 2
