@@ -23,7 +23,7 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -59,6 +59,8 @@ MAX_STARTS, MAX_ORDERS = 64, 4
 KEPT_ENTRIES = 10_000
 LOGS_WITHIN_S = 30.0
 _KILLED_BY_SIGNAL = 128
+#: In these states a container runs nothing; in others (running, paused …) it lives.
+OVER = ("created", "exited", "dead", "removing")
 
 
 @dataclass(slots=True, eq=False)
@@ -72,6 +74,7 @@ class _Container:
     is_started: bool = False
     has_ended: bool = False
     is_end_told: bool = False
+    signals: set[str] = field(default_factory=set)
 
     @property
     def engine(self) -> str:
@@ -97,6 +100,7 @@ class DockerRuntime(Runtime):
         self._containers: dict[str, _Container] = {}
         self._removals: dict[str, Future[None]] = {}
         self._left: list[_Container] = []
+        self._has_listed = False
         self._is_closed = False
         self._host = DockerHost(context.docker.url)
         try:
@@ -157,14 +161,11 @@ class DockerRuntime(Runtime):
         if not _is_running(inspected):
             self._end(container)
         elif is_over:
-            self._order(self._host.signal, container.id, "KILL")
+            self._order(self._send, container, "KILL")
 
     def _give_up(self, container: _Container, text: str) -> None:
         """Remove what there is of a start that failed, and say so."""
-        try:
-            self._remove(container)
-        except HarmonicIOError as error:  # The next runtime finds it and removes it.
-            _log.warning("What is left of engine %s cannot be removed yet: %s", container.engine, error)
+        self._remove_or_leave(container)
         with self._lock:
             self._containers.pop(container.engine, None)
             self._context.tell(EngineNotStarted(container.engine, text))
@@ -179,32 +180,33 @@ class DockerRuntime(Runtime):
                 for folder in sorted(self._context.folder.glob("*"))
                 if (mark := read_mark(folder, ContainerMark)) is not None and mark.engine == folder.name
             }
-            unknown = [engine for engine in marks if engine not in self._containers and engine not in self._removals]
-            found = tuple(self._find(marks[engine], here.get(engine)) for engine in unknown)
-            strays = [each for engine, each in here.items() if not self._is_known(engine)]
-            known = {*self._containers, *self._removals}
-        for each in strays:
-            _log.info(
-                "Container %s is what is left of a start or an end that was cut off; it is removed.", each["Id"][:12]
-            )
-            self._host.remove(each["Id"])
+            found = tuple(self._find(marks[engine], here.get(engine)) for engine in marks.keys() - self._known())
+            known = self._known()
+            self._has_listed = True
+        self._remove_strays(here, known)
         self._maker.volumes.remove_strangers(known)
         return found
+
+    def _known(self) -> set[str]:
+        return {*self._containers, *self._removals}
+
+    def _remove_strays(self, here: Mapping[str, Mapping[str, Any]], known: set[str]) -> None:
+        for engine in here.keys() - known:
+            container = here[engine]["Id"]
+            _log.info("Container %s is left of a start or an end that was cut off; it is removed.", container[:12])
+            self._host.remove(container)
 
     def _find(self, mark: ContainerMark, listed: Mapping[str, Any] | None) -> EngineFound:
         """Take in an engine of an earlier runtime; called under the lock, so that no end of it is missed."""
         container = _Container(mark, self._context.folder / mark.engine, is_started=True)
         self._containers[mark.engine] = container
         container.id = listed["Id"] if listed is not None else ""
-        if listed is not None and listed["State"] == "running":
+        if listed is not None and listed["State"] not in OVER:
             pid, address = _facts(mark, self._host.inspect(container.id))
             return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
         container.has_ended = container.is_end_told = True
         text = self._last_words(container) if listed is not None else "Its container is gone."
         return EngineFound(mark.engine, mark.declaration, 0, False, text, image=mark.image)
-
-    def _is_known(self, engine: str) -> bool:
-        return engine in self._containers or engine in self._removals
 
     # ── ending ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -221,8 +223,16 @@ class DockerRuntime(Runtime):
                 return
             if not container.is_started:
                 container.is_unwanted = True
-                return
-        self._order(self._host.signal, container.id, signal)
+            elif signal not in container.signals:  # A Docker engine that hangs is not asked again and again.
+                container.signals.add(signal)
+                self._order(self._send, container, signal)
+
+    def _send(self, container: _Container, signal: str) -> None:
+        try:
+            self._host.signal(container.id, signal)
+        finally:
+            with self._lock:
+                container.signals.discard(signal)
 
     def forget(self, engine: str) -> None:
         with self._lock:
@@ -236,23 +246,25 @@ class DockerRuntime(Runtime):
         try:
             log = last_entries(partial(self._log_of, container), KEPT_ENTRIES, MAX_KEPT_LOG_BYTES)
             self._archive.keep(container.engine, b"".join(each.as_line() for each in log))
-            self._remove(container)
-        except Unavailable as error:
+        except (HarmonicIOError, OSError) as error:
+            if not isinstance(error, Unavailable):  # Then it is tried again with the rest.
+                _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
+        self._remove_or_leave(container)
+
+    def _remove_or_leave(self, container: _Container) -> None:
+        """Remove what is left of an engine, or do so when the Docker engine is back."""
+        try:
+            if container.id:
+                self._host.remove(container.id)
+            self._maker.volumes.remove(container.engine)
+            (container.folder / MARK_NAME).unlink(missing_ok=True)
+        except (HarmonicIOError, OSError) as error:
             _log.debug("What is left of engine %s stays for the moment: %s", container.engine, error)
             with self._lock:
                 self._left.append(container)
             return
-        except OSError as error:
-            _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
-            self._remove(container)
         with self._lock:
             self._removals.pop(container.engine, None)
-
-    def _remove(self, container: _Container) -> None:
-        if container.id:
-            self._host.remove(container.id)
-        self._maker.volumes.remove(container.engine)
-        (container.folder / MARK_NAME).unlink(missing_ok=True)
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -269,14 +281,19 @@ class DockerRuntime(Runtime):
     def _look_at_all(self) -> None:
         """Catch up with what happened while the Docker engine was away, or nobody listened."""
         with self._lock:
-            known = [each for each in self._containers.values() if each.is_started and not each.has_ended]
-            left, self._left = self._left, []
-        running = {each["Id"] for each in self._host.containers(self._labels) if each["State"] == "running"}
-        for container in known:
-            if container.id not in running:
+            lived = [each for each in self._containers.values() if each.is_started and not each.has_ended]
+        here = {each["Labels"].get(LABEL_ENGINE, ""): each for each in self._host.containers(self._labels)}
+        living = {each["Id"] for each in here.values() if each["State"] not in OVER}
+        for container in lived:
+            if container.id not in living:
                 self._end(container)
+        with self._lock:
+            left, self._left = self._left, []
+            known = self._known() | {each.engine for each in left}
         for container in left:
             self._order(self._archive_and_remove, container)
+        if self._has_listed:  # Before, nobody knows which engines an earlier runtime has left.
+            self._remove_strays(here, known)
 
     def _end(self, container: _Container, exit_code: int | None = None) -> None:
         """Its process is gone: say so once, and not before it was said to have started."""
