@@ -66,7 +66,7 @@ def build(
 def check(context: typer.Context, name: str = typer.Argument(help="The image's name.")) -> None:
     """Start the engine of an image for a moment, confined as engines are, and compare it with its labels."""
     with _docker_host(context) as host:
-        image = host.image(parse_image_name(name).tagged if "@" not in name else name)
+        image = ImageShelf(host, pull_timeout_s=0.0).get(parse_image_name(name), _say_nothing)
         labelled = from_labels(own_labels(image))
         found = from_labels(describe(host, image.id))
     if labelled != found:
@@ -89,10 +89,12 @@ def list_all(context: typer.Context, as_json: bool = console.AS_JSON) -> None:
         console.show_json([{"image": image, "engine": engine} for image, engine in found])
         return
     console.show_table(
-        ("image", "engine", "version", "takes", "returns", "parameters", "size", "digest"),
+        ("image", "engine", "version", "takes", "returns", "parameters", "size"),
         [_row(image, engine) for image, engine in found],
         empty="There are no images of engines here. Make one: harmonicio engine new NAME",
     )
+    for image, _ in found:  # Below the table, where none is folded: they are there to be copied.
+        console.say(_by_digest(image))
 
 
 def have_image(name: str, settings: DockerSettings) -> None:
@@ -139,7 +141,7 @@ def _what_may_lack(host: DockerHost, base: str | None) -> str:
 
 
 def _say_nothing(line: str) -> None:
-    """A build that goes well says nothing."""
+    """What goes well says nothing."""
 
 
 def _engine_of(image: Image) -> EngineDescription | None:
@@ -152,12 +154,17 @@ def _engine_of(image: Image) -> EngineDescription | None:
 
 def _row(image: Image, engine: EngineDescription | None) -> tuple[console.Cell, ...]:
     name = ", ".join(image.tags or image.digests)
-    digest = image.digest_in(parse_image_name(name.partition(", ")[0]).repository)
     if engine is None:
-        return name, "(labels of another version)", "", "", "", "", format_size(image.size_bytes), digest
+        return name, "(labels of another version)", "", "", "", "", format_size(image.size_bytes)
     parameters = ", ".join(f"{each}: {_parameter(about)}" for each, about in engine.parameters.items())
     size = format_size(image.size_bytes)
-    return name, engine.name, engine.version, engine.takes, engine.returns, parameters, size, digest
+    return name, engine.name, engine.version, engine.takes, engine.returns, parameters, size
+
+
+def _by_digest(image: Image) -> str:
+    """Return the name by which a stream declares exactly this image."""
+    repository = parse_image_name((image.tags or image.digests)[0]).repository
+    return f"{repository}@{image.digest_in(repository)}"
 
 
 def _in_words(engine: EngineDescription) -> str:

@@ -14,6 +14,7 @@ import pytest
 from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.testing.waiting import wait_until
+from harmonicio.worker.docker_host import DockerHost
 
 pytestmark = pytest.mark.usefixtures("images")
 
@@ -114,6 +115,17 @@ def test_a_base_image_that_is_not_here_is_named(capsys: pytest.CaptureFixture[st
     assert main(["engine", "new", "count_cells"]) == 0
     said = complaint(capsys, "image", "build", "count_cells", "--from", "127.0.0.1:1/base")
     assert said.endswith("There is no image 127.0.0.1:1/base on this machine. Name another with --from.\n")
+
+
+def test_an_image_is_listed_with_the_name_by_which_exactly_it_is_declared(
+    docker_host: DockerHost, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["image", "ls"]) == 0
+    by_digest = f"harmonicio/gfp_sum@{docker_host.image('harmonicio/gfp_sum').id}"
+    shown = capsys.readouterr().out.splitlines()
+    assert by_digest in shown
+    assert any(line.split()[:2] == ["harmonicio/gfp_sum:latest", "gfp_sum"] for line in shown)
+    assert main(["image", "check", by_digest]) == 0
 
 
 def test_an_engine_that_cannot_be_imported_makes_no_image(capsys: pytest.CaptureFixture[str]) -> None:
