@@ -73,6 +73,8 @@ def handler_file(path: Path, *, or_else: str = "") -> Path:
         InvalidInput: it cannot be one; ``or_else`` is what could be given as well.
     """
     hint = f"Give a handler (FILE.py){or_else}."
+    if path.is_dir():
+        raise InvalidInput(f"{path} is a folder.", hint=f"Name its file, like {path / 'engine.py'}.")
     if not path.is_file():
         raise InvalidInput(f"There is no file {path}.", hint=hint)
     if path.suffix != ".py":

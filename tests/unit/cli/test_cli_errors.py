@@ -113,6 +113,7 @@ def test_a_command_that_cannot_be_used_ends_with_2(arguments: list[str], capsys:
     ("arguments", "text"),
     [
         (["up", "none.py"], "There is no file none.py. Give a handler (FILE.py) or streams (FILE.toml)."),
+        (["up", "."], ". is a folder. Name its file, like engine.py."),
         (["up", "notes.txt"], "notes.txt is not a Python file. Give a handler (FILE.py) or streams (FILE.toml)."),
         (
             ["up", "s.toml", "--engines", "2"],
