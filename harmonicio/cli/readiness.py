@@ -19,6 +19,10 @@ from harmonicio.core.errors import Unavailable
 #: Engines need a moment to find their place, and longer to start; before that their absence is no news.
 PLACED_WITHIN_S, READY_WITHIN_S = 3.0, 60.0
 POLL_S, POLL_SETTLED_S = 0.1, 1.0
+_RUNTIME_LACKS = {
+    "image": 'no worker starts containers. One does with worker.runtime = "docker".',
+    "handler": 'no worker starts processes. One does with worker.runtime = "process".',
+}
 #: Each attempt is another engine; the same trouble is no news.
 _ENGINE = re.compile(r"^Engine \S+: ")
 
@@ -44,13 +48,14 @@ class Readiness:
 
     def news(self, views: Sequence[StreamView], workers: Sequence[WorkerView], waited_s: float) -> list[str]:
         """Return the lines that are new, ``waited_s`` seconds after the streams were declared."""
+        kinds = {kind for worker in workers for kind in worker.starts}
         troubles = {
             each.stream: _ENGINE.sub("", each.text) for worker in workers for each in worker.troubles if each.retry_in_s
         }
         by_name = {view.declaration.name: view for view in views}
         lines = []
         for name, said in self._said.items():
-            line = _line(name, by_name, troubles.get(name, ""), self._missing_for_s(by_name.get(name), waited_s))
+            line = _line(name, by_name, troubles.get(name, ""), kinds, self._missing_for_s(by_name.get(name), waited_s))
             if line not in ("", said):
                 self._said[name] = line
                 lines.append(line)
@@ -66,7 +71,7 @@ class Readiness:
         return now_s - self._missing_since_s.get(name, 0.0)
 
 
-def _line(name: str, views: dict[str, StreamView], trouble: str, missing_s: float) -> str:
+def _line(name: str, views: dict[str, StreamView], trouble: str, kinds: set[str], missing_s: float) -> str:
     """Return what there is to say about a stream now; nothing while its engines may still be starting."""
     view = views.get(name)
     if view is None:
@@ -77,7 +82,8 @@ def _line(name: str, views: dict[str, StreamView], trouble: str, missing_s: floa
     if trouble:
         return f"{missing}: {trouble}"
     if view.unplaced and missing_s >= PLACED_WITHIN_S:
-        return f"{missing}: {_who_holds_places(name, views)}"
+        is_startable = not kinds or view.declaration.kind in kinds
+        return f"{missing}: {_who_holds_places(name, views) if is_startable else _RUNTIME_LACKS[view.declaration.kind]}"
     return f"{missing} after {READY_WITHIN_S:.0f} s. See: harmonicio status" if missing_s >= READY_WITHIN_S else ""
 
 

@@ -21,7 +21,8 @@ from harmonicio.core.stream import StreamDeclaration
 class WorkerRegistration:
     """``POST /workers``: a controller introduces itself; repeated after each restart of either side.
 
-    ``identity`` is random and kept in the worker's data folder: it tells two workers of one name apart.
+    ``identity`` is random and kept in the worker's data folder: it tells two workers of one name apart. ``starts`` are
+    the kinds of streams whose engines its runtime can start.
     """
 
     worker: str
@@ -30,6 +31,7 @@ class WorkerRegistration:
     runtime: str
     version: str
     identity: str = ""
+    starts: tuple[str, ...] = ("handler", "image")
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,7 +251,7 @@ class BacklogFigures:
 
 @dataclass(frozen=True, slots=True)
 class WorkerView:
-    """``is_removable``: none of its engines holds a lease or handles a message."""
+    """``is_removable``: none of its engines holds a lease or handles a message. ``starts`` as it registered."""
 
     worker: str
     host: str
@@ -261,6 +263,7 @@ class WorkerView:
     last_report_age_s: float
     load: HostLoad | None = None
     troubles: tuple[StreamTrouble, ...] = ()
+    starts: tuple[str, ...] = ("handler", "image")
 
 
 @dataclass(frozen=True, slots=True)

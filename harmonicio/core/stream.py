@@ -121,6 +121,11 @@ class StreamDeclaration:
     #: Where the master reads one, unknown keys are refused: they are misspelt settings.
     __pydantic_config__ = {"extra": "forbid"}  # noqa: RUF012  a field of the class for pydantic, not of its instances
 
+    @property
+    def kind(self) -> str:
+        """What its engines are made of: ``image`` or ``handler``; not every worker can start both."""
+        return "image" if self.image else "handler"
+
     def checked(self) -> StreamDeclaration:
         """Return this declaration when every value can be used.
 

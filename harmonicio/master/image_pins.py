@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from harmonicio.control.messages import EngineReport
+from harmonicio.core.stream import StreamDeclaration
 
 
 @dataclass(slots=True)
@@ -55,7 +56,7 @@ class ImagePins:
             if not pin.holders:
                 del self._pins[stream]
 
-    def image_of(self, stream: str, version: int) -> str:
+    def image_of(self, declaration: StreamDeclaration) -> str:
         """Return the digest that engines of this declaration run; empty while none does."""
-        pin = self._pins.get(stream)
-        return pin.image if pin is not None and pin.version == version else ""
+        pin = self._pins.get(declaration.name)
+        return pin.image if pin is not None and pin.version == declaration.version else ""

@@ -3,6 +3,7 @@
     1. keep      what was placed before stays where it is, as far as the stream's count and the worker's room allow
     2. adopt     engines that a worker already runs (it came back, or the master was restarted) are kept next
     3. add       missing engines, one of each stream in turn, go to the first worker in the policy's order that has room
+                 and can start engines of their kind
 
 When a stream shrinks, step 1 keeps the engines of the fullest workers, so that the emptiest ones run dry. Nothing that
 runs is moved for another stream's sake: what finds no room is counted as unplaced and waits.
@@ -36,12 +37,17 @@ class Host:
         max_engines: Room for engines of all streams together.
         placed: Engines per stream that were placed here last; ``None`` when nothing is known of that.
         running: Engines per stream that work or start here now.
+        streams: Those whose engines this worker can start; ``None``: all.
     """
 
     worker: str
     max_engines: int
     placed: Mapping[str, int] | None = None
     running: Mapping[str, int] = field(default_factory=dict)
+    streams: frozenset[str] | None = None
+
+    def can_start(self, stream: str) -> bool:
+        return self.streams is None or stream in self.streams
 
     @property
     def load(self) -> int:
@@ -97,6 +103,7 @@ class _Plan:
     """A placement in the making."""
 
     def __init__(self, hosts: Sequence[Host], wanted: Mapping[str, int]) -> None:
+        self.hosts = {host.worker: host for host in hosts}
         self.missing = {stream: max(0, wanted[stream]) for stream in sorted(wanted)}
         self.room = {host.worker: host.max_engines for host in sorted(hosts, key=lambda host: host.worker)}
         self.placed: dict[str, Counter[str]] = {worker: Counter() for worker in self.room}
@@ -106,18 +113,23 @@ class _Plan:
             self._take(host.worker, stream, counts[stream])
 
     def add_missing(self, *, is_packed: bool) -> None:
-        while any(self.missing.values()) and any(room > 0 for room in self.room.values()):
-            for stream in [stream for stream, count in self.missing.items() if count]:
-                worker = self._next_worker(is_packed)
+        waiting = [stream for stream, count in self.missing.items() if count]
+        while waiting:
+            for stream in list(waiting):
+                worker = self._next_worker(stream, is_packed)
                 if worker is not None:
                     self._take(worker, stream, 1)
+                if worker is None or not self.missing[stream]:
+                    waiting.remove(stream)
 
-    def _next_worker(self, is_packed: bool) -> str | None:
-        with_room = [worker for worker, room in self.room.items() if room > 0]
+    def _next_worker(self, stream: str, is_packed: bool) -> str | None:
+        with_room = [name for name, room in self.room.items() if room > 0 and self.hosts[name].can_start(stream)]
         sign = -1 if is_packed else 1
         return min(with_room, key=lambda worker: (sign * self.placed[worker].total(), worker), default=None)
 
     def _take(self, worker: str, stream: str, count: int) -> None:
+        if not self.hosts[worker].can_start(stream):
+            return
         taken = min(count, self.missing.get(stream, 0), self.room[worker])
         if taken > 0:
             self.placed[worker][stream] += taken

@@ -310,17 +310,17 @@ class MasterState:
             self._desired[worker] = self._next_desired(before.get(worker), counts)
 
     def _host(self, name: str, worker: KnownWorker) -> Host:
-        return Host(name, worker.registration.max_engines, self._placement.placed.get(name), worker.at_work())
+        known = worker.registration
+        streams = frozenset(each.name for each in self._streams.values() if each.kind in known.starts)
+        return Host(name, known.max_engines, self._placement.placed.get(name), worker.at_work(), streams)
 
     def _next_desired(self, before: Desired | None, counts: Mapping[str, int]) -> Desired:
-        streams = tuple(self._desired_engines(self._streams[stream], count) for stream, count in counts.items())
+        known = [(self._streams[stream], count) for stream, count in counts.items()]
+        streams = tuple(DesiredEngines(each, count, self._pins.image_of(each)) for each, count in known)
         if before is not None and before.streams == streams:
             return before
         self._generation += 1
         return Desired(self._generation, streams)
-
-    def _desired_engines(self, declaration: StreamDeclaration, count: int) -> DesiredEngines:
-        return DesiredEngines(declaration, count, self._pins.image_of(declaration.name, declaration.version))
 
     def _engines_of(self, stream: str) -> list[tuple[str, KnownEngine]]:
         return [(name, engine) for name, engine in self.directory.engines() if engine.report.stream == stream]
@@ -346,6 +346,7 @@ class MasterState:
             last_report_age_s=round(now - worker.heard_at, 3),
             load=worker.load,
             troubles=worker.troubles,
+            starts=worker.registration.starts,
         )
 
     def engine_views(self, now: float) -> tuple[EngineView, ...]:

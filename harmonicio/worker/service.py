@@ -138,6 +138,7 @@ class WorkerService:
                 options.runtime,
                 __version__,
                 self._folder.identity,
+                self._runtime.starts,
             ),
             make_report=self._report,
             on_welcome=self._tell,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -47,6 +48,20 @@ def test_no_worker_gets_more_than_it_has_room_for_and_none_is_left_while_engines
     room = {host.worker: host.max_engines - sum(placement.placed[host.worker].values()) for host in known}
     assert all(left >= 0 for left in room.values())
     assert not placement.unplaced or not any(room.values())
+
+
+@given(hosts(), st.lists(st.frozensets(st.sampled_from(STREAMS))), COUNTS, st.sampled_from(POLICIES))
+@settings(deadline=None)
+def test_no_worker_gets_a_stream_that_it_cannot_start_and_what_it_can_start_does_not_wait(
+    known: list[Host], able: list[frozenset[str]], wanted: Mapping[str, int], policy: str
+) -> None:
+    some = [replace(host, streams=streams) for host, streams in zip(known, able, strict=False)] + known[len(able) :]
+    placement = place(some, wanted, policy)
+    room = {host.worker: host.max_engines - sum(placement.placed[host.worker].values()) for host in some}
+    for host in some:
+        assert all(host.can_start(stream) for stream in placement.placed[host.worker])
+        assert not room[host.worker] or not any(host.can_start(stream) for stream in placement.unplaced)
+    assert totals(placement) + Counter(placement.unplaced) == Counter({s: n for s, n in wanted.items() if n})
 
 
 @given(hosts(), COUNTS, st.sampled_from(POLICIES))

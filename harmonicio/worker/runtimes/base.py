@@ -24,7 +24,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import ClassVar, Self
 
 from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
@@ -79,7 +79,13 @@ class EngineSpec:
 
 
 class Runtime(ABC):
-    """Starts engines on this host."""
+    """Starts engines on this host.
+
+    Attributes:
+        starts: The kinds of streams whose engines it can start (``StreamDeclaration.kind``).
+    """
+
+    starts: ClassVar[tuple[str, ...]] = ("handler", "image")
 
     @abstractmethod
     def __init__(self, context: RuntimeContext) -> None: ...

@@ -92,6 +92,8 @@ class DockerRuntime(Runtime):
         ConfigurationError: ``docker.user`` is none.
     """
 
+    starts = ("image",)
+
     def __init__(self, context: RuntimeContext) -> None:
         self._context = context
         self._archive = LogArchive(context.folder.parent / "engine-logs")

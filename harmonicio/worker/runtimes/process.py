@@ -80,6 +80,8 @@ class ProcessRuntime(Runtime):
         command: What is run, with the stream's handler as last argument.
     """
 
+    starts = ("handler",)
+
     def __init__(self, context: RuntimeContext, *, command: Sequence[str] = ENGINE_COMMAND) -> None:
         self._folder = context.folder
         self._tell = context.tell
