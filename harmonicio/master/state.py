@@ -157,8 +157,7 @@ class MasterState:
         Raises:
             NotFound: there is no such worker.
         """
-        if self.directory.worker(worker) is None:
-            raise NotFound(f"There is no worker {worker!r}.")
+        self._check_known(worker)
         self._revoke(self.directory.leave(worker))
         self._place(now)
 
@@ -177,9 +176,12 @@ class MasterState:
         Raises:
             NotFound: there is no such worker.
         """
+        self._check_known(worker)
+        return self._desired.get(worker)
+
+    def _check_known(self, worker: str) -> None:
         if self.directory.worker(worker) is None:
             raise NotFound(f"There is no worker {worker!r}.", hint="Register it first.")
-        return self._desired.get(worker)
 
     def tick(self, now: float) -> tuple[str, ...]:
         """Let time pass: silent workers are lost, leases run out, and the master settles.
@@ -315,8 +317,8 @@ class MasterState:
         return Host(name, known.max_engines, self._placement.placed.get(name), worker.at_work(), streams)
 
     def _next_desired(self, before: Desired | None, counts: Mapping[str, int]) -> Desired:
-        known = [(self._streams[stream], count) for stream, count in counts.items()]
-        streams = tuple(DesiredEngines(each, count, self._pins.image_of(each)) for each, count in known)
+        wanted = ((self._streams[stream], count) for stream, count in counts.items())
+        streams = tuple(DesiredEngines(each, count, self._pins.image_of(each)) for each, count in wanted)
         if before is not None and before.streams == streams:
             return before
         self._generation += 1
