@@ -43,10 +43,11 @@ from harmonicio.core.lease import Address, Claims
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.declaration_version import next_declaration
 from harmonicio.master.held_requests import HeldRequests
 from harmonicio.master.intake import Intake
 from harmonicio.master.log_desk import LogDesk
-from harmonicio.master.state import MasterState, next_declaration
+from harmonicio.master.state import MasterState
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
 from harmonicio.master.tokens import Identity, TokenBook

@@ -21,7 +21,7 @@ monotonic seconds.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from harmonicio.control.messages import (
     Desired,
@@ -383,21 +383,3 @@ class MasterState:
             running=report.running,
             image=report.image,
         )
-
-
-def next_declaration(
-    given: StreamDeclaration, current: StreamDeclaration | None, last_version: int
-) -> StreamDeclaration:
-    """Return the declaration as it is to be kept.
-
-    The version counts what engines run with. A declaration that differs from the current one in nothing but the number
-    of engines keeps its version, so that scaling restarts no engine.
-
-    Args:
-        given: As the administrator declares it; its version is ignored.
-        current: The declaration in force, if there is one.
-        last_version: The highest version that this stream's name has ever had.
-    """
-    if current is not None and replace(given, version=current.version, engines=current.engines) == current:
-        return replace(given, version=current.version)
-    return replace(given, version=last_version + 1)

@@ -19,9 +19,10 @@ from harmonicio.core.engine import Availability
 from harmonicio.core.errors import InvalidInput, NotFound
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.declaration_version import next_declaration
 from harmonicio.master.directory import Directory
 from harmonicio.master.leases import LeaseTable
-from harmonicio.master.state import GrantDecision, MasterState, next_declaration
+from harmonicio.master.state import GrantDecision, MasterState
 
 PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", engines=2, version=1)
 
