@@ -65,6 +65,7 @@ class Context:
     stream_version: int = 1
     engine: str = "engine-1"
     control_client: Any = None
+    image: str = ""
     is_streaming: bool = False
 
 

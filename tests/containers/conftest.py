@@ -23,6 +23,7 @@ REGISTRY_BASE_IMAGE = "python:3.11-slim"
 BUILD_S = 600.0
 
 
+@pytest.hookimpl(tryfirst=True)  # Before xdist looks at the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """One process runs all of these, because they share a Docker engine."""
     for item in items:

@@ -14,7 +14,7 @@ import pytest
 from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.testing.waiting import wait_until
-from harmonicio.worker.docker_host import DockerHost
+from harmonicio.worker.containers.docker_host import DockerHost
 
 pytestmark = pytest.mark.usefixtures("images")
 

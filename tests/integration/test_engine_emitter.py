@@ -180,7 +180,7 @@ def test_several_threads_emit_at_the_same_time(cluster: BareCluster, make: Make)
 
 
 class Context:
-    stream, stream_version, engine, control_client = "images", 1, "e-here", None
+    stream, stream_version, engine, image, control_client = "images", 1, "e-here", "", None
 
 
 def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_attempt(

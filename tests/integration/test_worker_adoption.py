@@ -28,7 +28,7 @@ WORKER = """
     from pathlib import Path
     from harmonicio.control.client import MasterClient
     from harmonicio.worker.options import WorkerOptions
-from harmonicio.worker.service import WorkerService
+    from harmonicio.worker.service import WorkerService
 
     folder, url, token = Path(sys.argv[1]), sys.argv[2], sys.argv[3]
     options = WorkerOptions("w-1", folder / "worker", folder / "scratch", max_engines=2, orphan_after_s=20.0)
