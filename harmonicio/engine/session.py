@@ -280,8 +280,11 @@ class Session:
         )
 
     def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:
-        content = self._content_of(message, payload.view.toreadonly())
-        task = Task(self, self._slots, self._work, message, content, payload)
+        # Only the task has the content: its handler may be done while this thread is still in here, and what this one
+        # kept would keep the payload's memory from being used again.
+        task = Task(
+            self, self._slots, self._work, message, self._content_of(message, payload.view.toreadonly()), payload
+        )
         self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
 
     # ── large messages ───────────────────────────────────────────────────────────────────────────────────────────────
@@ -307,8 +310,7 @@ class Session:
         payload, self._payload = self._payload, None
         assert payload is not None
         arrival = self._arrival = Arrival(payload.view)
-        content = self._streaming_message(message, arrival)
-        task = Task(self, self._slots, self._work, message, content, payload, arrival)
+        task = Task(self, self._slots, self._work, message, self._streaming_message(message, arrival), payload, arrival)
         self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
         self.checkpoint()
         self._link.receive_payload(payload.view, on_progress=arrival.advance)
