@@ -83,9 +83,13 @@ class DockerSettings:
     user: str = _setting("", read.text, "uid:gid that engines run as; empty: the worker's, or 10001:10001 of root's")
     network: str = _setting("bridge", read.text, "network that engines join")
     master_host: str = _setting("", read.text, "where containers reach the master; empty: where this worker does")
-    cpus: float = _setting(0.0, read.number(at_most=4096), "CPUs of one engine; 0: the host's, divided by its places")
-    memory_bytes: int = _setting(0, read.size(), "memory of one engine; 0: nine tenths of the host's, divided likewise")
-    pids: int = _setting(512, read.whole(at_least=1, at_most=2**22), "processes and threads of one engine")
+    cpus: float = _setting(
+        0.0, read.number(at_most=4096), "CPUs of one engine, at most; 0: the host's, divided by its places"
+    )
+    memory_bytes: int = _setting(
+        0, read.size(), "memory of one engine, at most; 0: 9/10 of the host's, divided likewise"
+    )
+    pids: int = _setting(512, read.whole(at_least=1, at_most=2**22), "processes and threads of one engine, at most")
     scratch_max_bytes: int = _setting(20 * GIB, read.size(at_least=MIB), "scratch space of one engine")
     folders: tuple[str, ...] = _setting((), read.texts, "folders below which a stream's engines may have folders")
     networks: tuple[str, ...] = _setting((), read.texts, "other networks that a stream may choose; host is one")

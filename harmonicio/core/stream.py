@@ -71,8 +71,9 @@ class ContainerNeeds:
         ):
             for text in texts:
                 is_path = label in ("folders", "reference_folders", "devices")
-                if not text or not text.isprintable() or (is_path and not text.startswith("/")):
-                    hint = "Use absolute paths of the worker's host." if is_path else "Use names."
+                is_straight = text.startswith("/") and ".." not in text.split("/")
+                if not text or not text.isprintable() or (is_path and not is_straight):
+                    hint = "Use absolute paths of the worker's host, without '..'." if is_path else "Use names."
                     raise InvalidInput(f"Stream {stream!r} has {text[:80]!r} in container.{label}.", hint=hint)
 
 

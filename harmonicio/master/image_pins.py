@@ -49,12 +49,16 @@ class ImagePins:
                 pin.holders.add(each.engine)
         return has_news
 
-    def prune(self, is_there: Callable[[str], bool]) -> None:
-        """Let go of images that no engine runs any more."""
-        for stream, pin in list(self._pins.items()):
+    def prune(self, is_there: Callable[[str], bool]) -> bool:
+        """Let go of images that no engine runs any more; return whether there were some."""
+        gone = []
+        for stream, pin in self._pins.items():
             pin.holders = {engine for engine in pin.holders if is_there(engine)}
             if not pin.holders:
-                del self._pins[stream]
+                gone.append(stream)
+        for stream in gone:
+            del self._pins[stream]
+        return bool(gone)
 
     def image_of(self, declaration: StreamDeclaration) -> str:
         """Return the digest that engines of this declaration run; empty while none does."""

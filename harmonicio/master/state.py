@@ -193,9 +193,13 @@ class MasterState:
         present = [name for name, worker in self.directory.workers() if worker.is_present]
         self._revoke(self.directory.expire(now))
         lost = tuple(name for name in present if not self._is_present(name))
-        if lost or not self._is_settled:
+        if lost or not self._is_settled or self._pins.prune(self._is_running):
             self._place(now)
         return lost
+
+    def _is_running(self, engine: str) -> bool:
+        known = self.directory.engine(engine)
+        return known is not None and not known.has_ended
 
     def _is_present(self, name: str) -> bool:
         worker = self.directory.worker(name)
@@ -306,7 +310,7 @@ class MasterState:
         hosts = [self._host(name, worker) for name, worker in self.directory.workers() if worker.is_present]
         wanted = {name: declaration.engines for name, declaration in self._streams.items()}
         self._placement = place(hosts, wanted, self._policy)
-        self._pins.prune(lambda engine: self.directory.engine(engine) is not None)
+        self._pins.prune(self._is_running)
         before, self._desired = self._desired, {}
         for worker, counts in self._placement.placed.items():
             self._desired[worker] = self._next_desired(before.get(worker), counts)

@@ -14,7 +14,7 @@ from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control import tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerRegistration
-from harmonicio.core.errors import NotAllowed
+from harmonicio.core.errors import InvalidInput, NotAllowed
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import DockerSettings
@@ -26,7 +26,8 @@ from harmonicio.worker.options import WorkerOptions
 
 ECHO = "harmonicio/echo"
 OTHER_DIGEST = f"harmonicio/echo@sha256:{'0' * 64}"
-SOCKET_FOLDER = "/run/harmonicio-refused"  # Replaced by the folder of the Docker engine's own socket.
+#: In what is asked for: the folder of the Docker engine's own socket, and one that the worker permits.
+SOCKET_FOLDER, PERMITTED = "/SOCKET", "/PERMITTED"
 
 #: What is asked for, the declaration that asks, and what the refusal says.
 ASKS = {
@@ -38,6 +39,13 @@ ASKS = {
     "device": (ECHO, ContainerNeeds(devices=("/dev/null",)), "docker.devices"),
     "host mount": (ECHO, ContainerNeeds(folders=("/etc",)), "docker.folders"),
     "host mount to read": (ECHO, ContainerNeeds(reference_folders=("/etc",)), "docker.folders"),
+    "link": (ECHO, ContainerNeeds(reference_folders=(f"{PERMITTED}/link",)), "is a link"),
+    "worker's folder": (
+        ECHO,
+        ContainerNeeds(reference_folders=(f"{PERMITTED}/cluster/worker",)),
+        "the worker's own folder",
+    ),
+    "scratch of others": (ECHO, ContainerNeeds(folders=(f"{PERMITTED}/cluster/scratch/x",)), "the worker's own folder"),
     "engine socket": (ECHO, ContainerNeeds(reference_folders=(SOCKET_FOLDER,)), "socket of the Docker engine"),
     "image outside the list": ("other/echo", ContainerNeeds(), "docker.images"),
     "changed digest": (OTHER_DIGEST, ContainerNeeds(), "It has changed"),
@@ -66,10 +74,17 @@ def strict(tmp_path: Path, docker_settings: DockerSettings, images: None) -> Ite
         yield cluster
 
 
-def declaration(ask: str, url: str) -> StreamDeclaration:
+def declaration(ask: str, url: str, permitted: Path) -> StreamDeclaration:
+    """Return a declaration that asks for something, with the places of this test."""
     image, needs, _ = ASKS[ask]
-    if ask == "engine socket":
-        needs = ContainerNeeds(reference_folders=(str(Path(url.removeprefix("unix://")).parent.resolve()),))
+    socket_folder = str(Path(url.removeprefix("unix://")).parent.resolve())
+    if ask == "link":
+        (permitted / "link").symlink_to("/etc")
+
+    def here(folders: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(each.replace(PERMITTED, str(permitted)).replace(SOCKET_FOLDER, socket_folder) for each in folders)
+
+    needs = replace(needs, folders=here(needs.folders), reference_folders=here(needs.reference_folders))
     return StreamDeclaration("s", image=image, container=needs)
 
 
@@ -84,22 +99,67 @@ def bearer(cluster: LocalCluster, role: Role) -> str:
 
 
 @pytest.mark.parametrize("role", OTHERS)
-def test_nobody_but_an_administrator_declares_anything(strict: LocalCluster, docker_url: str, role: Role) -> None:
+def test_nobody_but_an_administrator_declares_anything(
+    strict: LocalCluster, docker_url: str, tmp_path: Path, role: Role
+) -> None:
     with MasterClient(strict.url, bearer(strict, role)) as client:
         for ask in ASKS:
             with pytest.raises(NotAllowed):
-                client.declare_stream(declaration(ask, docker_url))
+                client.declare_stream(declaration(ask, docker_url, tmp_path))
     assert strict.client.streams() == ()
 
 
 @pytest.mark.parametrize("ask", ASKS)
 def test_a_worker_refuses_what_its_own_configuration_does_not_permit_and_status_says_so(
-    strict: LocalCluster, docker_host: DockerHost, docker_url: str, ask: str
+    strict: LocalCluster, docker_host: DockerHost, docker_url: str, tmp_path: Path, ask: str
 ) -> None:
-    strict.declare(declaration(ask, docker_url))
+    strict.declare(declaration(ask, docker_url, tmp_path))
     (trouble,) = wait_until(lambda: strict.client.workers()[0].troubles, 20)
     assert ASKS[ask][2] in trouble.text
     assert docker_host.containers({"io.harmonicio.stream": "s"}) == ()
+
+
+def test_a_way_back_up_leads_out_of_no_permitted_folder(
+    strict: LocalCluster, docker_host: DockerHost, tmp_path: Path
+) -> None:
+    with pytest.raises(InvalidInput, match=r"without '\.\.'"):
+        strict.declare(StreamDeclaration("s", image=ECHO, container=ContainerNeeds(folders=(f"{tmp_path}/../x",))))
+    tiers = {name: {"folder": f"{tmp_path}/../{tmp_path.name}-{name}"} for name in ("kept", "unscored")}
+    haste = {
+        "function": {"name": "feature", "feature": "size_bytes"},
+        "policy": {"intervals": [[0, 1, "kept"]]},
+        "tiers": tiers,
+    }
+    strict.declare(StreamDeclaration("s", image=ECHO, plugins={"haste": haste}))
+    (trouble,) = wait_until(lambda: strict.client.workers()[0].troubles, 20)
+    assert "leads over one or back up" in trouble.text
+    assert not (tmp_path.parent / f"{tmp_path.name}-kept").exists()
+    assert docker_host.containers({"io.harmonicio.stream": "s"}) == ()
+
+
+def test_a_declaration_gets_no_more_cpu_memory_or_processes_than_the_worker_is_set_to(
+    tmp_path: Path, docker_settings: DockerSettings, docker_host: DockerHost, images: None
+) -> None:
+    settings = replace(docker_settings, cpus=0.5, memory_bytes=2**28, pids=100)
+    needs = ContainerNeeds(cpus=64.0, memory_bytes=2**49, pids=4_000_000)
+    with running(tmp_path / "cluster", settings) as cluster:
+        cluster.declare(StreamDeclaration("s", image=ECHO, container=needs))
+        cluster.wait_for_engines("s", 1)
+        (engine,) = cluster.client.engines()
+        host = docker_host.inspect(f"harmonicio-{engine.engine}")["HostConfig"]
+    assert (host["NanoCpus"], host["Memory"], host["PidsLimit"]) == (500_000_000, 2**28, 100)
+
+
+def test_an_engine_that_nobody_can_reach_does_not_start_and_harms_no_other(
+    tmp_path: Path, docker_settings: DockerSettings, images: None
+) -> None:
+    with running(tmp_path / "cluster", replace(docker_settings, networks=("none",))) as cluster:
+        cluster.declare(StreamDeclaration("well", image=ECHO))
+        cluster.declare(StreamDeclaration("alone", image=ECHO, container=ContainerNeeds(network="none")))
+        (trouble,) = wait_until(lambda: cluster.client.workers()[0].troubles, 20)
+        assert "Its container has no address in the network 'none'." in trouble.text
+        cluster.wait_for_engines("well", 1)
+        assert [each.stream for each in cluster.client.engines() if each.address] == ["well"]
 
 
 def test_tags_are_refused_where_images_run_by_digest_only(

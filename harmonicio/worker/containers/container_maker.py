@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,20 +12,21 @@ import psutil
 
 from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import CONFIGURATION_NAME
-from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed
+from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed, Unavailable
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.containers.container_plan import (
     ORDINARY_USER,
     ContainerLimits,
     ContainerSite,
+    container_name,
     container_plan,
     limits_of,
     network_of,
     seen_inside,
 )
 from harmonicio.worker.containers.docker_host import DockerHost
-from harmonicio.worker.containers.host_folders import HostFolders, host_folders
+from harmonicio.worker.containers.host_folders import host_folders
 from harmonicio.worker.containers.image_name import ImageName, parse_image_name
 from harmonicio.worker.containers.image_shelf import ImageShelf
 from harmonicio.worker.containers.permits import check_image, check_needs
@@ -57,7 +59,6 @@ class ContainerOrder:
 
     spec: EngineSpec
     image: ImageName
-    folders: HostFolders
     mark: ContainerMark
 
 
@@ -79,6 +80,7 @@ class ContainerMaker:
         self._places = context.max_engines
         self._shelf = ImageShelf(host, context.docker.pull_timeout_s)
         self.owner = owner_of(context.docker.user)
+        self._barred = (host.socket_path, str(context.folder.parent), str(context.scratch_folder))
         self.volumes = ScratchVolumes(
             context.scratch_folder / "containers", context.docker.scratch_max_bytes, self.owner
         )
@@ -90,7 +92,7 @@ class ContainerMaker:
         """Return the order for an engine's container, when this host may run it; pulls nothing.
 
         Raises:
-            InvalidInput, NotAllowed, StorageError: it may not, or cannot; says why.
+            InvalidInput, NotAllowed: it may not; says why.
         """
         declaration = spec.declaration
         if not declaration.image:
@@ -101,14 +103,13 @@ class ContainerMaker:
         name = parse_image_name(declaration.image)
         check_image(name, self._settings)
         check_needs(declaration.container, self._settings)
-        folders = host_folders(declaration, self._settings, self._host.socket_path, self.owner)
         mark = ContainerMark(
             spec.engine,
             declaration,
             spec.configuration.listen_host,
             network_of(declaration.container, self._settings),
         )
-        return ContainerOrder(spec, name, folders, mark)
+        return ContainerOrder(spec, name, mark)
 
     def make(self, order: ContainerOrder, on_progress: Callable[[str], None]) -> tuple[str, ContainerMark]:
         """Make a container and return its id and mark, which is written.
@@ -121,7 +122,7 @@ class ContainerMaker:
         """
         spec = order.spec
         image = self._shelf.get(order.image, on_progress)
-        mark = replace(order.mark, image=image.digest_in(order.image.repository))
+        mark = replace(order.mark, image=image.digest_in(order.image.repository, order.image.digest))
         if spec.image not in ("", mark.image):
             raise NotAllowed(
                 f"Image {order.image} is {mark.image} by now, and the stream's engines run {spec.image}.",
@@ -133,6 +134,8 @@ class ContainerMaker:
         given = replace(spec.configuration, image=mark.image)
         inside = json_codec.dumps(seen_inside(given, self._settings, limits.memory_bytes)) + b"\n"
         _write_for(self.owner, spec.folder / SOCKET_FOLDER / CONFIGURATION_NAME, inside)
+        # As late as can be: who may write beside a folder could put a link in its place.
+        folders = host_folders(spec.declaration, self._settings, self._barred, self.owner)
         site = ContainerSite(
             image.id,
             self.owner,
@@ -140,11 +143,13 @@ class ContainerMaker:
             str(spec.folder / SOCKET_FOLDER),
             str(scratch_folder),
             limits,
-            order.folders.writable,
-            order.folders.readable,
+            folders.writable,
+            folders.readable,
+            host_ip=_ip_of(spec.configuration.listen_host),
+            volumes=image.volumes,
         )
         plan = container_plan(spec.configuration, site, self._settings)
-        return self._host.create(f"harmonicio-{spec.engine}", plan), mark
+        return self._host.create(container_name(spec.engine), plan), mark
 
     def limits(self, declaration: StreamDeclaration) -> ContainerLimits:
         """Return what an engine of a stream may use on this host."""
@@ -169,11 +174,25 @@ def owner_of(user: str) -> tuple[int, int]:
     if not user:
         return (os.geteuid(), os.getegid()) if os.geteuid() else ORDINARY_USER
     uid, _, gid = user.partition(":")
-    if not (uid.isdecimal() and gid.isdecimal() and int(uid) and int(uid) < 2**31 and int(gid) < 2**31):
+    if not all(each.isdecimal() and 0 < int(each) < 2**31 for each in (uid, gid)):
         raise ConfigurationError(
             f"docker.user is {user[:80]!r}.", hint="Give uid:gid as numbers; engines never run as root."
         )
     return int(uid), int(gid)
+
+
+def _ip_of(host: str) -> str:
+    """Return the address of a host's name: the Docker engine takes a name for all addresses.
+
+    Raises:
+        Unavailable: it is not known.
+    """
+    try:
+        return str(socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[0][4][0])
+    except OSError as error:
+        raise Unavailable(
+            f"The address of {host!r} is not known: {error.strerror}.", hint="See worker.host."
+        ) from error
 
 
 def _write_for(owner: tuple[int, int], path: Path, content: bytes) -> None:

@@ -21,6 +21,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from harmonicio.control.engine_messages import SOCKET_FOLDER_INSIDE, EngineConfiguration
+from harmonicio.core.errors import Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.core.settings import DockerSettings
 from harmonicio.core.stream import ContainerNeeds
@@ -29,6 +30,8 @@ DATA_PORT = 8712
 SCRATCH_INSIDE = "/scratch"
 LABEL_WORKER, LABEL_ENGINE, LABEL_STREAM = "io.harmonicio.worker", "io.harmonicio.engine", "io.harmonicio.stream"
 MAX_LOG_BYTES = 10_000_000
+#: Of each volume that an image declares: Docker's own would have no bound.
+VOLUME_BYTES = 64 * 1024**2
 #: What engines of a worker that is root run as, when nobody says otherwise: an ordinary user whom no host knows.
 ORDINARY_USER = (10001, 10001)
 
@@ -61,6 +64,8 @@ class ContainerSite:
         image: The id of the image, by which it cannot be mistaken.
         owner: User and group id that it runs as.
         socket_folder, scratch_folder: On the host.
+        host_ip: The address of the worker, where its ports are published.
+        volumes: Paths of the image that its maker wants to be writable; each is a little memory of the container's.
         folders, reference_folders: On the host, to write and to read only.
     """
 
@@ -72,6 +77,8 @@ class ContainerSite:
     limits: ContainerLimits
     folders: tuple[str, ...] = ()
     reference_folders: tuple[str, ...] = ()
+    host_ip: str = ""
+    volumes: tuple[str, ...] = ()
 
 
 def limits_of(
@@ -79,16 +86,24 @@ def limits_of(
 ) -> ContainerLimits:
     """Return the limits of an engine: as declared, else as the worker is set, else its share of the host.
 
+    What the worker is set to is also the most that a declaration gets; without that, what the host has.
+
     Args:
         cpus, memory_bytes: What the host has.
         places: Engines that the host may run.
     """
-    share = max(1, places)
+    share, usable_bytes = max(1, places), memory_bytes * 9 // 10
+    most_cpus, most_bytes = settings.cpus or float(cpus), settings.memory_bytes or usable_bytes
     return ContainerLimits(
-        cpus=min(needs.cpus or settings.cpus or max(1.0, cpus / share), float(cpus)),
-        memory_bytes=needs.memory_bytes or settings.memory_bytes or memory_bytes * 9 // 10 // share,
-        pids=needs.pids or settings.pids,
+        cpus=min(needs.cpus or settings.cpus or max(1.0, cpus / share), most_cpus, float(cpus)),
+        memory_bytes=min(needs.memory_bytes or settings.memory_bytes or usable_bytes // share, most_bytes),
+        pids=min(needs.pids or settings.pids, settings.pids),
     )
+
+
+def container_name(engine: str) -> str:
+    """Return the name of an engine's container."""
+    return f"harmonicio-{engine}"
 
 
 def network_of(needs: ContainerNeeds, settings: DockerSettings) -> str:
@@ -142,7 +157,7 @@ def container_plan(configuration: EngineConfiguration, site: ContainerSite, sett
     }
     if is_published(configuration.listen_host, network):
         plan["ExposedPorts"] = {port: {}}
-        plan["HostConfig"]["PortBindings"] = {port: [{"HostIp": configuration.listen_host, "HostPort": ""}]}
+        plan["HostConfig"]["PortBindings"] = {port: [{"HostIp": site.host_ip, "HostPort": ""}]}
     return plan
 
 
@@ -152,14 +167,21 @@ def address_of(listen_host: str, network: str, networks: Mapping[str, Any]) -> A
     Args:
         network: Which one it joined.
         networks: What the Docker engine says of it (``NetworkSettings``).
+
+    Raises:
+        Unavailable: nobody can reach it.
     """
     if network == _HOST_NETWORK:
         return None
     if is_published(listen_host, network):
         bound = (networks.get("Ports") or {}).get(f"{DATA_PORT}/tcp") or [{}]
-        return Address(listen_host, int(bound[0].get("HostPort") or 0))
-    joined = networks.get("Networks") or {}
-    return Address(str((joined.get(network) or {}).get("IPAddress") or ""), DATA_PORT)
+        host, port = listen_host, int(bound[0].get("HostPort") or 0)
+    else:
+        joined = (networks.get("Networks") or {}).get(network) or {}
+        host, port = str(joined.get("IPAddress") or ""), DATA_PORT
+    if not (host and port):
+        raise Unavailable(f"Its container has no address in the network {network!r}.", hint="Choose another network.")
+    return Address(host, port)
 
 
 def _environment(limits: ContainerLimits) -> list[str]:
@@ -192,6 +214,7 @@ def _confinement(needs: ContainerNeeds, site: ContainerSite) -> dict[str, Any]:
     return {
         **_BARRED,
         "Mounts": _mounts(site),
+        "Tmpfs": dict.fromkeys(site.volumes, f"rw,nosuid,nodev,size={VOLUME_BYTES},mode=1777"),
         "CapAdd": list(needs.capabilities),
         "Privileged": needs.privileged,
         "PidMode": _HOST_NETWORK if "pid" in needs.namespaces else "",

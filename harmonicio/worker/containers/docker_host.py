@@ -34,6 +34,8 @@ ANSWER_WITHIN_S = 60.0
 #: The oldest API that has what we use; newer engines understand it.
 API_VERSION = "1.41"
 MAX_CONNECTIONS = 64
+#: Nothing was heard for so long: the connection for events is made anew, and everything is looked at.
+EVENTS_QUIET_S = 10.0
 LOG_CHUNK_BYTES = 64 * 1024
 #: A pull from which nothing is heard for so long has failed.
 PULL_STALLS_AFTER_S = 120.0
@@ -63,7 +65,8 @@ class DockerHost:
     @property
     def socket_path(self) -> str:
         """The path of its socket on this host; empty when it is reached otherwise."""
-        return self.url.removeprefix("unix://") if self.url.startswith("unix://") else ""
+        kind, _, path = self.url.partition("://")
+        return path if kind in ("unix", "http+unix") else ""
 
     def close(self) -> None:
         self._api.close()
@@ -188,10 +191,14 @@ class DockerHost:
         with self._mapped():
             self._api.start(container)
 
-    def signal(self, container: str, signal: str) -> None:
-        """Send a signal to a container's first process; does nothing when it has ended."""
-        with suppress(NotFound, InvalidInput), self._mapped():
-            self._api.kill(container, signal)
+    def signal(self, container: str, signal: str) -> bool:
+        """Send a signal to a container's first process; return False when it has ended."""
+        try:
+            with self._mapped():
+                self._api.kill(container, signal)
+        except (NotFound, InvalidInput):
+            return False
+        return True
 
     def remove(self, container: str) -> None:
         """Remove a container, also a running one; does nothing when it is gone."""
@@ -246,10 +253,18 @@ class DockerHost:
             yield from entries(answer.iter_content(LOG_CHUNK_BYTES))
 
     def events(self, labels: Mapping[str, str]) -> DockerEvents:
-        """Return what happens to containers with these labels from now on."""
+        """Return what happens to containers with these labels from now on; the library's own way never gives up."""
         wanted = [f"{key}={value}" for key, value in labels.items()]
+        filters = json.dumps({"type": ["container"], "label": wanted})
         with self._mapped():
-            return DockerEvents(self._api.events(filters={"type": ["container"], "label": wanted}, decode=True))
+            answer = self._api.get(
+                f"{self._api.base_url}/v{API_VERSION}/events",
+                params={"filters": filters},
+                stream=True,
+                timeout=(ANSWER_WITHIN_S, EVENTS_QUIET_S),
+            )
+            answer.raise_for_status()
+        return DockerEvents(answer)
 
     # ── networks ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,21 +316,25 @@ class DockerHost:
 
 
 class DockerEvents:
-    """Events of containers, until the Docker engine goes away or :meth:`close` is called, from any thread."""
+    """Events of containers: until the Docker engine goes away, nothing happens for a while, or :meth:`close` is called,
+    from any thread."""
 
-    def __init__(self, stream: CancellableStream[dict[str, Any]]) -> None:
-        self._stream = stream
+    def __init__(self, answer: requests.Response) -> None:
+        self._answer = answer
+        self._stream = CancellableStream(answer.iter_lines(), answer)
 
     def __iter__(self) -> Iterator[DockerEvent]:
         try:
-            for raw in self._stream:
-                yield DockerEvent.of(raw)
-        except ValueError:
-            return  # Cut off in the middle of a line.
+            for line in self._stream:
+                if line:
+                    yield DockerEvent.of(json.loads(line))
+        except (ValueError, requests.RequestException):
+            return  # Quiet for too long, or cut off in the middle of a line.
 
     def close(self) -> None:
-        with suppress(OSError):
+        with suppress(OSError, AttributeError):  # It has ended already.
             self._stream.close()
+        self._answer.close()
 
 
 def _of_answer(error: errors.APIError) -> HarmonicIOError:

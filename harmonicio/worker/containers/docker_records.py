@@ -15,6 +15,7 @@ class Image:
     Attributes:
         id: By which containers are made; the digest of its configuration.
         digests: ``repository@sha256:…`` for each registry that it was pulled from or pushed to.
+        volumes: Paths that its maker wants to be writable.
     """
 
     id: str
@@ -22,14 +23,18 @@ class Image:
     tags: tuple[str, ...] = ()
     labels: Mapping[str, str] | None = None
     size_bytes: int = 0
+    volumes: tuple[str, ...] = ()
 
-    def digest_in(self, repository: str) -> str:
-        """Return the digest under which everybody finds it in a repository, or, of a local image, its id."""
-        for each in self.digests:
-            name, _, digest = each.partition("@")
-            if name == repository:
-                return digest
-        return self.id
+    def digest_in(self, repository: str, wanted: str = "") -> str:
+        """Return the digest under which everybody finds it in a repository, or, of a local image, its id.
+
+        Args:
+            wanted: The digest by which it was asked for, if it was; another one of the same image is not meant.
+        """
+        known = sorted(
+            digest for name, _, digest in (each.partition("@") for each in self.digests) if name == repository
+        )
+        return wanted if wanted in (*known, self.id) else known[0] if known else self.id
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,4 +86,5 @@ def image_of(found: Mapping[str, Any]) -> Image:
         tags=tuple(each for each in found.get("RepoTags") or () if not each.startswith("<none>")),
         labels=dict(labels),
         size_bytes=int(found.get("Size") or 0),
+        volumes=tuple((found.get("Config") or {}).get("Volumes") or ()),
     )

@@ -34,12 +34,12 @@ class HostFolders:
 
 
 def host_folders(
-    declaration: StreamDeclaration, settings: DockerSettings, engine_socket: str, owner: tuple[int, int]
+    declaration: StreamDeclaration, settings: DockerSettings, barred: Iterable[str], owner: tuple[int, int]
 ) -> HostFolders:
     """Return the folders that a declaration names, ready for use.
 
     Args:
-        engine_socket: Of the Docker engine; empty when it has none on this host.
+        barred: What no folder may hold or lie in: the Docker engine's socket, and what belongs to the worker.
         owner: To whom folders belong that are made here.
 
     Raises:
@@ -47,22 +47,28 @@ def host_folders(
         InvalidInput: one to read from is not there.
         StorageError: one to write to cannot be made.
     """
-    writable = tuple(dict.fromkeys((*declaration.container.folders, *_of_plugins(declaration))))
-    readable = declaration.container.reference_folders
-    for path in (*writable, *readable):
-        if os.path.realpath(path) != os.path.normpath(path):
-            raise InvalidInput(
-                f"The folder {path} is a link, or leads over one, to {os.path.realpath(path)}.",
-                hint="Declare where it really is, so that it is the same inside the container.",
-            )
-    socket = Path(os.path.realpath(engine_socket)) if engine_socket else None
-    check_folders(map(Path, (*writable, *readable)), socket, settings)
+    named = (*declaration.container.folders, *_of_plugins(declaration))
+    writable = tuple(dict.fromkeys(map(_straight, named)))
+    readable = tuple(map(_straight, declaration.container.reference_folders))
+    own = [Path(os.path.realpath(each)) for each in barred if each]
+    check_folders(map(Path, (*writable, *readable)), own, settings)
     for path in readable:
         if not os.path.isdir(path):
             raise InvalidInput(f"There is no folder {path} on this worker's host.")
     for path in writable:
         _make(Path(path), owner)
-    return HostFolders(tuple(map(os.path.normpath, writable)), tuple(map(os.path.normpath, readable)))
+    return HostFolders(writable, readable)
+
+
+def _straight(path: str) -> str:
+    """Return a path that leads where it says, without links and without a way back up."""
+    plain = os.path.normpath(path)
+    if ".." in Path(path).parts or os.path.realpath(plain) != plain:
+        raise InvalidInput(
+            f"The folder {path} is a link, or leads over one or back up, to {os.path.realpath(path)}.",
+            hint="Declare where it really is, so that it is the same inside the container.",
+        )
+    return plain
 
 
 def _of_plugins(declaration: StreamDeclaration) -> Iterable[str]:
@@ -83,7 +89,7 @@ def _make(path: Path, owner: tuple[int, int]) -> None:
                 raise
             return
         if owner[0] != os.geteuid():
-            os.chown(path, *owner)
+            os.chown(path, *owner, follow_symlinks=False)
     except OSError as error:
         raise StorageError(
             f"The folder {path} cannot be made for the engines: {error.strerror or error}.",

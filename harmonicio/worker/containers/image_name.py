@@ -39,9 +39,10 @@ class ImageName:
     def matches(self, patterns: Iterable[str]) -> bool:
         """Whether one of the patterns fits: the repository alone, with its tag, or the whole name.
 
-        ``*`` stands for any text and ``?`` for one character, as in a shell; a ``*`` crosses slashes.
+        ``*`` stands for any text and ``?`` for one character, as in a shell; a ``*`` crosses slashes. A digest means
+        the same whatever tag stands before it, so a pattern with a tag fits no name with a digest.
         """
-        forms = {self.repository, self.tagged, str(self)}
+        forms = {self.repository, str(self)} if self.digest else {self.repository, self.tagged}
         return any(fnmatchcase(form, pattern) for pattern in patterns for form in forms)
 
 

@@ -9,7 +9,7 @@ Pure: paths come as they are after all links have been followed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from harmonicio.core.errors import NotAllowed
@@ -45,22 +45,24 @@ def check_needs(needs: ContainerNeeds, settings: DockerSettings) -> None:
         raise _refused("a privileged container", "docker.privileged")
 
 
-def check_folders(folders: Iterable[PurePath], engine_socket: PurePath | None, settings: DockerSettings) -> None:
-    """Raise NotAllowed when a folder is not below a permitted one, or leads to the Docker engine.
+def check_folders(folders: Iterable[PurePath], barred: Sequence[PurePath], settings: DockerSettings) -> None:
+    """Raise NotAllowed when a folder is not below a permitted one, or leads to what no container gets.
 
     Args:
-        folders: Where they really are, without links.
-        engine_socket: Likewise; ``None`` when the Docker engine has none on this host.
+        folders: Where they really are, without links and without ``..``.
+        barred: Likewise: the Docker engine's socket, and what belongs to the worker.
     """
     permitted = [PurePath(each) for each in settings.folders]
     for folder in folders:
         if not any(folder.is_relative_to(each) for each in permitted):
             raise _refused(f"the folder {folder} of its host", "docker.folders")
-        if engine_socket is not None and engine_socket.is_relative_to(folder):
-            raise NotAllowed(
-                f"The folder {folder} holds the socket of the Docker engine, which no container gets.",
-                hint="Name folders that hold data only.",
-            )
+        for each in barred:
+            if each.is_relative_to(folder) or folder.is_relative_to(each):
+                raise NotAllowed(
+                    f"The folder {folder} leads to {each}, the socket of the Docker engine or the worker's own folder, "
+                    "which no container gets.",
+                    hint="Name folders that hold data only.",
+                )
 
 
 def _check_each(kind: str, asked: Iterable[str], permitted: Iterable[str], setting: str) -> None:

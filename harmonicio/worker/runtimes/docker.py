@@ -23,22 +23,20 @@ import threading
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
-from dataclasses import dataclass, field
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
-from harmonicio.core.lease import Address
 from harmonicio.core.sizes import format_size
 from harmonicio.worker.containers.container_maker import ContainerMaker, ContainerMark, ContainerOrder
-from harmonicio.worker.containers.container_plan import LABEL_ENGINE, LABEL_WORKER, address_of
+from harmonicio.worker.containers.container_plan import LABEL_ENGINE, LABEL_WORKER, container_name
 from harmonicio.worker.containers.docker_host import DockerHost
 from harmonicio.worker.containers.docker_log import LogEntry, last_entries, listed, part_of
 from harmonicio.worker.containers.docker_records import DockerEvent
 from harmonicio.worker.containers.docker_watch import DockerWatch
 from harmonicio.worker.containers.docker_words import last_probe
+from harmonicio.worker.containers.engine_container import OVER, EngineContainer, facts_of, is_running, signed
 from harmonicio.worker.instructions import (
     EngineExited,
     EngineFound,
@@ -54,31 +52,12 @@ from harmonicio.worker.runtimes.mark import MARK_NAME, read_mark
 
 _log = logging.getLogger(__name__)
 
-MAX_STARTS, MAX_ORDERS = 64, 4
+MAX_STARTS, MAX_ORDERS = 64, 16
+#: How long the end of the worker waits for what it has ordered.
+ORDERS_WITHIN_S = 15.0
 #: Of the log of an engine that has ended no more entries than this are kept.
 KEPT_ENTRIES = 10_000
 LOGS_WITHIN_S = 30.0
-_KILLED_BY_SIGNAL = 128
-#: In these states a container runs nothing; in others (running, paused …) it lives.
-OVER = ("created", "exited", "dead", "removing")
-
-
-@dataclass(slots=True, eq=False)
-class _Container:
-    """One engine: what it is made of, and how far its life is."""
-
-    mark: ContainerMark
-    folder: Path
-    id: str = ""
-    is_unwanted: bool = False
-    is_started: bool = False
-    has_ended: bool = False
-    is_end_told: bool = False
-    signals: set[str] = field(default_factory=set)
-
-    @property
-    def engine(self) -> str:
-        return self.mark.engine
 
 
 class DockerRuntime(Runtime):
@@ -99,9 +78,10 @@ class DockerRuntime(Runtime):
         self._archive = LogArchive(context.folder.parent / "engine-logs")
         self._labels = {LABEL_WORKER: context.worker}
         self._lock = threading.Lock()
-        self._containers: dict[str, _Container] = {}
+        self._containers: dict[str, EngineContainer] = {}
         self._removals: dict[str, Future[None]] = {}
-        self._left: list[_Container] = []
+        self._left: list[EngineContainer] = []
+        self._pending: set[Future[None]] = set()
         self._has_listed = False
         self._is_closed = False
         self._host = DockerHost(context.docker.url)
@@ -127,50 +107,44 @@ class DockerRuntime(Runtime):
 
     def start(self, spec: EngineSpec) -> None:
         order = self._maker.check(spec)
-        container = _Container(order.mark, spec.folder)
+        container = EngineContainer(order.mark, spec.folder)
         with self._lock:
             self._containers[spec.engine] = container
         self._starts.submit(self._bring_up, container, order)
 
-    def _bring_up(self, container: _Container, order: ContainerOrder) -> None:
+    def _bring_up(self, container: EngineContainer, order: ContainerOrder) -> None:
         try:
             self._check_wanted(container)
             container.id, container.mark = self._maker.make(order, lambda text: self._tell_progress(container, text))
             self._check_wanted(container)
             self._host.start(container.id)
             inspected = self._host.inspect(container.id)
+            started = EngineStarted(container.engine, *facts_of(container.mark, inspected), container.mark.image)
         except Exception as error:  # noqa: BLE001  whatever it is, the worker must know that no engine starts
             if not isinstance(error, HarmonicIOError):
                 _log.exception("Engine %s cannot be started", container.engine)
-            self._give_up(container, str(error))
+            container.why_not_started = str(error)
+            self._remove_or_leave(container)
         else:
-            self._tell_start(container, inspected)
+            self._tell_start(container, started, is_running=is_running(inspected))
 
-    def _check_wanted(self, container: _Container) -> None:
+    def _check_wanted(self, container: EngineContainer) -> None:
         if container.is_unwanted or self._is_closed:
             raise Unavailable("It was ended before it had started.")
 
-    def _tell_progress(self, container: _Container, text: str) -> None:
+    def _tell_progress(self, container: EngineContainer, text: str) -> None:
         self._check_wanted(container)
         self._context.tell(EngineStarting(container.engine, text))
 
-    def _tell_start(self, container: _Container, inspected: Mapping[str, Any]) -> None:
-        pid, address = _facts(container.mark, inspected)
+    def _tell_start(self, container: EngineContainer, started: EngineStarted, *, is_running: bool) -> None:
         with self._lock:  # So that an end that is heard of now is told after it.
             container.is_started = True
-            self._context.tell(EngineStarted(container.engine, pid, address, container.mark.image))
-            is_over = container.is_unwanted
-        if not _is_running(inspected):
+            self._context.tell(started)
+            is_over = container.has_ended or not is_running
+        if is_over:
             self._end(container)
-        elif is_over:
+        elif container.is_unwanted:
             self._order(self._send, container, "KILL")
-
-    def _give_up(self, container: _Container, text: str) -> None:
-        """Remove what there is of a start that failed, and say so."""
-        self._remove_or_leave(container)
-        with self._lock:
-            self._containers.pop(container.engine, None)
-            self._context.tell(EngineNotStarted(container.engine, text))
 
     # ── finding ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -196,16 +170,20 @@ class DockerRuntime(Runtime):
         for engine in here.keys() - known:
             container = here[engine]["Id"]
             _log.info("Container %s is left of a start or an end that was cut off; it is removed.", container[:12])
-            self._host.remove(container)
+            try:
+                self._host.remove(container)
+            except HarmonicIOError as error:  # It is tried again when all are looked at.
+                _log.warning("Container %s cannot be removed yet: %s", container[:12], error)
 
     def _find(self, mark: ContainerMark, listed: Mapping[str, Any] | None) -> EngineFound:
         """Take in an engine of an earlier runtime; called under the lock, so that no end of it is missed."""
-        container = _Container(mark, self._context.folder / mark.engine, is_started=True)
+        container = EngineContainer(mark, self._context.folder / mark.engine, is_started=True)
         self._containers[mark.engine] = container
         container.id = listed["Id"] if listed is not None else ""
         if listed is not None and listed["State"] not in OVER:
-            pid, address = _facts(mark, self._host.inspect(container.id))
-            return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
+            with suppress(NotFound, Unavailable):  # It has gone since, or nobody can reach it.
+                pid, address = facts_of(mark, self._host.inspect(container.id))
+                return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
         container.has_ended = container.is_end_told = True
         text = self._last_words(container) if listed is not None else "Its container is gone."
         return EngineFound(mark.engine, mark.declaration, 0, False, text, image=mark.image)
@@ -229,9 +207,10 @@ class DockerRuntime(Runtime):
                 container.signals.add(signal)
                 self._order(self._send, container, signal)
 
-    def _send(self, container: _Container, signal: str) -> None:
+    def _send(self, container: EngineContainer, signal: str) -> None:
         try:
-            self._host.signal(container.id, signal)
+            if not self._host.signal(container.id, signal):
+                self._end(container)  # Of which nothing was heard.
         finally:
             with self._lock:
                 container.signals.discard(signal)
@@ -244,7 +223,7 @@ class DockerRuntime(Runtime):
             del self._containers[engine]
             self._removals[engine] = self._order(self._archive_and_remove, container)
 
-    def _archive_and_remove(self, container: _Container) -> None:
+    def _archive_and_remove(self, container: EngineContainer) -> None:
         try:
             log = last_entries(partial(self._log_of, container), KEPT_ENTRIES, MAX_KEPT_LOG_BYTES)
             self._archive.keep(container.engine, b"".join(each.as_line() for each in log))
@@ -253,11 +232,13 @@ class DockerRuntime(Runtime):
                 _log.warning("The log of engine %s cannot be kept: %s", container.engine, error)
         self._remove_or_leave(container)
 
-    def _remove_or_leave(self, container: _Container) -> None:
-        """Remove what is left of an engine, or do so when the Docker engine is back."""
+    def _remove_or_leave(self, container: EngineContainer) -> None:
+        """Remove what is left of an engine, or try it again later; until then one that did not start holds its place.
+
+        A container is removed by its name: that it was made may have been said too late.
+        """
         try:
-            if container.id:
-                self._host.remove(container.id)
+            self._host.remove(container_name(container.engine))
             self._maker.volumes.remove(container.engine)
             (container.folder / MARK_NAME).unlink(missing_ok=True)
         except (HarmonicIOError, OSError) as error:
@@ -267,6 +248,9 @@ class DockerRuntime(Runtime):
             return
         with self._lock:
             self._removals.pop(container.engine, None)
+            if container.why_not_started is not None:
+                self._containers.pop(container.engine, None)
+                self._context.tell(EngineNotStarted(container.engine, container.why_not_started))
 
     # ── watching ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -286,18 +270,22 @@ class DockerRuntime(Runtime):
             lived = [each for each in self._containers.values() if each.is_started and not each.has_ended]
         here = {each["Labels"].get(LABEL_ENGINE, ""): each for each in self._host.containers(self._labels)}
         living = {each["Id"] for each in here.values() if each["State"] not in OVER}
+        unwell = {each["Id"] for each in here.values() if "(unhealthy)" in str(each.get("Status"))}
         for container in lived:
             if container.id not in living:
                 self._end(container)
+            elif container.id in unwell:
+                self._order(self._tell_unwell, container)
         with self._lock:
             left, self._left = self._left, []
             known = self._known() | {each.engine for each in left}
         for container in left:
-            self._order(self._archive_and_remove, container)
+            act = self._archive_and_remove if container.why_not_started is None else self._remove_or_leave
+            self._order(act, container)
         if self._has_listed:  # Before, nobody knows which engines an earlier runtime has left.
             self._remove_strays(here, known)
 
-    def _end(self, container: _Container, exit_code: int | None = None) -> None:
+    def _end(self, container: EngineContainer, exit_code: int | None = None) -> None:
         """Its process is gone: say so once, and not before it was said to have started."""
         with self._lock:
             container.has_ended = True
@@ -306,7 +294,7 @@ class DockerRuntime(Runtime):
             container.is_end_told = True
         self._order(self._tell_end, container, exit_code)
 
-    def _tell_end(self, container: _Container, exit_code: int | None) -> None:
+    def _tell_end(self, container: EngineContainer, exit_code: int | None) -> None:
         """Tell an end, also when the Docker engine is away and cannot be asked for more."""
         try:
             state = self._host.inspect(container.id)["State"]
@@ -318,9 +306,9 @@ class DockerRuntime(Runtime):
             text = "Its container is gone."
         except HarmonicIOError as error:
             text = error.text
-        self._context.tell(EngineExited(container.engine, _signed(exit_code), text))
+        self._context.tell(EngineExited(container.engine, signed(exit_code), text))
 
-    def _tell_unwell(self, container: _Container) -> None:
+    def _tell_unwell(self, container: EngineContainer) -> None:
         probe = last_probe(self._host.inspect(container.id))
         self._context.tell(
             EngineUnwell(container.engine, f"The health check of its image failed: {probe}".rstrip(": "))
@@ -346,10 +334,10 @@ class DockerRuntime(Runtime):
             raise no_log_of(engine) from error
         return part_of(log, after, max_bytes, has_ended=True)
 
-    def _log_of(self, container: _Container, since: int, last: int) -> Iterable[LogEntry]:
+    def _log_of(self, container: EngineContainer, since: int, last: int) -> Iterable[LogEntry]:
         return self._host.log(container.id, since, last) if container.id else ()
 
-    def _last_words(self, container: _Container) -> str:
+    def _last_words(self, container: EngineContainer) -> str:
         return last_words(part_of(partial(self._log_of, container), "", 8192, has_ended=True).text)
 
     # ── its own life ─────────────────────────────────────────────────────────────────────────────────────────────────
@@ -357,6 +345,8 @@ class DockerRuntime(Runtime):
     def _order(self, act: Callable[..., None], *arguments: Any) -> Future[None]:
         """Have something done by the pool, and log what goes wrong."""
         done = self._orders.submit(act, *arguments)
+        self._pending.add(done)
+        done.add_done_callback(self._pending.discard)
         done.add_done_callback(_log_failure)
         return done
 
@@ -366,28 +356,13 @@ class DockerRuntime(Runtime):
         self._is_closed = True
         self._watch.close()
         self._starts.shutdown(cancel_futures=True)
-        self._orders.shutdown()
+        wait(tuple(self._pending), ORDERS_WITHIN_S)
+        self._orders.shutdown(cancel_futures=True)
         self._host.close()
 
 
-def _facts(mark: ContainerMark, inspected: Mapping[str, Any]) -> tuple[int, Address | None]:
-    """Return the process id on the host and the address of a running container."""
-    address = address_of(mark.listen_host, mark.network, inspected["NetworkSettings"])
-    return int(inspected["State"]["Pid"]), address
-
-
-def _is_running(inspected: Mapping[str, Any]) -> bool:
-    return bool(inspected["State"]["Running"])
-
-
-def _signed(exit_code: int | None) -> int | None:
-    """Return an exit code as of a process: negative for a signal."""
-    is_signal = exit_code is not None and exit_code > _KILLED_BY_SIGNAL
-    return _KILLED_BY_SIGNAL - exit_code if is_signal and exit_code is not None else exit_code
-
-
 def _log_failure(done: Future[None]) -> None:
-    error = done.exception()
+    error = None if done.cancelled() else done.exception()
     if isinstance(error, HarmonicIOError):
         _log.warning("%s", error)
     elif error is not None:
