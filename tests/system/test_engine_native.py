@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -20,9 +21,8 @@ from harmonicio.control.engine_messages import EngineOrder
 from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
-from harmonicio.testing.bare_peers import BareController, BareMaster, configuration_of
+from harmonicio.testing.bare_peers import BareConnector, BareController, BareMaster, configuration_of, lease_ticket
 from harmonicio.testing.waiting import wait_until
-from harmonicio.wire import codec
 from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.runtimes import RUNTIMES
 from harmonicio.worker.runtimes.process import ProcessRuntime
@@ -88,7 +88,7 @@ def test_what_waits_in_the_backlog_is_processed_once_an_engine_is_there(
         results = [delivery.result(timeout_s=30) for delivery in deliveries]
         assert connector.figures().via_backlog == 50
     assert [result["mean"] for result in results] == list(range(50))
-    wait_until(lambda: [each.handled_from_backlog for each in cluster.client.engines()] == [50])
+    wait_until(lambda: [each.handled for each in cluster.client.engines()] == [50])
 
 
 def test_a_burst_takes_both_ways_and_nothing_stays_behind(cluster: LocalCluster, connect: Connect) -> None:
@@ -149,14 +149,63 @@ def test_an_engine_without_a_configuration_says_so_in_one_line() -> None:
     assert run.stderr.count("\n") == 1
 
 
-def test_its_msgpack_reads_what_ours_writes_and_writes_what_ours_reads() -> None:
-    numbers = [0, -1, 127, 128, 255, 256, 65_536, 2**32, 2**53 - 1, -32, -33, -129, -(2**31) - 1, 0.5, -1e300]
-    texts = {"": "x" * 40, "Å": "é" * 300, "long": "y" * 70_000}
-    value = [None, True, False, numbers, texts, [list(range(20))] * 20, {str(key): [] for key in range(70_000 // 16)}]
-    script = "const { pack, unpack } = require(process.argv[1]);"
-    script += "process.stdout.write(pack(unpack(require('fs').readFileSync(0))));"
-    command = [node(), "-e", script, str(ENGINE.with_name("protocol.js"))]
-    run = subprocess.run(command, input=codec.pack(value), capture_output=True, timeout=20, check=True)
-    assert codec.unpack(run.stdout) == value
-    too_deep = b"\x91" * 62 + b"\xc0"
-    assert subprocess.run(command, input=too_deep, capture_output=True, timeout=20).returncode != 0
+@pytest.fixture
+def engine_with(tmp_path: Path) -> Iterator[Callable[[str], tuple[BareConnector, BareController]]]:
+    """Start the example with another handler, between bare peers."""
+    with ExitStack() as exits:
+
+        def start(handler: str) -> tuple[BareConnector, BareController]:
+            master = exits.enter_context(closing(BareMaster()))
+            controller = exits.enter_context(closing(BareController(tmp_path / "control.sock")))
+            configuration = configuration_of(
+                tmp_path, StreamDeclaration("cells", handler="mine"), master_data=master.address
+            )
+            (program := tmp_path / "engine.js").write_text(f"{ENGINE.read_text()}\nhandle = {handler};\n")
+            (given := tmp_path / "configuration.json").write_bytes(json_codec.dumps(configuration))
+            process = exits.enter_context(subprocess.Popen([node(), str(program), str(given)]))
+            exits.callback(process.kill)
+            wait_until(lambda: controller.last and controller.last.address)
+            assert controller.last is not None
+            assert controller.last.address is not None
+            connector = BareConnector(controller.last.address, lease_ticket(configuration), "cells")
+            return exits.enter_context(connector), controller
+
+        yield start
+
+
+EngineWith = Callable[[str], tuple[BareConnector, BareController]]
+
+
+def test_its_msgpack_reads_what_ours_writes_and_writes_what_ours_reads(engine_with: EngineWith) -> None:
+    numbers = [0, -1, 127, 128, 255, 256, 65_536, 2**32, 2**53 - 1, -32, -33, -129, -(2**31) - 1, -(2**32), 0.5, -1e300]
+    texts = {"": "x" * 40, "Å": "é" * 300, "long": "y" * 30_000}
+    value: list[Any] = [
+        None,
+        True,
+        False,
+        numbers,
+        texts,
+        [list(range(20))] * 20,
+        {str(key): [] for key in range(1_000)},
+    ]
+    connector, _ = engine_with("(payload, { value }) => value")
+    assert connector.outcome(connector.send(b"", metadata={"value": value})).result == value
+    deep = json.loads("[" * 58 + "]" * 58)
+    assert connector.outcome(connector.send(b"", metadata={"value": deep})).result == deep
+
+
+@pytest.mark.parametrize(
+    "handler",
+    ["() => 'x'.repeat(65_536)", "() => Array(1_000_000).fill(0)", "() => { const a = []; a.push(a); return a; }"],
+)
+def test_a_result_that_cannot_be_sent_is_a_failure_for_good(engine_with: EngineWith, handler: str) -> None:
+    connector, _ = engine_with(handler)
+    failure = connector.outcome(connector.send(b"\1")).failure
+    assert failure is not None
+    assert not failure.retryable
+
+
+def test_what_ran_is_known_when_a_handler_ends_its_engine(engine_with: EngineWith) -> None:
+    connector, controller = engine_with("() => process.exit(1)")
+    connector.send(b"\1", message_id="the last one")
+    wait_until(lambda: controller.last and [each.message for each in controller.last.running] == ["the last one"])
