@@ -280,7 +280,7 @@ class MasterClient:
             method,
             self.url + path,
             params=query,
-            data=None if body is None else json_codec.dumps(body),
+            data=None if body is None else _body_of(body),
             headers=None if body is None else {"Content-Type": "application/json"},
             timeout=(CONNECT_TIMEOUT_S, read_timeout_s),
             allow_redirects=False,
@@ -303,6 +303,18 @@ class MasterClient:
             is_closed = self._is_closed
         if is_closed:
             _cut(connection)
+
+
+def _body_of(record: Any) -> bytes:
+    """Return the record as a request's body; the master would not read a longer one to its end.
+
+    Raises:
+        InvalidInput: it is too long.
+    """
+    body = json_codec.dumps(record)
+    if len(body) > paths.MAX_BODY_BYTES:
+        raise errors.InvalidInput(f"A {type(record).__name__} of {len(body)} bytes is too long for the master.")
+    return body
 
 
 def _cut(connection: HTTPConnection) -> None:

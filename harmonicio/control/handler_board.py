@@ -7,24 +7,26 @@ once: in both cases no thread of the engine is left to say which message it was.
 runs, costs 0.2 µs, stays when the process is killed, and is read without the engine's help.
 
 ``since`` is the monotonic clock, which all processes of a host share. A row of length 0 runs nothing.
+
+The engine's code could write anything there: no more rows are read than handlers were declared, and only message ids.
 """
 
 from __future__ import annotations
 
+import math
 import mmap
 import os
 import stat
 import struct
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from harmonicio.control.messages import RunningMessage
-from harmonicio.core.errors import StorageError
-from harmonicio.core.names import MAX_MESSAGE_ID_BYTES
+from harmonicio.core.errors import InvalidInput, StorageError
+from harmonicio.core.names import MAX_MESSAGE_ID_BYTES, check_message_id
 
 BOARD_NAME = "handlers"
-#: A controller reads no more: that many handlers cannot be declared.
-_MAX_ROWS = 1_024
 _ROW = struct.Struct(f"<dH{MAX_MESSAGE_ID_BYTES}s")
 
 
@@ -70,10 +72,13 @@ class HandlerBoard:
         self._rows.close()
 
 
-def read_board(path: Path) -> tuple[RunningMessage, ...] | None:
+def read_board(path: Path, rows: int) -> tuple[RunningMessage, ...] | None:
     """Return what an engine's handlers run, or None when it has no board; never blocks.
 
     A row that changes while it is read has just begun or ended, and is left out.
+
+    Args:
+        rows: Handlers that can run at the same time; what else is in the file is not looked at.
     """
     try:
         # The engine could put anything in its folder: a link, or a pipe that never says anything.
@@ -83,7 +88,7 @@ def read_board(path: Path) -> tuple[RunningMessage, ...] | None:
     try:
         if not stat.S_ISREG(os.fstat(file).st_mode):
             return None
-        first, second = (os.pread(file, _MAX_ROWS * _ROW.size, 0) for _ in range(2))
+        first, second = (os.pread(file, rows * _ROW.size, 0) for _ in range(2))
     except OSError:
         return None
     finally:
@@ -95,7 +100,8 @@ def _running(first: bytes, second: bytes, now: float) -> tuple[RunningMessage, .
     running = []
     for at in range(0, min(len(first), len(second)) - _ROW.size + 1, _ROW.size):
         since, length, raw_id = _ROW.unpack_from(first, at)
-        if 0 < length <= MAX_MESSAGE_ID_BYTES and first[at : at + _ROW.size] == second[at : at + _ROW.size]:
-            message_id = raw_id[:length].decode("utf-8", "replace")
-            running.append(RunningMessage(message_id, max(0.0, now - since)))
+        is_settled = first[at : at + _ROW.size] == second[at : at + _ROW.size]
+        if is_settled and 0 < length <= MAX_MESSAGE_ID_BYTES and math.isfinite(since):
+            with suppress(UnicodeDecodeError, InvalidInput):  # Only a message has an id, and only messages are told of.
+                running.append(RunningMessage(check_message_id(raw_id[:length].decode()), max(0.0, now - since)))
     return tuple(running)

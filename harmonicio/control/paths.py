@@ -1,4 +1,4 @@
-"""Every path of the control plane, in the form that the master's routes use.
+"""Every path of the control plane, in the form that the master's routes use, and how much may be sent to it.
 
 ``{name}`` parts are filled with :func:`fill`, which quotes them.
 """
@@ -6,6 +6,9 @@
 from __future__ import annotations
 
 from urllib.parse import quote
+
+#: A longer body is refused, and not sent at all by a client that knows.
+MAX_BODY_BYTES = 1024 * 1024
 
 HEALTH = "/healthz"
 READY = "/readyz"

@@ -5,7 +5,7 @@
 
 Everything but the public routes needs a token, on every method and also where there is nothing: who has none learns
 nothing. Records are validated strictly by pydantic over the dataclasses of :mod:`harmonicio.control.messages`, and
-documented from the same. Bodies are JSON of at most ``MAX_BODY_BYTES``; payloads never travel here.
+documented from the same. Bodies are JSON of at most ``paths.MAX_BODY_BYTES``; payloads never travel here.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from harmonicio.master.http_server import REACHED_AT
 from harmonicio.master.master import Master
 from harmonicio.master.tokens import Identity
 
-MAX_BODY_BYTES = 1024 * 1024
 _PUBLIC_PATHS = (paths.HEALTH, paths.READY)
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
 
@@ -49,7 +48,7 @@ def create_app(master: Master, endpoints: Iterable[Endpoint]) -> Flask:
         doc_ui=False,
         static_folder=None,
     )
-    app.config["MAX_CONTENT_LENGTH"] = MAX_BODY_BYTES
+    app.config["MAX_CONTENT_LENGTH"] = paths.MAX_BODY_BYTES
     app.url_map.merge_slashes = False
     problems.install(app)
     app.before_request(functools.partial(_authenticate, master))

@@ -101,6 +101,10 @@ class Controller:
         """The ids of all engines that have not ended."""
         return tuple(self._engines)
 
+    def concurrency(self, engine: str) -> int:
+        """Return how many messages an engine handles at the same time; 0 when it is not known (any more)."""
+        return self._engines[engine].declaration.concurrency if engine in self._engines else 0
+
     def handle(self, event: Event, now: float) -> list[Instruction]:
         """Return what is to be done after ``event``, in this order."""
         self._excuse_own_absence(now)

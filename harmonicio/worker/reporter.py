@@ -10,6 +10,8 @@ Rules:
 - A change is reported within the time that it allows, but reports are never less than ``SHORTEST_GAP_S`` apart.
 - When the master does not answer, attempts become more seldom, up to ``LONGEST_DELAY_S``, by chance not all workers'
   at the same moment. Nothing else happens: engines do not depend on it.
+- A report that the master cannot take, because it is too long or something in it is wrong, is sent again at once with
+  less: without what handlers run, then without what ended engines held and said. Who is there is always told.
 - What the master answers is handed on from these threads; nobody is called while a lock is held.
 """
 
@@ -20,6 +22,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Protocol
 
 from harmonicio.control.log_messages import LogAnswer, LogWish
@@ -31,7 +34,7 @@ from harmonicio.control.messages import (
     WorkerWelcome,
 )
 from harmonicio.core.back_off import delay_s
-from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotFound, Unavailable
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, InvalidInput, NotFound, Unavailable
 
 _log = logging.getLogger(__name__)
 
@@ -98,6 +101,7 @@ class Reporter:
         self._is_registered = False
         self._due_at = 0.0
         self._sequence = 0
+        self._is_abridged = False
         self._reporting = threading.Thread(target=self._report_for_ever, name="worker-report", daemon=True)
         self._asking = threading.Thread(target=self._ask_for_ever, name="worker-desired", daemon=True)
 
@@ -189,11 +193,27 @@ class Reporter:
             self._due_at = float("inf")
             self._sequence += 1
         report = self._make_report(self._sequence)
-        answer = self._master.report(self._name, report)
+        answer = self._send(report)
         if not answer.is_known:
             return False
         self._on_answered(report, answer)
         return True
+
+    def _send(self, report: WorkerReport) -> ReportAnswer:
+        """Send a report, or as much of it as the master takes."""
+        try:
+            answer = self._master.report(self._name, report)
+            self._is_abridged = False
+            return answer
+        except InvalidInput as error:
+            if not self._is_abridged:
+                _log.warning("The master takes no whole reports, and gets shorter ones meanwhile: %s", error)
+            self._is_abridged = True
+        shorter = _without_running(report)
+        try:
+            return self._master.report(self._name, shorter)
+        except InvalidInput:
+            return self._master.report(self._name, _without_held(shorter))
 
     def _set_registered(self, is_registered: bool) -> None:
         with self._changed:
@@ -248,6 +268,14 @@ class Reporter:
         with self._changed:
             self._changed.wait_for(lambda: self._is_registered or self._is_closing)
             return not self._is_closing
+
+
+def _without_running(report: WorkerReport) -> WorkerReport:
+    return replace(report, engines=tuple(replace(each, running=()) for each in report.engines))
+
+
+def _without_held(report: WorkerReport) -> WorkerReport:
+    return replace(report, exits=tuple(replace(each, text="", held=()) for each in report.exits), troubles=())
 
 
 class _Pause:

@@ -280,7 +280,9 @@ class WorkerService:
             self._decide(report)
 
     def _look_at_handlers(self, engine: str) -> None:
-        running = read_board(self._folder.socket_of(engine) / BOARD_NAME)
+        with self._lock:
+            rows = self._controller.concurrency(engine)
+        running = read_board(self._folder.socket_of(engine) / BOARD_NAME, rows)
         if running is not None:
             self._decide(HandlersSeen(engine, running))
 

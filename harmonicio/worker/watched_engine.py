@@ -17,11 +17,15 @@ Pure: time is an argument.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
 from harmonicio.control.messages import DesiredEngines, EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason, report_interval_s
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.lease import Address
+from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.worker.instructions import EngineExited, EngineNotStarted, EngineStarted, EngineStarting
 
@@ -29,6 +33,8 @@ from harmonicio.worker.instructions import EngineExited, EngineNotStarted, Engin
 SILENT_AFTER_S = 10.0
 SILENT_START_AFTER_S = 60.0
 MAX_TEXT_LENGTH = 500
+_MAX_HOST_LENGTH = 255
+_MAX_COUNT = 2**63 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,6 +125,7 @@ class WatchedEngine:
 
     def hear(self, report: EngineReport, now: float) -> bool:
         """Take in the engine's own word; return whether its state or address changed."""
+        report = _bounded(report, self.declaration.concurrency)
         before = (self.state, self.report.address if self.report else None)
         self.report, self.heard_at = report, now
         can_work = self.is_started and report.state.can_be_leased and report.address is not None
@@ -214,6 +221,38 @@ class WatchedEngine:
             running=self.running(now),
             image=self.image,
         )
+
+
+def _bounded(report: EngineReport, concurrency: int) -> EngineReport:
+    """Return of an engine's own word what may go on to the master: its code could say anything, of any size."""
+    address = report.address
+    is_address = (
+        address is not None
+        and 0 < len(address.host) <= _MAX_HOST_LENGTH
+        and address.host.isprintable()
+        and 0 < address.port < 2**16
+    )
+    return replace(
+        report,
+        address=address if is_address else None,
+        pid=_count(report.pid),
+        running=tuple(_messages(report.running))[:concurrency],
+        handled=_count(report.handled),
+        failed=_count(report.failed),
+        handled_from_backlog=_count(report.handled_from_backlog),
+        received_bytes=_count(report.received_bytes),
+    )
+
+
+def _count(said: int) -> int:
+    return min(max(0, said), _MAX_COUNT)
+
+
+def _messages(running: Iterable[RunningMessage]) -> Iterable[RunningMessage]:
+    for each in running:
+        with suppress(InvalidInput):
+            check_message_id(each.message)
+            yield each
 
 
 def is_same_recipe(one: StreamDeclaration, other: StreamDeclaration) -> bool:

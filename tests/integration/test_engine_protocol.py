@@ -288,7 +288,7 @@ def test_the_backlog_is_dialled_again_after_its_connection_broke(start: Start) -
 
 def running(engine: Running, folder: Path) -> list[str]:
     """Return what the engine says to run, on its board or, where it has none, in its last report."""
-    seen = read_board(folder / BOARD_NAME)
+    seen = read_board(folder / BOARD_NAME, 1)
     if seen is None:
         seen = engine.controller.last.running if engine.controller.last else ()
     return [each.message for each in seen]

@@ -154,7 +154,7 @@ def test_the_end_of_an_engine_and_what_it_held_are_noticed_although_its_last_wor
     with monkeypatch.context() as errors, connect(master, engine) as connector:
         errors.setattr(ControlDesk, "last_words", fail)
         board = "harmonicio.worker.service.read_board"
-        errors.setattr(board, lambda path: read_board(path) if has_ended.is_set() else None)
+        errors.setattr(board, lambda path, rows: read_board(path, rows) if has_ended.is_set() else None)
         connector.send(b"abort", message_id="m-poison")
         master.wait_for(lambda: engine in master.exits)
     assert master.exits[engine].held == ("m-poison",)

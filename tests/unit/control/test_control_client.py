@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import pytest
 
+from harmonicio.control import paths
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseRequest
 from harmonicio.core import errors
@@ -193,3 +194,9 @@ def test_a_closed_client_says_so(client: MasterClient) -> None:
 def test_importing_the_client_does_not_import_requests() -> None:
     code = "import sys, harmonicio.control.client; sys.exit('requests' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_what_the_master_would_not_read_is_not_sent(client: MasterClient) -> None:
+    with pytest.raises(errors.InvalidInput, match=r"LeaseRequest of \d+ bytes is too long for the master"):
+        client.request_leases(LeaseRequest("plates", "s" * paths.MAX_BODY_BYTES, 1))
+    assert Scripted.seen == []

@@ -11,8 +11,18 @@ from contextlib import closing
 import pytest
 
 from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import Desired, ReportAnswer, WorkerRegistration, WorkerReport, WorkerWelcome
-from harmonicio.core.errors import MasterUnavailable
+from harmonicio.control.messages import (
+    Desired,
+    EngineExit,
+    EngineReport,
+    ReportAnswer,
+    RunningMessage,
+    WorkerRegistration,
+    WorkerReport,
+    WorkerWelcome,
+)
+from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.errors import InvalidInput, MasterUnavailable
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.small_master import SmallMaster
 from harmonicio.testing.waiting import wait_until
@@ -25,14 +35,18 @@ IMAGES = StreamDeclaration("images", handler="images.py", version=1)
 class Worker:
     """A reporter and what it has heard."""
 
-    def __init__(self, master: SmallMaster | MasterClient) -> None:
+    def __init__(
+        self,
+        master: SmallMaster | MasterClient,
+        make_report: Callable[[int], WorkerReport] = lambda sequence: WorkerReport(sequence, ()),
+    ) -> None:
         self.welcomes: list[WorkerWelcome] = []
         self.wanted: list[Desired] = []
         self.answered: list[WorkerReport] = []
         self.reporter = Reporter(
             master,
             WorkerRegistration("w-1", "host", 2, "memory", "0"),
-            make_report=lambda sequence: WorkerReport(sequence, ()),
+            make_report=make_report,
             on_welcome=self.welcomes.append,
             on_desired=self.wanted.append,
             on_answered=lambda report, _: self.answered.append(report),
@@ -45,11 +59,11 @@ def master() -> SmallMaster:
 
 
 @pytest.fixture
-def start(master: SmallMaster) -> Iterator[Callable[[], Worker]]:
+def start(master: SmallMaster) -> Iterator[Callable[..., Worker]]:
     started = []
 
-    def start() -> Worker:
-        worker = Worker(master)
+    def start(*make_report: Callable[[int], WorkerReport]) -> Worker:
+        worker = Worker(master, *make_report)
         worker.reporter.start()
         started.append(worker)
         return worker
@@ -60,7 +74,7 @@ def start(master: SmallMaster) -> Iterator[Callable[[], Worker]]:
 
 
 def test_a_worker_registers_then_reports_and_hears_what_is_wanted(
-    master: SmallMaster, start: Callable[[], Worker]
+    master: SmallMaster, start: Callable[..., Worker]
 ) -> None:
     worker = start()
     wait_until(lambda: worker.answered)
@@ -75,7 +89,7 @@ def test_a_worker_registers_then_reports_and_hears_what_is_wanted(
 
 
 def test_a_change_is_reported_soon_and_many_changes_not_too_often(
-    master: SmallMaster, start: Callable[[], Worker]
+    master: SmallMaster, start: Callable[..., Worker]
 ) -> None:
     worker = start()
     wait_until(lambda: len(master.reports) == 1)
@@ -91,7 +105,7 @@ def test_a_change_is_reported_soon_and_many_changes_not_too_often(
     assert all(later - earlier > 0.8 * SHORTEST_GAP_S for earlier, later in itertools.pairwise(moments))
 
 
-def test_a_less_urgent_change_waits_for_company(master: SmallMaster, start: Callable[[], Worker]) -> None:
+def test_a_less_urgent_change_waits_for_company(master: SmallMaster, start: Callable[..., Worker]) -> None:
     worker = start()
     wait_until(lambda: len(master.reports) == 1)
     worker.reporter.report_within(0.3)
@@ -101,7 +115,7 @@ def test_a_less_urgent_change_waits_for_company(master: SmallMaster, start: Call
 
 
 def test_a_master_that_has_forgotten_the_worker_is_told_again_who_it_is(
-    master: SmallMaster, start: Callable[[], Worker]
+    master: SmallMaster, start: Callable[..., Worker]
 ) -> None:
     worker = start()
     master.want((IMAGES, 1))
@@ -115,7 +129,7 @@ def test_a_master_that_has_forgotten_the_worker_is_told_again_who_it_is(
 
 
 def test_a_master_that_is_away_is_tried_more_and_more_seldom_and_found_again(
-    master: SmallMaster, start: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    master: SmallMaster, start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(reporter_module, "LONGEST_DELAY_S", 0.4)
     attempts: list[float] = []
@@ -138,7 +152,7 @@ def test_a_master_that_is_away_is_tried_more_and_more_seldom_and_found_again(
 
 
 def test_a_report_that_was_not_answered_is_not_acknowledged(
-    master: SmallMaster, start: Callable[[], Worker], monkeypatch: pytest.MonkeyPatch
+    master: SmallMaster, start: Callable[..., Worker], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     received = []
 
@@ -150,6 +164,36 @@ def test_a_report_that_was_not_answered_is_not_acknowledged(
     worker = start()
     wait_until(lambda: len(received) >= 2)
     assert worker.answered == []
+
+
+@pytest.mark.parametrize("tolerated", ["held", "names"])
+def test_a_report_that_is_too_long_is_told_without_what_makes_it_so(
+    tolerated: str,
+    master: SmallMaster,
+    start: Callable[..., Worker],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    running, ended = (
+        (RunningMessage("m-1", 0.0),),
+        EngineExit("e-2", "images", ExitReason.CRASHED, "It broke.", ("m-2",)),
+    )
+    engine = EngineReport("e-1", "images", 1, Availability.BUSY, 0.0, running=running)
+    take = master.report
+
+    def refuse(worker: str, report: WorkerReport) -> ReportAnswer:
+        if report.engines[0].running or (tolerated == "names" and report.exits[0].held):
+            raise InvalidInput("A WorkerReport of 2000000 bytes is too long.")
+        return take(worker, report)
+
+    monkeypatch.setattr(master, "report", refuse)
+    worker = start(lambda sequence: WorkerReport(sequence, (engine,), (ended,)))
+    wait_until(lambda: len(worker.answered) >= 2)
+    assert [each.engine for each in master.engines()] == ["e-1"]
+    assert master.exits["e-2"].reason is ExitReason.CRASHED
+    assert master.exits["e-2"].held == (("m-2",) if tolerated == "held" else ())
+    assert worker.answered[0].exits == (ended,)
+    assert caplog.text.count("takes no whole reports") == 1
 
 
 def test_a_worker_that_leaves_reports_once_more_and_says_goodbye(master: SmallMaster) -> None:

@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from harmonicio.control.messages import EngineExit, RunningMessage
+from harmonicio.control import json_codec
+from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason
+from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.simulated_host import SimulatedHost
 from harmonicio.worker.instructions import EngineExited, HandlersSeen, KillEngine
@@ -85,3 +87,26 @@ def test_what_a_board_says_of_an_engine_that_nobody_knows_is_ignored() -> None:
     host, engine = host_with(SHORT)
     assert host.give(HandlersSeen("e-unknown", (RunningMessage("m-1", 99.0),))) == []
     assert host.engines_of("short", Availability.IDLE) == [engine]
+
+
+def test_nothing_that_an_engine_says_makes_a_report_long() -> None:
+    host, engine = host_with(SHORT)
+    said = tuple(RunningMessage(name, 0.0) for name in ("x" * 100_000, "m-1", "two\nlines", *map(str, range(1000))))
+    host.give(
+        EngineReport(
+            engine,
+            "short",
+            1,
+            Availability.BUSY,
+            0.0,
+            Address("h" * 100_000, 1),
+            10**999,
+            said,
+            10**999,
+            image="i" * 10**6,
+        )
+    )
+    (told,) = host.controller.report(1, None, host.now).engines
+    assert [each.message for each in told.running] == ["m-1"]
+    assert told.address is None
+    assert len(json_codec.dumps(told)) < 1000
