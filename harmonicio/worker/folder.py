@@ -8,23 +8,21 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import secrets
-import shutil
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harmonicio.control.locked_folder import OWNER_ONLY_FOLDER, LockedFolder
 from harmonicio.core.errors import StorageError
-
-_log = logging.getLogger(__name__)
+from harmonicio.worker.removal import remove_folder
 
 SOCKET_FOLDER = "socket"
 _BOND_NAME = "bond"
 
 
 class DataFolder(LockedFolder):
-    """The worker's folder, in use.
+    """The worker's folder, in use. A thread of its own removes what is not needed any more: that may take a while.
 
     Attributes:
         identity: Random, and the same for as long as the folder exists.
@@ -34,6 +32,7 @@ class DataFolder(LockedFolder):
     """
 
     def __init__(self, path: Path) -> None:
+        self._removals = ThreadPoolExecutor(1, "worker-removal")
         super().__init__(path, "worker", inside="engines")
         self.identity = self._drawn_once()
 
@@ -83,16 +82,16 @@ class DataFolder(LockedFolder):
             return ""
 
     def remove(self, engine: str) -> None:
-        """Remove the folder of an engine that has ended."""
-        shutil.rmtree(self.of(engine), onerror=_say_what_is_left)
+        """Begin to remove the folder of an engine that has ended."""
+        self._removals.submit(remove_folder, self.of(engine))
 
     def remove_strangers(self, known: set[str]) -> None:
-        """Remove what belongs to none of these engines: starts that were cut off."""
+        """Begin to remove what belongs to none of these engines: starts that were cut off."""
         for folder in self.engines.iterdir():
             if folder.name not in known:
                 self.remove(folder.name)
 
-
-def _say_what_is_left(function: object, path: str, failure: tuple[type[BaseException], BaseException, object]) -> None:
-    if not isinstance(failure[1], FileNotFoundError):
-        _log.warning("%s cannot be removed: %s", path, failure[1])
+    def close(self) -> None:
+        """Wait for what is being removed, and let go of the folder; may be called more than once."""
+        self._removals.shutdown()
+        super().close()

@@ -341,9 +341,8 @@ class WorkerService:
         is_news = exited.reason in (ExitReason.CRASHED, ExitReason.UNKNOWN)
         level = logging.WARNING if is_news else logging.INFO
         _log.log(level, "Engine %s of stream %s has ended. %s", exited.engine, exited.stream, exited.text)
-        self._desk.close(exited.engine)
-        self._runtime.forget(exited.engine)
-        self._folder.remove(exited.engine)
+        for step in (self._desk.close, self._runtime.forget, self._folder.remove):
+            self._attempt(step, exited.engine)
 
     def _start_engine(self, order: StartEngine) -> None:
         try:

@@ -161,6 +161,23 @@ def test_the_end_of_an_engine_and_what_it_held_are_noticed_although_its_last_wor
     assert master.wait_for_engines(1, IDLE) != [engine]
 
 
+def test_an_engine_is_forgotten_although_one_of_the_steps_fails(
+    worker: WorkerService,
+    master: SmallMaster,
+    images: StreamDeclaration,
+    options: WorkerOptions,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    master.want((images, 1))
+    (engine,) = master.wait_for_engines(1, IDLE)
+    with monkeypatch.context() as errors:
+        fail_once(errors, ControlDesk, "close", str)
+        os.kill(pids(master)[engine], signal.SIGKILL)
+        master.wait_for(lambda: engine in master.exits)
+        master.wait_for_engines(1, IDLE)
+    wait_until(lambda: engine not in os.listdir(options.data_folder / "engines"))
+
+
 def test_the_next_service_adopts_the_engines_of_an_abandoned_one(
     options: WorkerOptions, master: SmallMaster, images: StreamDeclaration
 ) -> None:
@@ -202,7 +219,7 @@ def test_an_engine_that_ended_while_nobody_watched_is_told(
         master.wait_for(lambda: engine in master.exits)
         assert master.exits[engine].reason is ExitReason.UNKNOWN
         (other,) = master.wait_for_engines(1, IDLE)
-        assert [path.name for path in (options.data_folder / "engines").iterdir()] == [other]
+        wait_until(lambda: [path.name for path in (options.data_folder / "engines").iterdir()] == [other])
 
 
 def test_an_engine_without_a_controller_ends_by_itself(

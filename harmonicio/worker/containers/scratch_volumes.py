@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import subprocess
 import threading
 from pathlib import Path
@@ -18,6 +17,7 @@ from pathlib import Path
 from harmonicio.core.errors import StorageError
 from harmonicio.core.printable import one_line
 from harmonicio.core.sizes import format_size
+from harmonicio.worker.removal import remove_folder
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class ScratchVolumes:
             except (OSError, subprocess.SubprocessError) as error:
                 _log.warning("The scratch space of engine %s cannot be removed yet: %s", engine, error)
                 return
-        shutil.rmtree(self.path(engine), ignore_errors=True)
+        remove_folder(self.path(engine))
         self._image(engine).unlink(missing_ok=True)
 
     def remove_strangers(self, known: set[str]) -> None:

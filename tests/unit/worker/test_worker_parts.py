@@ -84,8 +84,8 @@ def test_the_folder_remembers_bonds_until_an_engine_is_removed(tmp_path: Path) -
     folder.remove("e-2")
     folder.add("e-stranger", "")
     folder.remove_strangers({"e-1"})
-    assert os.listdir(folder.engines) == ["e-1"]
     folder.close()
+    assert os.listdir(folder.engines) == ["e-1"]
 
 
 # ── what engines are given ───────────────────────────────────────────────────────────────────────────────────────────
