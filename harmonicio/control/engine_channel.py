@@ -9,6 +9,8 @@ same path. Rules:
 - A line is at most :data:`MAX_LINE_BYTES`; a longer one, or one that is no such record, ends the connection.
 - Whatever goes wrong is :class:`~harmonicio.core.errors.ConnectionEnded`; the engine dials again.
 - The engine's end blocks, with time-outs. The controller's end never blocks: one thread watches all engines.
+- The folder is the engine's, which can replace what lies there at any moment: nothing is changed by a path that could
+  be a link.
 - UNIX socket paths end at 107 bytes. Longer ones are reached through the folder's descriptor (``/proc/self/fd``).
 """
 
@@ -117,9 +119,9 @@ class ControlListener:
         self._socket.setblocking(False)
         try:
             path.unlink(missing_ok=True)
+            os.fchmod(self._socket.fileno(), 0o600)  # What is bound has it from the first moment on.
             with _address_of(path) as address:
                 self._socket.bind(address)
-            path.chmod(0o600)
             _give_to_the_owner_of(path.parent, path)
             self._socket.listen(8)
         except OSError as error:
@@ -149,7 +151,8 @@ class ControlListener:
         """Stop listening and remove the socket; may be called more than once."""
         if self._socket.fileno() >= 0:
             self._socket.close()
-            self.path.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # The engine has put something else there; that goes with its folder.
+                self.path.unlink(missing_ok=True)
 
 
 class ControllerChannel:
@@ -248,10 +251,13 @@ def _shut(connected: socket.socket) -> None:
 
 
 def _give_to_the_owner_of(folder: Path, path: Path) -> None:
-    """Let the engine connect to whom its folder belongs; it may run as another user."""
+    """Let the engine connect to whom its folder belongs; it may run as another user.
+
+    That one may have replaced the socket by a link meanwhile: then the link becomes its own, not what it leads to.
+    """
     owner = folder.stat()
     if owner.st_uid != os.geteuid():
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 @contextlib.contextmanager

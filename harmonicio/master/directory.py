@@ -11,6 +11,8 @@ Rules:
   changes nothing.
 - The engines of a lost worker are shown as lost and cannot be leased. They may well be alive: the worker's next report
   brings them back as they are.
+- An engine of a report whose names cannot be used is left out, one whose address cannot be used is not leased; all else
+  in the report counts.
 - An engine that ended without an order is shown as lost for a while.
 - An engine id belongs to the worker that reported it first, for as long as that worker is not lost.
 - Where an engine has ended is remembered for a while: its log is there.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import select
 import socket
+import stat
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,6 +83,52 @@ def test_a_folder_with_a_long_path_takes_a_control_socket(tmp_path: Path) -> Non
         engine.send_report(REPORT)
         assert reports(controller) == [REPORT]
     assert list(folder.iterdir()) == []
+
+
+def test_a_socket_is_its_owners_only_from_the_beginning(tmp_path: Path) -> None:
+    umask = os.umask(0)
+    try:
+        listener = ControlListener(tmp_path / "control.sock")
+    finally:
+        os.umask(umask)
+    assert stat.S_IMODE((tmp_path / "control.sock").stat().st_mode) == 0o600
+    listener.close()
+
+
+class Swapped(socket.socket):
+    """The socket of a listener whose engine replaces it by a link as soon as it is there."""
+
+    def bind(self, address: Any) -> None:
+        super().bind(address)
+        Path(address).unlink()
+        Path(address).symlink_to("../victim")
+
+
+def test_an_engine_that_replaces_the_socket_by_a_link_gets_nothing_of_what_that_leads_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "victim").touch(mode=0o640)
+    (tmp_path / "socket").mkdir()
+    if os.geteuid() == 0:
+        os.chown(tmp_path / "socket", 10001, 10001)
+    before = (tmp_path / "victim").stat()
+    with monkeypatch.context() as swapping:
+        swapping.setattr(socket, "socket", Swapped)
+        listener = ControlListener(tmp_path / "socket" / "control.sock")
+    listener.close()
+    after = (tmp_path / "victim").stat()
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert os.listdir(tmp_path / "socket") == []
+
+
+def test_a_listener_closes_whatever_lies_where_its_socket_was(tmp_path: Path) -> None:
+    listener = ControlListener(tmp_path / "control.sock")
+    (tmp_path / "control.sock").unlink()
+    (tmp_path / "control.sock" / "in").mkdir(parents=True)
+    listener.close()
+    assert "closed" in repr(listener)
+    with pytest.raises(ConnectionEnded, match="cannot take a control socket"):
+        ControlListener(tmp_path / "control.sock")
 
 
 def test_a_socket_that_a_dead_controller_left_behind_is_replaced(tmp_path: Path) -> None:
