@@ -11,18 +11,18 @@ Rules:
   changes nothing.
 - The engines of a lost worker are shown as lost and cannot be leased. They may well be alive: the worker's next report
   brings them back as they are.
-- An engine of a report whose names cannot be used is left out, one whose address cannot be used is not leased; all else
-  in the report counts.
+- An engine whose address cannot be used is not leased, and said once; all else in its worker's report counts.
 - An engine that ended without an order is shown as lost for a while.
 - An engine id belongs to the worker that reported it first, for as long as that worker is not lost.
 - Where an engine has ended is remembered for a while: its log is there.
 - Nothing here is stored. After a restart of the master, workers register again and report.
 
-Pure: no I/O, no clock. ``now`` is seconds of any clock that never goes backwards.
+Pure: no I/O but the log, no clock. ``now`` is seconds of any clock that never goes backwards.
 """
 
 from __future__ import annotations
 
+import logging
 from collections import Counter, deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -37,7 +37,11 @@ from harmonicio.control.messages import (
 )
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.errors import Conflict, InvalidInput, Unavailable
+from harmonicio.core.lease import Address
 from harmonicio.core.names import check_name
+from harmonicio.core.printable import one_line
+
+_log = logging.getLogger(__name__)
 
 LOST_AFTER_S = 5.0
 FORGET_AFTER_S = 24 * 3600.0
@@ -45,6 +49,7 @@ MAX_WORKERS = 1_000
 MAX_ENGINES_PER_WORKER = 10_000
 MAX_REMEMBERED_EXITS = 1_000
 MAX_TROUBLES_PER_WORKER = 100
+_MAX_HOST_LENGTH = 255
 #: How long an engine that ended by itself is shown as lost, and how many of one worker.
 ENDED_SHOWN_S = 60.0
 MAX_ENDED_SHOWN = 20
@@ -81,6 +86,7 @@ class KnownWorker:
     engines: dict[str, KnownEngine] = field(default_factory=dict)
     load: HostLoad | None = None
     troubles: tuple[StreamTrouble, ...] = ()
+    unreachable: frozenset[str] = frozenset()
 
     @property
     def is_present(self) -> bool:
@@ -166,7 +172,7 @@ class Directory:
         """Take in everything that a controller knows.
 
         Raises:
-            InvalidInput: an engine's name, address or number cannot be used; nothing has changed then.
+            InvalidInput: a name or the number of engines cannot be used; nothing has changed then.
         """
         known = self._workers.get(worker)
         if known is None:
@@ -177,6 +183,7 @@ class Directory:
             return Heard(is_known=True)
         has_returned = not known.is_present
         known.sequence, known.has_reported, known.is_lost = report.sequence, True, False
+        report = _with_usable_addresses(worker, known, report)
         known.load, known.troubles = report.load, report.troubles[:MAX_TROUBLES_PER_WORKER]
         unavailable = self._replace_engines(worker, known, report, now)
         return Heard(True, unavailable, self._remember(worker, report.exits), has_returned)
@@ -288,5 +295,23 @@ def _check(report: WorkerReport) -> None:
     for engine in report.engines:
         check_name("engine", engine.engine)
         check_name("stream", engine.stream)
-        if engine.address is not None and not 1 <= engine.address.port <= 65_535:
-            raise InvalidInput(f"Engine {engine.engine!r} has port {engine.address.port}.", hint="Use 1 to 65535.")
+
+
+def _with_usable_addresses(worker: str, known: KnownWorker, report: WorkerReport) -> WorkerReport:
+    """Return the report without addresses that nobody can dial, and say whose they are unless that was said before."""
+    unreachable = {
+        each.engine: each.address for each in report.engines if each.address and not _is_usable(each.address)
+    }
+    for engine in unreachable.keys() - known.unreachable:
+        shown = one_line(repr(unreachable[engine]))[:200]
+        _log.warning("Engine %s of worker %s cannot be leased: its address is %s.", engine, worker, shown)
+    known.unreachable = frozenset(unreachable)
+    if not unreachable:
+        return report
+    engines = (replace(each, address=None) if each.engine in unreachable else each for each in report.engines)
+    return replace(report, engines=tuple(engines))
+
+
+def _is_usable(address: Address) -> bool:
+    is_host = 0 < len(address.host) <= _MAX_HOST_LENGTH and address.host.isprintable() and " " not in address.host
+    return is_host and 1 <= address.port <= 65_535

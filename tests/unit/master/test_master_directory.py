@@ -186,7 +186,6 @@ def test_a_worker_that_was_lost_for_long_is_forgotten(directory: Directory) -> N
     [
         report(0, engine("../etc")),
         report(0, EngineReport("e1", "a/b", 1, Availability.IDLE, 0.0)),
-        report(0, EngineReport("e1", "plates", 1, Availability.IDLE, 0.0, address=Address("127.0.0.1", 70_000))),
     ],
 )
 def test_a_report_that_cannot_be_used_changes_nothing(directory: Directory, bad: WorkerReport) -> None:
@@ -194,6 +193,23 @@ def test_a_report_that_cannot_be_used_changes_nothing(directory: Directory, bad:
     with pytest.raises(InvalidInput):
         directory.report("w1", bad, now=2.0)
     assert directory.can_be_leased("w1-e1")
+
+
+@pytest.mark.parametrize(
+    "address", [Address("127.0.0.1", 0), Address("127.0.0.1", 70_000), Address("", 1), Address("h" * 999, 1)]
+)
+def test_an_engine_without_a_usable_address_is_not_leased_and_costs_its_worker_nothing(
+    directory: Directory, address: Address, caplog: pytest.LogCaptureFixture
+) -> None:
+    bad = dataclasses.replace(engine("w1-e2"), address=address)
+    for sequence in range(3):
+        assert directory.report("w1", report(sequence, engine(), bad), now=1.0).is_known
+    assert directory.can_be_leased("w1-e1")
+    assert not directory.can_be_leased("w1-e2")
+    assert directory.engine("w1-e2") is not None
+    assert caplog.text.count("Engine w1-e2 of worker w1 cannot be leased") == 1
+    directory.report("w1", report(3, engine(), engine("w1-e2")), now=2.0)
+    assert directory.can_be_leased("w1-e2")
 
 
 @pytest.mark.parametrize(("worker", "max_engines"), [("a b", 1), ("", 1), ("w" * 101, 1), ("w1", -1), ("w1", 10_001)])
