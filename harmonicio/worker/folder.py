@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +17,9 @@ from pathlib import Path
 from harmonicio.control.locked_folder import OWNER_ONLY_FOLDER, LockedFolder
 from harmonicio.core.errors import StorageError
 from harmonicio.worker.removal import remove_folder
+from harmonicio.worker.small_volume import mount_volume, unmount_volume
+
+_log = logging.getLogger(__name__)
 
 SOCKET_FOLDER = "socket"
 _BOND_NAME = "bond"
@@ -54,11 +58,12 @@ class DataFolder(LockedFolder):
         """Return the engine's own part of its folder."""
         return self.of(engine) / SOCKET_FOLDER
 
-    def add(self, engine: str, bond: str, owner: tuple[int, int] | None = None) -> Path:
+    def add(self, engine: str, bond: str, owner: tuple[int, int] | None = None, *, is_bounded: bool = False) -> Path:
         """Make the folder of a new engine.
 
         Args:
             owner: User and group id to whom the engine's own part belongs; else it is ours.
+            is_bounded: The engine's own part is a small file system of its own; needs an owner and root.
 
         Raises:
             StorageError: it cannot be made.
@@ -68,7 +73,9 @@ class DataFolder(LockedFolder):
             folder.mkdir(mode=OWNER_ONLY_FOLDER)
             (folder / _BOND_NAME).write_text(bond, encoding="ascii")
             self.socket_of(engine).mkdir(mode=OWNER_ONLY_FOLDER)
-            if owner is not None:
+            if owner is not None and is_bounded:
+                mount_volume(self.socket_of(engine), owner)
+            elif owner is not None:
                 os.chown(self.socket_of(engine), *owner)
         except OSError as error:
             raise StorageError(f"The folder {folder} cannot be made: {error.strerror}.") from error
@@ -83,7 +90,7 @@ class DataFolder(LockedFolder):
 
     def remove(self, engine: str) -> None:
         """Begin to remove the folder of an engine that has ended."""
-        self._removals.submit(remove_folder, self.of(engine))
+        self._removals.submit(_remove, self.of(engine))
 
     def remove_strangers(self, known: set[str]) -> None:
         """Begin to remove what belongs to none of these engines: starts that were cut off."""
@@ -95,3 +102,11 @@ class DataFolder(LockedFolder):
         """Wait for what is being removed, and let go of the folder; may be called more than once."""
         self._removals.shutdown()
         super().close()
+
+
+def _remove(folder: Path) -> None:
+    try:
+        unmount_volume(folder / SOCKET_FOLDER)
+    except StorageError as error:
+        _log.warning("%s", error)
+    remove_folder(folder)

@@ -360,7 +360,8 @@ class WorkerService:
         """Make the engine's folder with its control socket, and what it is given."""
         if self._welcome is None:
             raise Unavailable("The master has not said yet how engines prove themselves.")
-        folder = self._folder.add(order.engine, self._outfitter.bond(self._welcome), self._runtime.owner)
+        bond, runtime = self._outfitter.bond(self._welcome), self._runtime
+        folder = self._folder.add(order.engine, bond, runtime.owner, is_bounded=runtime.sees_mounts)
         socket_path = self._desk.open(order.engine, self._folder.socket_of(order.engine))
         configuration = self._outfitter.configuration(
             order.engine,

@@ -57,15 +57,16 @@ from harmonicio.engine import handler
 @handler
 def fill(message):
     said = ""
-    if message.payload == b"fill":
+    if bytes(message.payload[:5]) == b"fill ":
+        path = bytes(message.payload[5:]).decode() + "/large"
         try:
-            with open("/scratch/large", "wb") as file:
+            with open(path, "wb") as file:
                 for _ in range(100):
                     file.write(bytes(2**20))
         except OSError as error:
             said = error.strerror
         import os
-        os.unlink("/scratch/large")
+        os.unlink(path)
     return [len(message.payload), said]
 """
 
@@ -159,7 +160,7 @@ def test_an_engine_that_needs_more_memory_than_it_may_have_ends_with_that_reason
     assert "It ended by signal 9. It needed more than its 268 MB of memory." in trouble.text
 
 
-def test_an_engine_cannot_fill_more_than_its_scratch_space_which_goes_with_it(
+def test_an_engine_cannot_fill_more_than_its_own_space_which_goes_with_it(
     docker_settings: DockerSettings, engine_image: Callable[[str, str], str], tmp_path: Path
 ) -> None:
     if os.geteuid() != 0:
@@ -179,9 +180,11 @@ def test_an_engine_cannot_fill_more_than_its_scratch_space_which_goes_with_it(
         cluster.wait_for_engines("filler", 1)
         with StreamConnector("filler", master=cluster.url, token=cluster.source_token) as connector:
             assert connector.send(bytes(5 * 1024**2)).result(30) == [5 * 1024**2, ""]
-            assert connector.send(b"fill").result(30) == [4, "No space left on device"]
+            assert connector.send(b"fill /scratch").result(30) == [13, "No space left on device"]
+            assert connector.send(b"fill /run/harmonicio").result(30) == [20, "No space left on device"]
             assert connector.send(bytes(5 * 1024**2)).result(30) == [5 * 1024**2, ""]
     assert list((scratch / "containers").iterdir()) == []
+    assert list((tmp_path / "cluster" / "worker" / "engines").iterdir()) == []
 
 
 def test_what_an_image_wants_to_be_writable_is_a_little_memory_and_no_volume_of_the_host(

@@ -83,9 +83,11 @@ class Runtime(ABC):
 
     Attributes:
         starts: The kinds of streams whose engines it can start (``StreamDeclaration.kind``).
+        sees_mounts: What the worker mounts at a socket folder is there for the engine.
     """
 
     starts: ClassVar[tuple[str, ...]] = ("handler", "image")
+    sees_mounts: bool = False
 
     @abstractmethod
     def __init__(self, context: RuntimeContext) -> None: ...

@@ -49,6 +49,7 @@ from harmonicio.worker.runtimes.base import EngineSpec, Runtime, RuntimeContext,
 from harmonicio.worker.runtimes.engine_log import last_words
 from harmonicio.worker.runtimes.log_archive import MAX_KEPT_LOG_BYTES, LogArchive
 from harmonicio.worker.runtimes.mark import MARK_NAME, read_mark
+from harmonicio.worker.small_volume import shares_mounts
 
 _log = logging.getLogger(__name__)
 
@@ -88,6 +89,7 @@ class DockerRuntime(Runtime):
         try:
             self._maker = ContainerMaker(self._host, context)
             self._host.check()
+            self.sees_mounts = shares_mounts(self._host.socket_path)
         except HarmonicIOError:
             self._host.close()
             raise
