@@ -15,7 +15,9 @@ STAMP   := $(VENV)/.installed
 JOBS    ?= 2
 
 FAST_TESTS := $(wildcard tests/unit tests/property tests/contract tests/test_architecture.py)
-SLOW_TESTS := $(filter-out $(FAST_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
+# These share a Docker engine, so one process runs them.
+CONTAINER_TESTS := $(wildcard tests/containers)
+SLOW_TESTS := $(filter-out $(FAST_TESTS) $(CONTAINER_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
 
 .PHONY: help
 help: ## list the commands
@@ -57,7 +59,8 @@ check: install ## format, lint, types, import contracts and fast tests, in under
 
 .PHONY: test
 test: check ## all that CI runs
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup -q $(SLOW_TESTS)
+	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
+	$(BIN)/python -m pytest -q $(CONTAINER_TESTS)
 
 .PHONY: format
 format: install ## put the code into the house's format

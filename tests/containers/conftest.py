@@ -23,14 +23,11 @@ REGISTRY_BASE_IMAGE = "python:3.11-slim"
 BUILD_S = 600.0
 
 
-@pytest.hookimpl(tryfirst=True)  # Before xdist looks at the groups.
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """One process runs all of these, because they share a Docker engine."""
+    """The first of them waits for the images."""
     for item in items:
-        if Path(__file__).parent in item.path.parents:
-            item.add_marker(pytest.mark.xdist_group("containers"))
-            if item.get_closest_marker("timeout") is None:
-                item.add_marker(pytest.mark.timeout(BUILD_S))
+        if Path(__file__).parent in item.path.parents and item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(BUILD_S))
 
 
 @pytest.fixture(scope="session")

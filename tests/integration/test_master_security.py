@@ -84,7 +84,9 @@ def test_the_api_document_is_valid_and_names_the_security_scheme(admin: MasterCl
 
 
 def test_every_path_of_the_contract_is_served_or_belongs_to_an_extension(admin: MasterClient) -> None:
-    known = {value for name, value in vars(paths).items() if name.isupper() and name != "BASE"}
+    known = {
+        value for name, value in vars(paths).items() if isinstance(value, str) and name.isupper() and name != "BASE"
+    }
     assert known - set(admin.openapi()["paths"]) <= {paths.STREAM_FEATURE_ROWS}
 
 
