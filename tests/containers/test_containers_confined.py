@@ -194,13 +194,12 @@ def test_what_an_image_wants_to_be_writable_is_a_little_memory_and_no_volume_of_
     images: None,
     build_image: Callable[..., str],
 ) -> None:
-    code = FILLER.replace("/scratch/large", "/cache/large")
     lines = "VOLUME /cache\nCOPY engine.py /engine/"
-    image = build_image("volume", lines, {"engine.py": code}, base="harmonicio/engine-base")
+    image = build_image("volume", lines, {"engine.py": FILLER}, base="harmonicio/engine-base")
     cluster.declare(StreamDeclaration("volume", image=image))
     cluster.wait_for_engines("volume", 1)
     with connect("volume") as connector:
-        assert connector.send(b"fill").result(30) == [4, "No space left on device"]
+        assert connector.send(b"fill /cache").result(30) == [11, "No space left on device"]
     (engine,) = cluster.client.engines()
     mounts = docker_host.inspect(f"harmonicio-{engine.engine}")["Mounts"]
     assert {each["Type"] for each in mounts} == {"bind"}
