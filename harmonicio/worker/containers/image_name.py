@@ -56,7 +56,7 @@ def parse_image_name(text: str) -> ImageName:
     repository, colon, tag = name.rpartition(":")
     if not colon or "/" in tag:  # No tag; what follows the colon is a registry's port.
         repository, tag = name, ""
-    is_valid = _REPOSITORY.fullmatch(repository) and (not tag or _TAG.fullmatch(tag))
+    is_valid = _REPOSITORY.fullmatch(repository) and (_TAG.fullmatch(tag) if tag else not name.endswith(":"))
     if not is_valid or (("@" in text) and not _DIGEST.fullmatch(digest)) or _DIGEST.fullmatch(text):
         raise InvalidInput(
             f"{text[:200]!r} is no name of an image.", hint="Write it like lab/cells:1.2, or lab/cells@sha256:…"
