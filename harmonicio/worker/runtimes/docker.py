@@ -183,9 +183,11 @@ class DockerRuntime(Runtime):
         self._containers[mark.engine] = container
         container.id = listed["Id"] if listed is not None else ""
         if listed is not None and listed["State"] not in OVER:
-            with suppress(NotFound, Unavailable):  # It has gone since, or nobody can reach it.
-                pid, address = facts_of(mark, self._host.inspect(container.id))
-                return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
+            with suppress(NotFound):  # It has gone since.
+                inspected = self._host.inspect(container.id)
+                with suppress(Unavailable):  # Nobody can reach it.
+                    pid, address = facts_of(mark, inspected)
+                    return EngineFound(mark.engine, mark.declaration, pid, True, address=address, image=mark.image)
         container.has_ended = container.is_end_told = True
         text = self._last_words(container) if listed is not None else "Its container is gone."
         return EngineFound(mark.engine, mark.declaration, 0, False, text, image=mark.image)
