@@ -1,0 +1,150 @@
+"""The auditor: holds the ledger of what sources were told against what became of their messages.
+
+It shares no code with the product and trusts none of its figures. Tests tell it what they saw from outside: what a
+source sent and was told, what handlers were given, what lies in the tiers, where each message was found in the end.
+
+    sent ──► told safe ──► told its end          (what the source saw)
+      └───► given to handlers ──► effects        (what was done)
+      └───► found: processed, dead, shed, waiting   (where it is in the end)
+
+Rules, each of which is a violation when it is broken:
+
+- A message that was called safe is found in exactly one state. One that was not may be found nowhere, or in one.
+- What its source was told last agrees with where it is found.
+- Handlers and tiers get the bytes that were sent.
+- A processed message has exactly one effect, where effects are counted; a dead or shed one has none.
+- Nothing is found that was never sent. Gauges are zero at the end.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+PROCESSED, DEAD, SHED, WAITING = "processed", "dead", "shed", "waiting"
+STATES = (PROCESSED, DEAD, SHED, WAITING)
+
+
+@dataclass(slots=True)
+class Account:
+    """All that was seen of one message."""
+
+    digest: str
+    told_safe: set[str] = field(default_factory=set)
+    told_end: set[str] = field(default_factory=set)
+    found: Counter[str] = field(default_factory=Counter)
+    effects: int = 0
+    executions: int = 0
+
+
+class Auditor:
+    """The ledger of one run.
+
+    Args:
+        has_effects: Whether effects are counted: then each processed message must have one.
+    """
+
+    def __init__(self, *, has_effects: bool = True) -> None:
+        self._has_effects = has_effects
+        self._accounts: dict[str, Account] = {}
+        self._violations: list[str] = []
+
+    def __repr__(self) -> str:
+        return f"<Auditor of {len(self._accounts)} messages, {len(self._violations)} violations so far>"
+
+    # ── what the source saw ──────────────────────────────────────────────────────────────────────────────────────────
+
+    def sent(self, message: str, digest: str) -> None:
+        """A source offered a message; it may offer the same bytes again."""
+        account = self._accounts.setdefault(message, Account(digest))
+        if account.digest != digest:
+            self._blame(message, "was sent twice with other bytes, which is a fault of the test")
+
+    def told_safe(self, message: str, how: str) -> None:
+        """The source was told that the message is safe: ``how`` is ``done`` or ``stored``."""
+        if account := self._known(message, "was called safe"):
+            account.told_safe.add(how)
+
+    def told_end(self, message: str, state: str) -> None:
+        """The source was told what became of it: one of :data:`STATES`, but ``waiting``."""
+        if account := self._known(message, f"was called {state}"):
+            account.told_end.add(state)
+
+    # ── what was done ────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def executed(self, message: str, digest: str) -> None:
+        """A handler was given the message."""
+        if account := self._known(message, "was handled"):
+            account.executions += 1
+            if digest != account.digest:
+                self._blame(message, f"reached a handler with other bytes: {digest}, sent {account.digest}")
+
+    def effect(self, message: str, digest: str) -> None:
+        """One effect of the message is there at the end, as a copy in a tier."""
+        if account := self._known(message, "has an effect"):
+            account.effects += 1
+            if digest != account.digest:
+                self._blame(message, f"has other bytes in its tier: {digest}, sent {account.digest}")
+
+    # ── where it is in the end ───────────────────────────────────────────────────────────────────────────────────────
+
+    def found(self, message: str, state: str) -> None:
+        """The message is in this state at the end; said once for every place where it is."""
+        if account := self._known(message, f"is {state}"):
+            account.found[state] += 1
+
+    def gauge(self, name: str, value: float) -> None:
+        """What must be zero at the end."""
+        if value:
+            self._violations.append(f"{name} is {value:g} at the end, not 0")
+
+    # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def figures(self) -> dict[str, int]:
+        """Return how many messages were sent, called safe, found in each state, and handled more than once."""
+        accounts = self._accounts.values()
+        return {
+            "sent": len(accounts),
+            "safe": sum(bool(each.told_safe) for each in accounts),
+            **{state: sum(bool(each.found[state]) for each in accounts) for state in STATES},
+            "handled again": sum(max(0, each.executions - 1) for each in accounts),
+        }
+
+    def violations(self) -> list[str]:
+        """Return every broken rule, as a sentence; an empty list is a clean ledger."""
+        found = list(self._violations)
+        for message, account in self._accounts.items():
+            found += [f"message {message!r} {fault}" for fault in self._faults(account)]
+        return found
+
+    def _faults(self, account: Account) -> list[str]:
+        faults = []
+        places = [state for state in STATES for _ in range(account.found[state])]
+        if len(places) > 1:
+            faults.append(f"is in more than one place: {', '.join(places)}")
+        if not places and account.told_safe:
+            faults.append(f"was called safe ({', '.join(sorted(account.told_safe))}) and is nowhere")
+        if len(account.told_end) > 1 or (account.told_end and places and account.told_end != set(places)):
+            faults.append(f"was called {', '.join(sorted(account.told_end))} and is {', '.join(places)}")
+        if "done" in account.told_safe and places and places != [PROCESSED]:
+            faults.append(f"was answered `done` and is {', '.join(places)}")
+        if self._has_effects:
+            faults += self._faults_of_effects(account, places)
+        return faults
+
+    @staticmethod
+    def _faults_of_effects(account: Account, places: list[str]) -> list[str]:
+        if account.effects > 1:
+            return [f"has {account.effects} effects"]
+        if places == [PROCESSED] and not account.effects:
+            return ["is processed without an effect"]
+        return [f"is {places[0]} and has an effect"] if account.effects and places in ([DEAD], [SHED]) else []
+
+    def _known(self, message: str, what: str) -> Account | None:
+        account = self._accounts.get(message)
+        if account is None:
+            self._violations.append(f"message {message!r} {what} and was never sent")
+        return account
+
+    def _blame(self, message: str, text: str) -> None:
+        self._violations.append(f"message {message!r} {text}")
