@@ -6,7 +6,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -40,9 +40,12 @@ class Roles:
         self._home = home
 
     @contextmanager
-    def running(self, role: str) -> Iterator[subprocess.Popen[bytes]]:
+    def running(
+        self, role: str, *, through: Sequence[str] = ("-m", "harmonicio.cli")
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a role until the block ends; ``through`` is the program that runs the command."""
         process = subprocess.Popen(
-            [sys.executable, "-m", "harmonicio.cli", role, "run"],
+            [sys.executable, *through, role, "run"],
             env=self._environ,
             stdin=subprocess.DEVNULL,
         )
