@@ -39,7 +39,17 @@ def show_figures(
 def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
     """Print the figures of each stream."""
     console.show_table(
-        ("backlog of", "ready", "reserved", "dead", "waiting", "oldest", "stored since start", "done since start"),
+        (
+            "backlog of",
+            "ready",
+            "reserved",
+            "dead",
+            "waiting",
+            "oldest",
+            "stored since start",
+            "done since start",
+            "late since start",
+        ),
         [_row(each) for each in figures],
         empty=empty,
     )
@@ -47,5 +57,5 @@ def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
 
 def _row(each: BacklogFigures) -> tuple[console.Cell, ...]:
     oldest = console.duration(each.oldest_age_s) if each.ready or each.reserved else ""
-    size = format_size(each.waiting_bytes)
-    return (each.stream, each.ready, each.reserved, each.dead, size, oldest, each.stored_total, each.done_total)
+    since_start = (each.stored_total, each.done_total, each.late_total)
+    return (each.stream, each.ready, each.reserved, each.dead, format_size(each.waiting_bytes), oldest, *since_start)

@@ -29,6 +29,7 @@ class Known:
     attempts: int = 0
     crashes: int = 0
     ready_at: float = 0.0
+    expires_at: float = 0.0
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -124,9 +125,17 @@ class LedgerMachine(RuleBasedStateMachine):
             return None
         assert reservation is not None and reservation.entry is ready[0].entry
         assert reservation.attempt == ready[0].attempts + 1
-        ready[0].state = "reserved"
+        ready[0].state, ready[0].expires_at = "reserved", self.now + TIMEOUT_S
         self.held[reservation.token] = (reservation, ready[0])
         return reservation
+
+    @rule(reservation=reservations)
+    def answer(self, reservation: Reservation) -> None:
+        """The engine that has, or had, it says something: what it holds now counts from here."""
+        self.ledger.answered(reservation.engine, self.now)
+        for held, known in self.held.values():
+            if held.engine == reservation.engine:
+                known.expires_at = self.now + TIMEOUT_S
 
     @rule(reservation=reservations, is_settled=st.booleans())
     def finish(self, reservation: Reservation, is_settled: bool) -> None:
@@ -216,10 +225,10 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 60.0]))
+    @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 30.0, 60.0]))
     def wait(self, seconds: float) -> None:
         self.now += seconds
-        over = {token for token, (held, _) in self.held.items() if held.expires_at <= self.now}
+        over = {token for token, (_, known) in self.held.items() if known.expires_at <= self.now}
         decisions = {decision.entry.sequence: decision for decision in self.ledger.expire(self.now)}
         assert len(decisions) == len(over)
         for token in over:

@@ -271,6 +271,7 @@ class Backlog:
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()
+        self._ledger.answered(reservation.engine, now)
         if outcome.kind is OutcomeKind.DONE:
             return self._ledger.finish(reservation)
         if outcome.kind is OutcomeKind.FAILED:

@@ -129,13 +129,17 @@ def cost_bytes(size_bytes: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Reservation:
-    """One message held by one engine attempt; ``token`` is never used again, so late outcomes are recognised."""
+    """One message held by one engine attempt; ``token`` is never used again, so late outcomes are recognised.
+
+    It ends ``timeout_s`` after it was made, or after the last answer of its engine if that is later.
+    """
 
     token: int
     entry: Entry
     engine: str
     attempt: int
-    expires_at: float
+    made_at: float
+    timeout_s: float
 
 
 class Verdict(StrEnum):

@@ -5,7 +5,8 @@ Rules:
 - Within a stream, larger priorities go first, then earlier arrivals. Nothing orders streams among each other. In an
   ordered stream one message at a time is held; one that is being stored or is to be tried again holds up those behind.
 - A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
-  connection, or by expiry; an outcome that comes later finds no reservation and changes nothing.
+  connection, or by expiry, which each answer of the engine puts off; an outcome that comes later finds no reservation
+  and changes nothing.
 - What a host has no room for is put off longer each time, or recalled for one that may have room. No dead letters.
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
   connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
@@ -155,7 +156,11 @@ class Ledger:
             return None
         entry.is_put_off = False
         book.move(entry, State.RESERVED)
-        return self._reservations.make(entry, engine, now + book.policy.reservation_timeout_s)
+        return self._reservations.make(entry, engine, now, book.policy.reservation_timeout_s)
+
+    def answered(self, engine: str, now: float) -> None:
+        """The engine has answered a message, in time or late: what else it holds is held for another while."""
+        self._reservations.answered(engine, now)
 
     def finish(self, reservation: Reservation) -> Decision:
         """The engine has processed the message; :meth:`settled` follows when that is on stable storage."""

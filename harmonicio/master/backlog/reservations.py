@@ -1,8 +1,12 @@
 """Which engine holds which message, and until when.
 
 Each reservation has a token that is never used again. Whoever ends one must present it; the second one who tries finds
-nothing, and so a late outcome has no effect. Expiries lie in a heap, whose stale tokens are cleared out when they
-prevail.
+nothing, and so a late outcome has no effect.
+
+An engine that answers is alive: what else it holds counts from that answer, because a message that was pushed ahead
+waits there for the handler of another. Who is frozen answers nothing. Expiries lie in a heap as they were when they
+were made; one that comes to the top is looked at again, so that an answer costs the same however much its engine holds.
+Stale tokens are cleared out when they prevail.
 """
 
 from __future__ import annotations
@@ -21,6 +25,8 @@ class Reservations:
     def __init__(self) -> None:
         self._by_token: dict[int, Reservation] = {}
         self._by_engine: dict[str, set[int]] = {}
+        #: When those that hold something answered last.
+        self._answered_at: dict[str, float] = {}
         self._expiries: list[tuple[float, int]] = []
         self._next_token = 1
 
@@ -30,17 +36,27 @@ class Reservations:
     def __repr__(self) -> str:
         return f"<Reservations: {len(self._by_token)} held by {len(self._by_engine)} engines>"
 
-    def make(self, entry: Entry, engine: str, expires_at: float) -> Reservation:
+    def make(self, entry: Entry, engine: str, now: float, timeout_s: float) -> Reservation:
         """Reserve an entry for an engine."""
-        reservation = Reservation(self._next_token, entry, engine, entry.attempts + 1, expires_at)
+        reservation = Reservation(self._next_token, entry, engine, entry.attempts + 1, now, timeout_s)
         self._next_token += 1
         self._by_token[reservation.token] = reservation
         self._by_engine.setdefault(engine, set()).add(reservation.token)
-        heappush(self._expiries, (expires_at, reservation.token))
+        heappush(self._expiries, (now + timeout_s, reservation.token))
         if len(self._expiries) > 2 * len(self._by_token) + _STALE_ALLOWED:
-            self._expiries = [(held.expires_at, token) for token, held in self._by_token.items()]
+            self._expiries = [(self.expires_at(held), token) for token, held in self._by_token.items()]
             heapify(self._expiries)
         return reservation
+
+    def answered(self, engine: str, now: float) -> None:
+        """The engine has answered something, whatever it was: all that it holds counts from now."""
+        if engine in self._by_engine:
+            self._answered_at[engine] = now
+
+    def expires_at(self, reservation: Reservation) -> float:
+        """Return when a reservation that has not ended does so, unless its engine answers before."""
+        answered_at = self._answered_at.get(reservation.engine, reservation.made_at)
+        return max(reservation.made_at, answered_at) + reservation.timeout_s
 
     def end(self, reservation: Reservation) -> bool:
         """End a reservation; False when it had ended before."""
@@ -50,6 +66,7 @@ class Reservations:
         held.discard(reservation.token)
         if not held:
             del self._by_engine[reservation.engine]
+            self._answered_at.pop(reservation.engine, None)
         return True
 
     def end_engine(self, engine: str) -> list[Reservation]:
@@ -65,8 +82,13 @@ class Reservations:
         over = []
         while self._expiries and self._expiries[0][0] <= now:
             reservation = self._by_token.get(heappop(self._expiries)[1])
-            if reservation is not None:
+            if reservation is None:
+                continue
+            expires_at = self.expires_at(reservation)
+            if expires_at <= now:
                 over.append(reservation)
+            else:
+                heappush(self._expiries, (expires_at, reservation.token))
         return self._end_all(over)
 
     def _end_all(self, reservations: list[Reservation]) -> list[Reservation]:

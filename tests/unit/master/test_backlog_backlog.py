@@ -280,6 +280,39 @@ def test_a_reservation_expires_by_the_time_out_of_its_stream(desk: Desk) -> None
     assert desk.backlog.depth("plates") == 1
 
 
+def test_an_answer_of_an_engine_renews_what_else_it_holds(desk: Desk) -> None:
+    desk.put("a")
+    desk.put("b")
+    first, ahead = desk.reserve("e1"), desk.reserve("e1")
+    desk.clock.advance(80.0)
+    desk.backlog.settle(first, DONE)
+    desk.clock.advance(80.0)
+    desk.backlog.tick()
+    assert desk.state("b") == "reserved"
+    desk.backlog.settle(ahead, DONE)
+    assert (desk.state("b"), desk.backlog.figures("plates").late_total) == ("done", 0)
+
+
+def test_an_answer_renews_nothing_of_other_engines_nor_what_is_held_later(desk: Desk) -> None:
+    for message_id in "abc":
+        desk.put(message_id)
+    first = desk.reserve("e1")
+    desk.reserve("frozen")
+    desk.clock.advance(50.0)
+    desk.backlog.settle(first, DONE)
+    desk.clock.advance(20.0)
+    desk.reserve("e1")
+    desk.clock.advance(20.5)
+    desk.backlog.tick()
+    assert (desk.state("b"), desk.state("c")) == ("waiting", "reserved")
+    desk.clock.advance(69.0)
+    desk.backlog.tick()
+    assert desk.state("c") == "reserved"
+    desk.clock.advance(1.0)
+    desk.backlog.tick()
+    assert desk.state("c") == "waiting"
+
+
 def test_a_time_out_kill_counts_an_attempt(desk: Desk) -> None:
     desk.put("a")
     desk.subscribe("a")
