@@ -117,7 +117,7 @@ class LedgerMachine(RuleBasedStateMachine):
             ready = [] if is_held_up else ready[:1]
         ready = [known for known in ready if known.ready_at <= self.now]
         self.ledger.promote(self.now)
-        size_bytes = self.ledger.next_size(stream)
+        size_bytes = self.ledger.books.next_size(stream)
         reservation = self.ledger.reserve(stream, engine, self.now)
         assert size_bytes == (None if reservation is None else reservation.entry.size_bytes)
         if not ready:
@@ -203,7 +203,7 @@ class LedgerMachine(RuleBasedStateMachine):
         mine.sort(key=lambda known: (-known.entry.priority, known.entry.sequence))
         offered = [known for known in mine if known.ready_at <= self.now or known.entry.is_put_off]
         is_any = bool(offered) and offered[0].ready_at > self.now
-        size_bytes = self.ledger.put_off_size(stream)
+        size_bytes = self.ledger.books.put_off_size(stream)
         if stream == ORDERED:  # What is recalled may still have to wait for others.
             offered = [known for known in offered if known.ready_at > self.now]
             is_any = size_bytes is not None
@@ -260,13 +260,13 @@ class LedgerMachine(RuleBasedStateMachine):
         for stream in STREAMS:
             mine = [known for key, known in self.known.items() if key[0] == stream]
             states = [known.state for known in mine]
-            figures = self.ledger.figures(stream, 0.0)
+            figures = self.ledger.books.figures(stream, 0.0)
             assert figures.ready == states.count("ready")
             assert figures.reserved == states.count("reserved") + states.count("settling")
             assert figures.dead == states.count("dead")
             waiting = [known for known in mine if known.state in ("ready", "reserved", "settling")]
             assert figures.waiting_bytes == sum(known.entry.size_bytes for known in waiting)
-        budget = self.ledger.budget
+        budget = self.ledger.books.budget
         assert budget.messages == len(self.known)
         assert budget.used_bytes == sum(known.entry.cost_bytes for known in self.known.values())
         assert budget.dead_bytes == sum(
@@ -288,7 +288,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.gauges_agree_with_the_model()
         for stream in STREAMS:
             self.ledger.drop_stream(stream)
-        budget = self.ledger.budget
+        budget = self.ledger.books.budget
         assert (budget.messages, budget.used_bytes, budget.section_bytes, budget.dead_bytes) == (0, 0, 0, 0)
 
     def _let_go(self, reservation: Reservation) -> Known | None:

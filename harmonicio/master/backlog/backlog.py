@@ -174,17 +174,17 @@ class Backlog:
     def depth(self, stream: str) -> int:
         """Return how many messages could be given out at once."""
         with self._lock:
-            return self._ledger.depth(stream)
+            return self._ledger.books.depth(stream)
 
     def next_size(self, stream: str) -> int | None:
         """Return the payload size of the message that would be reserved next; None when nothing is ready."""
         with self._lock:
-            return self._ledger.next_size(stream)
+            return self._ledger.books.next_size(stream)
 
     def put_off_size(self, stream: str) -> int | None:
         """Return the payload size of what :meth:`recall` makes ready; None when there is nothing to recall."""
         with self._lock:
-            return self._ledger.put_off_size(stream)
+            return self._ledger.books.put_off_size(stream)
 
     def recall(self, stream: str) -> None:
         """An engine is there that may have room: make the next message ready that others had no room for."""
@@ -326,7 +326,7 @@ class Backlog:
             StorageError: it cannot be read.
         """
         with self._lock:
-            entry = self._ledger.entry(stream, message)
+            entry = self._ledger.books.entry(stream, message)
             state = "" if entry is None else _STATES[entry.state]
             is_finished = self._ledger.is_finished(stream, message, self._clock.wall())
         if entry is not None:
@@ -347,7 +347,7 @@ class Backlog:
 
     def figures(self, stream: str) -> BacklogFigures:
         with self._lock:
-            return self._ledger.figures(stream, self._clock.wall())
+            return self._ledger.books.figures(stream, self._clock.wall())
 
     def drop_stream(self, stream: str, *, is_forced: bool = False) -> None:
         """A stream is deleted: forget its outcomes, and refuse what still comes for it.
@@ -361,8 +361,8 @@ class Backlog:
             Conflict: there are messages of it, and the deletion is not forced; nothing has changed.
         """
         with self._lock:
-            waiting, arriving = self._ledger.waiting(stream), self._reception.locked_arriving(stream)
-            dead = self._ledger.dead(stream)
+            waiting, arriving = self._ledger.books.waiting(stream), self._reception.locked_arriving(stream)
+            dead = self._ledger.books.dead(stream)
             if (waiting or arriving or dead) and not is_forced:
                 raise Conflict(
                     f"Messages of stream {stream!r} wait in the backlog: {waiting}; on their way into it: {arriving}; "

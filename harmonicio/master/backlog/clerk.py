@@ -117,7 +117,7 @@ class Clerk:
 
     def subscribe(self, stream: str, message_id: str, on_final: OnFinal) -> None:
         with self._lock:
-            entry = self._ledger.entry(stream, message_id)
+            entry = self._ledger.books.entry(stream, message_id)
             if entry is not None and (entry.state is not State.DEAD or entry.sequence in self._burying):
                 self._subscriptions.add(stream, message_id, on_final)
                 return
@@ -151,7 +151,7 @@ class Clerk:
 
     def locked_has_room(self, size_bytes: int) -> bool:
         """Whether a message of this size can be taken; when not, see that it is told once it can."""
-        if self._ledger.budget.refusal(size_bytes) is None:
+        if self._ledger.books.budget.refusal(size_bytes) is None:
             return True
         self._wanted_bytes = size_bytes if self._wanted_bytes is None else min(size_bytes, self._wanted_bytes)
         return False
@@ -160,7 +160,7 @@ class Clerk:
         """Something has left the backlog: tell those for whom there was no room."""
         with self._lock:
             wanted_bytes = self._wanted_bytes
-            if wanted_bytes is None or self._ledger.budget.refusal(wanted_bytes) is not None:
+            if wanted_bytes is None or self._ledger.books.budget.refusal(wanted_bytes) is not None:
                 return
             self._wanted_bytes = None
         self._notifier.has_room()

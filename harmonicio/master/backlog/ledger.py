@@ -21,14 +21,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from heapq import heapify, heappop, heappush
 
-from harmonicio.control.messages import BacklogFigures
 from harmonicio.core.back_off import delay_s
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog import digest as digests
-from harmonicio.master.backlog.budget import Budget, LedgerLimits, Refusal
+from harmonicio.master.backlog.books import Books
+from harmonicio.master.backlog.budget import LedgerLimits, Refusal
 from harmonicio.master.backlog.entry import (
     FINISHED_KEPT_S,
-    WAITING,
     Decision,
     Entry,
     Finished,
@@ -40,7 +39,6 @@ from harmonicio.master.backlog.entry import (
 )
 from harmonicio.master.backlog.recent import RecentIds
 from harmonicio.master.backlog.reservations import Reservations
-from harmonicio.master.backlog.stream_book import StreamBook
 
 CHARGES_KEPT_S = 3600.0
 MAX_CHARGES = 20_000
@@ -54,8 +52,7 @@ class Ledger:
 
     def __init__(self, limits: LedgerLimits | None = None) -> None:
         limits = limits or LedgerLimits()
-        self.budget = Budget(limits)
-        self._books: dict[str, StreamBook] = {}
+        self.books = Books(limits)
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
         self._finished: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
@@ -63,20 +60,20 @@ class Ledger:
         self._next_sequence = 1
 
     def __repr__(self) -> str:
-        return f"<Ledger of {len(self._books)} streams: {self.budget!r}, {self._reservations!r}>"
+        return f"<Ledger {self.books!r}, {self._reservations!r}>"
 
     # ── taking messages in ───────────────────────────────────────────────────────────────────────────────────────────
 
     def admit(self, size_bytes: int) -> Refusal | None:
         """Set aside room for one message, or say why there is none. What is not put later must be withdrawn."""
-        refusal = self.budget.refusal(size_bytes)
+        refusal = self.books.budget.refusal(size_bytes)
         if refusal is None:
-            self.budget.admit(size_bytes)
+            self.books.budget.admit(size_bytes)
         return refusal
 
     def withdraw(self, size_bytes: int) -> None:
         """Give back room that was admitted."""
-        self.budget.withdraw(size_bytes)
+        self.books.budget.withdraw(size_bytes)
 
     def draw_sequence(self) -> int:
         """Return the number of the next arrival."""
@@ -98,7 +95,7 @@ class Ledger:
             The verdict and, when the message is a dead letter from the start, the reason. Only after NEW is the entry
             part of the ledger; :meth:`stored` or :meth:`abandon` follows.
         """
-        book = self._book(entry.stream)
+        book = self.books.open(entry.stream)
         known = book.ids.get(entry.message_id)
         if known is not None:
             if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
@@ -110,7 +107,7 @@ class Ledger:
         attempts, crashes = self._charges.pop(entry.stream, entry.message_id, now) or (0, 0)
         entry.attempts += attempts
         entry.crashes += crashes
-        self._enter(book, entry)
+        self.books.enter(entry)
         if is_given_up:
             return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
         return PutVerdict.NEW, _cause_of_death(entry, book.policy, failure)
@@ -119,28 +116,26 @@ class Ledger:
         """Say that the entry is on stable storage, as a dead letter if ``is_dead``."""
         if entry.state is not State.STORING:
             return Decision(Verdict.LATE, entry)
-        book = self._books[entry.stream]
-        book.stored_total += 1
+        self.books.of(entry).stored_total += 1
         if is_dead:
-            self._move_to_dead(book, entry)
+            self.books.bury(entry)
             return Decision(Verdict.DEAD, entry)
         return self._give_back(entry, 0.0)
 
     def abandon(self, entry: Entry) -> None:
         """Forget an entry that could not be stored."""
         if entry.state is State.STORING:
-            self._remove(entry)
+            self.books.remove(entry)
 
     def restore(self, entry: Entry, *, is_dead: bool) -> None:
         """Enter what a store has kept from an earlier run; nothing is refused."""
-        self.budget.admit(entry.size_bytes)
+        self.books.budget.admit(entry.size_bytes)
         self._next_sequence = max(self._next_sequence, entry.sequence + 1)
-        book = self._book(entry.stream)
-        self._enter(book, entry)
+        self.books.enter(entry)
         if is_dead:
-            self._move_to_dead(book, entry)
+            self.books.bury(entry)
         else:
-            book.move(entry, State.READY)
+            self.books.of(entry).move(entry, State.READY)
 
     def restore_finished(self, finished: Finished) -> None:
         """Remember a message that an earlier run has finished; the oldest come first."""
@@ -149,8 +144,8 @@ class Ledger:
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
     def reserve(self, stream: str, engine: str, now: float) -> Reservation | None:
-        """Give the next message of the stream, of :meth:`next_size`, to an engine; None when nothing is ready."""
-        book = self._books.get(stream)
+        """Give the next message of the stream, of ``books.next_size``, to an engine; None when nothing is ready."""
+        book = self.books.find(stream)
         entry = None if book is None else book.next_ready()
         if book is None or entry is None:
             return None
@@ -167,15 +162,15 @@ class Ledger:
         entry = reservation.entry
         if not self._reservations.end(reservation):
             return self._late(entry)
-        self._books[entry.stream].move(entry, State.SETTLING)
+        self.books.of(entry).move(entry, State.SETTLING)
         return Decision(Verdict.SETTLING, entry)
 
     def settled(self, entry: Entry, wall: float) -> None:
         """The outcome of a finished message is on stable storage: only its id is remembered from here on."""
         if entry.state is State.SETTLING:
-            self._books[entry.stream].done_total += 1
+            self.books.of(entry).done_total += 1
             self._finished.put(entry.stream, entry.message_id, entry.digest, wall)
-            self._remove(entry)
+            self.books.remove(entry)
 
     def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
         """The handler raised: another attempt after a back-off, or a dead letter.
@@ -211,15 +206,9 @@ class Ledger:
         pause_s = delay_s(entry.times_put_off, first_s=PUT_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
         return self._give_back(entry, now + pause_s)
 
-    def put_off_size(self, stream: str) -> int | None:
-        """Return the payload size of the message that :meth:`recall` makes ready; None when there is none."""
-        book = self._books.get(stream)
-        entry = None if book is None else book.next_put_off()
-        return None if entry is None else entry.size_bytes
-
     def recall(self, stream: str) -> None:
         """An engine may have room: make ready what would be the next message if it had not been put off."""
-        if (book := self._books.get(stream)) is not None and (entry := book.next_put_off()) is not None:
+        if (book := self.books.find(stream)) is not None and (entry := book.next_put_off()) is not None:
             book.move(entry, State.READY)
 
     def release_all(self, engine: str) -> list[Decision]:
@@ -248,7 +237,7 @@ class Ledger:
         while self._delays and self._delays[0][0] <= now:
             not_before, _, entry = heappop(self._delays)
             if entry.state is State.DELAYED and entry.not_before == not_before:
-                self._books[entry.stream].move(entry, State.READY)
+                self.books.of(entry).move(entry, State.READY)
                 streams.add(entry.stream)
         return streams
 
@@ -258,7 +247,7 @@ class Ledger:
         """Count attempts or crashes that a controller reports, also for messages that arrive only later."""
         decisions = []
         for message_id in message_ids:
-            entry = self.entry(stream, message_id)
+            entry = self.books.entry(stream, message_id)
             if entry is None:
                 before = self._charges.get(stream, message_id, now) or (0, 0)
                 self._charges.put(stream, message_id, (before[0] + attempts, before[1] + crashes), now)
@@ -268,89 +257,32 @@ class Ledger:
                 decisions.append(self._reconsider(entry))
         return decisions
 
-    # ── figures ──────────────────────────────────────────────────────────────────────────────────────────────────────
-
-    def entry(self, stream: str, message_id: str) -> Entry | None:
-        """Return the entry of a message that waits, is being stored, or is dead."""
-        book = self._books.get(stream)
-        return None if book is None else book.ids.get(message_id)
-
     def is_finished(self, stream: str, message_id: str, wall: float) -> bool:
         """Whether the message is remembered as finished."""
         return self._finished.get(stream, message_id, wall) is not None
-
-    def depth(self, stream: str) -> int:
-        """Return how many messages of the stream could be given out at once."""
-        book = self._books.get(stream)
-        return 0 if book is None else book.counts[State.READY]
-
-    def next_size(self, stream: str) -> int | None:
-        """Return the payload size of the message that would be reserved next; None when nothing is ready."""
-        book = self._books.get(stream)
-        entry = None if book is None else book.next_ready()
-        return None if entry is None else entry.size_bytes
-
-    def waiting(self, stream: str) -> int:
-        """Return how many messages of the stream are on stable storage and still to be processed."""
-        book = self._books.get(stream)
-        return 0 if book is None else len(book.waiting)
-
-    def dead(self, stream: str) -> int:
-        """Return how many dead letters the stream has."""
-        book = self._books.get(stream)
-        return 0 if book is None else book.count(State.DEAD)
-
-    def figures(self, stream: str, wall: float) -> BacklogFigures:
-        book = self._books.get(stream) or StreamBook()
-        oldest = next(iter(book.waiting.values()), None)
-        return BacklogFigures(
-            stream=stream,
-            ready=book.count(State.READY, State.DELAYED),
-            reserved=book.count(State.RESERVED, State.SETTLING),
-            dead=book.count(State.DEAD),
-            waiting_bytes=book.size_bytes(*WAITING),
-            oldest_age_s=0.0 if oldest is None else max(0.0, wall - oldest.put_at),
-            stored_total=book.stored_total,
-            done_total=book.done_total,
-            late_total=book.late_total,
-        )
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def set_policy(self, stream: str, policy: RetryPolicy) -> None:
         """Say how the stream's messages are retried from now on."""
-        self._book(stream).policy = policy
+        self.books.open(stream).policy = policy
 
     def drop_stream(self, stream: str) -> int:
         """Forget a stream with everything in it; return how many messages that were."""
-        book = self._books.get(stream)
-        if book is None:
+        if self.books.find(stream) is None:
             return 0
         self._reservations.end_where(lambda entry: entry.stream == stream)
-        entries = list(book.ids.values())
-        for entry in entries:
-            self._remove(entry)
+        dropped = self.books.drop(stream)
         self._delays = [item for item in self._delays if item[2].state is State.DELAYED]
         heapify(self._delays)
         self._finished.drop_stream(stream)
         self._charges.drop_stream(stream)
-        del self._books[stream]
-        return len(entries)
+        return dropped
 
     # ── moves ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def _book(self, stream: str) -> StreamBook:
-        book = self._books.get(stream)
-        if book is None:
-            book = self._books[stream] = StreamBook()
-        return book
-
-    def _enter(self, book: StreamBook, entry: Entry) -> None:
-        book.enter(entry)
-        self.budget.enter(entry)
-
     def _late(self, entry: Entry) -> Decision:
-        book = self._books.get(entry.stream)
+        book = self.books.find(entry.stream)
         if book is not None:
             book.late_total += 1
         return Decision(Verdict.LATE, entry)
@@ -359,7 +291,7 @@ class Ledger:
         self, entry: Entry, not_before: float, failure: Failure | None = None, *, has_changed: bool = False
     ) -> Decision:
         """Make an entry ready, at once or later, unless its attempts or crashes are used up."""
-        book = self._books[entry.stream]
+        book = self.books.of(entry)
         cause = _cause_of_death(entry, book.policy, failure)
         if cause is not None:
             return self._bury(entry, cause)
@@ -374,23 +306,13 @@ class Ledger:
     def _reconsider(self, entry: Entry) -> Decision:
         """An entry's counters changed where it is: one that nobody holds may be dead by that."""
         if entry.state in (State.READY, State.DELAYED):
-            cause = _cause_of_death(entry, self._books[entry.stream].policy, None)
+            cause = _cause_of_death(entry, self.books.of(entry).policy, None)
             return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause)
         return Decision(Verdict.RESERVED, entry, True)
 
     def _bury(self, entry: Entry, failure: Failure) -> Decision:
-        self._move_to_dead(self._books[entry.stream], entry)
+        self.books.bury(entry)
         return Decision(Verdict.DEAD, entry, True, failure)
-
-    def _move_to_dead(self, book: StreamBook, entry: Entry) -> None:
-        book.move(entry, State.DEAD)
-        self.budget.bury(entry)
-
-    def _remove(self, entry: Entry) -> None:
-        if entry.state is State.DEAD:
-            self.budget.unbury(entry)
-        self._books[entry.stream].move(entry, State.GONE)
-        self.budget.leave(entry)
 
 
 def _cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) -> Failure | None:

@@ -164,7 +164,7 @@ class Reception:
                 entry, self._clock.monotonic(), is_given_up=message.is_dead, failure=message.failure
             )
             if verdict is PutVerdict.STORING:
-                known = self._ledger.entry(entry.stream, entry.message_id)
+                known = self._ledger.books.entry(entry.stream, entry.message_id)
                 assert known is not None
                 self._also_waiting.setdefault(known.sequence, []).append(answer)
             return verdict, failure

@@ -42,7 +42,7 @@ def test_an_ordered_stream_has_one_message_out_at_a_time() -> None:
     for message_id in "abc":
         desk.put(message_id)
     first = desk.reserve()
-    assert desk.take_all() == [] and desk.ledger.next_size("plates") is None
+    assert desk.take_all() == [] and desk.ledger.books.next_size("plates") is None
     desk.ledger.finish(first)
     second = desk.reserve("e2")
     assert second.entry.message_id == "b"
@@ -55,7 +55,7 @@ def test_in_an_ordered_stream_a_message_that_is_tried_again_is_not_overtaken() -
     for message_id in "ab":
         desk.put(message_id)
     desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
-    assert desk.take_all(0.1) == [] and desk.ledger.next_size("plates") is None
+    assert desk.take_all(0.1) == [] and desk.ledger.books.next_size("plates") is None
     again = desk.reserve(now=60.0)
     assert again.entry.message_id == "a"
     desk.ledger.fail(again, ERROR, 60.0, 0.5)
@@ -69,10 +69,10 @@ def test_in_an_ordered_stream_nothing_overtakes_a_message_that_is_still_being_st
         desk.ledger.admit(entry.size_bytes)
         desk.ledger.put(entry, 0.0)
     desk.ledger.stored(small)
-    assert desk.ledger.next_size("plates") is None
+    assert desk.ledger.books.next_size("plates") is None
     desk.ledger.stored(large)
     desk.ledger.finish(desk.reserve())
-    assert desk.ledger.next_size("plates") is None
+    assert desk.ledger.books.next_size("plates") is None
     desk.ledger.abandon(refused)
     assert desk.reserve().entry is small
 
@@ -100,16 +100,16 @@ def test_in_an_ordered_stream_larger_priorities_still_go_first() -> None:
 def test_streams_do_not_see_each_other(desk: Desk) -> None:
     desk.put("a")
     assert desk.ledger.reserve("wells", "e1", 0.0) is None
-    assert (desk.ledger.depth("plates"), desk.ledger.depth("wells")) == (1, 0)
+    assert (desk.ledger.books.depth("plates"), desk.ledger.books.depth("wells")) == (1, 0)
 
 
 def test_the_size_of_the_next_message_is_known_before_it_is_reserved(desk: Desk) -> None:
-    assert desk.ledger.next_size("plates") is None
+    assert desk.ledger.books.next_size("plates") is None
     desk.put("a", b"12345")
     desk.put("b", b"1", priority=1)
-    assert desk.ledger.next_size("plates") == 1
+    assert desk.ledger.books.next_size("plates") == 1
     desk.reserve()
-    assert desk.ledger.next_size("plates") == 5
+    assert desk.ledger.books.next_size("plates") == 5
 
 
 def test_a_message_that_is_not_stored_yet_is_not_given_out(desk: Desk) -> None:
@@ -144,7 +144,7 @@ def test_an_outcome_after_the_expiry_is_counted_and_changes_nothing(desk: Desk) 
     assert desk.ledger.put_off(late, 100.0, 0.5).verdict is Verdict.LATE
     assert desk.ledger.bury(late, FATAL).verdict is Verdict.LATE
     assert (entry.attempts, entry.times_put_off, entry.state) == (0, 0, State.RESERVED)
-    assert desk.ledger.figures("plates", 0.0).late_total == 5
+    assert desk.ledger.books.figures("plates", 0.0).late_total == 5
     assert desk.ledger.finish(current).verdict is Verdict.SETTLING
 
 
@@ -152,7 +152,7 @@ def test_the_message_that_is_reserved_is_the_one_whose_size_was_told(desk: Desk)
     desk.put("large", bytes(1_000))
     desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
     small = desk.put("small")
-    assert desk.ledger.next_size("plates") == small.size_bytes
+    assert desk.ledger.books.next_size("plates") == small.size_bytes
     reservation = desk.ledger.reserve("plates", "e1", 60.0)
     assert reservation is not None and reservation.entry is small
 
@@ -183,7 +183,7 @@ def test_a_failed_message_is_ready_again_after_a_growing_delay(desk: Desk) -> No
     assert desk.ledger.fail(desk.reserve(), ERROR, 100.0, jitter=0.5) == Decision(Verdict.READY, entry, True)
     assert entry.not_before == pytest.approx(100.15)
     assert desk.take_all(now=100.1) == []
-    assert desk.ledger.depth("plates") == 0
+    assert desk.ledger.books.depth("plates") == 0
     again = desk.reserve(now=100.2)
     desk.ledger.fail(again, ERROR, 100.2, jitter=0.5)
     assert entry.not_before == pytest.approx(100.5)
@@ -241,11 +241,11 @@ def test_what_was_put_off_is_recalled_one_by_one_where_it_would_have_been_next(d
     for _ in "ab":
         desk.ledger.put_off(desk.reserve(), 0.0, 0.99)
     desk.put("urgent", b"now", priority=1)
-    assert desk.ledger.put_off_size("plates") is None
+    assert desk.ledger.books.put_off_size("plates") is None
     assert desk.reserve().entry.message_id == "urgent"
-    assert desk.ledger.put_off_size("plates") == len(b"cells")
+    assert desk.ledger.books.put_off_size("plates") == len(b"cells")
     desk.ledger.recall("plates")
-    assert desk.ledger.put_off_size("plates") is None
+    assert desk.ledger.books.put_off_size("plates") is None
     assert desk.take_all() == ["a", "c"]
     desk.ledger.recall("plates")
     assert desk.take_all() == ["b"]
@@ -255,9 +255,9 @@ def test_what_failed_is_not_recalled_although_it_was_put_off_before(desk: Desk) 
     desk.put("a")
     desk.ledger.put_off(desk.reserve(), 0.0, 0.99)
     desk.ledger.fail(desk.reserve(now=1.0), ERROR, 1.0, 0.5)
-    assert desk.ledger.put_off_size("plates") is None
+    assert desk.ledger.books.put_off_size("plates") is None
     desk.ledger.recall("plates")
-    assert desk.ledger.depth("plates") == 0
+    assert desk.ledger.books.depth("plates") == 0
 
 
 def test_used_up_crashes_make_a_dead_letter(desk: Desk) -> None:

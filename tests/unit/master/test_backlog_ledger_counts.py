@@ -62,7 +62,7 @@ def test_a_message_that_arrives_after_its_last_time_out_is_a_dead_letter(desk: D
     verdict, failure = desk.ledger.put(entry, 0.0)
     assert verdict is PutVerdict.NEW and failure is not None
     assert desk.ledger.stored(entry, is_dead=True).verdict is Verdict.DEAD
-    assert desk.ledger.figures("plates", 0.0).dead == 1
+    assert desk.ledger.books.figures("plates", 0.0).dead == 1
 
 
 def test_a_time_out_while_the_message_is_being_stored_counts_too(desk: Desk) -> None:
@@ -139,7 +139,7 @@ def test_an_id_is_free_again_when_its_message_could_not_be_stored(desk: Desk) ->
     desk.ledger.admit(entry.size_bytes)
     desk.ledger.put(entry, 0.0)
     desk.ledger.abandon(entry)
-    assert desk.ledger.budget.messages == 0
+    assert desk.ledger.books.budget.messages == 0
     assert desk.put("a", b"other").state is State.READY
 
 
@@ -193,7 +193,7 @@ def test_dead_letters_that_fill_their_budget_stop_the_intake_and_are_kept() -> N
     desk.ledger.bury(desk.reserve(), FATAL)
     refusal = desk.ledger.admit(1)
     assert refusal is not None and "Dead letters" in refusal.text
-    assert desk.ledger.figures("plates", 0.0).dead == 1
+    assert desk.ledger.books.figures("plates", 0.0).dead == 1
 
 
 def test_metadata_has_a_budget_of_its_own_because_it_stays_in_memory() -> None:
@@ -209,8 +209,8 @@ def test_what_an_earlier_run_has_left_is_never_refused() -> None:
         ledger.restore(Entry("plates", f"m{sequence}", sequence, 10), is_dead=False)
     ledger.restore(Entry("plates", "m11", 11, 10), is_dead=True)
     assert ledger.draw_sequence() == 12
-    assert ledger.depth("plates") == 2
-    assert ledger.figures("plates", 0.0).dead == 1
+    assert ledger.books.depth("plates") == 2
+    assert ledger.books.figures("plates", 0.0).dead == 1
     assert ledger.admit(0) is not None
 
 
@@ -226,13 +226,13 @@ def test_figures_tell_what_waits_what_is_held_and_what_is_dead(desk: Desk) -> No
     desk.ledger.finish(finished)
     desk.ledger.settled(finished.entry, 0.0)
     desk.reserve()
-    figures = desk.ledger.figures("plates", wall=111.0)
+    figures = desk.ledger.books.figures("plates", wall=111.0)
     assert (figures.ready, figures.reserved, figures.dead, figures.waiting_bytes) == (2, 1, 1, 30)
     assert (figures.oldest_age_s, figures.stored_total, figures.done_total) == (10.0, 5, 1)
 
 
 def test_figures_of_an_unknown_stream_are_zero(desk: Desk) -> None:
-    figures = desk.ledger.figures("nobody", 0.0)
+    figures = desk.ledger.books.figures("nobody", 0.0)
     assert (figures.ready, figures.reserved, figures.dead, figures.oldest_age_s) == (0, 0, 0, 0.0)
 
 
@@ -248,7 +248,7 @@ def test_a_dropped_stream_gives_everything_back(desk: Desk) -> None:
     desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
     desk.ledger.bury(desk.reserve(), FATAL)
     assert desk.ledger.drop_stream("plates") == 5
-    assert desk.ledger.budget.messages == 1 and desk.ledger.budget.dead_bytes == 0
+    assert desk.ledger.books.budget.messages == 1 and desk.ledger.books.budget.dead_bytes == 0
     assert desk.ledger.finish(held).verdict is Verdict.LATE
     assert desk.ledger.stored(storing).verdict is Verdict.LATE
     assert desk.ledger.promote(1e9) == set()
@@ -272,4 +272,4 @@ def test_many_small_messages_are_held_and_given_out_in_order() -> None:
         last = (entry.priority, entry.sequence)
         desk.ledger.finish(reservation)
         desk.ledger.settled(entry, 0.0)
-    assert desk.ledger.budget.used_bytes == 0
+    assert desk.ledger.books.budget.used_bytes == 0

@@ -1,0 +1,120 @@
+"""The pages of all streams together with the budget: what is entered, buried or removed is so in both.
+
+What decides over entries works on the same books: :mod:`~harmonicio.master.backlog.ledger` over the life of a message.
+
+Pure, as the ledger: no I/O, no clock, no lock.
+"""
+
+from __future__ import annotations
+
+from harmonicio.control.messages import BacklogFigures
+from harmonicio.master.backlog.budget import Budget, LedgerLimits
+from harmonicio.master.backlog.entry import WAITING, Entry, RetryPolicy, State
+from harmonicio.master.backlog.stream_book import StreamBook
+
+
+class Books:
+    """Every entry of the backlog, and what they take."""
+
+    def __init__(self, limits: LedgerLimits) -> None:
+        self.budget = Budget(limits)
+        self._by_stream: dict[str, StreamBook] = {}
+
+    def __repr__(self) -> str:
+        return f"<Books of {len(self._by_stream)} streams: {self.budget!r}>"
+
+    # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def open(self, stream: str) -> StreamBook:
+        """Return the page of a stream, a new one where there is none."""
+        book = self._by_stream.get(stream)
+        if book is None:
+            book = self._by_stream[stream] = StreamBook()
+        return book
+
+    def find(self, stream: str) -> StreamBook | None:
+        return self._by_stream.get(stream)
+
+    def of(self, entry: Entry) -> StreamBook:
+        """Return the page on which an entry stands."""
+        return self._by_stream[entry.stream]
+
+    def drop(self, stream: str) -> int:
+        """Forget a stream with all of its entries; return how many these were."""
+        book = self._by_stream.get(stream)
+        entries = [] if book is None else list(book.ids.values())
+        for entry in entries:
+            self.remove(entry)
+        self._by_stream.pop(stream, None)
+        return len(entries)
+
+    # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def enter(self, entry: Entry) -> None:
+        """Enter an entry for which room was admitted."""
+        self.open(entry.stream).enter(entry)
+        self.budget.enter(entry)
+
+    def bury(self, entry: Entry) -> None:
+        self.of(entry).move(entry, State.DEAD)
+        self.budget.bury(entry)
+
+    def remove(self, entry: Entry) -> None:
+        if entry.state is State.DEAD:
+            self.budget.unbury(entry)
+        self.of(entry).move(entry, State.GONE)
+        self.budget.leave(entry)
+
+    # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def entry(self, stream: str, message_id: str) -> Entry | None:
+        """Return the entry of a message that waits, is being stored, or is dead."""
+        book = self._by_stream.get(stream)
+        return None if book is None else book.ids.get(message_id)
+
+    def policy(self, stream: str) -> RetryPolicy:
+        """Return how a stream's messages are retried."""
+        book = self._by_stream.get(stream)
+        return RetryPolicy() if book is None else book.policy
+
+    def depth(self, stream: str) -> int:
+        """Return how many messages of the stream could be given out at once."""
+        book = self._by_stream.get(stream)
+        return 0 if book is None else book.counts[State.READY]
+
+    def next_size(self, stream: str) -> int | None:
+        """Return the payload size of the message that would be reserved next; None when nothing is ready."""
+        book = self._by_stream.get(stream)
+        entry = None if book is None else book.next_ready()
+        return None if entry is None else entry.size_bytes
+
+    def put_off_size(self, stream: str) -> int | None:
+        """Return the payload size of the message that is recalled next; None when there is none."""
+        book = self._by_stream.get(stream)
+        entry = None if book is None else book.next_put_off()
+        return None if entry is None else entry.size_bytes
+
+    def waiting(self, stream: str) -> int:
+        """Return how many messages of the stream are on stable storage and still to be processed."""
+        book = self._by_stream.get(stream)
+        return 0 if book is None else len(book.waiting)
+
+    def dead(self, stream: str) -> int:
+        """Return how many dead letters the stream has."""
+        book = self._by_stream.get(stream)
+        return 0 if book is None else book.count(State.DEAD)
+
+    def figures(self, stream: str, wall: float) -> BacklogFigures:
+        book = self._by_stream.get(stream) or StreamBook()
+        oldest = next(iter(book.waiting.values()), None)
+        return BacklogFigures(
+            stream=stream,
+            ready=book.count(State.READY, State.DELAYED),
+            reserved=book.count(State.RESERVED, State.SETTLING),
+            dead=book.count(State.DEAD),
+            waiting_bytes=book.size_bytes(*WAITING),
+            oldest_age_s=0.0 if oldest is None else max(0.0, wall - oldest.put_at),
+            stored_total=book.stored_total,
+            done_total=book.done_total,
+            late_total=book.late_total,
+        )
