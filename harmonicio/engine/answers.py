@@ -6,7 +6,7 @@ import threading
 import time
 
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.engine.loop import Peer
+from harmonicio.engine.peer import Peer
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.outcomes import OutcomeBatch

@@ -6,6 +6,11 @@
 Slots: as many handlers run at once as the stream says. A free slot goes to a waiting message of the backlog first,
 then to the peers in the order in which they asked; but who has waited for ``OVERTAKEN_FOR_S`` is overtaken no more.
 
+A *suspect*, which may have ended an engine, runs alone, so that nothing else is blamed when it does so again. What came
+before it goes first, what came after it does not: no slot is given out until all are free, then the suspect has the
+engine. From when it waits nobody gets credit, so that only what was granted before can come behind it; and what waits
+for a moment behind a suspect that waits, or runs, is sent elsewhere. So nobody starves, whoever comes most often.
+
 Credit, in messages. The *window* is what ``prefetch_s`` of measured handler time can hold, at least one message; before
 anything was measured, one for each slot.
 
@@ -29,103 +34,21 @@ from collections import deque
 from operator import itemgetter
 from typing import Any
 
-from harmonicio.wire.credit import ReceiverCredit
+from harmonicio.engine.peer import IDLE_AFTER_S, Peer
 
 #: More messages are never open, however fast the handler is.
 LARGEST_WINDOW = 10_000
-#: A peer that has not used its credit for this long is idle.
-IDLE_AFTER_S = 0.02
 #: The backlog goes before what a connector has sent for this long, so that credit is honoured in bounded time.
 OVERTAKEN_FOR_S = 1.0
 #: In the round robin nobody's messages count for less than this fraction of the largest ones.
 SMALLEST_FRACTION = 1 / 16
 #: How long every slot may be held by what was emitted before those who wait are sent elsewhere.
 EMITTING_GRACE_S = 0.25
+#: How long a suspect may have the engine, or wait for it, before those who wait behind it are sent elsewhere.
+ALONE_GRACE_S = 0.25
 _SHORTEST_HANDLER_S = 1e-7
 #: What one measured message changes of the mean.
 _WEIGHT = 0.2
-
-
-class Peer:
-    """One connection that brings messages.
-
-    Attributes:
-        credit: What was granted and received; counted by the session of the connection.
-        started: Messages that no longer wait, those included that were refused.
-        window: Messages that may be open, as the last review decided; ``window_bytes`` likewise.
-    """
-
-    __slots__ = (
-        "_seen",
-        "active_at",
-        "credit",
-        "deficit_bytes",
-        "is_backlog",
-        "name",
-        "started",
-        "window",
-        "window_bytes",
-    )
-
-    def __init__(self, name: str, *, is_backlog: bool = False) -> None:
-        self.name = name
-        self.is_backlog = is_backlog
-        self.credit = ReceiverCredit()
-        self.started = 0
-        self.window = 1
-        self.window_bytes = 0
-        self.active_at = 0.0
-        self.deficit_bytes = 0.0
-        self._seen = (0, 0, 0)
-
-    def __repr__(self) -> str:
-        return f"<Peer {self.name}: {self.open} open, {self.waiting} waiting of {self.credit!r}>"
-
-    @property
-    def unused(self) -> int:
-        """Messages that the peer may still send."""
-        return max(0, self.credit.messages_total - self.credit.received)
-
-    @property
-    def open(self) -> int:
-        """Messages granted and not started."""
-        return max(0, self.credit.messages_total - self.started)
-
-    @property
-    def open_bytes(self) -> int:
-        """Payload bytes granted and not answered."""
-        return max(0, self.credit.bytes_total - self.credit.answered_bytes)
-
-    @property
-    def waiting(self) -> int:
-        """Messages received and not started."""
-        return self.credit.received - self.started
-
-    @property
-    def is_credit_low(self) -> bool:
-        """Whether half of the window is used up, in messages or in bytes, so that more should be told."""
-        credit = self.credit
-        return (
-            2 * (credit.messages_total - credit.received) <= self.window
-            or 2 * (credit.bytes_total - credit.received_bytes) <= self.window_bytes
-        )
-
-    @property
-    def mean_bytes(self) -> float:
-        """Size of this peer's messages so far, at least one byte."""
-        credit = self.credit
-        return max(1.0, credit.received_bytes / credit.received) if credit.received else 1.0
-
-    def observe(self, now: float) -> None:
-        """Take note of whether anything has happened since the last look."""
-        seen = (self.credit.received, self.started, self.credit.answered)
-        if seen != self._seen:
-            self._seen = seen
-            self.active_at = now
-
-    def is_active(self, now: float) -> bool:
-        """Whether this peer competes for the window: it has work here, has no credit, or was busy a moment ago."""
-        return self.credit.outstanding > 0 or self.unused == 0 or now - self.active_at < IDLE_AFTER_S
 
 
 class EngineLoop:
@@ -142,8 +65,12 @@ class EngineLoop:
         self._prefetch_s = prefetch_s
         self._budget_bytes = budget_bytes
         self._peers: deque[Peer] = deque()
-        self._waiting: deque[tuple[Any, float]] = deque()  # With the time since when, which is their order.
-        self._waiting_from_backlog: deque[Any] = deque()
+        # Each with the time since when it waits, which is their order.
+        self._waiting: deque[tuple[Any, float]] = deque()
+        self._waiting_from_backlog: deque[tuple[Any, float]] = deque()
+        self._suspects: deque[tuple[Any, float]] = deque()
+        self._is_alone = False
+        self._alone_at = math.inf
         self.free_slots = concurrency
         self.depth = 0
         self.handler_s: float | None = None
@@ -170,40 +97,85 @@ class EngineLoop:
         """Whether messages wait in the backlog, or here from it: then connectors get no new credit."""
         return bool(self.depth or self._waiting_from_backlog)
 
+    @property
+    def is_suspect_waiting(self) -> bool:
+        """Whether a suspect waits until all slots are free."""
+        return bool(self._suspects)
+
+    @property
+    def is_kept_for_suspect(self) -> bool:
+        """Whether a suspect has the engine, or waits for it."""
+        return self._is_alone or bool(self._suspects)
+
     def take_slot(self) -> bool:
         """Take a free slot, if there is one."""
-        if not self.free_slots:
+        if not self.free_slots or self.is_kept_for_suspect:
             return False
         self.free_slots -= 1
+        return True
+
+    def take_all_slots(self, now: float) -> bool:
+        """Take a slot for a suspect, and the engine with it, if nothing runs."""
+        if self.free_slots < self._concurrency or self.is_kept_for_suspect:
+            return False
+        self._begin_alone(now)
         return True
 
     def wait_for_slot(self, waiter: Any, since: float, *, is_backlog: bool) -> None:
         """Queue for the next slot that is freed; ``since`` may lie back for what has waited behind another message."""
         if is_backlog:
-            self._waiting_from_backlog.append(waiter)
+            self._waiting_from_backlog.append((waiter, since))
         else:
             insort(self._waiting, (waiter, since), key=itemgetter(1))
 
+    def wait_for_all_slots(self, waiter: Any, now: float) -> None:
+        """Queue a suspect until nothing runs."""
+        if not self.is_kept_for_suspect:
+            self._alone_at = now
+        self._suspects.append((waiter, now))
+
     def is_backlog_next(self, now: float) -> bool:
-        """Whether a slot that is freed goes to a message of the backlog."""
+        """Whether a slot that is freed goes to a message of the backlog, if not to a suspect."""
         is_overtaken_enough = bool(self._waiting) and now - self._waiting[0][1] >= OVERTAKEN_FOR_S
         return bool(self._waiting_from_backlog) and not is_overtaken_enough
 
-    def free_slot(self, now: float) -> Any | None:
-        """Give a slot back; return the waiter whose it is now, if there is one."""
-        if self.is_backlog_next(now):
-            return self._waiting_from_backlog.popleft()
-        if self._waiting:
-            return self._waiting.popleft()[0]
+    def free_slot(self, now: float) -> list[Any]:
+        """Give a slot back; return the waiters who have one now: one at most, unless a suspect had them all."""
         self.free_slots += 1
-        return None
+        if self._is_alone:
+            self._is_alone, self._alone_at = False, now if self._suspects else math.inf
+        waiters = []
+        while self.free_slots and not self._is_alone and (waiter := self._take_next(now)) is not None:
+            waiters.append(waiter)
+        return waiters
+
+    def _take_next(self, now: float) -> Any | None:
+        """Take a slot for the next in turn, and return it; None when nobody waits, or a suspect waits for all slots."""
+        waiting = self._waiting_from_backlog if self.is_backlog_next(now) else self._waiting
+        if self._suspects and (not waiting or self._suspects[0][1] < waiting[0][1]):
+            if self.free_slots < self._concurrency:
+                return None
+            self._begin_alone(now)
+            return self._suspects.popleft()[0]
+        if not waiting:
+            return None
+        self.free_slots -= 1
+        return waiting.popleft()[0]
+
+    def _begin_alone(self, now: float) -> None:
+        self.free_slots -= 1
+        self._is_alone, self._alone_at = True, now
 
     def drain(self) -> list[Any]:
         """Give no more credit; return the waiters, none of whom will have a slot."""
         self.is_draining = True
-        waiters = [*self._waiting_from_backlog, *(waiter for waiter, _ in self._waiting)]
-        self._waiting_from_backlog.clear()
-        self._waiting.clear()
+        return self._dismiss(self._suspects, self._waiting_from_backlog, self._waiting)
+
+    @staticmethod
+    def _dismiss(*queues: deque[tuple[Any, float]]) -> list[Any]:
+        waiters = [waiter for queue in queues for waiter, _ in queue]
+        for queue in queues:
+            queue.clear()
         return waiters
 
     def emission_begun(self, now: float) -> float | None:
@@ -219,17 +191,22 @@ class EngineLoop:
         self._emitting -= 1
         self._clogged_at = math.inf
 
-    def is_clogged(self, now: float) -> bool:
-        """Whether all slots have waited for what was emitted for so long that messages had better go elsewhere."""
-        return now >= self._clogged_at
+    def is_clogged(self, now: float, *, is_backlog: bool) -> bool:
+        """Whether messages had better go elsewhere than wait here.
+
+        So it is when a suspect has kept them waiting for a moment. All slots may also wait for what was emitted; then
+        those of the backlog can wait.
+        """
+        return now >= self._alone_at + ALONE_GRACE_S or (not is_backlog and now >= self._clogged_at)
 
     def turn_away(self, now: float) -> list[Any]:
-        """Return the waiters that will have no slot, because the engine is clogged; those of the backlog can wait."""
-        if not self.is_clogged(now):
-            return []
-        waiters = [waiter for waiter, _ in self._waiting]
-        self._waiting.clear()
-        return waiters
+        """Return the waiters that will have no slot, because they had better go elsewhere."""
+        if self.is_clogged(now, is_backlog=True):
+            first = [] if self._is_alone or not self._suspects else [self._suspects.popleft()]
+            waiters = self._dismiss(self._suspects, self._waiting_from_backlog, self._waiting)
+            self._suspects.extend(first)
+            return waiters
+        return self._dismiss(self._waiting) if self.is_clogged(now, is_backlog=False) else []
 
     def measured(self, count: int, seconds: float) -> None:
         """Take note that ``count`` messages took ``seconds`` of one slot."""
@@ -268,9 +245,12 @@ class EngineLoop:
         Returns:
             The peers to tell, and when to ask again although nothing happens, if that is needed.
         """
-        self.has_hungry_peers = False
+        self.has_hungry_peers = self.is_kept_for_suspect
         if self.is_draining:
             return [], None
+        if self.is_kept_for_suspect:
+            away_at = self._alone_at + ALONE_GRACE_S
+            return [], away_at if now < away_at else None
         for peer in self._peers:
             peer.observe(now)
         active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]

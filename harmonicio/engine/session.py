@@ -25,9 +25,10 @@ from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.engine.answers import Answers
 from harmonicio.engine.flusher import OLDEST_UNSENT_S
-from harmonicio.engine.loop import OVERTAKEN_FOR_S, Peer
+from harmonicio.engine.loop import OVERTAKEN_FOR_S
 from harmonicio.engine.message import Message
 from harmonicio.engine.payloads import Payload, PayloadStore
+from harmonicio.engine.peer import Peer
 from harmonicio.engine.slots import Slot, Slots
 from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
 from harmonicio.engine.task import DAMAGED, DRAINING, Task, refusal_of
@@ -216,7 +217,7 @@ class Session:
         self._slots.flusher.watch(self)
 
     def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
-        slot = self._slot_for_next()
+        slot = self._slot_for_next(is_suspect=message.is_suspect)
         if slot is None:
             self._refuse(message, refusal_of(self._slots))
             return
@@ -225,22 +226,24 @@ class Session:
         outcome, detail = self._work.run(content, slot.begin(message.id))
         slot.message_id = ""  # The board says so when the slot is given back: a moment later, in one write for many.
         self._held_messages += 1
+        if message.is_suspect:
+            self._end_hold()  # The others may go on.
         self.answers.message_handled(message, outcome, detail)
 
-    def _slot_for_next(self) -> Slot | None:
+    def _slot_for_next(self, *, is_suspect: bool) -> Slot | None:
         """Return the slot that this thread holds or waits for; None when there will be none."""
         if self._slot is not None:
             is_owed = self._is_backlog or self._overdue_since is not None
-            is_backlog_first = self._slots.is_backlog_waiting and not is_owed
+            is_others = is_suspect or self._slots.is_suspect_waiting or (self._slots.is_backlog_waiting and not is_owed)
             is_over = time.monotonic() - self._held_since >= HOLD_AT_MOST_S
-            if not (is_over or is_backlog_first or self.answers.is_full):
+            if not (is_over or is_others or self.answers.is_full):
                 return self._slot
             self._end_hold()
             self.checkpoint()
         if self.answers.oldest_at is not None:
             self._slots.flusher.watch(self)
         since = self._waits_since()
-        slot = self._slots.acquire(since, is_backlog=self._is_backlog)
+        slot = self._slots.acquire(since, is_backlog=self._is_backlog, is_suspect=is_suspect)
         self._held_since = time.monotonic()
         self._overdue_since = since if self._held_since - since >= OVERTAKEN_FOR_S else None
         self._slot = slot
@@ -285,7 +288,7 @@ class Session:
         task = Task(
             self, self._slots, self._work, message, self._content_of(message, payload.view.toreadonly()), payload
         )
-        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
+        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog, is_suspect=message.is_suspect)
 
     # ── large messages ───────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -311,7 +314,7 @@ class Session:
         assert payload is not None
         arrival = self._arrival = Arrival(payload.view)
         task = Task(self, self._slots, self._work, message, self._streaming_message(message, arrival), payload, arrival)
-        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog)
+        self._slots.submit(task, self._waits_since(), is_backlog=self._is_backlog, is_suspect=message.is_suspect)
         self.checkpoint()
         self._link.receive_payload(payload.view, on_progress=arrival.advance)
 

@@ -19,7 +19,8 @@ from typing import Protocol
 from harmonicio.control.handler_board import HandlerBoard
 from harmonicio.control.messages import RunningMessage
 from harmonicio.engine.flusher import Flusher
-from harmonicio.engine.loop import EngineLoop, Peer
+from harmonicio.engine.loop import ALONE_GRACE_S, EngineLoop
+from harmonicio.engine.peer import Peer
 
 #: Threads beyond the slots, for those that still send the outcome of what has given its slot back.
 _SPARE_THREADS = 4
@@ -142,6 +143,11 @@ class Slots:
         return self._loop.is_backlog_waiting
 
     @property
+    def is_suspect_waiting(self) -> bool:
+        """Whether a suspect waits until all slots are free."""
+        return self._loop.is_suspect_waiting
+
+    @property
     def has_backlog(self) -> bool:
         """Whether messages wait in the backlog, or here from it."""
         return self._loop.has_backlog
@@ -170,32 +176,42 @@ class Slots:
 
     # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def acquire(self, since: float, *, is_backlog: bool) -> Slot | None:
+    def acquire(self, since: float, *, is_backlog: bool, is_suspect: bool = False) -> Slot | None:
         """Wait for a slot; return None when there will be none, because the engine drains or is clogged."""
         waiter = _WaitingThread()
-        self.submit(waiter, since, is_backlog=is_backlog)
+        self.submit(waiter, since, is_backlog=is_backlog, is_suspect=is_suspect)
         return waiter.wait()
 
-    def submit(self, waiter: Waiter, since: float, *, is_backlog: bool) -> None:
+    def submit(self, waiter: Waiter, since: float, *, is_backlog: bool, is_suspect: bool = False) -> None:
         """Give the waiter the next slot that is free for it, or refuse it because the engine drains or is clogged.
 
         Args:
             since: The monotonic time since when its message waits.
+            is_suspect: Nothing else may run beside it.
         """
         slot = None
         with self._lock:
-            if not self.is_draining and self._loop.take_slot():
-                slot = self._idle_slots.pop()
-                self._taken += 1
-            elif not self.is_draining and (is_backlog or not self._loop.is_clogged(time.monotonic())):
+            now = time.monotonic()
+            if not self.is_draining and (self._loop.take_all_slots(now) if is_suspect else self._loop.take_slot()):
+                slot = self._take_idle_slot()
+            is_waiting = slot is None and not self.is_draining
+            is_waiting = is_waiting and not self._loop.is_clogged(now, is_backlog=is_backlog)
+            if is_waiting and is_suspect:
+                self._loop.wait_for_all_slots(waiter, now)
+            elif is_waiting:
                 self._loop.wait_for_slot(waiter, since, is_backlog=is_backlog)
-                return
-        if slot is None:
+        if is_suspect:
+            self.flusher.review_at(now + ALONE_GRACE_S)
+        if slot is not None:
+            if self._is_told_idle:
+                self._say_busy()
+            waiter.granted(slot)
+        elif not is_waiting:
             waiter.refused()
-            return
-        if self._is_told_idle:
-            self._say_busy()
-        waiter.granted(slot)
+
+    def _take_idle_slot(self) -> Slot:
+        self._taken += 1
+        return self._idle_slots.pop()
 
     def release(self, slot: Slot, messages: int, seconds: float) -> None:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""
@@ -203,16 +219,14 @@ class Slots:
         with self._lock:
             now = time.monotonic()
             self._loop.measured(messages, seconds)
-            is_backlogs = self._loop.is_backlog_next(now)
-            waiter = self._loop.free_slot(now)
-            if waiter is None:
-                self._idle_slots.append(slot)
-            else:
-                self._taken += 1
-        if waiter is not None:
-            waiter.granted(slot)
-            if is_backlogs:  # The master's next message may come now; nothing else happens on its connection.
-                self.flusher.review_at(now)
+            # The master's next message may come now, or anybody's; nothing else happens on their connections.
+            is_credit_due = self._loop.is_backlog_next(now) or self._loop.is_kept_for_suspect
+            self._idle_slots.append(slot)
+            granted = [(waiter, self._take_idle_slot()) for waiter in self._loop.free_slot(now)]
+        for waiter, its_slot in granted:
+            waiter.granted(its_slot)
+        if is_credit_due:
+            self.flusher.review_at(now)
 
     @contextmanager
     def emitting(self) -> Iterator[None]:

@@ -28,7 +28,9 @@ _log = logging.getLogger(__name__)
 _T = TypeVar("_T")
 
 DRAINING = Outcome.rejected(RejectReason.DRAINING, "The engine takes no new messages, because it ends.")
-CLOGGED = Outcome.rejected(RejectReason.NO_CREDIT, "Every handler of the engine waits for messages that it emitted.")
+CLOGGED = Outcome.rejected(
+    RejectReason.NO_CREDIT, "No handler of the engine is free soon: all wait for what they emitted, or one runs alone."
+)
 DAMAGED = Outcome.rejected(RejectReason.CHECKSUM, "The payload was damaged on its way: its checksum does not match.")
 
 

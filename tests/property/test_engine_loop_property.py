@@ -12,7 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from harmonicio.engine.loop import IDLE_AFTER_S, OVERTAKEN_FOR_S, EngineLoop, Peer
+from harmonicio.engine.loop import ALONE_GRACE_S, OVERTAKEN_FOR_S, EngineLoop
+from harmonicio.engine.peer import IDLE_AFTER_S, Peer
 from harmonicio.wire.credit import SenderCredit
 
 BUDGET = 1_000_000
@@ -30,6 +31,7 @@ class Message:
     connection: Connection
     size_bytes: int
     came_at: float
+    is_suspect: bool = False
 
     @property
     def is_stored(self) -> bool:
@@ -64,6 +66,9 @@ class Engine(RuleBasedStateMachine):
         before = {each: (each.peer.credit.messages_total, each.peer.credit.bytes_total) for each in self.connections}
         open_bytes = {each: each.peer.open_bytes for each in self.connections}
         told, self.again_at = self.loop.grants(self.now)
+        assert not (told and self.loop.is_kept_for_suspect), "nobody gets credit while a suspect waits or runs"
+        for message in self.loop.turn_away(self.now):
+            self._refuse(message)
         active = [each.peer for each in self.connections if not each.peer.is_backlog and each.peer.is_active(self.now)]
         for each in self.connections:
             messages_total, bytes_total = each.peer.credit.messages_total, each.peer.credit.bytes_total
@@ -84,13 +89,52 @@ class Engine(RuleBasedStateMachine):
             assert sum(peer.open_bytes for peer in active) <= BUDGET
 
     def _check_turn(self, following: Message) -> None:
-        others = [each for each in self.waiting if each.is_stored != following.is_stored]
-        alike = [each for each in self.waiting if each.is_stored == following.is_stored]
+        suspects = [each for each in self.waiting if each.is_suspect]
+        if following.is_suspect:
+            assert following is suspects[0], "suspects keep their order"
+            assert not self.running, "a suspect runs alone"
+            return
+        assert not any(each.is_suspect for each in self.running), "nothing runs beside a suspect"
+        assert not suspects or following.came_at <= suspects[0].came_at, (
+            "what came after a suspect does not overtake it"
+        )
+        ordinary = [each for each in self.waiting if not each.is_suspect]
+        others = [each for each in ordinary if each.is_stored != following.is_stored]
+        alike = [each for each in ordinary if each.is_stored == following.is_stored]
         assert following is alike[0], "nobody overtakes those of the same kind"
         if following.is_stored:
             assert all(self.now - each.came_at < OVERTAKEN_FOR_S for each in others), "credit is honoured"
         elif self.now - following.came_at < OVERTAKEN_FOR_S:
             assert not others, "the backlog goes first"
+
+    def _offer(self, message: Message) -> None:
+        """Start a message, queue it, or send it elsewhere, as the shell does."""
+        loop, now = self.loop, self.now
+        if loop.take_all_slots(now) if message.is_suspect else loop.take_slot():
+            self._start(message)
+        elif loop.is_clogged(now, is_backlog=message.is_stored):
+            message.connection.peer.started += 1
+            self._answered(message)
+        else:
+            self.waiting.append(message)
+            if message.is_suspect:
+                loop.wait_for_all_slots(message, now)
+            else:
+                loop.wait_for_slot(message, now, is_backlog=message.is_stored)
+
+    def _refuse(self, message: Message) -> None:
+        suspects = [each for each in [*self.running, *self.waiting] if each.is_suspect]
+        assert suspects and self.now - suspects[0].came_at >= ALONE_GRACE_S, (
+            "only a suspect that takes long is a reason"
+        )
+        assert message is not suspects[0], "a suspect that is next stays"
+        self.waiting.remove(message)
+        message.connection.peer.started += 1
+        self._answered(message)
+
+    def _answered(self, message: Message) -> None:
+        message.connection.peer.credit.message_answered(message.size_bytes)
+        message.connection.sender.outcomes_received(0, 0)
 
     def _start(self, message: Message) -> None:
         message.connection.peer.started += 1
@@ -113,8 +157,8 @@ class Engine(RuleBasedStateMachine):
         self.loop.leave(gone.peer)
         self._review()
 
-    @rule(data=st.data(), size_bytes=SIZES, count=st.integers(1, 20))
-    def a_peer_sends(self, data: st.DataObject, size_bytes: int, count: int) -> None:
+    @rule(data=st.data(), size_bytes=SIZES, count=st.integers(1, 20), is_suspect=st.sampled_from([False, False, True]))
+    def a_peer_sends(self, data: st.DataObject, size_bytes: int, count: int, is_suspect: bool) -> None:
         if not self.connections:
             return
         connection = data.draw(st.sampled_from(self.connections))
@@ -123,23 +167,16 @@ class Engine(RuleBasedStateMachine):
                 break
             connection.sender.message_sent(size_bytes)
             assert connection.peer.credit.message_received(size_bytes), "both ends count alike"
-            message = Message(connection, size_bytes, self.now)
-            if self.loop.take_slot():
-                self._start(message)
-            else:
-                self.waiting.append(message)
-                self.loop.wait_for_slot(message, self.now, is_backlog=message.is_stored)
+            self._offer(Message(connection, size_bytes, self.now, is_suspect))
         self._review()
 
     @precondition(lambda self: self.running)
     @rule(seconds=st.sampled_from([1e-6, 0.001, 0.05, 2.0]))
     def a_handler_returns(self, seconds: float) -> None:
         message = self.running.popleft()
-        message.connection.peer.credit.message_answered(message.size_bytes)
-        message.connection.sender.outcomes_received(0, 0)
+        self._answered(message)
         self.loop.measured(1, seconds)
-        following = self.loop.free_slot(self.now)
-        if following is not None:
+        for following in self.loop.free_slot(self.now):
             self._check_turn(following)
             self.waiting.remove(following)
             self._start(following)
@@ -172,29 +209,50 @@ class Engine(RuleBasedStateMachine):
                     each.sender.message_sent(0)
                     each.peer.credit.message_received(0)
                     waiting_for.discard(each)
-                    message = Message(each, 0, self.now)
-                    if self.loop.take_slot():
-                        self._start(message)
-                    else:
-                        self.waiting.append(message)
-                        self.loop.wait_for_slot(message, self.now, is_backlog=False)
+                    self._offer(Message(each, 0, self.now))
             if self.running:
                 self.a_handler_returns(0.05)
             self.time_passes(0.01)
         raise AssertionError(f"{len(waiting_for)} connectors were never given credit: {self.loop!r}, {waiting_for}")
+
+    @rule(seconds=st.sampled_from([0.05, 2.0]))
+    def whoever_waits_is_started_or_sent_elsewhere_in_bounded_time(self, seconds: float) -> None:
+        """Suspects starve nobody and are starved by nobody, although more of both come by the credit that is left."""
+        waits = list(self.waiting)
+        for _ in range(3 * (len(waits) + self.concurrency + 1)):
+            if not any(each in self.waiting for each in waits):
+                return
+            for each in self.connections:
+                if each.sender.can_send(0):
+                    each.sender.message_sent(0)
+                    each.peer.credit.message_received(0)
+                    self._offer(Message(each, 0, self.now, is_suspect=bool(self.loop.depth)))
+            while self.running:
+                was_running = len(self.running)
+                self.time_passes(seconds / was_running)
+                self.a_handler_returns(seconds)
+                if len(self.running) >= was_running:
+                    break
+        raise AssertionError(f"{self.loop!r} starves {[each for each in waits if each in self.waiting]}")
 
     # ── what always holds ────────────────────────────────────────────────────────────────────────────────────────────
 
     @invariant()
     def nobody_waits_while_a_slot_is_free(self) -> None:
         if hasattr(self, "loop"):
-            assert not (self.waiting and self.loop.free_slots)
+            assert not (self.waiting and self.loop.free_slots) or self.loop.is_kept_for_suspect
+            assert not (self.waiting and not self.running), "somebody waits and nobody runs"
             assert len(self.running) + self.loop.free_slots == self.concurrency
+
+    @invariant()
+    def a_suspect_runs_alone(self) -> None:
+        running = getattr(self, "running", [])
+        assert len(running) <= 1 or not any(each.is_suspect for each in running)
 
     @invariant()
     def a_stored_message_can_be_pushed_while_a_slot_is_free(self) -> None:
         if hasattr(self, "loop") and self.master is not None and self.loop.free_slots:
-            assert self.master.sender.can_send(0)
+            assert self.master.sender.can_send(0) or self.loop.is_kept_for_suspect
 
     @invariant()
     def no_more_waits_than_was_granted(self) -> None:

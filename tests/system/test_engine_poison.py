@@ -33,6 +33,19 @@ POISON = """
         return "fine"
 """
 
+SIP = """
+    import os, signal, time
+    from harmonicio.engine import handler
+
+    @handler
+    def sip(message):
+        time.sleep(0.02)
+        if message.metadata.get("poison"):
+            time.sleep(0.02)  # Others have come by then, if any may.
+            os.kill(os.getpid(), signal.SIGKILL)
+        return "fine"
+"""
+
 PATIENT = """
     import os, time
     from harmonicio.engine import handler
@@ -73,6 +86,24 @@ def test_a_message_that_ends_its_engine_at_once_is_given_up_and_its_neighbours_a
             deadly.result(timeout_s=15)
         assert [each.result(timeout_s=15) for each in (before, *after)] == ["fine"] * 21
     assert [each.dead for each in cluster.client.backlog()] == [1]
+
+
+@pytest.mark.parametrize(("patience_s", "max_crashes"), [(None, 1), (0.0, 2)], ids=["peer to peer", "by the backlog"])
+def test_a_poison_among_many_that_run_at_once_is_found_and_none_of_the_others_is_blamed(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, patience_s: float | None, max_crashes: int
+) -> None:
+    path = str(write_handler("sip", SIP))
+    cluster.declare(StreamDeclaration("s", handler=path, engines=1, concurrency=8, max_crashes=max_crashes))
+    cluster.wait_for_engines("s", 1)
+    with connect("s", patience_s=patience_s) as connector:
+        innocents = [connector.send(b"") for _ in range(31)]
+        deadly = connector.send(b"", metadata={"poison": True})
+        innocents += [connector.send(b"") for _ in range(32)]
+        with pytest.raises(HandlerFailed, match=f"crashed while they handled it: {max_crashes}"):
+            deadly.result(timeout_s=30)
+        # With max_crashes = 1 one count would have been the end of any of them.
+        assert [each.result(timeout_s=30) for each in innocents] == ["fine"] * 63
+    assert [(each.dead, each.ready, each.reserved) for each in cluster.client.backlog()] == [(1, 0, 0)]
 
 
 def test_a_handler_that_keeps_the_interpreter_to_itself_times_out(

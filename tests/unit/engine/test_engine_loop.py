@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.engine.loop import EMITTING_GRACE_S, IDLE_AFTER_S, LARGEST_WINDOW, OVERTAKEN_FOR_S, EngineLoop, Peer
+from harmonicio.engine.loop import EMITTING_GRACE_S, LARGEST_WINDOW, OVERTAKEN_FOR_S, EngineLoop
+from harmonicio.engine.peer import IDLE_AFTER_S, Peer
 
 BUDGET = 64 * 1024**2
 
@@ -41,7 +42,7 @@ def test_a_free_slot_goes_to_the_backlog_first_and_then_in_the_order_of_arrival(
         assert not loop.take_slot()
         loop.wait_for_slot(waiter, 0.0, is_backlog=False)
     loop.wait_for_slot("stored", 0.0, is_backlog=True)
-    assert [loop.free_slot(0.5) for _ in range(4)] == ["stored", "first", "second", None]
+    assert [loop.free_slot(0.5) for _ in range(4)] == [["stored"], ["first"], ["second"], []]
     assert loop.free_slots == 1
 
 
@@ -54,7 +55,7 @@ def test_who_has_waited_for_a_second_is_not_overtaken_by_the_backlog_any_more() 
     freed = []
     for step in range(20):
         loop.wait_for_slot("stored", 0.2 * step, is_backlog=True)
-        freed.append(loop.free_slot(0.2 * step))
+        freed += loop.free_slot(0.2 * step)
     taken_at = {name: 0.2 * freed.index(name) for name in ("first", "second", "third")}
     assert taken_at == pytest.approx({"first": OVERTAKEN_FOR_S, "second": 1.2, "third": 2.0})
     assert freed.count("stored") == 17
@@ -66,7 +67,7 @@ def test_what_has_waited_behind_another_message_keeps_its_place_among_those_that
     for waiter, since in (("young", 1.9), ("younger", 2.0), ("behind", 0.5), ("behind as well", 0.5)):
         loop.wait_for_slot(waiter, since, is_backlog=False)
     loop.wait_for_slot("stored", 2.0, is_backlog=True)
-    freed = [loop.free_slot(2.0) for _ in range(5)]
+    freed = [each for _ in range(5) for each in loop.free_slot(2.0)]
     assert freed == ["behind", "behind as well", "stored", "young", "younger"]
 
 
@@ -218,12 +219,12 @@ def test_when_every_slot_waits_for_what_it_emitted_who_waits_is_turned_away_but_
     assert loop.emission_begun(10.0) is None
     assert loop.emission_begun(20.0) == 20.0 + EMITTING_GRACE_S
     assert loop.turn_away(20.0) == []
-    assert not loop.is_clogged(20.0)
+    assert not loop.is_clogged(20.0, is_backlog=False)
     assert loop.turn_away(20.0 + EMITTING_GRACE_S) == ["source's"]
-    assert loop.is_clogged(30.0)
+    assert loop.is_clogged(30.0, is_backlog=False)
     loop.emission_ended()
-    assert not loop.is_clogged(40.0)
-    assert loop.free_slot(40.0) == "stored"
+    assert not loop.is_clogged(40.0, is_backlog=False)
+    assert loop.free_slot(40.0) == ["stored"]
     assert peer.credit.messages_total > 0
 
 
