@@ -254,6 +254,11 @@ class Directory:
     def engine(self, name: str) -> KnownEngine | None:
         return self._engines.get(name)
 
+    def image_of(self, engine: str) -> str:
+        """Return the digest of the image that an engine runs, or ran until not long ago; empty when none is known."""
+        known = self._engines.get(engine)
+        return "" if known is None else known.report.image
+
     def worker_of(self, engine: str) -> str | None:
         """Return the worker that has an engine, or had it until it ended not long ago."""
         known = self._engines.get(engine)

@@ -19,6 +19,7 @@ from harmonicio.core.errors import HarmonicIOError, NotAllowed
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.reservations import holder_of
 from harmonicio.master.bridge import Bridge
 from harmonicio.master.connector_session import ConnectorSession
 from harmonicio.master.engine_session import EngineSession
@@ -164,7 +165,7 @@ class Intake:
         with self._lock:
             self._opened += 1
             # An engine may dial again before its broken connection is noticed: each connection holds for itself.
-            holder = f"{hello.engine}#{self._opened}"
+            holder = holder_of(hello.engine, self._opened)
         session = EngineSession(
             link,
             hello.engine,

@@ -101,6 +101,7 @@ class Master:
         self._started_at = clock.monotonic()
         self._lease_requests = 0
         self._control_received_bytes = 0
+        backlog.set_image_finder(self._image_of)
 
     def __repr__(self) -> str:
         return f"<Master {self._state!r} {self._held!r}>"
@@ -214,6 +215,10 @@ class Master:
     def engine_view(self, engine: str) -> EngineView:
         with self._deciding() as now:
             return self._state.engine_view(engine, now)
+
+    def _image_of(self, engine: str) -> str:
+        with self._changed:
+            return self._state.directory.image_of(engine)
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -6,7 +6,6 @@ class TestMyStore(BacklogStoreSuite):
 
 from __future__ import annotations
 
-import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,80 +16,17 @@ from harmonicio.core.clock import Clock
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.master.backlog.base import BacklogStore, Recovery, StoreLimits
-from harmonicio.master.backlog.digest import digest_of
-from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.entry import Death, Entry, Shed
 from harmonicio.testing.clock import ManualClock
+from harmonicio.testing.open_store import DEATH, OpenStore, Told
 
-SEVERAL_SECONDS = 20.0
 SIZES_BYTES = (0, 1, 1_000, 64 * 1024, 64 * 1024 + 1, 300_000)
-
-DONE = Outcome(OutcomeKind.DONE)
-FAILURE = Failure("ValueError", "no cell in sight", "Traceback …", retryable=False)
-
-
-class Told:
-    """A callback that remembers what it was told, and by which thread."""
-
-    def __init__(self) -> None:
-        self.errors: list[StorageError | None] = []
-        self._event = threading.Event()
-
-    def __call__(self, error: StorageError | None) -> None:
-        self.errors.append(error)
-        self._event.set()
-
-    def wait(self) -> StorageError | None:
-        """Return what it was told, within several seconds."""
-        assert self._event.wait(SEVERAL_SECONDS), "the store did not call back"
-        return self.errors[0]
-
-
-class OpenStore:
-    """A store with shortcuts that wait for what they ask."""
-
-    def __init__(self, store: BacklogStore) -> None:
-        self.store = store
-        self.recovery = store.recover()
-
-    def put(
-        self, sequence: int, payload: bytes, *, to_disk: bool = False, failure: Failure | None = None, **more: object
-    ) -> Entry:
-        """Put a message and wait until it is stored."""
-        entry, told = self.put_later(sequence, payload, to_disk=to_disk, failure=failure, **more)
-        assert told.wait() is None
-        return entry
-
-    def put_later(
-        self, sequence: int, payload: bytes, *, to_disk: bool = False, failure: Failure | None = None, **more: object
-    ) -> tuple[Entry, Told]:
-        given: dict[str, object] = {"stream": "plates", "message_id": f"m{sequence}", "digest": digest_of(payload)}
-        entry = Entry(sequence=sequence, size_bytes=len(payload), **(given | more))  # type: ignore[arg-type]
-        pending = self.store.new_payload(sequence, len(payload), to_disk=to_disk)
-        pending.buffer[:] = payload
-        told = Told()
-        self.store.put(entry, pending, told, failure)
-        return entry, told
-
-    def read(self, entry: Entry) -> bytes:
-        with self.store.read(entry) as payload:
-            return bytes(payload.view)
-
-    def finish(self, entry: Entry, outcome: Outcome = DONE) -> None:
-        self._wait(lambda told: self.store.finish(entry, outcome, told))
-
-    def bury(self, entry: Entry, failure: Failure = FAILURE) -> None:
-        self._wait(lambda told: self.store.bury(entry, failure, told))
-
-    def _wait(self, ask: Callable[[Told], None]) -> None:
-        told = Told()
-        ask(told)
-        assert told.wait() is None
 
 
 class BacklogStoreSuite(ABC):
     """The contract of :class:`~harmonicio.master.backlog.base.BacklogStore`."""
 
-    limits = StoreLimits(outcome_bytes=2_000, max_finished_ids=50)
+    limits = StoreLimits(outcome_bytes=2_000, max_finished_ids=50, max_shed_records=20)
 
     @abstractmethod
     def make(self, folder: Path, limits: StoreLimits, clock: Clock) -> BacklogStore:
@@ -272,22 +208,100 @@ class BacklogStoreSuite(ABC):
     ) -> None:
         opened = reopen()
         entry = opened.put(1, b"x" * 100_000)
-        assert opened.store.failure(entry) is None
+        assert opened.store.death(entry) is None
         entry.attempts = 3
         opened.bury(entry)
-        assert opened.store.failure(entry) == FAILURE
+        assert opened.store.death(entry) == DEATH
         opened = reopen()
         assert opened.recovery.entries == ()
         (dead,) = opened.recovery.dead
         assert (dead.message_id, dead.attempts) == ("m1", 3)
-        assert opened.store.failure(dead) == FAILURE
+        assert opened.store.death(dead) == DEATH
         assert opened.read(dead) == b"x" * 100_000
 
     def test_a_message_can_be_dead_from_the_start(self, reopen: Callable[[], OpenStore]) -> None:
-        entry = reopen().put(1, b"x", failure=FAILURE)
+        entry = reopen().put(1, b"x", death=DEATH)
         opened = reopen()
         assert [dead.sequence for dead in opened.recovery.dead] == [entry.sequence]
-        assert opened.store.failure(opened.recovery.dead[0]) == FAILURE
+        assert opened.store.death(opened.recovery.dead[0]) == DEATH
+
+    @pytest.mark.parametrize("size_bytes", [10, 100_000])
+    def test_a_revived_dead_letter_waits_again_as_if_it_had_never_been_tried(
+        self, reopen: Callable[[], OpenStore], size_bytes: int
+    ) -> None:
+        opened = reopen()
+        revived, left = (
+            opened.put(number, b"x" * size_bytes, death=DEATH, attempts=3, crashes=2, priority=5, put_at=9.0)
+            for number in (1, 2)
+        )
+        opened.revive(revived)
+        assert opened.store.death(revived) is None
+        assert opened.store.death(left) == DEATH
+        opened = reopen()
+        assert [dead.message_id for dead in opened.recovery.dead] == ["m2"]
+        (found,) = opened.recovery.entries
+        assert (found.message_id, found.priority, found.put_at) == ("m1", 5, 9.0)
+        assert (found.attempts, found.crashes) == (0, 0)
+        assert opened.read(found) == b"x" * size_bytes
+
+    def test_what_was_revived_can_die_again(self, reopen: Callable[[], OpenStore]) -> None:
+        opened = reopen()
+        entry = opened.put(1, b"x", death=DEATH)
+        opened.revive(entry)
+        again = Death(Failure("EngineCrashed", "Engines that crashed: 3."), 1_700_000_010.0)
+        opened.bury(entry, again)
+        opened = reopen()
+        assert [opened.store.death(dead) for dead in opened.recovery.dead] == [again]
+
+    @pytest.mark.parametrize("size_bytes", [10, 100_000])
+    def test_a_purged_dead_letter_is_gone(self, reopen: Callable[[], OpenStore], size_bytes: int) -> None:
+        opened = reopen()
+        purged, left = (opened.put(number, b"x" * size_bytes, death=DEATH) for number in (1, 2))
+        opened.purge(purged)
+        opened = reopen()
+        assert [dead.message_id for dead in opened.recovery.dead] == ["m2"]
+        assert (opened.recovery.entries, opened.recovery.finished) == ((), ())
+        assert opened.read(left) == b"x" * size_bytes
+        with pytest.raises(StorageError):
+            opened.read(purged)
+
+    def test_a_revised_priority_is_on_stable_storage(self, reopen: Callable[[], OpenStore]) -> None:
+        opened = reopen()
+        entries = [opened.put(number, b"x", priority=number) for number in (1, 2, 3)]
+        entries[0].priority, entries[2].priority = 9, -9
+        opened.revise(entries[0], entries[2])
+        assert [found.priority for found in reopen().recovery.entries] == [9, 2, -9]
+
+    @pytest.mark.parametrize("size_bytes", [10, 100_000])
+    def test_a_shed_message_is_replaced_by_its_outcome_and_a_record(
+        self, reopen: Callable[[], OpenStore], size_bytes: int
+    ) -> None:
+        opened = reopen()
+        entry = opened.put(1, b"x" * size_bytes, attempts=1)
+        record = Shed("plates", "m1", -3, size_bytes, 1_700_000_001.5, "The backlog was full.")
+        opened.shed(entry, record)
+        for _ in range(2):
+            assert opened.store.shed_records("plates", 10) == (record,)
+            assert opened.store.shed_records("wells", 10) == ()
+            kept = opened.store.outcome("plates", "m1")
+            assert kept is not None and kept.attempts == 1
+            assert kept.outcome.failure == Failure("Shed", "The backlog was full.", retryable=False)
+            opened = reopen()
+        assert (opened.recovery.entries, opened.recovery.dead) == ((), ())
+        assert [finished.message_id for finished in opened.recovery.finished] == ["m1"]
+
+    def test_records_of_what_was_shed_are_bounded_and_the_latest_are_kept(
+        self, reopen: Callable[[], OpenStore]
+    ) -> None:
+        opened = reopen()
+        for number in range(1, 31):
+            record = Shed("plates", f"m{number}", 0, 1, float(number), "The backlog was full.")
+            opened.shed(opened.put(number, b"x"), record)
+        for _ in range(2):
+            latest = opened.store.shed_records("plates", 3)
+            assert [record.message_id for record in latest] == ["m30", "m29", "m28"]
+            assert len(opened.store.shed_records("plates", 1_000)) == 20
+            opened = reopen()
 
     # ── streams and closing ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -301,6 +315,7 @@ class BacklogStoreSuite(ABC):
         opened.finish(opened.put(4, b"x"))
         opened.finish(opened.put(5, b"x", stream="wells"))
         opened.bury(opened.put(6, b"x"))
+        opened.shed(opened.put(7, b"x"), Shed("plates", "m7", 0, 1, 0.0, "The backlog was full."))
         opened.put(8, b"later")
         opened.store.drop_stream("plates", before_sequence=7)
         opened = reopen()
@@ -308,6 +323,7 @@ class BacklogStoreSuite(ABC):
         assert opened.recovery.dead == ()
         assert [done.message_id for done in opened.recovery.finished] == ["m5"]
         assert opened.store.outcome("plates", "m4") is None
+        assert opened.store.shed_records("plates", 10) == ()
         assert [opened.read(entry) for entry in opened.recovery.entries] == [b"x", b"later"]
 
     def test_closing_writes_what_waits_and_may_be_repeated(self, reopen: Callable[[], OpenStore]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harmonicio.core.errors import (
     StorageError,
@@ -13,7 +13,7 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import Callback, PendingPayload
 from harmonicio.master.backlog.budget import LedgerLimits
-from harmonicio.master.backlog.entry import Entry, Reservation
+from harmonicio.master.backlog.entry import Death, Entry, Reservation, Shed
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.clock import ManualClock
@@ -40,14 +40,26 @@ class HeldStore(MemoryStore):
         for each in held:
             each(error)
 
-    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
-        self._hold(on_stored, lambda: super(HeldStore, self).put(entry, payload, on_stored, failure))
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
+        self._hold(on_stored, lambda: super(HeldStore, self).put(entry, payload, on_stored, death))
 
     def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
         self._hold(on_done, lambda: super(HeldStore, self).finish(entry, outcome, on_done))
 
-    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
-        self._hold(on_done, lambda: super(HeldStore, self).bury(entry, failure, on_done))
+    def revise(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).revise(entries, on_done))
+
+    def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).bury(entry, death, on_done))
+
+    def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).revive(entries, on_done))
+
+    def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).purge(entries, on_done))
+
+    def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).shed(entry, record, outcome, on_done))
 
     def _hold(self, callback: Callback, act: Callable[[], None]) -> None:
         if self.is_holding:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from harmonicio.core.clock import Clock
@@ -16,4 +17,4 @@ class TestSqliteStore(BacklogStoreSuite):
 
 
 class TestSqliteStoreWithoutCache(TestSqliteStore):
-    limits = StoreLimits(hot_cache_bytes=0, pending_bytes=1, outcome_bytes=2_000, max_finished_ids=50)
+    limits = replace(TestSqliteStore.limits, hot_cache_bytes=0, pending_bytes=1)

@@ -10,7 +10,16 @@ from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, 
 
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog.digest import digest_of
-from harmonicio.master.backlog.entry import Decision, Entry, PutVerdict, Reservation, RetryPolicy, State, Verdict
+from harmonicio.master.backlog.entry import (
+    Charge,
+    Decision,
+    Entry,
+    PutVerdict,
+    Reservation,
+    RetryPolicy,
+    State,
+    Verdict,
+)
 from harmonicio.master.backlog.ledger import Ledger
 
 STREAMS = ("plates", "wells", "rows")
@@ -238,7 +247,7 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(stream=st.sampled_from(STREAMS), number=st.integers(0, 7), charge=st.sampled_from([(1, 0), (0, 1)]))
     def end_engine(self, stream: str, number: int, charge: tuple[int, int]) -> None:
         key, (attempts, crashes) = (stream, f"m{number}"), charge
-        decisions = self.ledger.charge(stream, [key[1]], self.now, attempts=attempts, crashes=crashes)
+        decisions = self.ledger.charge(stream, [key[1]], Charge(attempts, crashes), self.now)
         known = self.known.get(key)
         if known is None:
             assert decisions == []

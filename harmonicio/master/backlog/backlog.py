@@ -27,7 +27,7 @@ from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import Clerk
-from harmonicio.master.backlog.entry import Decision, Reservation, RetryPolicy, State, Verdict
+from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation, RetryPolicy, State, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
@@ -119,6 +119,10 @@ class Backlog:
             on_room: There is room again, after :meth:`can_take` or :meth:`new_payload` said that there was none.
         """
         self._notifier.set_listeners(on_change=on_change, on_room=on_room)
+
+    def set_image_finder(self, find_image: Callable[[str], str]) -> None:
+        """Say who knows the digest of the image that an engine runs, for the records of dead letters."""
+        self._clerk.find_image = find_image
 
     def tick(self) -> None:
         """Let time pass; called a few times a second."""
@@ -300,9 +304,8 @@ class Backlog:
         if not attempts and not crashes:
             return
         with self._lock:
-            decisions = self._ledger.charge(
-                ended.stream, ended.held, self._clock.monotonic(), attempts=attempts, crashes=crashes
-            )
+            charge = Charge(attempts, crashes, ended.engine, ended.text)
+            decisions = self._ledger.charge(ended.stream, ended.held, charge, self._clock.monotonic())
         self._clerk.carry_out(decisions)
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -319,6 +322,11 @@ class Backlog:
         """Forget subscriptions, as far as they have not been answered."""
         self._clerk.unsubscribe(stream, message_ids, on_final)
 
+    def entry(self, stream: str, message_id: str) -> Entry | None:
+        """Return a message that waits, is being stored, or is dead."""
+        with self._lock:
+            return self._ledger.books.entry(stream, message_id)
+
     def outcome(self, stream: str, message: str) -> OutcomeView | None:
         """Return what is known of a message; None when nothing is, or not any more.
 
@@ -330,8 +338,8 @@ class Backlog:
             state = "" if entry is None else _STATES[entry.state]
             is_finished = self._ledger.is_finished(stream, message, self._clock.wall())
         if entry is not None:
-            failure = self._clerk.failure(entry) if state == "dead" else None
-            return OutcomeView(message, state, entry.attempts, None if failure is None else _view(failure))
+            death = self._clerk.kept_death(entry) if state == "dead" else None
+            return OutcomeView(message, state, entry.attempts, None if death is None else _view(death.failure))
         kept = self._clerk.kept_outcome(stream, message)
         if kept is not None:
             return OutcomeView(message, "done", kept.attempts)

@@ -2,26 +2,27 @@
 
 Rules for every member:
 
-- ``put``, ``finish`` and ``bury`` return at once and call back, from a thread of the store, when what they ask for is
+- Whatever takes a callback returns at once and calls back, from a thread of the store, when what they ask for is
   on stable storage, or with the error when it is not; then nothing of a put is left behind. Callbacks must not block
   and must not put.
 - The counters of an entry are read when they are written, so that the newest are kept, however calls overtake each
   other.
 - A store that is closed calls back with an error, and does nothing where nobody waits for an answer.
-- What concerns one entry takes effect in the order put, update, bury, finish, forget, whatever else is under way.
+- What concerns one entry takes effect in the order put, update, bury, revive, finish or shed, forget or purge,
+  whatever else is under way.
 - A store knows nothing of order, reservations or retries: that is the ledger's.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 
 from harmonicio.core.errors import StorageError
-from harmonicio.core.message import Failure, Outcome
-from harmonicio.master.backlog.entry import Entry, Finished
+from harmonicio.core.message import Outcome
+from harmonicio.master.backlog.entry import Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
 
 OUTCOMES_KEPT_S = 3600.0
@@ -40,6 +41,7 @@ class StoreLimits:
         outcome_bytes: Outcomes kept for those who ask later.
         max_finished_ids: Ids of finished messages kept to recognise duplicates after a restart.
         ballast_bytes: Disk space held back, so that messages can still leave a full disk.
+        max_shed_records: Records of messages that were shed, of less than 1 KB each; the oldest go first.
     """
 
     hot_cache_bytes: int = 256 * 1024**2
@@ -47,6 +49,7 @@ class StoreLimits:
     outcome_bytes: int = 256 * 1024**2
     max_finished_ids: int = 400_000
     ballast_bytes: int = 8 * 1024**2
+    max_shed_records: int = 10_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,8 +155,8 @@ class BacklogStore(ABC):
         """
 
     @abstractmethod
-    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
-        """Store an entry, as a dead letter when there is a failure; the payload belongs to the store from here on.
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
+        """Store an entry, as a dead letter when there is a death; the payload belongs to the store from here on.
 
         Blocks while too much waits to be written. Whatever goes wrong is told to ``on_stored``, which is called once.
         """
@@ -168,23 +171,39 @@ class BacklogStore(ABC):
 
     @abstractmethod
     def update(self, entry: Entry) -> None:
-        """Write the entry's counters some time soon."""
+        """Write the entry's counters and priority some time soon."""
 
     @abstractmethod
-    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+    def revise(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        """Write the entries' counters and priorities, and say when that is done."""
+
+    @abstractmethod
+    def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
         """Make a dead letter of a stored entry."""
+
+    @abstractmethod
+    def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        """Make dead letters wait again, all or none of them, with no attempts and no crashes."""
 
     @abstractmethod
     def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
         """Replace a stored entry by its outcome."""
 
     @abstractmethod
+    def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
+        """Replace a stored entry by its outcome and by the record of its shedding."""
+
+    @abstractmethod
     def forget(self, entry: Entry) -> None:
         """Remove a stored entry without an outcome."""
 
     @abstractmethod
+    def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        """Remove dead letters, all or none of them, without an outcome."""
+
+    @abstractmethod
     def drop_stream(self, stream: str, before_sequence: int) -> None:
-        """Remove all of a stream that arrived before this sequence, and all of its outcomes."""
+        """Remove all of a stream that arrived before this sequence, and all of its outcomes and records."""
 
     @abstractmethod
     def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
@@ -195,11 +214,19 @@ class BacklogStore(ABC):
         """
 
     @abstractmethod
-    def failure(self, entry: Entry) -> Failure | None:
-        """Return why a dead letter was given up; None when the entry is not buried yet.
+    def death(self, entry: Entry) -> Death | None:
+        """Return why a dead letter was given up; None when the entry is not buried.
 
         Raises:
             StorageError: it cannot be read.
+        """
+
+    @abstractmethod
+    def shed_records(self, stream: str, limit: int) -> tuple[Shed, ...]:
+        """Return the latest records of what was shed of a stream, the last one first.
+
+        Raises:
+            StorageError: they cannot be read.
         """
 
     @abstractmethod

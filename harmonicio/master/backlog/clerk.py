@@ -18,7 +18,7 @@ from harmonicio.core.clock import Clock
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.master.backlog.base import BacklogStore
-from harmonicio.master.backlog.entry import Decision, Entry, State, Verdict
+from harmonicio.master.backlog.entry import Death, Decision, Entry, State, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
@@ -44,7 +44,9 @@ class Clerk:
         self._clock = clock
         self._subscriptions = Subscriptions()
         #: Reasons of dead letters that are not on stable storage yet, by their sequence.
-        self._burying: dict[int, Failure] = {}
+        self._burying: dict[int, Death] = {}
+        #: Returns the digest of the image that an engine runs, empty without one. Called without the lock.
+        self.find_image: Callable[[str], str] = lambda engine: ""
         self._to_repeat: list[Callable[[], None]] = []
         self._repeat_at = 0.0
         #: The smallest message for which there was no room.
@@ -61,12 +63,21 @@ class Clerk:
             if decision.verdict is Verdict.LATE:
                 continue
             if decision.failure is not None:
+                death = self.death(decision.entry, decision.failure)
                 with self._lock:
-                    self._burying[decision.entry.sequence] = decision.failure
-                self._bury(decision.entry, decision.failure)
+                    self._burying[decision.entry.sequence] = death
+                self._bury(decision.entry, death)
             elif decision.has_changed:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
+
+    def death(self, entry: Entry, failure: Failure) -> Death:
+        """Return the record of a message that is given up now."""
+        engine = entry.engine
+        image = self.find_image(engine) if engine else ""
+        with self._lock:
+            version = self._ledger.books.policy(entry.stream).version
+        return Death(failure, self._clock.wall(), engine, image, version)
 
     def stream_changed(self, stream: str) -> None:
         """A message does not come to be ready: in an ordered stream those behind it may be."""
@@ -95,16 +106,16 @@ class Clerk:
         self.tell_final(entry, outcome)
         self.room_freed()
 
-    def _bury(self, entry: Entry, failure: Failure) -> None:
-        self._store.bury(entry, failure, partial(self._buried, entry, failure))
+    def _bury(self, entry: Entry, death: Death) -> None:
+        self._store.bury(entry, death, partial(self._buried, entry, death))
 
-    def _buried(self, entry: Entry, failure: Failure, error: StorageError | None) -> None:
+    def _buried(self, entry: Entry, death: Death, error: StorageError | None) -> None:
         with self._lock:
             if error is not None:
-                self._to_repeat.append(partial(self._bury, entry, failure))
+                self._to_repeat.append(partial(self._bury, entry, death))
                 return
             self._burying.pop(entry.sequence, None)
-        self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
+        self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=death.failure))
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -125,8 +136,8 @@ class Clerk:
         if entry is None:
             kept = self.kept_outcome(stream, message_id)
             outcome = None if kept is None else kept.outcome
-        elif (failure := self._store.failure(entry)) is not None:
-            outcome = Outcome(OutcomeKind.FAILED, failure=failure)
+        elif (death := self._store.death(entry)) is not None:
+            outcome = Outcome(OutcomeKind.FAILED, failure=death.failure)
         on_final(message_id, outcome)
 
     def unsubscribe(self, stream: str, message_ids: Iterable[str], on_final: OnFinal) -> None:
@@ -141,11 +152,11 @@ class Clerk:
         """Return the outcome of a finished message. Raises StorageError."""
         return self._store.outcome(stream, message_id)
 
-    def failure(self, entry: Entry) -> Failure | None:
-        """Return why a dead letter was given up. Raises StorageError."""
+    def kept_death(self, entry: Entry) -> Death | None:
+        """Return why a dead letter was given up; None when it is none (any more). Raises StorageError."""
         with self._lock:
-            failure = self._burying.get(entry.sequence)
-        return self._store.failure(entry) if failure is None else failure
+            death = self._burying.get(entry.sequence)
+        return self._store.death(entry) if death is None else death
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -62,14 +62,17 @@ class Entry:
         not_before: Monotonic seconds before which it is not given out again.
         is_put_off: Nobody has taken it since an engine's host had no room for it.
         times_put_off: How often that happened, since the master was started.
+        engine: Which had it last, and ``last_words``: how an engine ended that had it. Neither outlives the master.
     """
 
     __slots__ = (
         "attempts",
         "crashes",
         "digest",
+        "engine",
         "is_put_off",
         "is_suspect",
+        "last_words",
         "message_id",
         "not_before",
         "priority",
@@ -111,6 +114,8 @@ class Entry:
         self.not_before = 0.0
         self.is_put_off = False
         self.times_put_off = 0
+        self.engine = ""
+        self.last_words = ""
         self.state = State.STORING
 
     def __repr__(self) -> str:
@@ -191,12 +196,16 @@ class PutVerdict(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How a stream treats messages that do not succeed; if it ``is_ordered``, those behind them wait."""
+    """How a stream treats messages that do not succeed; if it ``is_ordered``, those behind them wait.
+
+    ``version`` is that of the declaration which says so.
+    """
 
     max_attempts: int = 3
     max_crashes: int = 3
     reservation_timeout_s: float = 600.0 + RESERVATION_MARGIN_S
     is_ordered: bool = False
+    version: int = 0
 
     @classmethod
     def of(cls, declaration: StreamDeclaration) -> RetryPolicy:
@@ -206,7 +215,53 @@ class RetryPolicy:
             declaration.max_crashes,
             declaration.timeout_s + RESERVATION_MARGIN_S,
             declaration.ordered,
+            declaration.version,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class Charge:
+    """What the end of an engine counts against a message that it had; ``words`` say how it ended."""
+
+    attempts: int = 0
+    crashes: int = 0
+    engine: str = ""
+    words: str = ""
+
+    def after(self, before: Charge | None) -> Charge:
+        """Return this charge together with those before it."""
+        if before is None:
+            return self
+        return Charge(self.attempts + before.attempts, self.crashes + before.crashes, self.engine, self.words)
+
+
+@dataclass(frozen=True, slots=True)
+class Death:
+    """Why a message was given up, and who had it last.
+
+    Attributes:
+        died_at: Wall-clock seconds; 0 when an earlier release has buried it.
+        engine: Had it last, as far as the master knows; ``image`` is the digest of what that ran.
+        stream_version: Of the declaration that counted then.
+    """
+
+    failure: Failure
+    died_at: float = 0.0
+    engine: str = ""
+    image: str = ""
+    stream_version: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """The record of a message that was shed: what it was, when and why. ``shed_at`` is wall clock."""
+
+    stream: str
+    message_id: str
+    priority: int
+    size_bytes: int
+    shed_at: float
+    why: str
 
 
 @dataclass(frozen=True, slots=True)

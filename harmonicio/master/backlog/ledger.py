@@ -28,6 +28,7 @@ from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.budget import LedgerLimits, Refusal
 from harmonicio.master.backlog.entry import (
     FINISHED_KEPT_S,
+    Charge,
     Decision,
     Entry,
     Finished,
@@ -38,7 +39,7 @@ from harmonicio.master.backlog.entry import (
     Verdict,
 )
 from harmonicio.master.backlog.recent import RecentIds
-from harmonicio.master.backlog.reservations import Reservations
+from harmonicio.master.backlog.reservations import Reservations, engine_of
 
 CHARGES_KEPT_S = 3600.0
 MAX_CHARGES = 20_000
@@ -56,7 +57,7 @@ class Ledger:
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
         self._finished: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
-        self._charges: RecentIds[tuple[int, int]] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
+        self._charges: RecentIds[Charge] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
         self._next_sequence = 1
 
     def __repr__(self) -> str:
@@ -104,9 +105,9 @@ class Ledger:
         finished = self._finished.get(entry.stream, entry.message_id, entry.put_at)
         if finished is not None:
             return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
-        attempts, crashes = self._charges.pop(entry.stream, entry.message_id, now) or (0, 0)
-        entry.attempts += attempts
-        entry.crashes += crashes
+        charge = self._charges.pop(entry.stream, entry.message_id, now)
+        if charge is not None:
+            _count(entry, charge)
         self.books.enter(entry)
         if is_given_up:
             return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
@@ -150,6 +151,7 @@ class Ledger:
         if book is None or entry is None:
             return None
         entry.is_put_off = False
+        entry.engine = engine_of(engine)
         book.move(entry, State.RESERVED)
         return self._reservations.make(entry, engine, now, book.policy.reservation_timeout_s)
 
@@ -241,19 +243,16 @@ class Ledger:
                 streams.add(entry.stream)
         return streams
 
-    def charge(
-        self, stream: str, message_ids: Iterable[str], now: float, *, attempts: int = 0, crashes: int = 0
-    ) -> list[Decision]:
+    def charge(self, stream: str, message_ids: Iterable[str], charge: Charge, now: float) -> list[Decision]:
         """Count attempts or crashes that a controller reports, also for messages that arrive only later."""
         decisions = []
         for message_id in message_ids:
             entry = self.books.entry(stream, message_id)
             if entry is None:
-                before = self._charges.get(stream, message_id, now) or (0, 0)
-                self._charges.put(stream, message_id, (before[0] + attempts, before[1] + crashes), now)
+                before = self._charges.get(stream, message_id, now)
+                self._charges.put(stream, message_id, charge.after(before), now)
             elif entry.state in (State.STORING, State.READY, State.DELAYED, State.RESERVED):
-                entry.attempts += attempts
-                entry.crashes += crashes
+                _count(entry, charge)
                 decisions.append(self._reconsider(entry))
         return decisions
 
@@ -315,12 +314,21 @@ class Ledger:
         return Decision(Verdict.DEAD, entry, True, failure)
 
 
+def _count(entry: Entry, charge: Charge) -> None:
+    entry.attempts += charge.attempts
+    entry.crashes += charge.crashes
+    entry.last_words = charge.words
+    if entry.state is not State.RESERVED:
+        entry.engine = charge.engine
+
+
 def _cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) -> Failure | None:
     """Return why the entry cannot be tried again; None when it can."""
+    last = f" The last one: {entry.last_words}" if entry.last_words else ""
     if entry.attempts >= policy.max_attempts:
-        return failure or Failure(
-            "TimedOut", f"Its handler was stopped for taking too long; {entry.attempts} attempts are used up."
-        )
+        text = f"Its handler was stopped for taking too long; {entry.attempts} attempts are used up.{last}"
+        return failure or Failure("TimedOut", text)
     if entry.crashes >= policy.max_crashes:
-        return failure or Failure("EngineCrashed", f"Engines that crashed while they handled it: {entry.crashes}.")
+        text = f"Engines that crashed while they handled it: {entry.crashes}.{last}"
+        return failure or Failure("EngineCrashed", text)
     return None

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import threading
-from collections import OrderedDict
+from collections import OrderedDict, deque
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import StorageError
-from harmonicio.core.message import Failure, Outcome
+from harmonicio.core.message import Outcome
 from harmonicio.master.backlog.base import (
     OUTCOMES_KEPT_S,
     BacklogStore,
@@ -20,7 +22,7 @@ from harmonicio.master.backlog.base import (
     StoreLimits,
     damaged,
 )
-from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Entry, Finished
+from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
 
 
@@ -36,7 +38,8 @@ class MemoryStore(BacklogStore):
         self._lock = threading.Lock()
         self._entries: dict[int, Entry] = {}
         self._payloads: dict[int, memoryview] = {}
-        self._failures: dict[int, Failure] = {}
+        self._deaths: dict[int, Death] = {}
+        self._shed: deque[Shed] = deque(maxlen=self._limits.max_shed_records)
         self._finished: OrderedDict[tuple[str, str], Finished] = OrderedDict()
         self._outcomes: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._outcome_bytes = 0
@@ -51,8 +54,8 @@ class MemoryStore(BacklogStore):
             entries = [_copy(entry) for _, entry in sorted(self._entries.items())]
             self._entries = {entry.sequence: entry for entry in entries}
             return Recovery(
-                tuple(entry for entry in entries if entry.sequence not in self._failures),
-                tuple(entry for entry in entries if entry.sequence in self._failures),
+                tuple(entry for entry in entries if entry.sequence not in self._deaths),
+                tuple(entry for entry in entries if entry.sequence in self._deaths),
                 tuple(self._finished.values()),
             )
 
@@ -62,14 +65,14 @@ class MemoryStore(BacklogStore):
         except MemoryError:
             raise StorageError(f"There is no memory for a payload of {size_bytes} bytes.") from None
 
-    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
         with self._lock:
             is_open = self._is_open
             if is_open:
                 self._entries[entry.sequence] = entry
                 self._payloads[entry.sequence] = payload.buffer.toreadonly()
-                if failure is not None:
-                    self._failures[entry.sequence] = failure
+                if death is not None:
+                    self._deaths[entry.sequence] = death
         on_stored(None if is_open else StorageError("The backlog's store is closed."))
 
     def read(self, entry: Entry) -> PayloadLease:
@@ -82,15 +85,36 @@ class MemoryStore(BacklogStore):
     def update(self, entry: Entry) -> None:
         """Nothing to do: entries are kept as they are."""
 
-    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+    def revise(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        on_done(None)
+
+    def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
         with self._lock:
             if entry.sequence in self._entries:
-                self._failures[entry.sequence] = failure
+                self._deaths[entry.sequence] = death
+        on_done(None)
+
+    def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        with self._lock:
+            for entry in entries:
+                self._deaths.pop(entry.sequence, None)
+                kept = self._entries.get(entry.sequence, entry)
+                kept.attempts = kept.crashes = 0
         on_done(None)
 
     def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        self._finish(entry, KeptOutcome(outcome, entry.attempts + 1))
+        on_done(None)
+
+    def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
+        self._finish(entry, KeptOutcome(outcome, entry.attempts))
+        with self._lock:
+            self._shed.append(record)
+        on_done(None)
+
+    def _finish(self, entry: Entry, outcome: KeptOutcome) -> None:
         key = (entry.stream, entry.message_id)
-        kept = encode_outcome(KeptOutcome(outcome, entry.attempts + 1))
+        kept = encode_outcome(outcome)
         with self._lock:
             self._remove(entry.sequence)
             self._drop_outcome(key)
@@ -102,11 +126,16 @@ class MemoryStore(BacklogStore):
                 self._drop_outcome(next(iter(self._outcomes)))
             while len(self._finished) > self._limits.max_finished_ids:
                 self._finished.popitem(last=False)
-        on_done(None)
 
     def forget(self, entry: Entry) -> None:
         with self._lock:
             self._remove(entry.sequence)
+
+    def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        with self._lock:
+            for entry in entries:
+                self._remove(entry.sequence)
+        on_done(None)
 
     def drop_stream(self, stream: str, before_sequence: int) -> None:
         with self._lock:
@@ -116,15 +145,22 @@ class MemoryStore(BacklogStore):
             for key in [key for key in self._finished if key[0] == stream]:
                 del self._finished[key]
                 self._drop_outcome(key)
+            kept = [record for record in self._shed if record.stream != stream]
+            self._shed.clear()
+            self._shed.extend(kept)
 
     def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
         with self._lock:
             kept = self._outcomes.get((stream, message_id))
         return None if kept is None else decode_outcome(kept)
 
-    def failure(self, entry: Entry) -> Failure | None:
+    def death(self, entry: Entry) -> Death | None:
         with self._lock:
-            return self._failures.get(entry.sequence)
+            return self._deaths.get(entry.sequence)
+
+    def shed_records(self, stream: str, limit: int) -> tuple[Shed, ...]:
+        with self._lock:
+            return tuple(islice((record for record in reversed(self._shed) if record.stream == stream), limit))
 
     def prune(self, wall: float) -> None:
         with self._lock:
@@ -144,7 +180,7 @@ class MemoryStore(BacklogStore):
     def _remove(self, sequence: int) -> None:
         self._entries.pop(sequence, None)
         self._payloads.pop(sequence, None)
-        self._failures.pop(sequence, None)
+        self._deaths.pop(sequence, None)
 
     def _drop_outcome(self, key: tuple[str, str]) -> None:
         kept = self._outcomes.pop(key, None)

@@ -1,7 +1,8 @@
 """Outcomes and failures as stores keep them: msgpack of what also stands on the wire.
 
 outcome    [kind, detail, attempts]
-failure    {type, text, traceback, retryable}
+death      {type, text, traceback, retryable, died_at, engine, image, version}
+           earlier releases wrote the first four only
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from harmonicio.core.errors import RemoteProtocolError, StorageError
-from harmonicio.core.message import Failure, Outcome, OutcomeKind
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.core.names import MAX_NAME_LENGTH
+from harmonicio.master.backlog.entry import Death
 from harmonicio.wire.codec import pack, unpack
 from harmonicio.wire.sections import failure_map, outcome_detail, read_failure, read_outcome
+
+#: A longer digest is none.
+MAX_IMAGE_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,21 +50,30 @@ def decode_outcome(data: bytes) -> KeptOutcome:
         raise StorageError(f"A stored outcome cannot be read: {error}") from error
 
 
-def encode_failure(failure: Failure) -> bytes:
-    """Return a failure as a store keeps it."""
-    return pack(failure_map(failure))
+def encode_death(death: Death) -> bytes:
+    """Return why a message died as a store keeps it."""
+    who = {"engine": death.engine[:MAX_NAME_LENGTH], "image": death.image[:MAX_IMAGE_LENGTH]}
+    when = {"died_at": death.died_at, "version": death.stream_version}
+    return pack({**failure_map(death.failure), **who, **when})
 
 
-def decode_failure(data: bytes) -> Failure:
-    """Return a failure that a store has kept.
+def decode_death(data: bytes) -> Death:
+    """Return why a message died, as a store has kept it.
 
     Raises:
-        StorageError: the bytes are not what :func:`encode_failure` returns.
+        StorageError: the bytes are not what :func:`encode_death` returns.
     """
     try:
-        return read_failure(unpack(data))
-    except RemoteProtocolError as error:
-        raise StorageError(f"A stored failure cannot be read: {error}") from error
+        fields = unpack(data)
+        return Death(
+            read_failure(fields),
+            float(fields.get("died_at", 0.0)),
+            str(fields.get("engine", "")),
+            str(fields.get("image", "")),
+            int(fields.get("version", 0)),
+        )
+    except (RemoteProtocolError, ValueError, TypeError) as error:
+        raise StorageError(f"Why a message died cannot be read: {error}") from error
 
 
 @lru_cache(maxsize=64)

@@ -143,7 +143,8 @@ class Reception:
         verdict, failure = self._decide(arrival, entry, message, answer)
         if verdict is PutVerdict.NEW:
             stored = partial(self._stored, arrival, entry, failure, answer)
-            self._store.put(entry, arrival.take(), stored, failure)
+            death = None if failure is None else self._clerk.death(entry, failure)
+            self._store.put(entry, arrival.take(), stored, death)
             return
         arrival.discard()
         if verdict is None:

@@ -19,6 +19,16 @@ from harmonicio.master.backlog.entry import Entry, Reservation
 _STALE_ALLOWED = 1024
 
 
+def holder_of(engine: str, connection: int) -> str:
+    """Return who holds what is sent over one connection of an engine."""
+    return f"{engine}#{connection}"
+
+
+def engine_of(holder: str) -> str:
+    """Return the engine that a holder is a connection of."""
+    return holder.partition("#")[0]
+
+
 class Reservations:
     """All reservations that have not ended."""
 

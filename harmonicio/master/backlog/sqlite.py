@@ -18,14 +18,15 @@ import logging
 import os
 import sqlite3
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import Conflict, StorageError
-from harmonicio.core.message import Failure, Outcome
+from harmonicio.core.message import Outcome
 from harmonicio.master.backlog import sqlite_schema
 from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import (
@@ -40,11 +41,11 @@ from harmonicio.master.backlog.base import (
 )
 from harmonicio.master.backlog.byte_gate import ByteGate
 from harmonicio.master.backlog.digest import is_intact
-from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.entry import Death, Entry, Shed
 from harmonicio.master.backlog.hot_cache import HotCache
-from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_failure, decode_outcome, encode_outcome
+from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_death, decode_outcome, encode_outcome
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
-from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Ending, Put
+from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Ending, Put
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
 from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
 
@@ -98,7 +99,7 @@ class SqliteStore(BacklogStore):
         connection = sqlite_schema.connect(self._folder / "backlog.sqlite")
         try:
             sqlite_schema.prepare(connection)
-            recovery = sqlite_schema.load(connection, self._files)
+            recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._folder / "backlog.sqlite")
             self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
         except BaseException:
@@ -150,7 +151,7 @@ class SqliteStore(BacklogStore):
         except (OSError, MemoryError) as error:
             raise storage_error(f"make room for a payload of {size_bytes} bytes", error) from error
 
-    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, failure: Failure | None = None) -> None:
+    def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
         waiting_bytes = 0 if payload.is_on_disk else entry.size_bytes
         try:
             self._gate.enter(waiting_bytes)
@@ -159,7 +160,7 @@ class SqliteStore(BacklogStore):
             on_stored(error)
             return
         is_inline = entry.size_bytes <= INLINE_MAX_BYTES
-        put = Put(entry, payload.buffer if is_inline else None, failure, on_stored)
+        put = Put(entry, payload.buffer if is_inline else None, death, on_stored)
         put = put._replace(on_stored=partial(self._put_done, put, payload, waiting_bytes, on_stored))
         if is_inline:
             self._put_row(put)
@@ -202,26 +203,40 @@ class SqliteStore(BacklogStore):
             payload.discard()
         elif isinstance(payload, FilePayload):
             payload.keep()
-        elif put.failure is None:
+        elif put.death is None:
             self._hot.offer(put.entry.sequence, put.entry.stream, payload.buffer)
         on_stored(error)
 
     def update(self, entry: Entry) -> None:
         self._gather(lambda batch: batch.updates.append(entry))
 
-    def bury(self, entry: Entry, failure: Failure, on_done: Callback) -> None:
+    def revise(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._gather(lambda batch: batch.revisions.append(Change(entries, on_done)), on_done)
+
+    def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
         self._hot.drop(entry.sequence)
-        self._gather(lambda batch: batch.burials.append(Burial(entry, failure, on_done)), on_done)
+        self._gather(lambda batch: batch.burials.append(Burial(entry, death, on_done)), on_done)
+
+    def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._gather(lambda batch: batch.revivals.append(Change(entries, on_done)), on_done)
 
     def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
+        self._end(entry, KeptOutcome(outcome, entry.attempts + 1), None, on_done)
+
+    def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
+        self._end(entry, KeptOutcome(outcome, entry.attempts), record, on_done)
+
+    def _end(self, entry: Entry, outcome: KeptOutcome, shed: Shed | None, on_done: Callback) -> None:
         self._hot.drop(entry.sequence)
-        kept = encode_outcome(KeptOutcome(outcome, entry.attempts + 1))
-        ending = Ending(entry, kept, self._clock.wall(), on_done)
+        ending = Ending(entry, encode_outcome(outcome), self._clock.wall(), shed, on_done)
         self._gather(lambda batch: batch.endings.append(ending), on_done)
 
     def forget(self, entry: Entry) -> None:
         self._hot.drop(entry.sequence)
         self._gather(lambda batch: batch.removals.append(entry))
+
+    def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        self._gather(lambda batch: batch.purges.append(Change(entries, on_done)), on_done)
 
     def drop_stream(self, stream: str, before_sequence: int) -> None:
         self._hot.drop_stream(stream, before_sequence)
@@ -283,20 +298,32 @@ class SqliteStore(BacklogStore):
         )
         return None if row is None or row[0] is None else decode_outcome(row[0])
 
-    def failure(self, entry: Entry) -> Failure | None:
+    def death(self, entry: Entry) -> Death | None:
         row = self._row("SELECT failure FROM entries WHERE sequence = ?", entry.sequence)
-        return None if row is None or row[0] is None else decode_failure(row[0])
+        return None if row is None or row[0] is None else decode_death(row[0])
+
+    def shed_records(self, stream: str, limit: int) -> tuple[Shed, ...]:
+        rows = self._rows(
+            "SELECT stream, message_id, priority, size_bytes, shed_at, why FROM shed WHERE stream = ?"
+            " ORDER BY number DESC LIMIT ?",
+            stream,
+            limit,
+        )
+        return tuple(Shed(*row) for row in rows)
 
     def _row(self, query: str, *values: object) -> tuple[bytes | None, ...] | None:
-        """Return the first row. All rows are fetched, so that no read transaction stays open."""
+        rows = self._rows(query, *values)
+        return rows[0] if rows else None
+
+    def _rows(self, query: str, *values: object) -> list[tuple[Any, ...]]:
+        """Return all rows at once, so that no read transaction stays open."""
         try:
             with self._reading:
                 if self._reader is None:
                     raise StorageError("The backlog's store is not open.")
-                rows = self._reader.execute(query, values).fetchall()
+                return self._reader.execute(query, values).fetchall()
         except sqlite3.Error as error:
             raise storage_error("read from the backlog", error) from error
-        return rows[0] if rows else None
 
 
 def create(folder: Path, limits: StoreLimits) -> SqliteStore:

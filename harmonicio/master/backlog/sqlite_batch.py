@@ -1,19 +1,19 @@
 """What waits to be written to the index, and how it is written in one transaction.
 
-Within a batch the kinds are written in the order in which they can concern the same entry: put, update, bury, finish,
-forget, drop. Counters are read from the entries here and not before, so the newest are written.
+Within a batch the kinds are written in the order in which they can concern the same entry: put, update, bury, revive,
+finish, forget, drop. Counters are read from the entries here and not before, so the newest are written.
 """
 
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from harmonicio.core.message import Failure
 from harmonicio.master.backlog.base import OUTCOMES_KEPT_S, Callback, StoreLimits
-from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Entry
-from harmonicio.master.backlog.outcome_codec import encode_failure
+from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Shed
+from harmonicio.master.backlog.outcome_codec import encode_death
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES, INSERT_ENTRY, entry_row
 
 _CHUNK_ROWS = 5_000
@@ -24,13 +24,13 @@ class Put(NamedTuple):
 
     entry: Entry
     payload: memoryview | None
-    failure: Failure | None
+    death: Death | None
     on_stored: Callback
 
 
 class Burial(NamedTuple):
     entry: Entry
-    failure: Failure
+    death: Death
     on_done: Callback
 
 
@@ -38,6 +38,14 @@ class Ending(NamedTuple):
     entry: Entry
     outcome: bytes
     finished_at: float
+    shed: Shed | None
+    on_done: Callback
+
+
+class Change(NamedTuple):
+    """The same for several entries, which all change or none."""
+
+    entries: Sequence[Entry]
     on_done: Callback
 
 
@@ -47,9 +55,12 @@ class Batch:
 
     puts: list[Put] = field(default_factory=list)
     updates: list[Entry] = field(default_factory=list)
+    revisions: list[Change] = field(default_factory=list)
     burials: list[Burial] = field(default_factory=list)
+    revivals: list[Change] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
     removals: list[Entry] = field(default_factory=list)
+    purges: list[Change] = field(default_factory=list)
     drops: list[tuple[str, int]] = field(default_factory=list)
     prune_at: float | None = None
 
@@ -57,17 +68,21 @@ class Batch:
         return bool(
             self.puts
             or self.updates
+            or self.revisions
             or self.burials
+            or self.revivals
             or self.endings
             or self.removals
+            or self.purges
             or self.drops
             or self.prune_at is not None
         )
 
     def __repr__(self) -> str:
         return (
-            f"<Batch of {len(self.puts)} puts, {len(self.updates)} updates, {len(self.burials)} burials, "
-            f"{len(self.endings)} endings, {len(self.removals)} removals, {len(self.drops)} drops>"
+            f"<Batch of {len(self.puts)} puts, {len(self.updates) + len(self.revisions)} updates, "
+            f"{len(self.burials)} burials, {len(self.revivals)} revivals, {len(self.endings)} endings, "
+            f"{len(self.removals) + len(self.purges)} removals, {len(self.drops)} drops>"
         )
 
     def callbacks(self) -> list[Callback]:
@@ -76,7 +91,18 @@ class Batch:
             *(put.on_stored for put in self.puts),
             *(burial.on_done for burial in self.burials),
             *(ending.on_done for ending in self.endings),
+            *(change.on_done for change in (*self.revisions, *self.revivals, *self.purges)),
         ]
+
+    def entries_updated(self) -> list[Entry]:
+        """Return whose counters and priorities are to be written."""
+        revised = (entry for revision in self.revisions for entry in revision.entries)
+        return [*self.updates, *revised, *(burial.entry for burial in self.burials)]
+
+    def entries_removed(self) -> list[Entry]:
+        """Return what is not needed once the batch is written, entries of dropped streams aside."""
+        purged = (entry for purge in self.purges for entry in purge.entries)
+        return [*(ending.entry for ending in self.endings), *self.removals, *purged]
 
     def files_put(self) -> list[int]:
         """Return the sequences of new payload files."""
@@ -84,8 +110,7 @@ class Batch:
 
     def files_removed(self) -> list[int]:
         """Return the sequences of files that are not needed once the batch is written, those of drops aside."""
-        gone = [*(ending.entry for ending in self.endings), *self.removals]
-        return [entry.sequence for entry in gone if entry.size_bytes > INLINE_MAX_BYTES]
+        return [entry.sequence for entry in self.entries_removed() if entry.size_bytes > INLINE_MAX_BYTES]
 
 
 class BatchWriter:
@@ -124,21 +149,26 @@ class BatchWriter:
 
     def _write(self, batch: Batch) -> list[int]:
         many = self._connection.executemany
-        many(INSERT_ENTRY, [entry_row(put.entry, put.failure) for put in batch.puts])
+        many(INSERT_ENTRY, [entry_row(put.entry, put.death) for put in batch.puts])
         many(
             "INSERT INTO payloads VALUES (?, ?)",
             [(put.entry.sequence, put.payload) for put in batch.puts if put.payload is not None],
         )
         many(
-            "UPDATE entries SET attempts = ?, crashes = ?, is_suspect = ? WHERE sequence = ?",
-            [_counters(entry) for entry in (*batch.updates, *(burial.entry for burial in batch.burials))],
+            "UPDATE entries SET priority = ?, attempts = ?, crashes = ?, is_suspect = ? WHERE sequence = ?",
+            [_variables(entry) for entry in batch.entries_updated()],
         )
         many(
             "UPDATE entries SET failure = ? WHERE sequence = ?",
-            [(encode_failure(burial.failure), burial.entry.sequence) for burial in batch.burials],
+            [(encode_death(burial.death), burial.entry.sequence) for burial in batch.burials],
         )
-        self._remove([*(ending.entry for ending in batch.endings), *batch.removals])
+        many(
+            "UPDATE entries SET failure = NULL, attempts = 0, crashes = 0 WHERE sequence = ?",
+            [(entry.sequence,) for revival in batch.revivals for entry in revival.entries],
+        )
+        self._remove(batch.entries_removed())
         self._add_finished(batch.endings)
+        self._add_shed([ending.shed for ending in batch.endings if ending.shed is not None])
         files = [sequence for drop in batch.drops for sequence in self._drop(*drop)]
         if batch.prune_at is not None:
             self._prune(batch.prune_at)
@@ -163,6 +193,20 @@ class BatchWriter:
         if self._outcome_bytes > self._limits.outcome_bytes:
             self._let_go_of_outcomes(finished_before=0.0)
 
+    def _add_shed(self, records: list[Shed]) -> None:
+        if not records:
+            return
+        self._connection.executemany(
+            "INSERT INTO shed (stream, message_id, priority, size_bytes, shed_at, why) VALUES (?, ?, ?, ?, ?, ?)",
+            [
+                (each.stream, each.message_id, each.priority, each.size_bytes, each.shed_at, each.why)
+                for each in records
+            ],
+        )
+        self._connection.execute(
+            "DELETE FROM shed WHERE number <= (SELECT max(number) FROM shed) - ?", (self._limits.max_shed_records,)
+        )
+
     def _drop(self, stream: str, before_sequence: int) -> list[int]:
         which = (stream, before_sequence)
         rows = self._connection.execute(
@@ -174,6 +218,7 @@ class BatchWriter:
             "SELECT CAST(total(length(outcome)) AS INTEGER) FROM finished WHERE stream = ?", (stream,)
         ).fetchone()
         self._connection.execute("DELETE FROM finished WHERE stream = ?", (stream,))
+        self._connection.execute("DELETE FROM shed WHERE stream = ?", (stream,))
         self._outcome_bytes -= size_bytes
         return [sequence for sequence, size_bytes in rows if size_bytes > INLINE_MAX_BYTES]
 
@@ -220,5 +265,5 @@ class BatchWriter:
                 return
 
 
-def _counters(entry: Entry) -> tuple[int, int, bool, int]:
-    return entry.attempts, entry.crashes, entry.is_suspect, entry.sequence
+def _variables(entry: Entry) -> tuple[int, int, int, bool, int]:
+    return entry.priority, entry.attempts, entry.crashes, entry.is_suspect, entry.sequence

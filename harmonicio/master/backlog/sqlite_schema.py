@@ -3,8 +3,9 @@
     entries     one row for each message that waits or is dead (a dead letter has a failure)
     payloads    the payload of each message of at most INLINE_MAX_BYTES; larger ones are files
     finished    messages finished not long ago, by number in that order, with their outcomes as long as these are kept
+    shed        what was shed, by number in that order; format 2 has brought it
 
-All three are reached by a whole number that grows, so rows are appended at one end and mostly removed at the other.
+All are reached by a whole number that grows, so rows are appended at one end and mostly removed at the other.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from typing import Any
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog.base import Recovery
-from harmonicio.master.backlog.entry import Entry, Finished
-from harmonicio.master.backlog.outcome_codec import encode_failure
+from harmonicio.master.backlog.entry import Death, Entry, Finished
+from harmonicio.master.backlog.outcome_codec import encode_death
 from harmonicio.master.backlog.payload_files import PayloadFiles
 
 #: Part of the format: it says where a payload is.
 INLINE_MAX_BYTES = 64 * 1024
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -53,6 +54,19 @@ CREATE TABLE finished (
 );
 CREATE INDEX finished_by_id ON finished (stream, message_id);
 """
+_SHED = """
+CREATE TABLE shed (
+    number      INTEGER PRIMARY KEY AUTOINCREMENT,
+    stream      TEXT    NOT NULL,
+    message_id  TEXT    NOT NULL,
+    priority    INTEGER NOT NULL,
+    size_bytes  INTEGER NOT NULL,
+    shed_at     REAL    NOT NULL,
+    why         TEXT    NOT NULL
+);
+"""
+#: What brings an index of each format to the next one.
+_STEPS = (_SCHEMA, _SHED)
 
 
 def connect(path: Path) -> sqlite3.Connection:
@@ -67,7 +81,7 @@ def connect(path: Path) -> sqlite3.Connection:
 
 
 def prepare(connection: sqlite3.Connection) -> None:
-    """Make the tables where they are missing.
+    """Make the tables where they are missing, also in an index of an earlier release.
 
     Raises:
         sqlite3.Error: the index cannot be read.
@@ -79,11 +93,12 @@ def prepare(connection: sqlite3.Connection) -> None:
             f"The backlog was written by a newer release (format {version}, this one reads {SCHEMA_VERSION}).",
             hint="Start the newer release again.",
         )
-    if version == 0:
-        connection.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
+    if version < SCHEMA_VERSION:
+        steps = "".join(_STEPS[version:])
+        connection.executescript(f"BEGIN; {steps} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;")
 
 
-def load(connection: sqlite3.Connection, files: PayloadFiles) -> Recovery:
+def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Recovery:
     """Read what an earlier run has left, and put right what does not fit together.
 
     A message whose payload file is missing or has another size becomes a dead letter; files without a row are removed.
@@ -104,7 +119,8 @@ def load(connection: sqlite3.Connection, files: PayloadFiles) -> Recovery:
             damaged.append(entry)
             repairs.append(f"The payload of {entry.stream}/{entry.message_id!r} is damaged: it is a dead letter now.")
         (entries if is_whole and not has_failure else dead).append(entry)
-    lost = encode_failure(Failure("PayloadDamaged", "Its payload file is missing or incomplete.", retryable=False))
+    failure = Failure("PayloadDamaged", "Its payload file is missing or incomplete.", retryable=False)
+    lost = encode_death(Death(failure, wall))
     connection.execute("BEGIN")
     connection.executemany(
         "UPDATE entries SET failure = ? WHERE sequence = ?", [(lost, entry.sequence) for entry in damaged]
@@ -118,7 +134,7 @@ def load(connection: sqlite3.Connection, files: PayloadFiles) -> Recovery:
     return Recovery(tuple(entries), tuple(dead), tuple(Finished(*row) for row in finished), tuple(repairs))
 
 
-def entry_row(entry: Entry, failure: Failure | None) -> tuple[Any, ...]:
+def entry_row(entry: Entry, death: Death | None) -> tuple[Any, ...]:
     """Return an entry's row as ``INSERT_ENTRY`` wants it, with its counters as they are now."""
     return (
         entry.sequence,
@@ -132,7 +148,7 @@ def entry_row(entry: Entry, failure: Failure | None) -> tuple[Any, ...]:
         entry.crashes,
         entry.is_suspect,
         entry.put_at,
-        None if failure is None else encode_failure(failure),
+        None if death is None else encode_death(death),
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 from benches.ledger import ERROR, FATAL, Desk
 from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY
 from harmonicio.master.backlog.entry import (
+    Charge,
     Decision,
     RetryPolicy,
     State,
@@ -265,8 +266,8 @@ def test_used_up_crashes_make_a_dead_letter(desk: Desk) -> None:
     for _ in range(2):
         desk.reserve()
         desk.ledger.release_all("e1")
-        (decision,) = desk.ledger.charge("plates", ["a"], 0.0, crashes=1)
+        (decision,) = desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
         assert decision.verdict is Verdict.READY
-    (decision,) = desk.ledger.charge("plates", ["a"], 0.0, crashes=1)
+    (decision,) = desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
     assert decision.verdict is Verdict.DEAD and decision.failure is not None
     assert (decision.failure.error_type, entry.attempts, entry.is_suspect) == ("EngineCrashed", 0, True)

@@ -10,6 +10,7 @@ from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.digest import digest_of
 from harmonicio.master.backlog.entry import (
     ENTRY_OVERHEAD_BYTES,
+    Charge,
     Decision,
     Entry,
     Finished,
@@ -30,13 +31,13 @@ def desk() -> Desk:
 
 def test_a_time_out_counts_an_attempt_of_a_waiting_message(desk: Desk) -> None:
     entry = desk.put("a")
-    assert desk.ledger.charge("plates", ["a"], 0.0, attempts=1) == [Decision(Verdict.READY, entry, True)]
+    assert desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0) == [Decision(Verdict.READY, entry, True)]
     assert entry.attempts == 1
 
 
 def test_a_time_out_that_uses_up_the_attempts_makes_a_dead_letter_of_a_waiting_message(desk: Desk) -> None:
     desk.put("a", attempts=2)
-    (decision,) = desk.ledger.charge("plates", ["a"], 0.0, attempts=1)
+    (decision,) = desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)
     assert decision.verdict is Verdict.DEAD and decision.failure is not None
     assert decision.failure.error_type == "TimedOut"
     assert desk.take_all() == []
@@ -45,18 +46,18 @@ def test_a_time_out_that_uses_up_the_attempts_makes_a_dead_letter_of_a_waiting_m
 def test_a_time_out_of_a_reserved_message_takes_effect_when_its_connection_ends(desk: Desk) -> None:
     desk.put("a", attempts=2)
     desk.reserve("e1")
-    assert [each.verdict for each in desk.ledger.charge("plates", ["a"], 0.0, attempts=1)] == [Verdict.RESERVED]
+    assert [each.verdict for each in desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)] == [Verdict.RESERVED]
     assert [each.verdict for each in desk.ledger.release_all("e1")] == [Verdict.DEAD]
 
 
 def test_a_time_out_counts_for_a_message_that_arrives_only_later(desk: Desk) -> None:
-    assert desk.ledger.charge("plates", ["a"], 0.0, attempts=1) == []
+    assert desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0) == []
     assert desk.put("a").attempts == 1
     assert desk.put("b").attempts == 0
 
 
 def test_a_message_that_arrives_after_its_last_time_out_is_a_dead_letter(desk: Desk) -> None:
-    desk.ledger.charge("plates", ["a"], 0.0, attempts=1)
+    desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)
     entry = desk.entry("a", attempts=2)
     desk.ledger.admit(entry.size_bytes)
     verdict, failure = desk.ledger.put(entry, 0.0)
@@ -69,12 +70,12 @@ def test_a_time_out_while_the_message_is_being_stored_counts_too(desk: Desk) -> 
     entry = desk.entry("a", attempts=2)
     desk.ledger.admit(entry.size_bytes)
     desk.ledger.put(entry, 0.0)
-    desk.ledger.charge("plates", ["a"], 0.0, attempts=1)
+    desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)
     assert desk.ledger.stored(entry).verdict is Verdict.DEAD
 
 
 def test_a_time_out_is_remembered_for_a_bounded_time(desk: Desk) -> None:
-    desk.ledger.charge("plates", ["a"], 0.0, attempts=1)
+    desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)
     entry = desk.entry("a")
     desk.ledger.admit(entry.size_bytes)
     desk.ledger.put(entry, 3 * 3600.0)

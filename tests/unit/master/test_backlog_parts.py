@@ -12,13 +12,14 @@ from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.byte_gate import ByteGate
+from harmonicio.master.backlog.entry import Death
 from harmonicio.master.backlog.hot_cache import HotCache
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.outcome_codec import (
     KeptOutcome,
-    decode_failure,
+    decode_death,
     decode_outcome,
-    encode_failure,
+    encode_death,
     encode_outcome,
 )
 from harmonicio.master.backlog.recent import RecentIds
@@ -201,7 +202,7 @@ def test_an_outcome_is_kept_as_it_was(outcome: Outcome) -> None:
 
 def test_a_failure_is_kept_in_bounds_and_with_the_end_of_its_traceback() -> None:
     long = "x" * 1_000_000 + "ValueError: no cell"
-    kept = decode_failure(encode_failure(Failure("E" * 10_000, long, long, retryable=False)))
+    kept = decode_death(encode_death(Death(Failure("E" * 10_000, long, long, retryable=False)))).failure
     assert kept.traceback.endswith("ValueError: no cell") and not kept.retryable
     assert len(kept.error_type) + len(kept.text) + len(kept.traceback) < 20_000
 
@@ -211,7 +212,7 @@ def test_bytes_that_are_no_outcome_are_an_error_of_ours(data: bytes) -> None:
     with pytest.raises(StorageError):
         decode_outcome(data)
     with pytest.raises(StorageError):
-        decode_failure(data)
+        decode_death(data)
 
 
 def test_stores_are_found_by_name(tmp_path: Path) -> None:

@@ -19,9 +19,10 @@ import pytest
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.master.backlog.base import StoreLimits
-from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.entry import Entry, Shed
 from harmonicio.master.backlog.sqlite import SqliteStore
-from harmonicio.testing.backlog_store_suite import OpenStore, Told
+from harmonicio.master.backlog.sqlite_schema import SCHEMA_VERSION
+from harmonicio.testing.open_store import OpenStore, Told
 
 CHILD = Path(__file__).with_name("backlog_child.py")
 NO_CACHE = StoreLimits(hot_cache_bytes=0)
@@ -233,8 +234,8 @@ def test_a_message_whose_file_is_broken_becomes_a_dead_letter_and_the_rest_is_se
     opened = reopen()
     assert [entry.sequence for entry in opened.recovery.dead] == [1]
     assert len(opened.recovery.repairs) == 1 and "plates/'m1'" in opened.recovery.repairs[0]
-    failure = opened.store.failure(opened.recovery.dead[0])
-    assert failure is not None and failure.error_type == "PayloadDamaged"
+    death = opened.store.death(opened.recovery.dead[0])
+    assert death is not None and death.failure.error_type == "PayloadDamaged" and death.died_at > 0
     assert [opened.read(entry) for entry in opened.recovery.entries] == [b"y" * 100_000]
     assert whole.sequence == 2
     assert [entry.sequence for entry in reopen().recovery.dead] == [1]
@@ -294,8 +295,20 @@ def test_an_index_of_a_newer_release_is_refused_and_left_alone(tmp_path: Path, r
     set_version(tmp_path, 99)
     with pytest.raises(StorageError, match="newer release"):
         reopen()
-    set_version(tmp_path, 1)
+    set_version(tmp_path, SCHEMA_VERSION)
     assert len(reopen().recovery.entries) == 1
+
+
+def test_an_index_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path, reopen: Callable[[], OpenStore]) -> None:
+    opened = reopen()
+    opened.put(1, b"x")
+    opened.store.close()
+    with closing(sqlite3.connect(tmp_path / "backlog" / "backlog.sqlite")) as connection:
+        connection.executescript("DROP TABLE shed; PRAGMA user_version = 1;")
+    opened = reopen()
+    assert len(opened.recovery.entries) == 1
+    opened.shed(opened.recovery.entries[0], Shed("plates", "m1", 0, 1, 0.0, "The backlog was full."))
+    assert len(reopen().store.shed_records("plates", 10)) == 1
 
 
 def set_version(folder: Path, version: int) -> None:
