@@ -41,6 +41,7 @@ COMMANDS = (
     Command("engine", "Run and list processing engines, and read their logs.", is_noun=True),
     Command("image", "Build, check and list images of engines.", is_noun=True),
     Command("backlog", "Look at the messages that wait at the master.", is_noun=True),
+    Command("dead", "List, show, replay and purge messages that were given up.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
     Command("haste", "Look after what HASTE keeps.", is_noun=True),
     Command("report", "Write what was found interesting as CSV and HTML."),

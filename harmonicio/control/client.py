@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harmonicio.control import paths
+from harmonicio.control.backlog_messages import MAX_PAGE, DeadChange, DeadChoice, DeadLetterPage, DeadLetterView
 from harmonicio.control.caller import READ_TIMEOUT_S, MasterCaller
 from harmonicio.control.log_messages import LogAnswer, LogPart
 from harmonicio.control.messages import (
@@ -34,6 +35,9 @@ from harmonicio.control.messages import (
 )
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
+
+#: A change of the backlog is answered when it is on stable storage, which a slow disk takes a while for.
+CHANGE_TIMEOUT_S = 45.0
 
 
 class MasterClient(MasterCaller):
@@ -136,6 +140,26 @@ class MasterClient(MasterCaller):
 
     def backlog(self) -> tuple[BacklogFigures, ...]:
         return self._ask(tuple[BacklogFigures, ...], "GET", paths.BACKLOG)
+
+    def dead_letters(
+        self, stream: str, *, after: str = "", limit: int = MAX_PAGE, error_type: str = ""
+    ) -> DeadLetterPage:
+        """Return a page of a stream's dead letters, from a cursor on."""
+        query = {"after": after, "limit": limit, "error_type": error_type}
+        return self._ask(DeadLetterPage, "GET", paths.fill(paths.DEAD_LETTERS, stream=stream), query=query)
+
+    def dead_letter(self, stream: str, message: str) -> DeadLetterView:
+        return self._ask(DeadLetterView, "GET", paths.fill(paths.DEAD_LETTER, stream=stream, message=message))
+
+    def replay_dead(self, stream: str, choice: DeadChoice) -> DeadChange:
+        """Let dead letters wait again, one step of them; the answer says where the next one goes on."""
+        path = paths.fill(paths.DEAD_REPLAY, stream=stream)
+        return self._ask(DeadChange, "POST", path, choice, read_timeout_s=CHANGE_TIMEOUT_S)
+
+    def purge_dead(self, stream: str, choice: DeadChoice) -> DeadChange:
+        """Delete dead letters, one step of them; the answer says where the next one goes on."""
+        path = paths.fill(paths.DEAD_PURGE, stream=stream)
+        return self._ask(DeadChange, "POST", path, choice, read_timeout_s=CHANGE_TIMEOUT_S)
 
     def outcome(self, stream: str, message: str) -> OutcomeView:
         """Return what became of a message that took the backlog; ``NotFound`` when nothing is known."""

@@ -32,11 +32,11 @@ class HeldStore(MemoryStore):
     def __init__(self) -> None:
         super().__init__()
         self.is_holding = True
-        self._held: list[Callable[[StorageError | None], None]] = []
+        self.held: list[Callable[[StorageError | None], None]] = []
 
     def release(self, error: StorageError | None = None) -> None:
         """Do what was asked so far, or fail at it."""
-        held, self._held = self._held, []
+        held, self.held = self.held, []
         for each in held:
             each(error)
 
@@ -63,7 +63,7 @@ class HeldStore(MemoryStore):
 
     def _hold(self, callback: Callback, act: Callable[[], None]) -> None:
         if self.is_holding:
-            self._held.append(lambda error: act() if error is None else callback(error))
+            self.held.append(lambda error: act() if error is None else callback(error))
         else:
             act()
 

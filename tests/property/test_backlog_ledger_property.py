@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, MultipleResults, RuleBasedStateMachine, invariant, multiple, rule
 
 from harmonicio.core.message import Failure
+from harmonicio.master.backlog.dead_letters import DeadLetters
 from harmonicio.master.backlog.digest import digest_of
 from harmonicio.master.backlog.entry import (
     Charge,
@@ -27,6 +28,7 @@ ORDERED = "rows"
 ENGINES = ("e1", "e2")
 MAX_ATTEMPTS, MAX_CRASHES = 2, 2
 TIMEOUT_S = 50.0
+BURIED = ("dead", "unburying")
 
 
 @dataclass
@@ -51,6 +53,8 @@ class LedgerMachine(RuleBasedStateMachine):
         self.ledger = Ledger()
         for stream in STREAMS:
             self.ledger.set_policy(stream, RetryPolicy(MAX_ATTEMPTS, MAX_CRASHES, TIMEOUT_S, stream == ORDERED))
+        self.dead_letters = DeadLetters(self.ledger.books)
+        self.taken: list[tuple[str, list[Entry]]] = []
         self.now = 0.0
         self.known: dict[tuple[str, str], Known] = {}
         self.held: dict[int, tuple[Reservation, Known]] = {}
@@ -232,6 +236,38 @@ class LedgerMachine(RuleBasedStateMachine):
             assert known.entry.is_suspect
             self._expect_given_back(known, decision, self.now)
 
+    # ── what people do ───────────────────────────────────────────────────────────────────────────────────────────────
+
+    @rule(stream=st.sampled_from(STREAMS), verb=st.sampled_from(["replay", "purge"]), limit=st.integers(1, 3))
+    def take_dead(self, stream: str, verb: str, limit: int) -> None:
+        mine = [known for key, known in self.known.items() if key[0] == stream and known.state in BURIED]
+        mine.sort(key=lambda known: known.entry.sequence)
+        page = self.dead_letters.page(stream, 0, limit)
+        assert page == [known.entry for known in mine[:limit]]
+        taken = self.dead_letters.take(page)
+        assert taken == [known.entry for known in mine[:limit] if known.state == "dead"]
+        for known in mine[:limit]:
+            known.state = "unburying"
+        self.taken.append((verb, taken))
+
+    @rule(is_written=st.sampled_from([True, True, False]))
+    def write_what_was_taken(self, is_written: bool) -> None:
+        taken, self.taken = self.taken, []
+        for verb, entries in taken:
+            knowns = [self.known[entry.stream, entry.message_id] for entry in entries]
+            if not is_written:
+                self.dead_letters.left(entries)
+                for known in knowns:
+                    known.state = "dead"
+            elif verb == "replay":
+                self.dead_letters.revived(entries)
+                for known in knowns:
+                    known.state, known.attempts, known.crashes, known.ready_at = "ready", 0, 0, 0.0
+            else:
+                self.dead_letters.purged(entries)
+                for known in knowns:
+                    del self.known[known.entry.stream, known.entry.message_id]
+
     # ── time ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
     @rule(seconds=st.sampled_from([0.1, 1.0, 1.0, 30.0, 60.0]))
@@ -253,7 +289,7 @@ class LedgerMachine(RuleBasedStateMachine):
             assert decisions == []
             before = self.charged.get(key, (0, 0))
             self.charged[key] = (before[0] + attempts, before[1] + crashes)
-        elif known.state in ("dead", "settling"):
+        elif known.state in ("settling", *BURIED):
             assert decisions == []
         else:
             known.attempts += attempts
@@ -272,20 +308,21 @@ class LedgerMachine(RuleBasedStateMachine):
             figures = self.ledger.books.figures(stream, 0.0)
             assert figures.ready == states.count("ready")
             assert figures.reserved == states.count("reserved") + states.count("settling")
-            assert figures.dead == states.count("dead")
+            assert figures.dead == sum(state in BURIED for state in states)
             waiting = [known for known in mine if known.state in ("ready", "reserved", "settling")]
             assert figures.waiting_bytes == sum(known.entry.size_bytes for known in waiting)
         budget = self.ledger.books.budget
         assert budget.messages == len(self.known)
         assert budget.used_bytes == sum(known.entry.cost_bytes for known in self.known.values())
         assert budget.dead_bytes == sum(
-            known.entry.cost_bytes for known in self.known.values() if known.state == "dead"
+            known.entry.cost_bytes for known in self.known.values() if known.state in BURIED
         )
 
     def teardown(self) -> None:
         """Everything can be brought to an end, and then nothing is left."""
         for stream in STREAMS:
             self.store(stream, True)
+        self.write_what_was_taken(True)
         for engine in ENGINES:
             self.end_connection(engine)
         self.now += 1e6

@@ -33,6 +33,7 @@ from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.subscriptions import OnFinal
+from harmonicio.master.backlog.upkeep import Upkeep
 from harmonicio.wire.events import IncomingMessage
 
 _log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ _STATES = {
     State.RESERVED: "reserved",
     State.SETTLING: "reserved",
     State.DEAD: "dead",
+    State.UNBURYING: "dead",
 }
 
 
@@ -91,6 +93,8 @@ class Backlog:
         self._recover()
         self._notifier = Notifier()
         self._clerk = Clerk(self._lock, self._ledger, store, self._notifier, self._clock)
+        #: For people: dead letters, and what waits.
+        self.upkeep = Upkeep(self._lock, self._ledger.books, store, self._clerk, self._notifier, self._clock)
         self._reception = Reception(
             self._lock, self._ledger, store, self._clerk, self._clock, memory_max_bytes=arriving_memory_bytes
         )

@@ -1,6 +1,7 @@
 """The pages of all streams together with the budget: what is entered, buried or removed is so in both.
 
-What decides over entries works on the same books: :mod:`~harmonicio.master.backlog.ledger` over the life of a message.
+What decides over entries works on the same books: :mod:`~harmonicio.master.backlog.ledger` over the life of a message,
+:mod:`~harmonicio.master.backlog.dead_letters` over what people do with those that were given up.
 
 Pure, as the ledger: no I/O, no clock, no lock.
 """
@@ -9,7 +10,7 @@ from __future__ import annotations
 
 from harmonicio.control.messages import BacklogFigures
 from harmonicio.master.backlog.budget import Budget, LedgerLimits
-from harmonicio.master.backlog.entry import WAITING, Entry, RetryPolicy, State
+from harmonicio.master.backlog.entry import BURIED, WAITING, Entry, RetryPolicy, State
 from harmonicio.master.backlog.stream_book import StreamBook
 
 
@@ -59,8 +60,12 @@ class Books:
         self.of(entry).move(entry, State.DEAD)
         self.budget.bury(entry)
 
+    def revive(self, entry: Entry) -> None:
+        self.of(entry).move(entry, State.READY)
+        self.budget.unbury(entry)
+
     def remove(self, entry: Entry) -> None:
-        if entry.state is State.DEAD:
+        if entry.state in BURIED:
             self.budget.unbury(entry)
         self.of(entry).move(entry, State.GONE)
         self.budget.leave(entry)
@@ -102,16 +107,16 @@ class Books:
     def dead(self, stream: str) -> int:
         """Return how many dead letters the stream has."""
         book = self._by_stream.get(stream)
-        return 0 if book is None else book.count(State.DEAD)
+        return 0 if book is None else book.count(*BURIED)
 
     def figures(self, stream: str, wall: float) -> BacklogFigures:
         book = self._by_stream.get(stream) or StreamBook()
-        oldest = next(iter(book.waiting.values()), None)
+        oldest = next(iter(book.oldest(1)), None)
         return BacklogFigures(
             stream=stream,
             ready=book.count(State.READY, State.DELAYED),
             reserved=book.count(State.RESERVED, State.SETTLING),
-            dead=book.count(State.DEAD),
+            dead=book.count(*BURIED),
             waiting_bytes=book.size_bytes(*WAITING),
             oldest_age_s=0.0 if oldest is None else max(0.0, wall - oldest.put_at),
             stored_total=book.stored_total,

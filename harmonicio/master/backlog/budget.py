@@ -67,7 +67,10 @@ class Budget:
         elif self.section_bytes > limits.section_bytes:
             text = f"The metadata of waiting messages fills its budget of {limits.section_bytes} bytes."
         elif self.dead_bytes > limits.dead_letter_bytes:
-            text = f"Dead letters fill their budget of {limits.dead_letter_bytes} bytes."
+            text = (
+                f"Dead letters fill their budget of {limits.dead_letter_bytes} bytes: nothing is taken until some are "
+                "replayed or purged (harmonicio dead ls, dead replay, dead purge)."
+            )
         else:
             return None
         return Refusal(text, RETRY_AFTER_S)

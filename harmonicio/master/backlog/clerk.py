@@ -129,6 +129,7 @@ class Clerk:
     def subscribe(self, stream: str, message_id: str, on_final: OnFinal) -> None:
         with self._lock:
             entry = self._ledger.books.entry(stream, message_id)
+            # One that is replayed or purged now is answered when that is done.
             if entry is not None and (entry.state is not State.DEAD or entry.sequence in self._burying):
                 self._subscriptions.add(stream, message_id, on_final)
                 return
@@ -139,6 +140,13 @@ class Clerk:
         elif (death := self._store.death(entry)) is not None:
             outcome = Outcome(OutcomeKind.FAILED, failure=death.failure)
         on_final(message_id, outcome)
+
+    def ask_again(self, entry: Entry) -> None:
+        """Something but an outcome has become of a message: answer those who wait for it as if they asked now."""
+        with self._lock:
+            subscribers = self._subscriptions.take(entry.stream, entry.message_id)
+        for on_final in subscribers:
+            self.subscribe(entry.stream, entry.message_id, on_final)
 
     def unsubscribe(self, stream: str, message_ids: Iterable[str], on_final: OnFinal) -> None:
         with self._lock:
@@ -151,6 +159,10 @@ class Clerk:
     def kept_outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
         """Return the outcome of a finished message. Raises StorageError."""
         return self._store.outcome(stream, message_id)
+
+    def locked_is_burying(self, entry: Entry) -> bool:
+        """Whether a dead letter is not on stable storage yet."""
+        return entry.sequence in self._burying
 
     def kept_death(self, entry: Entry) -> Death | None:
         """Return why a dead letter was given up; None when it is none (any more). Raises StorageError."""

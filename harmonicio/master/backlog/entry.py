@@ -8,11 +8,11 @@ The life of one entry:
        │ abandon             │   └── release ─────┤    │ attempts or crashes used up, or not retryable: bury
        ▼                     │ due    expire      │    ▼
       GONE                DELAYED ◄── fail ───────┘   DEAD
-                                                       ▲
-       stored, given up by its source ─────────────────┘
+                                                       ▲ │ replay ──► UNBURYING ──► READY
+       stored, given up by its source ─────────────────┘ └ purge ───► UNBURYING ──► GONE
 
-STORING and SETTLING are the times in which the store writes: a message can be reserved only after it is on stable
-storage, and is forgotten only after its outcome is.
+STORING, SETTLING and UNBURYING are the times in which the store writes: a message can be reserved only after it is on
+stable storage, and is forgotten only after its outcome is.
 """
 
 from __future__ import annotations
@@ -39,10 +39,13 @@ class State(IntEnum):
     SETTLING = 4
     DEAD = 5
     GONE = 6
+    UNBURYING = 7
 
 
 #: An entry in one of these states still has to be processed.
 WAITING = (State.READY, State.DELAYED, State.RESERVED, State.SETTLING)
+#: One in one of these is a dead letter to everybody.
+BURIED = (State.DEAD, State.UNBURYING)
 
 
 class Entry:

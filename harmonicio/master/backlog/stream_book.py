@@ -13,11 +13,11 @@ Rules:
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush
-from itertools import chain
+from heapq import heapify, heappop, heappush, nsmallest
+from itertools import chain, islice
 
 from harmonicio.core.message import MAX_PRIORITY
-from harmonicio.master.backlog.entry import WAITING, Entry, RetryPolicy, State
+from harmonicio.master.backlog.entry import BURIED, WAITING, Entry, RetryPolicy, State
 
 #: Sequences stay below 2 ** 48: at a million messages a second that is nine years.
 SEQUENCE_BITS = 48
@@ -34,6 +34,8 @@ class StreamBook:
         self.ids: dict[str, Entry] = {}
         #: By sequence, in the order in which they were stored; dead letters are not among them.
         self.waiting: dict[int, Entry] = {}
+        #: By sequence, the dead letters.
+        self.buried: dict[int, Entry] = {}
         #: By sequence, those that the store is writing.
         self._storing: dict[int, Entry] = {}
         self.counts = [0] * len(State)
@@ -41,6 +43,8 @@ class StreamBook:
         self.stored_total = 0
         self.done_total = 0
         self.late_total = 0
+        #: Whether ``waiting`` lies in the order of arrival; what comes back from the dead is at its end.
+        self._is_in_order = True
         self._ready: list[int] = []
         self._put_off: list[int] = []
         self.policy = RetryPolicy()
@@ -73,9 +77,11 @@ class StreamBook:
         """Change an entry's state."""
         self.counts[entry.state] -= 1
         self.sizes_bytes[entry.state] -= entry.size_bytes
-        if entry.state is State.STORING:
+        before, entry.state = entry.state, state
+        if before is State.STORING:
             del self._storing[entry.sequence]
-        entry.state = state
+        elif before in BURIED and state not in BURIED:
+            del self.buried[entry.sequence]
         if state is State.GONE:
             self.waiting.pop(entry.sequence, None)
             del self.ids[entry.message_id]
@@ -83,9 +89,12 @@ class StreamBook:
         self.counts[state] += 1
         self.sizes_bytes[state] += entry.size_bytes
         if state in WAITING:
+            self._is_in_order = not self.waiting or (self._is_in_order and before not in BURIED)
             self.waiting[entry.sequence] = entry
         else:
             self.waiting.pop(entry.sequence, None)
+        if state in BURIED:
+            self.buried[entry.sequence] = entry
         if state in self._in_heap:
             self._push(entry)
         if state is State.DELAYED and entry.is_put_off:
@@ -112,6 +121,12 @@ class StreamBook:
                 return entry if ready is None or _key(entry) < _key(ready) else None
             heappop(self._put_off)
         return None
+
+    def oldest(self, limit: int) -> list[Entry]:
+        """Return what waits in the order of arrival, so many of them."""
+        if self._is_in_order:
+            return list(islice(self.waiting.values(), limit))
+        return [self.waiting[sequence] for sequence in nsmallest(limit, self.waiting)]
 
     def count(self, *states: State) -> int:
         return sum(self.counts[state] for state in states)

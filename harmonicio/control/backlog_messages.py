@@ -1,0 +1,87 @@
+"""The records by which people look at the backlog and mend it: dead letters, what waits, and changes of both.
+
+Lists come in pages: each names the cursor after which the next one begins, and an empty cursor ends them. A change of
+many messages comes in steps likewise, so that no request takes long. Payloads never travel here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+#: Entries that one page shows at most, and that one step of a change looks at.
+MAX_PAGE = 500
+#: Messages that one request may name.
+MAX_NAMED = 1_000
+#: In a list the text of an error is cut to this; the letter itself has all of it.
+LISTED_TEXT_LENGTH = 300
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterView:
+    """``GET /streams/{stream}/dead/{message}``: a message that was given up.
+
+    Attributes:
+        error_type, text, traceback: Why; in a list the text is cut and the traceback left out.
+        attempts, crashes: That were counted.
+        engine: Had it last, as far as the master knows; ``image`` is the digest of the image that it ran.
+        stream_version: Of the declaration that counted when it died; 0 when that is not known.
+        stored_at, died_at: Seconds since the epoch; ``died_at`` is 0 when an earlier release has buried it.
+        dead_for_s: Since it died.
+    """
+
+    stream: str
+    message: str
+    priority: int
+    size_bytes: int
+    error_type: str
+    text: str
+    traceback: str
+    attempts: int
+    crashes: int
+    engine: str
+    image: str
+    stream_version: int
+    stored_at: float
+    died_at: float
+    dead_for_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterPage:
+    """``GET /streams/{stream}/dead?after=CURSOR&limit=N&error_type=T``: dead letters in the order of their arrival.
+
+    ``total`` counts all of the stream, whatever their error. A page may have fewer letters than there are to come.
+    """
+
+    letters: tuple[DeadLetterView, ...]
+    total: int
+    next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadChoice:
+    """``POST /streams/{stream}/dead/replay`` and ``…/dead/purge``: which dead letters.
+
+    Those that are named, those of one type of error, or ``all``: exactly one of these. ``after`` goes on where the
+    step before has ended.
+    """
+
+    messages: tuple[str, ...] = ()
+    error_type: str = ""
+    all: bool = False
+    after: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class DeadChange:
+    """One step of a replay or a purge, which is on stable storage now.
+
+    Attributes:
+        changed: How many dead letters it was.
+        missing: Messages that were named and are no dead letters, or are being changed by somebody else.
+        next: Where the next step goes on; empty after the last one.
+    """
+
+    changed: int
+    missing: tuple[str, ...] = ()
+    next: str = ""

@@ -1,0 +1,233 @@
+"""The backlog as people look at it and mend it: dead letters are shown, replayed and purged.
+
+Rules:
+
+- What is asked for comes in bounded pages and steps, so that the lock is never held for long, however much there is.
+- A change is answered when it is on stable storage.
+- Decided under the lock, read and written outside it, as everything of the backlog.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from harmonicio.control.backlog_messages import (
+    LISTED_TEXT_LENGTH,
+    MAX_NAMED,
+    MAX_PAGE,
+    DeadChange,
+    DeadChoice,
+    DeadLetterPage,
+    DeadLetterView,
+)
+from harmonicio.core.clock import Clock
+from harmonicio.core.errors import InvalidInput, NotFound, StorageError, Unavailable
+from harmonicio.core.message import Failure
+from harmonicio.master.backlog.base import BacklogStore, Callback
+from harmonicio.master.backlog.books import Books
+from harmonicio.master.backlog.clerk import Clerk
+from harmonicio.master.backlog.dead_letters import DeadLetters
+from harmonicio.master.backlog.entry import Death, Entry
+from harmonicio.master.backlog.notifier import Notifier
+
+#: How long a change may take to be written until its caller is told to look again.
+WRITTEN_WITHIN_S = 30.0
+#: Of what is dead and says nothing of why.
+_UNKNOWN = Death(Failure("Unknown", "It was being replayed or purged while it was looked at."))
+
+#: Asks the store to change some entries, and to call back.
+Write = Callable[[Sequence[Entry], Callback], None]
+
+
+class Upkeep:
+    """What people see and change of the backlog. Every method may be called from any thread.
+
+    Args:
+        lock: Guards the books.
+    """
+
+    def __init__(
+        self, lock: threading.Lock, books: Books, store: BacklogStore, clerk: Clerk, notifier: Notifier, clock: Clock
+    ) -> None:
+        self._lock = lock
+        self._store = store
+        self._clerk = clerk
+        self._notifier = notifier
+        self._clock = clock
+        self._dead = DeadLetters(books)
+
+    def __repr__(self) -> str:
+        return f"<Upkeep: {self._dead!r}>"
+
+    # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def dead_letters(self, stream: str, after: str = "", limit: int = MAX_PAGE, error_type: str = "") -> DeadLetterPage:
+        """Return a page of dead letters.
+
+        Raises:
+            InvalidInput: the cursor or the limit cannot be used.
+            StorageError: they cannot be read.
+        """
+        entries, following, total = self._page(stream, after, _checked(limit))
+        views = [self._view(entry, is_whole=False) for entry in entries]
+        kept = tuple(view for view in views if error_type in ("", view.error_type))
+        return DeadLetterPage(kept, total, following)
+
+    def dead_letter(self, stream: str, message: str) -> DeadLetterView:
+        """Return one dead letter, with all that is known of it.
+
+        Raises:
+            NotFound: there is none of this id.
+            StorageError: it cannot be read.
+        """
+        with self._lock:
+            found = self._dead.named(stream, [message])
+        if not found:
+            raise NotFound(
+                f"Message {message!r} of stream {stream!r} is no dead letter.",
+                hint=f"List them with: harmonicio dead ls {stream}",
+            )
+        return self._view(found[0], is_whole=True)
+
+    def _page(self, stream: str, after: str, limit: int) -> tuple[list[Entry], str, int]:
+        """Return some entries, the cursor that goes on behind them, and how many there are in all."""
+        with self._lock:
+            entries = self._dead.page(stream, _sequence(after), limit + 1)
+            total = self._dead.count(stream)
+        following = str(entries[limit - 1].sequence) if len(entries) > limit else ""
+        return entries[:limit], following, total
+
+    def _view(self, entry: Entry, *, is_whole: bool) -> DeadLetterView:
+        death = self._clerk.kept_death(entry) or _UNKNOWN
+        failure = death.failure
+        return DeadLetterView(
+            stream=entry.stream,
+            message=entry.message_id,
+            priority=entry.priority,
+            size_bytes=entry.size_bytes,
+            error_type=failure.error_type,
+            text=failure.text if is_whole else failure.text[:LISTED_TEXT_LENGTH],
+            traceback=failure.traceback if is_whole else "",
+            attempts=entry.attempts,
+            crashes=entry.crashes,
+            engine=death.engine,
+            image=death.image,
+            stream_version=death.stream_version,
+            stored_at=entry.put_at,
+            died_at=death.died_at,
+            dead_for_s=max(0.0, self._clock.wall() - death.died_at) if death.died_at else 0.0,
+        )
+
+    # ── mending ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def replay(self, stream: str, choice: DeadChoice) -> DeadChange:
+        """Let dead letters wait again: one step of those that are chosen.
+
+        Raises:
+            InvalidInput: the choice cannot be used.
+            StorageError: it could not be written; nothing has changed.
+            Unavailable: it is not written yet.
+        """
+        return self._change(stream, choice, self._store.revive, self._revived)
+
+    def purge(self, stream: str, choice: DeadChoice) -> DeadChange:
+        """Delete dead letters: one step of those that are chosen. Raises as :meth:`replay`."""
+        return self._change(stream, choice, self._store.purge, self._purged)
+
+    def _change(
+        self, stream: str, choice: DeadChoice, write: Write, on_written: Callable[[list[Entry]], None]
+    ) -> DeadChange:
+        entries, following = self._chosen(stream, choice)
+        with self._lock:
+            # One that is not written yet would be written as dead behind the change.
+            taken = self._dead.take(entry for entry in entries if not self._clerk.locked_is_burying(entry))
+        if taken:
+            self._write(taken, write, on_written)
+        changed = {entry.message_id for entry in taken}
+        missing = tuple(each for each in dict.fromkeys(choice.messages) if each not in changed)
+        return DeadChange(len(taken), missing, following)
+
+    def _chosen(self, stream: str, choice: DeadChoice) -> tuple[list[Entry], str]:
+        """Return the dead letters of one step, and where the next one begins."""
+        _check(choice)
+        if choice.messages:
+            with self._lock:
+                return self._dead.named(stream, choice.messages), ""
+        entries, following, _ = self._page(stream, choice.after, MAX_PAGE)
+        if choice.error_type:
+            entries = [each for each in entries if self._error_type(each) == choice.error_type]
+        return entries, following
+
+    def _error_type(self, entry: Entry) -> str:
+        death = self._clerk.kept_death(entry)
+        return "" if death is None else death.failure.error_type
+
+    def _write(self, taken: list[Entry], write: Write, on_written: Callable[[list[Entry]], None]) -> None:
+        """Have a change written and wait for it; the change goes on if nobody waits any more."""
+        is_over = threading.Event()
+        errors: list[StorageError] = []
+        write(taken, partial(self._written, taken, on_written, is_over, errors))
+        if not is_over.wait(WRITTEN_WITHIN_S):
+            raise Unavailable("The backlog's disk is slow: the change goes on.", hint="Look again in a minute.")
+        if errors:
+            raise errors[0]
+
+    def _written(
+        self,
+        taken: list[Entry],
+        on_written: Callable[[list[Entry]], None],
+        is_over: threading.Event,
+        errors: list[StorageError],
+        error: StorageError | None,
+    ) -> None:
+        try:
+            if error is None:
+                on_written(taken)
+                return
+            errors.append(error)
+            with self._lock:
+                self._dead.left(taken)
+            for entry in taken:
+                self._clerk.ask_again(entry)
+        finally:
+            is_over.set()
+
+    def _revived(self, taken: list[Entry]) -> None:
+        with self._lock:
+            self._dead.revived(taken)
+        self._notifier.changed(taken[0].stream)
+        self._clerk.room_freed()
+
+    def _purged(self, taken: list[Entry]) -> None:
+        with self._lock:
+            self._dead.purged(taken)
+        for entry in taken:
+            self._clerk.ask_again(entry)
+        self._clerk.room_freed()
+
+
+def _check(choice: DeadChoice) -> None:
+    if (bool(choice.messages), bool(choice.error_type), choice.all).count(True) != 1:
+        raise InvalidInput(
+            "It is not said which dead letters are meant.",
+            hint="Name messages, or a type of error, or say all: one of these.",
+        )
+    if len(choice.messages) > MAX_NAMED:
+        raise InvalidInput(f"{len(choice.messages)} messages are named.", hint=f"Name at most {MAX_NAMED} at a time.")
+
+
+def _checked(limit: int) -> int:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"A page cannot have {limit} entries.", hint=f"Use 1 to {MAX_PAGE}.")
+    return limit
+
+
+def _sequence(cursor: str) -> int:
+    """Return the sequence after which a page begins."""
+    if not cursor:
+        return 0
+    if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
+        raise InvalidInput(f"{cursor[:40]!r} is not the cursor of a page.", hint="Use the `next` of the page before.")
+    return int(cursor)
