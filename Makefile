@@ -67,6 +67,10 @@ format: install ## put the code into the house's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+.PHONY: store-faults
+store-faults: install ## the backlog's store, killed, refused and without power at every single call to its disk; 5 minutes
+	STORE_FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/integration/test_backlog_disk_faults.py
+
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo

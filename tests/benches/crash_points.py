@@ -36,7 +36,6 @@ if __name__ == "__main__":
 
 from benches.disk_calls import Call, Watch, watch_disk
 
-READS = ("read", "look")
 MASTER_POINTS = (
     "payload.open",
     "payload.write",
@@ -81,7 +80,7 @@ class CrashPoint(Watch):
         return cls(name.removeprefix("after.").removeprefix("before."), int(number or 1), is_after=is_after)
 
     def before(self, call: Call) -> int:
-        is_meant = call.name == self._name or (self._name == "any" and call.name.partition(".")[2] not in READS)
+        is_meant = call.name == self._name or (self._name == "any" and not call.is_reading)
         if not is_meant:
             return 0
         with self._lock:
@@ -110,6 +109,9 @@ class Recorder(Watch):
             self._counts[call.name] += 1
             self.points.append(f"{call.name}:{self._counts[call.name]}")
         return 0
+
+    def told(self) -> list[str]:
+        return self.points
 
 
 class Teller(Recorder):

@@ -42,6 +42,11 @@ class Call:
     #: Where a renamed file goes.
     target: Path | None = None
 
+    @property
+    def is_reading(self) -> bool:
+        """Whether the call leaves the disk as it is."""
+        return self.name.endswith((".read", ".look"))
+
 
 class Watch:
     """Sees every call, and may make it fail. Called by the thread that makes the call."""
@@ -52,6 +57,10 @@ class Watch:
 
     def after(self, call: Call) -> None:
         """It was done."""
+
+    def told(self) -> list[str]:
+        """Return what the watch has to tell in the end."""
+        return []
 
 
 def watch_disk(folder: Path, watch: Watch) -> None:

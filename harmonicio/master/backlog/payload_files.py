@@ -12,14 +12,18 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import mmap
 import os
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import Entry
+
+_log = logging.getLogger(__name__)
 
 _FOLDERS = 256
 _CHUNK_BYTES = 1024**2
@@ -30,15 +34,16 @@ class FilePayload(PendingPayload):
 
     is_on_disk = True
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, remove: Callable[[Path], None]) -> None:
         self._path: Path | None = path
+        self._remove = remove
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
             os.posix_fallocate(self._fd, 0, size_bytes)
             self._mapping: mmap.mmap | None = mmap.mmap(self._fd, size_bytes)
         except OSError:
             os.close(self._fd)
-            path.unlink()
+            remove(path)
             raise
         self.buffer = memoryview(self._mapping)
 
@@ -53,14 +58,14 @@ class FilePayload(PendingPayload):
             self._give_back()
 
     def keep(self) -> None:
-        """The file belongs to a row now: discarding has no effect any more."""
+        """The file is the store's now: discarding has no effect any more."""
         self._path = None
 
     def discard(self) -> None:
         path, self._path = self._path, None
         if path is not None:
             self._give_back()
-            path.unlink(missing_ok=True)
+            self._remove(path)
 
     def _give_back(self) -> None:
         mapping, self._mapping = self._mapping, None
@@ -83,6 +88,9 @@ class PayloadFiles:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        #: Files that could not be removed, to be tried again.
+        self._left_over: set[Path] = set()
+        self._lock = threading.Lock()
 
     def __repr__(self) -> str:
         return f"<PayloadFiles in {self._folder}>"
@@ -91,13 +99,13 @@ class PayloadFiles:
         """Make the folders. Raises OSError."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         _sync_folder(self._folder.parent)
-        for number in range(_FOLDERS):
-            (self._folder / f"{number:02x}").mkdir(mode=0o700, exist_ok=True)
+        for name in {f"{number:02x}" for number in range(_FOLDERS)}.difference(os.listdir(self._folder)):
+            (self._folder / name).mkdir(mode=0o700)
         _sync_folder(self._folder)
 
     def allocate(self, sequence: int, size_bytes: int) -> FilePayload:
         """Return room for a payload. Raises OSError."""
-        return FilePayload(self._path(sequence), size_bytes)
+        return FilePayload(self._path(sequence), size_bytes, self._remove)
 
     def write(self, sequence: int, payload: memoryview) -> None:
         """Write a whole payload and flush it; nothing is left of it when that fails. Raises OSError."""
@@ -109,7 +117,7 @@ class PayloadFiles:
                 rest = rest[os.write(fd, rest) :]
             os.fsync(fd)
         except OSError:
-            path.unlink(missing_ok=True)
+            self._remove(path)
             raise
         finally:
             os.close(fd)
@@ -145,8 +153,23 @@ class PayloadFiles:
         return PayloadLease(view, close)
 
     def remove(self, sequence: int) -> None:
-        """Remove a payload, if it is there. Raises OSError."""
-        self._path(sequence).unlink(missing_ok=True)
+        """Remove a payload, if it is there; what cannot be removed is left to :meth:`tidy`, and to the next start."""
+        self._remove(self._path(sequence))
+
+    def tidy(self) -> None:
+        """Try again to remove what could not be removed."""
+        with self._lock:
+            left_over, self._left_over = self._left_over, set()
+        for path in left_over:
+            self._remove(path)
+
+    def _remove(self, path: Path) -> None:
+        try:
+            path.unlink(missing_ok=True)
+        except OSError as error:
+            _log.error("Payload file %s could not be removed, and will be later: %s", path, error)
+            with self._lock:
+                self._left_over.add(path)
 
     def sizes_bytes(self) -> dict[int, int]:
         """Return the size of each payload file by its sequence. Raises OSError."""

@@ -178,6 +178,7 @@ class SqliteStore(BacklogStore):
         try:
             if isinstance(payload, FilePayload):
                 payload.flush()
+                payload.keep()
             else:
                 self._ballast.hold()
                 self._files.write(put.entry.sequence, payload.buffer)
@@ -187,7 +188,12 @@ class SqliteStore(BacklogStore):
             self._put_row(put)
 
     def _put_row(self, put: Put) -> None:
-        self._gather(lambda batch: batch.puts.append(put), put.on_stored)
+        """Have the row written; from here on the writer decides over the file."""
+        if self._writer is not None and self._writer.gather(lambda batch: batch.puts.append(put)):
+            return
+        if put.payload is None:
+            self._files.remove(put.entry.sequence)
+        put.on_stored(StorageError("The backlog's store is closed."))
 
     def _put_done(
         self,
@@ -201,9 +207,7 @@ class SqliteStore(BacklogStore):
         self._gate.leave(waiting_bytes)
         if error is not None:
             payload.discard()
-        elif isinstance(payload, FilePayload):
-            payload.keep()
-        elif put.death is None:
+        elif put.death is None and not payload.is_on_disk:
             self._hot.offer(put.entry.sequence, put.entry.stream, payload.buffer)
         on_stored(error)
 
@@ -243,6 +247,7 @@ class SqliteStore(BacklogStore):
         self._gather(lambda batch: batch.drops.append((stream, before_sequence)))
 
     def prune(self, wall: float) -> None:
+        self._files.tidy()
         self._gather(lambda batch: setattr(batch, "prune_at", wall))
 
     def _gather(self, add: Callable[[Batch], None], on_done: Callback | None = None) -> None:
@@ -263,10 +268,7 @@ class SqliteStore(BacklogStore):
     def _remove_files_now(self, sequences: list[int]) -> None:
         for sequence in sequences:
             self._hot.drop(sequence)
-            try:
-                self._files.remove(sequence)
-            except OSError:
-                _log.exception("Payload file %d could not be removed; the next start will try again", sequence)
+            self._files.remove(sequence)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from harmonicio.master.backlog.base import OUTCOMES_KEPT_S, Callback, StoreLimits
 from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Shed
 from harmonicio.master.backlog.outcome_codec import encode_death
-from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES, INSERT_ENTRY, entry_row
+from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES, INSERT_ENTRY, SCHEMA_VERSION, entry_row
 
 _CHUNK_ROWS = 5_000
 
@@ -132,6 +132,8 @@ class BatchWriter:
     def write(self, batch: Batch) -> list[int]:
         """Write a batch and flush it; return the sequences of files of dropped streams.
 
+        An empty batch is written, too: it takes the place of one that failed.
+
         Raises:
             sqlite3.Error: nothing of it was written.
         """
@@ -148,6 +150,8 @@ class BatchWriter:
         return files
 
     def _write(self, batch: Batch) -> list[int]:
+        if not batch:
+            self._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         many = self._connection.executemany
         many(INSERT_ENTRY, [entry_row(put.entry, put.death) for put in batch.puts])
         many(

@@ -4,9 +4,13 @@
                                 ▲                        │
                                 └── more gathers ────────┘
 
-The busier it is, the larger the groups; nothing ever waits for a timer. A transaction that fails leaves nothing behind.
-Then its puts get the error and their files are removed, the ballast is given up, and the rest is tried once more: what
-is finished must be written even on a full disk, or nothing would ever leave it.
+The busier it is, the larger the groups; nothing ever waits for a timer. When a transaction fails, its puts get the
+error, the ballast is given up, and the rest is tried once more: what is finished must be written even on a full disk,
+or nothing would ever leave it.
+
+A transaction whose flush has failed may lie in the log all the same, and would count after a crash. The next one that
+succeeds takes its place there. So payload files of refused puts stay until then, and one is written for that alone
+when there is nothing else to write.
 """
 
 from __future__ import annotations
@@ -52,6 +56,8 @@ class SqliteWriter:
         #: The kinds of errors since writing was last in order, each of which has been logged.
         self._troubles: set[str] = set()
         self._has_put_failed = False
+        #: Payload files of puts that were refused, and whose rows may be in the log.
+        self._doubtful: list[int] = []
         self._transactions = 0
         self._thread = threading.Thread(target=self._run, name="backlog-writer", daemon=True)
         self._thread.start()
@@ -106,18 +112,19 @@ class SqliteWriter:
         if self._troubles and (batch.puts or not self._has_put_failed):
             self._end_trouble()
         self._transactions += 1
-        self._remove_files([*batch.files_removed(), *dropped])
+        doubtful, self._doubtful = self._doubtful, []
+        self._remove_files([*doubtful, *batch.files_removed(), *dropped])
         return None
 
     def _write_without_puts(self, batch: Batch, error: StorageError) -> StorageError | None:
-        self._remove_files(batch.files_put())
+        self._doubtful += batch.files_put()
         puts, batch.puts = batch.puts, []
         _call((put.on_stored for put in puts), error)
         try:
             self._ballast.give_up()
         except OSError as failed:
             self._note_trouble(storage_error("give up the ballast", failed))
-        return self._write(batch) if batch else None
+        return self._write(batch)
 
     def _note_trouble(self, error: StorageError) -> None:
         """Log each kind of error once until writing is in order again, not each write that fails."""
