@@ -78,6 +78,13 @@ demo: install $(if $(filter docker,$(RUNTIME)),images) ## stream micrographs thr
 	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)") \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
 
+# ── the long forms of tests ──────────────────────────────────────────────────────────────────────────────────────────
+
+.PHONY: chaos
+chaos: install ## kill, freeze, cut off and starve a real cluster under load; MINUTES=10, SEED= of another day, or PLAN=file
+	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(PLAN),--plan "$(PLAN)")
+
 # ── container images ─────────────────────────────────────────────────────────────────────────────────────────────────
 
 # What the images begin with: any image that has Python 3.11 and its module venv.

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import IO
 
 import pytest
 
@@ -17,21 +18,24 @@ from harmonicio.core.errors import HarmonicIOError
 
 #: A worker gives its engines 30 s to drain, and has to tell its master.
 STOP_WITHIN_S = 45
+COMMAND = ("-m", "harmonicio.cli")
 
 
 class Roles:
     """Master and worker as processes of their own, on ports that stay the same over a restart.
 
     Args:
+        host: Address of the master.
         settings: Others, by the names of their variables without ``HARMONICIO_``.
     """
 
-    def __init__(self, home: Path, port: int, data_port: int, **settings: str) -> None:
-        self.url = f"http://127.0.0.1:{port}"
+    def __init__(self, home: Path, port: int, data_port: int, host: str = "127.0.0.1", **settings: str) -> None:
+        self.url = f"http://{host}:{port}"
         self._environ = {
             **os.environ,
             "HARMONICIO_HOME": str(home),
             "HARMONICIO_MASTER_URL": self.url,
+            "HARMONICIO_MASTER_HOST": host,
             "HARMONICIO_MASTER_PORT": str(port),
             "HARMONICIO_MASTER_DATA_PORT": str(data_port),
             "HARMONICIO_WORKER_MAX_ENGINES": "2",
@@ -39,16 +43,36 @@ class Roles:
         }
         self._home = home
 
-    @contextmanager
-    def running(
-        self, role: str, *, through: Sequence[str] = ("-m", "harmonicio.cli")
-    ) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a role until the block ends; ``through`` is the program that runs the command."""
-        process = subprocess.Popen(
-            [sys.executable, *through, role, "run"],
-            env=self._environ,
-            stdin=subprocess.DEVNULL,
+    def start(
+        self,
+        *words: str,
+        through: Sequence[str] = COMMAND,
+        on: Sequence[str] = (),
+        log: IO[bytes] | None = None,
+        takes_orders: bool = False,
+        **settings: str,
+    ) -> subprocess.Popen[bytes]:
+        """Start a command, like ``"worker", "run"``.
+
+        Args:
+            through: The program that runs it.
+            on: What stands before all that, and has it run elsewhere.
+            log: Where its output goes; by default to that of the test.
+            takes_orders: Its standard input is a pipe of ours.
+            settings: Of this one alone, written as those of all.
+        """
+        return subprocess.Popen(
+            [*on, sys.executable, *through, *words],
+            env={**self._environ, **{f"HARMONICIO_{name}": value for name, value in settings.items()}},
+            stdin=subprocess.PIPE if takes_orders else subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
         )
+
+    @contextmanager
+    def running(self, role: str, *, through: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a role until the block ends; ``through`` is the program that runs the command."""
+        process = self.start(role, "run", through=through)
         try:
             yield process
         finally:

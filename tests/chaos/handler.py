@@ -1,0 +1,26 @@
+"""The engine of the load: writes down what it was given, behaves as told, and returns a feature for HASTE."""
+
+import json
+import os
+import signal
+import time
+from hashlib import blake2b
+
+from harmonicio.engine import handler
+
+
+@handler
+def look(message, *, journal: str):
+    digest = blake2b(message.payload, digest_size=16).hexdigest()
+    line = json.dumps({"handled": message.id, "digest": digest, "attempt": message.attempt, "pid": os.getpid()})
+    with open(journal, "ab", buffering=0) as file:
+        file.write(line.encode() + b"\n")
+    behaviour = message.metadata.get("behaviour", "")
+    if behaviour == "kill":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if behaviour == "endless":
+        time.sleep(3600.0)
+    if behaviour == "raise" or (behaviour == "raise once" and message.attempt == 1):
+        raise ValueError("this one cannot be read")
+    time.sleep(message.metadata["seconds"])
+    return {"focus": int(digest[:2], 16) / 255}

@@ -1,0 +1,105 @@
+"""The verdict: gives the auditor what was seen from outside, and says whether the ledger is clean.
+
+Where a message is in the end:
+
+    dead        a row of the backlog's index with a failure
+    waiting     one without
+    processed   a feature row, or a row among the finished, or its source was told `done` by an engine
+
+Read from the journals, from the files of the tiers, and from the master's SQLite files once the master has ended.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+from urllib.parse import unquote
+
+from chaos import journals
+from chaos.load import NOTES, PLATES, digest_of
+
+from benches.auditor import DEAD, PROCESSED, WAITING, Auditor
+
+
+class Books:
+    """All that a run has left in its folder, by stream."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.auditors = {PLATES: Auditor(), NOTES: Auditor(has_effects=False)}
+        self.violations: list[str] = []
+        self._streams: dict[str, str] = {}
+        self._done: dict[str, set[str]] = {PLATES: set(), NOTES: set()}
+        self.ends: Counter[str] = Counter()
+
+    def read(self) -> None:
+        for path in sorted(self._folder.glob("source-*.jsonl")):
+            self._read_source(path)
+        for line in journals.read(self._folder / "handled.jsonl"):
+            self._of(line["handled"]).executed(line["handled"], line["digest"])
+        for stream, message, digest in self._copies():
+            self.auditors[stream].effect(message, digest)
+        self._read_tables()
+        for stream, messages in self._done.items():
+            for message in messages:
+                self.auditors[stream].found(message, PROCESSED)
+
+    def _of(self, message: str) -> Auditor:
+        return self.auditors[self._streams.get(message, PLATES)]
+
+    def _read_source(self, path: Path) -> None:
+        for line in journals.read(path):
+            if "sent" in line:
+                self._streams[line["sent"]] = line["stream"]
+                self._of(line["sent"]).sent(line["sent"], line["digest"])
+            elif "safe" in line:
+                message, how = line["safe"], line["how"]
+                self._of(message).told_safe(message, how)
+                if how == "done":
+                    self._done[self._streams[message]].add(message)
+            else:
+                self._read_end(line["end"], line["state"], line["text"])
+
+    def _read_end(self, message: str, state: str, text: str) -> None:
+        self.ends[state] += 1
+        if state in (PROCESSED, DEAD):
+            self._of(message).told_end(message, state)
+        else:
+            self.violations.append(f"the source of message {message!r} was told that it is {state}: {text}")
+
+    def _copies(self) -> Iterator[tuple[str, str, str]]:
+        """Yield stream, message and digest of every file in the tiers; drafts of killed engines are no copies."""
+        for path in sorted((self._folder / "tiers").glob("*/*/*")):
+            if not path.name.startswith(".draft-"):
+                yield path.parent.name, unquote(path.name.partition("~")[0]), digest_of(path.read_bytes())
+
+    def _read_tables(self) -> None:
+        master = self._folder / "home" / "master"
+        (index,) = (master / "backlog").glob("*.sqlite")
+        for stream, message, is_dead in _rows(index, "SELECT stream, message_id, failure IS NOT NULL FROM entries"):
+            self.auditors[stream].found(message, DEAD if is_dead else WAITING)
+        for stream, message in _rows(index, "SELECT stream, message_id FROM finished"):
+            self._done[stream].add(message)
+        rows = _rows(master / "features.sqlite", "SELECT stream, message_id FROM feature_rows")
+        counted = Counter((stream, message) for stream, message in rows)
+        for (stream, message), count in counted.items():
+            self._done[stream].add(message)
+            if count > 1:
+                self.violations.append(f"message {message!r} has {count} feature rows")
+
+    def all_violations(self) -> list[str]:
+        return self.violations + [
+            f"{stream}: {text}" for stream, auditor in self.auditors.items() for text in auditor.violations()
+        ]
+
+    def figures(self) -> Counter[str]:
+        """Return the figures of all streams together."""
+        return Counter(self.auditors[PLATES].figures()) + Counter(self.auditors[NOTES].figures())
+
+
+def _rows(path: Path, query: str) -> list[tuple[object, ...]]:
+    with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as connection:
+        return connection.execute(query).fetchall()

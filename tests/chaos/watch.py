@@ -1,0 +1,126 @@
+"""Watches memory and open files of every process of a run from outside, once a second.
+
+How restarts are treated: each life of a process is looked at by itself. Of a life, what counts is the time from
+:data:`FROM_S` of the run on and after its own first :data:`WARM_UP_S`; if that is :data:`LONG_ENOUGH_S` or more, a line
+is fitted through it by least squares, whose slope is its growth. Shorter lives say nothing about leaks.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import psutil
+
+EVERY_S = 1.0
+FROM_S, WARM_UP_S, LONG_ENOUGH_S = 120.0, 60.0, 120.0
+MAX_MB_PER_MIN, MAX_FILES_PER_MIN = 1.0, 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    at_s: float
+    memory_mb: float
+    files: float
+
+
+@dataclass(slots=True)
+class Life:
+    """One process from its first sample to its last."""
+
+    role: str
+    pid: int
+    samples: list[Sample] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """How a long life has grown, per minute, and where it came to."""
+
+    role: str
+    pid: int
+    seconds: float
+    mb_per_min: float
+    files_per_min: float
+    peak_mb: float
+    peak_files: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.role} ({self.pid}) over {self.seconds:.0f} s: {self.mb_per_min:+.2f} MB/min, "
+            f"{self.files_per_min:+.2f} files/min; at most {self.peak_mb:.0f} MB, {self.peak_files:.0f} files"
+        )
+
+    @property
+    def is_too_much(self) -> bool:
+        return self.mb_per_min >= MAX_MB_PER_MIN or self.files_per_min >= MAX_FILES_PER_MIN
+
+
+def growth_of(life: Life) -> Growth | None:
+    """Return the growth of a life that is long enough."""
+    begin = max(FROM_S, life.samples[0].at_s + WARM_UP_S)
+    counted = [each for each in life.samples if each.at_s >= begin]
+    if not counted or counted[-1].at_s - begin < LONG_ENOUGH_S:
+        return None
+    times = [each.at_s / 60 for each in counted]
+    return Growth(
+        life.role,
+        life.pid,
+        counted[-1].at_s - begin,
+        slope(times, [each.memory_mb for each in counted]),
+        slope(times, [each.files for each in counted]),
+        max(each.memory_mb for each in life.samples),
+        max(each.files for each in life.samples),
+    )
+
+
+def slope(xs: Sequence[float], ys: Sequence[float]) -> float:
+    """Return the slope of the line that fits best by least squares."""
+    x_mean, y_mean = sum(xs) / len(xs), sum(ys) / len(ys)
+    spread = sum((x - x_mean) ** 2 for x in xs)
+    return sum((x - x_mean) * (y - y_mean) for x, y in zip(xs, ys, strict=True)) / spread if spread else 0.0
+
+
+class Watch:
+    """Samples in a thread of its own.
+
+    Args:
+        processes: Asked for each sample: process id to role.
+    """
+
+    def __init__(self, processes: Callable[[], Mapping[int, str]]) -> None:
+        self._processes = processes
+        self._lives: dict[tuple[int, float], Life] = {}
+        self._is_over = threading.Event()
+        self._begin = time.monotonic()
+        self._thread = threading.Thread(target=self._run, name="watch", daemon=True)
+
+    def start(self) -> None:
+        self._begin = time.monotonic()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join()
+
+    @property
+    def lives(self) -> list[Life]:
+        return list(self._lives.values())
+
+    def growths(self) -> list[Growth]:
+        return [growth for each in self._lives.values() if (growth := growth_of(each))]
+
+    def _run(self) -> None:
+        while not self._is_over.wait(EVERY_S):
+            for pid, role in self._processes().items():
+                with suppress(psutil.NoSuchProcess, psutil.ZombieProcess, OSError):
+                    self._look(psutil.Process(pid), role)
+
+    def _look(self, process: psutil.Process, role: str) -> None:
+        memory_mb = process.memory_info().rss / 1e6
+        sample = Sample(time.monotonic() - self._begin, memory_mb, process.num_fds())
+        life = self._lives.setdefault((process.pid, process.create_time()), Life(role, process.pid))
+        life.samples.append(sample)
