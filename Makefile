@@ -71,6 +71,16 @@ format: install ## put the code into the house's format
 store-faults: install ## the backlog's store, killed, refused and without power at every single call to its disk; 5 minutes
 	STORE_FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/integration/test_backlog_disk_faults.py
 
+# What guides the fuzzer by coverage is needed by nobody else, and is installed by its first use.
+.PHONY: fuzz
+fuzz: install ## fuzz the data protocol: FRAMES=1000000, or MINUTES=10 guided by coverage; SEED=1 repeats a run of FRAMES
+ifdef MINUTES
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-build-isolation -e '.[fuzz]'
+	cd tests && $(abspath $(BIN))/python -m fuzzing.coverage_guided -max_total_time=$$(($(MINUTES) * 60))
+else
+	cd tests && $(abspath $(BIN))/python -m fuzzing.frames --frames $(or $(FRAMES),100000) --seed $(or $(SEED),1)
+endif
+
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo
