@@ -134,7 +134,8 @@ class Delivery:
             return HandlerFailed(text, error_type=failure.error_type, traceback=failure.traceback)
         if self.state is DeliveryState.REJECTED and outcome is not None:
             reason = str(outcome.reason)
-            return MessageRejected(f"Message {self.message_id!r} was rejected: {outcome.text or reason}", reason=reason)
+            text = one_line(outcome.text) or reason
+            return MessageRejected(f"Message {self.message_id!r} was rejected: {text}", reason=reason)
         return None
 
     def settle(self, state: DeliveryState, outcome: Outcome | None) -> None:

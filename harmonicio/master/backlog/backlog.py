@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable
 from harmonicio.control.messages import BacklogFigures, EngineExit, FailureView, OutcomeView
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
-from harmonicio.core.errors import Conflict, RemoteProtocolError, StorageError
+from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.printable import one_line
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
@@ -31,6 +32,7 @@ from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
+from harmonicio.master.backlog.outcome_codec import check_answer
 from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.subscriptions import OnFinal
 from harmonicio.master.backlog.upkeep import Upkeep
@@ -43,6 +45,8 @@ ARRIVING_MEMORY_BYTES = 256 * 1024**2
 REFUSED_AGAIN_AFTER_S = 0.1
 READ_AGAIN_AFTER_S = 1.0
 PRUNE_INTERVAL_S = 10.0
+#: Of what an engine says.
+MAX_LOGGED_LENGTH = 200
 #: One log line about late outcomes in so many seconds.
 LATE_LOG_INTERVAL_S = 10.0
 #: One about messages for which engines have no room.
@@ -238,8 +242,7 @@ class Backlog:
         Raises:
             RemoteProtocolError: an engine does not answer like that.
         """
-        if outcome.kind is OutcomeKind.STORED:
-            raise RemoteProtocolError("An engine answered `stored`, which only the master does.")
+        check_answer(outcome)  # Before anything is decided: what cannot be written would be neither done nor ready.
         with self._lock:
             decision = self._decide_settled(reservation, outcome)
         if decision.verdict is Verdict.LATE:
@@ -274,7 +277,7 @@ class Backlog:
                 reservation.entry.stream,
                 reservation.entry.size_bytes,
                 reservation.engine,
-                outcome.text,
+                one_line(outcome.text)[:MAX_LOGGED_LENGTH],
             )
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:

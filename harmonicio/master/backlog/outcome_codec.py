@@ -10,12 +10,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import lru_cache
 
-from harmonicio.core.errors import RemoteProtocolError, StorageError
-from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.core.errors import InvalidInput, RemoteProtocolError, StorageError
+from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind
 from harmonicio.core.names import MAX_NAME_LENGTH
 from harmonicio.master.backlog.entry import Death
 from harmonicio.wire.codec import pack, unpack
-from harmonicio.wire.sections import failure_map, outcome_detail, read_failure, read_outcome
+from harmonicio.wire.sections import failure_map, outcome_detail, packed_detail, read_failure, read_outcome
 
 #: A longer digest is none.
 MAX_IMAGE_LENGTH = 200
@@ -27,6 +27,24 @@ class KeptOutcome:
 
     outcome: Outcome
     attempts: int
+
+
+def check_answer(outcome: Outcome) -> None:
+    """See that an engine's answer is one that can be kept, and passed on.
+
+    Raises:
+        RemoteProtocolError: an engine does not answer like that.
+    """
+    if outcome.kind is OutcomeKind.STORED:
+        raise RemoteProtocolError("An engine answered `stored`, which only the master does.")
+    if outcome.result is None:
+        return
+    try:
+        size_bytes = len(packed_detail(outcome))
+    except InvalidInput as error:
+        raise RemoteProtocolError(f"An engine sent a result that cannot be kept: {error.text}") from None
+    if size_bytes > MAX_RESULT_BYTES:
+        raise RemoteProtocolError(f"An engine sent a result of {size_bytes} bytes, more than {MAX_RESULT_BYTES}.")
 
 
 def encode_outcome(kept: KeptOutcome) -> bytes:
@@ -46,7 +64,7 @@ def decode_outcome(data: bytes) -> KeptOutcome:
     try:
         kind, detail, attempts = unpack(data)
         return KeptOutcome(read_outcome(kind, detail), int(attempts))
-    except (RemoteProtocolError, ValueError, TypeError) as error:
+    except (RemoteProtocolError, ValueError, TypeError, OverflowError) as error:
         raise StorageError(f"A stored outcome cannot be read: {error}") from error
 
 
@@ -72,7 +90,7 @@ def decode_death(data: bytes) -> Death:
             str(fields.get("image", "")),
             int(fields.get("version", 0)),
         )
-    except (RemoteProtocolError, ValueError, TypeError) as error:
+    except (RemoteProtocolError, ValueError, TypeError, OverflowError) as error:
         raise StorageError(f"Why a message died cannot be read: {error}") from error
 
 
