@@ -81,6 +81,13 @@ else
 	cd tests && $(abspath $(BIN))/python -m fuzzing.frames --frames $(or $(FRAMES),100000) --seed $(or $(SEED),1)
 endif
 
+# ── to look for what can go wrong ───────────────────────────────────────────────────────────────────────────────────
+
+# With SEED alone, that seed with a trace; with RUNS, so many seeds from SEED (1) on.
+.PHONY: simulate
+simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS)
+
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo

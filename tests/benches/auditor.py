@@ -11,8 +11,10 @@ Rules, each of which is a violation when it is broken:
 
 - A message that was called safe is found in exactly one state. One that was not may be found nowhere, or in one.
 - What its source was told last agrees with where it is found.
-- Handlers and tiers get the bytes that were sent.
-- A processed message has exactly one effect, where effects are counted; a dead or shed one has none.
+- Handlers and tiers get the bytes that were sent; where a source has sent others under the same id, either of them.
+- A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
+  an attempt was cut short between its effect and its answer may be dead and have its one effect.
+- A dead letter keeps the bytes that were sent.
 - Nothing is found that was never sent. Gauges are zero at the end.
 """
 
@@ -30,11 +32,16 @@ class Account:
     """All that was seen of one message."""
 
     digest: str
+    other_digests: set[str] = field(default_factory=set)
     told_safe: set[str] = field(default_factory=set)
     told_end: set[str] = field(default_factory=set)
     found: Counter[str] = field(default_factory=Counter)
     effects: int = 0
     executions: int = 0
+    is_cut_short: bool = False
+
+    def has_digest(self, digest: str) -> bool:
+        return digest == self.digest or digest in self.other_digests
 
 
 class Auditor:
@@ -60,6 +67,11 @@ class Auditor:
         if account.digest != digest:
             self._blame(message, "was sent twice with other bytes, which is a fault of the test")
 
+    def sent_others(self, message: str, digest: str) -> None:
+        """A source offers other bytes under an id that it has used, on purpose."""
+        if account := self._known(message, "was sent with other bytes"):
+            account.other_digests.add(digest)
+
     def told_safe(self, message: str, how: str) -> None:
         """The source was told that the message is safe: ``how`` is ``done`` or ``stored``."""
         if account := self._known(message, "was called safe"):
@@ -76,15 +88,20 @@ class Auditor:
         """A handler was given the message."""
         if account := self._known(message, "was handled"):
             account.executions += 1
-            if digest != account.digest:
+            if not account.has_digest(digest):
                 self._blame(message, f"reached a handler with other bytes: {digest}, sent {account.digest}")
 
     def effect(self, message: str, digest: str) -> None:
         """One effect of the message is there at the end, as a copy in a tier."""
         if account := self._known(message, "has an effect"):
             account.effects += 1
-            if digest != account.digest:
+            if not account.has_digest(digest):
                 self._blame(message, f"has other bytes in its tier: {digest}, sent {account.digest}")
+
+    def cut_short(self, message: str) -> None:
+        """An attempt ended after its effect and before its answer, as when an engine is killed just then."""
+        if account := self._known(message, "was cut short"):
+            account.is_cut_short = True
 
     # ── where it is in the end ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -92,6 +109,11 @@ class Auditor:
         """The message is in this state at the end; said once for every place where it is."""
         if account := self._known(message, f"is {state}"):
             account.found[state] += 1
+
+    def kept(self, message: str, digest: str) -> None:
+        """The payload of a dead letter, as it can be read at the end."""
+        if (account := self._known(message, "is kept")) and not account.has_digest(digest):
+            self._blame(message, f"is kept with other bytes: {digest}, sent {account.digest}")
 
     def gauge(self, name: str, value: float) -> None:
         """What must be zero at the end."""
@@ -120,6 +142,8 @@ class Auditor:
     def _faults(self, account: Account) -> list[str]:
         faults = []
         places = [state for state in STATES for _ in range(account.found[state])]
+        if account.is_cut_short and places == [PROCESSED, DEAD] and account.effects == 1:
+            return faults
         if len(places) > 1:
             faults.append(f"is in more than one place: {', '.join(places)}")
         if not places and account.told_safe:

@@ -1,0 +1,172 @@
+"""The master's host: the real :class:`~harmonicio.master.service.MasterService`, on our disk and network.
+
+Ours are only: the SQLite file of streams (:class:`Records`; every change is on stable storage when it returns, as
+there), the data folder, the bearer tokens, and HTTP (:mod:`simulation.rest`).
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from harmonicio.control import json_codec
+from harmonicio.core.clock import SystemClock
+from harmonicio.core.lease import Address
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.master import Master
+from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
+from simulation import stage
+from simulation.disk import Disk, SimulatedStore
+from simulation.loop import Host, Process, current
+from simulation.rest import WebServer
+from simulation.threads import Event
+
+PORT, DATA_PORT = 8710, 8711
+
+
+class Records:
+    """:class:`harmonicio.master.store.MasterStore`."""
+
+    def __init__(self, key: str) -> None:
+        self.ticket_key = key
+        self.epoch = 1
+        self._streams: dict[str, bytes] = {}
+        self._versions: dict[str, int] = {}
+
+    def raise_epoch(self) -> int:
+        self.epoch += 1
+        return self.epoch
+
+    def streams(self) -> tuple[StreamDeclaration, ...]:
+        return tuple(json_codec.loads(StreamDeclaration, text) for _, text in sorted(self._streams.items()))
+
+    def last_version(self, stream: str) -> int:
+        return self._versions.get(stream, 0)
+
+    def put_stream(self, declaration: StreamDeclaration) -> None:
+        self._streams[declaration.name] = json_codec.dumps(declaration)
+        self._versions[declaration.name] = declaration.version
+
+    def drop_stream(self, stream: str) -> None:
+        self._streams.pop(stream, None)
+
+    def close(self) -> None:
+        pass
+
+
+class Folder:
+    """:class:`harmonicio.master.folder.DataFolder`."""
+
+    def __init__(self, path: Any) -> None:
+        self.database = self.backlog = path
+
+    def close(self) -> None:
+        pass
+
+
+class Tokens:
+    """:class:`harmonicio.master.tokens.TokenBook`: everybody has one."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def make_first(self, folder: object) -> None:
+        pass
+
+    def is_known(self, mark: str) -> bool:
+        return True
+
+
+class MasterHost:
+    """A host on which a master runs, dies and is started again.
+
+    Attributes:
+        service: Of the master that runs, or ran last.
+        starts: How often it was started.
+    """
+
+    def __init__(self, world: Any, host: Host, options: dict[str, Any], backlog_bytes: int, key: str) -> None:
+        self._world = world
+        self.host = host
+        self._options = options
+        self._backlog_bytes = backlog_bytes
+        self.records = Records(key)
+        loop = host.loop
+        self.disk = Disk(loop.after, lambda: loop.random.uniform(*self.sync_s))
+        self.sync_s = (0.0005, 0.004)
+        self.process: Process | None = None
+        self.service: MasterService | None = None
+        self.starts = 0
+        self._ending: Event | None = None
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and not self.process.is_dead
+
+    def substitutes(self) -> list[tuple[Any, str, Any]]:
+        """Return what stands in for what in the service's module."""
+        place = stage.master_service
+        return [
+            (place, "DataFolder", Folder),
+            (place, "MasterStore", lambda _: self.records),
+            (place, "TokenBook", Tokens),
+            (place, "open_extensions", lambda _: {}),
+            (place, "extension_endpoints", lambda _: []),
+            (place, "all_endpoints", list),
+            (place, "create_app", lambda master, _: master),
+            (place, "HttpServer", self._web_server),
+            (place, "create_store", self._store),
+        ]
+
+    def _store(self, name: str, folder: object, limits: StoreLimits) -> SimulatedStore:
+        return SimulatedStore(self.disk, limits, SystemClock())
+
+    def _web_server(self, address: Address, app: Master, *, threads: int) -> Any:
+        self._world.web.servers[self.host.name] = WebServer(app, current().process)
+        return _Bound(address, self._world.web, self.host.name)
+
+    def start(self) -> None:
+        self.starts += 1
+        self.process = Process(f"{self.host.name}.{self.starts}", self.host)
+        self._ending = Event()
+        self.process.spawn("main", self._main, self._ending)
+
+    def _main(self, ending: Event) -> None:
+        options = MasterOptions(
+            data_folder=PurePosixPath("/master"),  # type: ignore[arg-type]  nobody opens it
+            host=self.host.name,
+            port=PORT,
+            data_port=DATA_PORT,
+            is_insecure=True,
+            **self._options,
+        )
+        service = MasterService(options, BacklogOptions(max_disk_bytes=self._backlog_bytes))
+        self.service = service
+        service.start()
+        ending.wait()
+        service.close()
+        current().process.die(0)
+
+    def end(self) -> None:
+        """SIGTERM."""
+        if self._ending is not None:
+            self._ending.set()
+
+    def crash(self) -> int:
+        """Die, and lose what was not on stable storage; return how many writes that were."""
+        assert self.process is not None
+        self.process.die()
+        return self.disk.crash(self.host.loop.random.randrange)
+
+
+class _Bound:
+    """A web server that listens."""
+
+    def __init__(self, address: Address, web: Any, host: str) -> None:
+        self.address = address
+        self.url = f"http://{address}"
+        self._web, self._host = web, host
+
+    def close(self) -> None:
+        self._web.servers.pop(self._host, None)

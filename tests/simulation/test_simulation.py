@@ -1,0 +1,35 @@
+"""A few seeds for every change; ``make simulate`` runs as many as one likes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TESTS = Path(__file__).parent.parent
+
+
+def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "simulation.run", *arguments],
+        cwd=TESTS,
+        env={**os.environ, "PYTHONPATH": str(TESTS)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=110,
+    )
+
+
+def test_simulated_clusters_keep_the_promise() -> None:
+    done = simulate("--runs=8", "--seed=1", "--jobs=2")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("seed", [3])
+def test_a_run_depends_on_its_seed_alone(seed: int) -> None:
+    one, other = simulate(f"--seed={seed}"), simulate(f"--seed={seed}")
+    assert one.stdout == other.stdout and "violations" in one.stdout

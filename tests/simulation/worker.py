@@ -1,0 +1,347 @@
+"""A worker's host: the real :class:`~harmonicio.worker.service.WorkerService` with engines as processes of ours.
+
+Ours are only: folders, the runtime (which starts engines after a while, and tells of their ends), the desk's sockets
+and the meter of the host's load.
+"""
+
+from __future__ import annotations
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import EngineReport, HostLoad
+from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted
+from harmonicio.worker.options import WorkerOptions
+from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
+from harmonicio.worker.service import WorkerService
+from simulation import engine as engines
+from simulation import stage
+from simulation.engine import ControlListener, ControlSocket
+from simulation.loop import Host, Process, Task, check_alive, current
+from simulation.rest import Client
+from simulation.threads import Event
+
+EXIT_ORDERED = 0
+_LOAD = HostLoad(0.5, 1, 2, 3)
+
+
+class EngineHandle:
+    """An engine's process on this host: it outlives its controller."""
+
+    def __init__(self, spec: EngineSpec, number: int) -> None:
+        self.spec = spec
+        self.number = number
+        self.process: Process | None = None
+        self.is_unwanted = False
+        self.exit_code: int | None = None
+
+
+class WorkerHost:
+    """A host with a worker controller, its engines, and what its disk keeps of them.
+
+    Attributes:
+        handles: The engines that were started and not forgotten, by id.
+        bonds: What the engines' folders say.
+    """
+
+    def __init__(self, world: Any, host: Host, master_url: str, **options: Any) -> None:
+        self.world = world
+        self.host = host
+        self._master_url = master_url
+        self._options = options
+        self.handles: dict[str, EngineHandle] = {}
+        self.bonds: dict[str, str] = {}
+        self.listener: Any = None
+        self.process: Process | None = None
+        self.service: WorkerService | None = None
+        self.starts = 0
+        self._ending: Event | None = None
+        self.is_scratch_full = False
+        host.shared["worker"] = self
+
+    @property
+    def is_running(self) -> bool:
+        return self.process is not None and not self.process.is_dead
+
+    def start(self) -> None:
+        """Start the controller."""
+        self.starts += 1
+        self.process = Process(f"{self.host.name}.{self.starts}", self.host)
+        self._ending = Event()
+        self.process.spawn("main", self._main, self._ending)
+
+    def _main(self, ending: Event) -> None:
+        options = WorkerOptions(
+            name=self.host.name,
+            data_folder=PurePosixPath(f"/{self.host.name}"),  # type: ignore[arg-type]  nobody opens it
+            scratch_folder=PurePosixPath("/tmp"),  # type: ignore[arg-type]
+            host=self.host.name,
+            **self._options,
+        )
+        service = WorkerService(options, Client(self._master_url))
+        self.service = service
+        service.start()
+        ending.wait()
+        service.stop(drain_s=10.0)
+        current().process.die(0)
+
+    def end(self) -> None:
+        """SIGTERM: its engines are drained."""
+        if self._ending is not None:
+            self._ending.set()
+
+    def running(self) -> list[EngineHandle]:
+        """Return the engines whose processes live."""
+        return [each for each in self.handles.values() if each.process is not None and not each.process.is_dead]
+
+
+def substitutes() -> list[tuple[Any, str, Any]]:
+    """Return what stands in for what in the service's module."""
+    place = stage.worker_service
+    return [
+        (place, "make_private", lambda _: None),
+        (place, "DataFolder", Folder),
+        (place, "ControlDesk", Desk),
+        (place, "open_runtime", lambda _, context: Runtime(context)),
+        (place, "HostMeter", Meter),
+        (place, "LogReader", LogReader),
+        (place, "read_board", engines.read_board),
+        (place, "TICK_S", 0.2),
+    ]
+
+
+def _own() -> WorkerHost:
+    own = check_alive().host.shared["worker"]
+    assert isinstance(own, WorkerHost)
+    return own
+
+
+class Folder:
+    """:class:`harmonicio.worker.folder.DataFolder`."""
+
+    def __init__(self, path: Any) -> None:
+        self._host = _own()
+        self.engines = path
+        self.identity = f"identity-{self._host.host.name}"
+
+    def socket_of(self, engine: str) -> Any:
+        return self.engines / engine
+
+    def add(self, engine: str, bond: str, owner: object = None, *, is_bounded: bool = False) -> Any:
+        self._host.bonds[engine] = bond
+        return self.engines / engine
+
+    def bond(self, engine: str) -> str:
+        return self._host.bonds.get(engine, "")
+
+    def remove(self, engine: str) -> None:
+        self._host.bonds.pop(engine, None)
+
+    def remove_strangers(self, known: set[str]) -> None:
+        self._host.bonds = {engine: bond for engine, bond in self._host.bonds.items() if engine in known}
+
+    def close(self) -> None:
+        pass
+
+
+class Runtime:
+    """A runtime, as :mod:`harmonicio.worker.runtimes.base` says."""
+
+    starts = ("handler",)
+    owner = None
+    sees_mounts = False
+
+    def __init__(self, context: RuntimeContext) -> None:
+        self._host = _own()
+        self._tell = context.tell
+        self._process = current().process
+        self._host.listener = self
+
+    def __enter__(self) -> Runtime:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def tell(self, event: Any) -> None:
+        """Tell the controller, from a thread of its process."""
+        if not self._process.is_dead and self._host.listener is self:
+            self._process.spawn("runtime", self._tell, event)
+
+    def start(self, spec: EngineSpec) -> None:
+        check_alive()
+        host, world = self._host, self._host.world
+        handle = EngineHandle(spec, world.count_engine())
+        host.handles[spec.engine] = handle
+        world.loop.after(world.loop.random.uniform(*world.plan.engine_start_s), self._started, handle)
+
+    def _started(self, handle: EngineHandle) -> None:
+        host = self._host
+        if not host.host.is_up:
+            return
+        process = Process(handle.spec.engine, host.host)
+        handle.process = process
+        process.on_death.append(lambda: _ended(host, handle))
+        if handle.is_unwanted:
+            process.die(EXIT_ORDERED)
+            return
+        process.spawn("main", engines.run, handle.spec.configuration, host.world.daemons)
+        _tell(host, EngineStarted(handle.spec.engine, handle.number))
+
+    def stop(self, engine: str) -> None:
+        check_alive()
+        handle = self._host.handles.get(engine)
+        if handle is None:
+            return
+        handle.is_unwanted = True
+        daemon = self._host.world.daemons.get(engine)
+        if handle.process is not None and not handle.process.is_dead:
+            if daemon is None or daemon.address is None:
+                handle.process.die(EXIT_ORDERED)
+            else:
+                handle.process.spawn("signal", daemon.drain, 30.0)
+
+    def kill(self, engine: str) -> None:
+        check_alive()
+        handle = self._host.handles.get(engine)
+        if handle is not None:
+            handle.is_unwanted = True
+            if handle.process is not None:
+                self._host.world.killed(handle, "killed by its controller")
+                handle.process.die()
+
+    def list(self) -> tuple[EngineFound, ...]:
+        return tuple(
+            EngineFound(each.spec.engine, each.spec.declaration, each.number, each.exit_code is None)
+            for each in self._host.handles.values()
+        )
+
+    def forget(self, engine: str) -> None:
+        handle = self._host.handles.get(engine)
+        if handle is not None and handle.exit_code is not None:
+            del self._host.handles[engine]
+
+    def log_part(self, *_: object) -> Any:
+        raise NotImplementedError("Nobody reads logs here.")
+
+    def close(self) -> None:
+        if self._host.listener is self:
+            self._host.listener = None
+
+
+def _ended(host: WorkerHost, handle: EngineHandle) -> None:
+    assert handle.process is not None
+    handle.exit_code = handle.process.exit_code
+    _tell(host, EngineExited(handle.spec.engine, handle.exit_code))
+
+
+def _tell(host: WorkerHost, event: Any) -> None:
+    if host.listener is not None:
+        host.listener.tell(event)
+
+
+class Desk:
+    """:class:`harmonicio.worker.control_desk.ControlDesk`."""
+
+    def __init__(self, selector: Any) -> None:
+        self._selector = selector
+        self._listeners: dict[str, ControlListener] = {}
+        self._channels: dict[str, ControlSocket] = {}
+        self._epoch = 0
+
+    def open(self, engine: str, folder: Any) -> Any:
+        process = check_alive()
+        path = folder / "control.sock"
+        listener = self._listeners[engine] = ControlListener(process.host, str(path), process)
+        self._selector.register(listener, 1, (engine, listener))
+        return path
+
+    def serve(self, data: Any) -> list[EngineReport]:
+        engine, ready = data
+        if isinstance(ready, ControlListener):
+            self._accept(engine, ready)
+            return []
+        reports = list(ready.reports)
+        ready.reports.clear()
+        if ready.is_closed and self._channels.get(engine) is ready:
+            self._drop(engine)
+        return [report for report in reports if report.engine == engine]
+
+    def last_words(self, engine: str) -> list[EngineReport]:
+        if engine in self._listeners:
+            self._accept(engine, self._listeners[engine])
+        return self.serve((engine, self._channels[engine])) if engine in self._channels else []
+
+    def drain(self, engine: str, within_s: float) -> bool:
+        return self._send(engine, EngineOrder(within_s))
+
+    def announce_epoch(self, epoch: int) -> None:
+        if epoch != self._epoch:
+            self._epoch = epoch
+            for engine in list(self._channels):
+                self._send(engine, EngineOrder(epoch=epoch))
+
+    def _send(self, engine: str, order: EngineOrder) -> bool:
+        channel = self._channels.get(engine)
+        if channel is None or channel.is_closed:
+            return False
+        channel.orders.append(order)
+        channel.order_came.changed()
+        return True
+
+    def close(self, engine: str) -> None:
+        self._drop(engine)
+        listener = self._listeners.pop(engine, None)
+        if listener is not None:
+            self._selector.unregister(listener)
+            listener.close()
+
+    def close_all(self) -> None:
+        for engine in list(self._listeners):
+            self.close(engine)
+
+    def _accept(self, engine: str, listener: ControlListener) -> None:
+        channel = listener.accept()
+        if channel is None:
+            return
+        self._drop(engine)
+        self._channels[engine] = channel
+        self._selector.register(channel, 1, (engine, channel))
+        if self._epoch:
+            self._send(engine, EngineOrder(epoch=self._epoch))
+
+    def _drop(self, engine: str) -> None:
+        channel = self._channels.pop(engine, None)
+        if channel is not None:
+            self._selector.unregister(channel)
+            channel.close()
+
+
+class Meter:
+    """:class:`harmonicio.worker.host_load.HostMeter`."""
+
+    def __init__(self, _: object) -> None:
+        pass
+
+    def measure(self) -> HostLoad:
+        return _LOAD
+
+
+class LogReader:
+    """:class:`harmonicio.worker.log_reader.LogReader`: nobody wishes to read."""
+
+    def __init__(self, *_: object) -> None:
+        pass
+
+    def start(self) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+    def want(self, wishes: object) -> None:
+        pass
+
+
+__all__ = ["EngineHandle", "Task", "WorkerHost", "substitutes"]
