@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import TypeVar
 
 import psutil
-from chaos.ground import ADDRESSES, SmallDisk, on
-from chaos.load import NOTES, PLATES, STREAMS
 
 from benches.roles import COMMAND, Roles
+from chaos.ground import ADDRESSES, SmallDisk, on
+from chaos.load import NOTES, PLATES, STREAMS
 from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import Status
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
@@ -41,7 +42,7 @@ MASTER_DISK_BYTES, TIERS_DISK_BYTES = 2 * 1024**3, 6 * 1024**3
 _HANDLER = Path(__file__).with_name("handler.py")
 _TESTS = Path(__file__).parent.parent
 
-STOP_WITHIN_S = 90.0
+START_WITHIN_S, STOP_WITHIN_S = 180.0, 90.0
 ASK_WITHIN_S = 90.0
 Answer = TypeVar("Answer")
 
@@ -77,14 +78,14 @@ class Cluster:
             disk.mount()
         (self.folder / "logs").mkdir()
         self.start("master")
-        wait_until(self._roles.is_up, 30, what="the master")
+        wait_until(self._roles.is_up, START_WITHIN_S, what="the master")
         for stream in STREAMS:
             self.declare(stream, TIMEOUT_S)
         for worker in ("w1", "w2"):
             self.start(worker)
         with self._roles.client() as client:
             for stream, count in ENGINES.items():
-                wait_until(lambda s=stream, n=count: client.stream(s).running == n, 60, what="all engines")
+                wait_until(lambda s=stream, n=count: client.stream(s).running == n, START_WITHIN_S, what="all engines")
 
     def start(self, name: str, through: Sequence[str] = COMMAND) -> None:
         """Start one of :data:`ROLES`; its output is added to its log. ``through`` is what runs the master's command."""
@@ -177,6 +178,11 @@ class Cluster:
                 if not error.retryable or time.monotonic() > deadline:
                     raise
             time.sleep(0.2)
+
+    def status(self) -> Status:
+        """Ask the master once how the cluster is."""
+        with self._roles.client() as client:
+            return client.status()
 
     def declare(self, stream: str, timeout_s: float) -> None:
         """Declare a stream; another time-out makes it a new version, whose engines replace those that run."""

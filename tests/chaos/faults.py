@@ -14,11 +14,10 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
+from benches import crash_points
 from chaos.cluster import ENGINES, PROXIED, TIMEOUT_S, Cluster
 from chaos.ground import ADDRESSES, command, on
 from chaos.plan import Fault
-
-from benches import crash_points
 
 Strike = Callable[[Cluster, Fault], AbstractContextManager[None]]
 

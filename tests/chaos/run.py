@@ -9,11 +9,11 @@ from pathlib import Path
 
 from chaos.cluster import ENGINES, ROLES, SOURCES, TIMEOUT_S, Cluster
 from chaos.faults import STRIKES, Missed
+from chaos.figures import Figures
 from chaos.ground import make_hosts
 from chaos.plan import Fault, Plan
 from chaos.verdict import Books
-from chaos.watch import Watch
-
+from chaos.watch import FROM_S, LONG_ENOUGH_S, Watch
 from harmonicio.control.messages import Status
 from harmonicio.testing.waiting import wait_until
 
@@ -33,11 +33,11 @@ class Run:
         self._plan = plan
         self._cluster = Cluster(folder, plan.seed, rate)
         self._watch = Watch(self._all_processes)
+        self._figures = Figures(self._cluster.status)
         self._hits: Counter[str] = Counter()
         self._missed: Counter[str] = Counter()
         self._violations: list[str] = []
         self._lock = threading.Lock()
-        self._late: dict[float, int] = {}
 
     def run(self) -> int:
         """Return 0 when the ledger is clean and nothing grew, else 1."""
@@ -45,6 +45,7 @@ class Run:
         self._cluster.begin()
         print(f"The cluster runs; the load lasts {self._plan.duration_s:g} s. Time-outs of 600 s are {TIMEOUT_S:g} s.")
         self._watch.start()
+        self._figures.start()
         begin = time.monotonic()
         for name in SOURCES:
             self._cluster.start(name)
@@ -53,6 +54,8 @@ class Run:
         print("The plan is over; the sources stop.")
         self._come_to_rest()
         self._watch.stop()
+        self._figures.stop()
+        self._watch.save(self._folder / "samples.csv")
         self._stop()
         return self._judge()
 
@@ -157,20 +160,33 @@ class Run:
         growths = self._watch.growths()
         violations = self._violations + books.all_violations()
         violations += [f"grows: {each}" for each in growths if each.is_too_much]
-        print("\nfaults that struck (and missed):")
-        for kind in sorted(self._hits | self._missed):
-            print(f"  {self._hits[kind]:4d} {kind}" + (f" ({self._missed[kind]})" if self._missed[kind] else ""))
-        print(f"  {self._hits.total():4d} of {len(self._hits)} kinds")
-        print("messages: " + ", ".join(f"{value} {name}" for name, value in books.figures().items()))
-        print(f"recoveries: {', '.join(f'{name} {count - 1}' for name, count in self._cluster.starts.items())}, ")
-        print(f"  engines {sum(each.role == 'engine' for each in self._watch.lives) - sum(ENGINES.values())}")
-        print(f"ended by force at the deadline of their drain: {dict(+self._cluster.forced) or 'none'}")
+        self._print_faults()
+        self._print_messages(books)
         for each in growths:
             print(f"  {each}")
         for each in violations[:100]:
             print(f"VIOLATION: {each}")
         print(f"{len(violations)} violations; folder {self._folder}, seed {self._plan.seed}")
         return 1 if violations else 0
+
+    def _print_faults(self) -> None:
+        print("\nfaults that struck (and missed):")
+        for kind in sorted(self._hits | self._missed):
+            print(f"  {self._hits[kind]:4d} {kind}" + (f" ({self._missed[kind]})" if self._missed[kind] else ""))
+        print(f"  {self._hits.total():4d} of {len(self._hits)} kinds")
+
+    def _print_messages(self, books: Books) -> None:
+        started = {name: count - 1 for name, count in self._cluster.starts.items() if count > 1}
+        started["engines"] = sum(each.role == "engine" for each in self._watch.lives) - sum(ENGINES.values())
+        print("messages: " + ", ".join(f"{value} {name}" for name, value in books.figures().items()))
+        print(
+            f"at least {self._figures.late_outcomes} late outcomes fenced off; {self._figures.deepest} waited at once"
+        )
+        print("started again: " + ", ".join(f"{name} {count}" for name, count in started.items()))
+        print(f"ended by force at the deadline of their drain: {dict(+self._cluster.forced) or 'none'}")
+        print(
+            f"growth after minute {FROM_S / 60:g}, of lives of {LONG_ENOUGH_S:g} s or more beyond their first minute:"
+        )
 
     def _all_processes(self) -> dict[int, str]:
         roles = {process.pid: name for name, process in list(self._cluster.processes.items())}

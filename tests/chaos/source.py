@@ -25,10 +25,9 @@ from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 
+from benches.fault_proxy import Detour, FaultProxy, Faults
 from chaos import journals
 from chaos.load import STREAMS, Offer, digest_of, offer
-
-from benches.fault_proxy import Detour, FaultProxy, Faults
 from harmonicio.control.client import MasterClient
 from harmonicio.control.settings_files import load_settings, read_token
 from harmonicio.core.errors import OutcomeTimeout, UndeliveredError
@@ -36,6 +35,7 @@ from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
+from harmonicio.stream_connector.leasing import LeaseClient
 
 _log = logging.getLogger(__name__)
 
@@ -115,6 +115,25 @@ def offers(journal: Path, seed: int, name: str) -> Iterator[tuple[Offer, int, bo
     yield from ((offer(seed, name, number), number, True) for number in count(newest + 1))
 
 
+class Proxies(Detour):
+    """Proxies of the connectors of one source; those before engines that are gone are closed."""
+
+    KEPT = 16
+
+    def __init__(self, client: LeaseClient, proxies: dict[Address, FaultProxy], lock: threading.Lock) -> None:
+        super().__init__(client, proxies)
+        self._lock = lock
+
+    def proxy(self, address: Address) -> FaultProxy:
+        with self._lock:
+            found = super().proxy(address)
+            self.proxies[address] = self.proxies.pop(address)  # Those that were named last stand last.
+            for each in list(self.proxies)[: -self.KEPT]:
+                if not self.proxies[each].connections:
+                    self.proxies.pop(each).close()
+            return found
+
+
 class Source:
     """One source process."""
 
@@ -122,6 +141,7 @@ class Source:
         self._name, self._seed, self._pause_s = name, seed, 1 / rate
         self._path, self._stop = folder / f"source-{name}.jsonl", folder / "stop"
         self._proxies: dict[Address, FaultProxy] | None = {} if has_proxies else None
+        self._proxies_lock = threading.Lock()
         self._is_told_to_end = threading.Event()
         self._is_over = threading.Event()
 
@@ -149,7 +169,7 @@ class Source:
             return StreamConnector(stream=stream)
         settings = load_settings()
         client = MasterClient(settings.master.url, read_token(settings, (Role.SOURCE,)))
-        return StreamConnector(stream=stream, client=Detour(client, self._proxies))
+        return StreamConnector(stream=stream, client=Proxies(client, self._proxies, self._proxies_lock))
 
     def _send_all(self, connectors: dict[str, StreamConnector], notes: Notes) -> None:
         for each, number, is_new in offers(self._path, self._seed, self._name):
@@ -177,11 +197,12 @@ class Source:
         """Do to the proxies what is ordered on standard input."""
         for line in sys.stdin:
             order, _, options = line.partition(" ")
-            for proxy in list(proxies.values()):
-                if order == "impair":
-                    proxy.impair(Faults(**json.loads(options)))
-                else:
-                    getattr(proxy, order.strip())()
+            with self._proxies_lock:
+                for proxy in proxies.values():
+                    if order == "impair":
+                        proxy.impair(Faults(**json.loads(options)))
+                    else:
+                        getattr(proxy, order.strip())()
 
 
 def main() -> None:

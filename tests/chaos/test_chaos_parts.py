@@ -10,6 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
 from chaos.faults import STRIKES
 from chaos.journals import Journal, read
 from chaos.load import NOTES, PLATES, digest_of, offer

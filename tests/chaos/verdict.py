@@ -18,10 +18,9 @@ from contextlib import closing
 from pathlib import Path
 from urllib.parse import unquote
 
+from benches.auditor import DEAD, PROCESSED, WAITING, Auditor
 from chaos import journals
 from chaos.load import NOTES, PLATES, digest_of
-
-from benches.auditor import DEAD, PROCESSED, WAITING, Auditor
 
 
 class Books:

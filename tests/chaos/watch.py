@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import psutil
 
@@ -109,6 +110,13 @@ class Watch:
     @property
     def lives(self) -> list[Life]:
         return list(self._lives.values())
+
+    def save(self, path: Path) -> None:
+        """Write every sample as a line: role, process, seconds, megabytes, files."""
+        with path.open("w") as file:
+            for life in self._lives.values():
+                for each in life.samples:
+                    file.write(f"{life.role},{life.pid},{each.at_s:.1f},{each.memory_mb:.1f},{each.files:.0f}\n")
 
     def growths(self) -> list[Growth]:
         return [growth for each in self._lives.values() if (growth := growth_of(each))]
