@@ -3,26 +3,21 @@
 Rules:
 
 - Every change of state goes through :meth:`StreamBook.move`, so the gauges cannot differ from the entries.
-- What is ready lies in a heap of whole numbers, priority above sequence, so that the smallest is the next. An entry
-  that stops being ready stays in the heap until it comes to the top, where its state tells that it is stale; when
-  stale numbers prevail, the heap is made anew.
-- What was put off lies in a heap of its own, too, so that it can be offered to whoever has room before its pause ends.
+- What is ready lies in a heap by priority, then arrival. What was put off lies in another one in the same order, so
+  that it can be offered to whoever has room before its pause ends.
 - In an ordered stream nothing is ready while another message is held by an engine, and nothing overtakes a message that
   is still being stored or waits for its next attempt: those lie in the heap, too.
 """
 
 from __future__ import annotations
 
-from heapq import heapify, heappop, heappush, nsmallest
+from heapq import nsmallest
 from itertools import chain, islice
 
 from harmonicio.core.message import MAX_PRIORITY
 from harmonicio.master.backlog.entry import BURIED, WAITING, Entry, RetryPolicy, State
+from harmonicio.master.backlog.entry_heap import EntryHeap
 
-#: Sequences stay below 2 ** 48: at a million messages a second that is nine years.
-SEQUENCE_BITS = 48
-_SEQUENCE_MASK = (1 << SEQUENCE_BITS) - 1
-_STALE_ALLOWED = 1024
 #: What lies in the heap: in an ordered stream also what holds up those behind it.
 _READY, _IN_ORDER = (State.READY,), (State.STORING, State.DELAYED, State.READY)
 
@@ -45,8 +40,8 @@ class StreamBook:
         self.late_total = 0
         #: Whether ``waiting`` lies in the order of arrival; what comes back from the dead is at its end.
         self._is_in_order = True
-        self._ready: list[int] = []
-        self._put_off: list[int] = []
+        self._ready = EntryHeap(_urgency, self._is_in_ready, self._find)
+        self._put_off = EntryHeap(_urgency, _is_put_off, self._find)
         self.policy = RetryPolicy()
 
     def __repr__(self) -> str:
@@ -61,7 +56,7 @@ class StreamBook:
     def policy(self, policy: RetryPolicy) -> None:
         self._policy = policy
         self._in_heap = _IN_ORDER if policy.is_ordered else _READY
-        self._make_heap()
+        self._ready.fill(chain(self.waiting.values(), self._storing.values()))
 
     def enter(self, entry: Entry) -> None:
         """Enter a new message, in state STORING."""
@@ -71,7 +66,7 @@ class StreamBook:
         self.counts[State.STORING] += 1
         self.sizes_bytes[State.STORING] += entry.size_bytes
         if State.STORING in self._in_heap:
-            self._push(entry)
+            self._ready.push(entry)
 
     def move(self, entry: Entry, state: State) -> None:
         """Change an entry's state."""
@@ -95,32 +90,38 @@ class StreamBook:
             self.waiting.pop(entry.sequence, None)
         if state in BURIED:
             self.buried[entry.sequence] = entry
-        if state in self._in_heap:
-            self._push(entry)
-        if state is State.DELAYED and entry.is_put_off:
-            self._push_put_off(entry)
+        self._order(entry)
+
+    def prioritise(self, entry: Entry, priority: int) -> None:
+        """Give an entry that waits another place in the order."""
+        entry.priority = priority
+        self._order(entry)
+
+    def _order(self, entry: Entry) -> None:
+        """Have an entry stand where its state and priority say."""
+        if entry.state in self._in_heap:
+            self._ready.push(entry)
+        if _is_put_off(entry):
+            self._put_off.push(entry)
 
     def next_ready(self) -> Entry | None:
         """Return the next ready entry, by priority and then arrival, and leave it where it is."""
         if self._policy.is_ordered and self.counts[State.RESERVED]:
             return None
-        while self._ready:
-            sequence = self._ready[0] & _SEQUENCE_MASK
-            entry = self.waiting.get(sequence) or self._storing.get(sequence)
-            if entry is not None and entry.state in self._in_heap:
-                return entry if entry.state is State.READY else None
-            heappop(self._ready)
-        return None
+        entry = self._ready.first()
+        return None if entry is None or entry.state is not State.READY else entry
 
     def next_put_off(self) -> Entry | None:
         """Return what would be the next ready entry if nothing had been put off; None if that was not put off."""
-        while self._put_off:
-            entry = self.waiting.get(self._put_off[0] & _SEQUENCE_MASK)
-            if entry is not None and entry.state is State.DELAYED and entry.is_put_off:
-                ready = self.next_ready()
-                return entry if ready is None or _key(entry) < _key(ready) else None
-            heappop(self._put_off)
-        return None
+        entry = self._put_off.first()
+        if entry is None:
+            return None
+        ready = self.next_ready()
+        return entry if ready is None or self._ready.number(entry) < self._ready.number(ready) else None
+
+    def next_in_order(self, limit: int) -> list[Entry]:
+        """Return what goes next, so many of them; in an ordered stream also what those behind it have to wait for."""
+        return list(islice(self._ready.in_order(), limit))
 
     def oldest(self, limit: int) -> list[Entry]:
         """Return what waits in the order of arrival, so many of them."""
@@ -134,23 +135,16 @@ class StreamBook:
     def size_bytes(self, *states: State) -> int:
         return sum(self.sizes_bytes[state] for state in states)
 
-    def _push(self, entry: Entry) -> None:
-        heappush(self._ready, _key(entry))
-        if len(self._ready) > 2 * self.count(*self._in_heap) + _STALE_ALLOWED:
-            self._make_heap()
+    def _find(self, sequence: int) -> Entry | None:
+        return self.waiting.get(sequence) or self._storing.get(sequence)
 
-    def _push_put_off(self, entry: Entry) -> None:
-        heappush(self._put_off, _key(entry))
-        if len(self._put_off) > 2 * self.count(State.DELAYED) + _STALE_ALLOWED:
-            entries = self.waiting.values()
-            self._put_off = [_key(each) for each in entries if each.state is State.DELAYED and each.is_put_off]
-            heapify(self._put_off)
-
-    def _make_heap(self) -> None:
-        entries = chain(self.waiting.values(), self._storing.values())
-        self._ready = [_key(entry) for entry in entries if entry.state in self._in_heap]
-        heapify(self._ready)
+    def _is_in_ready(self, entry: Entry) -> bool:
+        return entry.state in self._in_heap
 
 
-def _key(entry: Entry) -> int:
-    return (MAX_PRIORITY - entry.priority) << SEQUENCE_BITS | entry.sequence
+def _urgency(entry: Entry) -> int:
+    return MAX_PRIORITY - entry.priority
+
+
+def _is_put_off(entry: Entry) -> bool:
+    return entry.is_put_off and entry.state is State.DELAYED
