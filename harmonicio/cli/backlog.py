@@ -2,38 +2,89 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from datetime import datetime
 
 import typer
 
-from harmonicio.cli import console, invocation
+from harmonicio.cli import console, foreground, invocation
+from harmonicio.control.backlog_messages import MAX_NAMED, BacklogView, NotChanged, WaitingMessage
 from harmonicio.control.messages import BacklogFigures
-from harmonicio.core.errors import NotFound
+from harmonicio.core.errors import Conflict
 from harmonicio.core.sizes import format_size
 
 app = typer.Typer(no_args_is_help=True)
 
 
-@app.callback()
-def _noun() -> None:
-    """Keep the verbs apart, however few they are."""
-
-
 @app.command("show")
 def show_figures(
     context: typer.Context,
-    stream: str | None = typer.Argument(None, help="Only this stream.", callback=invocation.stream_name),
+    stream: str | None = typer.Argument(
+        None, help="Only this stream, with the messages that go next.", callback=invocation.stream_name
+    ),
+    limit: int = typer.Option(10, min=1, max=500, help="So many messages of each kind."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Show how much waits, is reserved and is dead."""
-    with invocation.of(context).master() as master:
-        figures = [each for each in master.backlog() if stream in (None, each.stream)]
-    if stream is not None and not figures:
-        raise NotFound(f"There is no stream {stream!r}.", hint="List them with: harmonicio stream ls")
+    """Show how much waits, is reserved and is dead; of one stream also what goes next and what is oldest."""
+    if stream is None:
+        with invocation.of(context).master() as master:
+            figures = master.backlog()
+        if as_json:
+            console.show_json(figures)
+        else:
+            show(figures, empty="There are no streams.")
+        return
+    with invocation.of(context).master(invocation.READING_MESSAGES) as master:
+        view = master.stream_backlog(stream, limit)
     if as_json:
-        console.show_json(figures)
+        console.show_json(view)
     else:
-        show(figures, empty="There are no streams.")
+        _show_stream(view)
+
+
+@app.command("top")
+def top(
+    context: typer.Context,
+    interval_s: float = typer.Option(2.0, "--interval", min=0.1, help="Seconds between two looks."),
+    count: int = typer.Option(0, "--count", min=0, help="End after so many looks; 0 goes on until Ctrl-C."),
+) -> None:
+    """Watch the backlog of all streams: a table that is kept up to date, or lines where nobody looks at a terminal."""
+    with foreground.until_interrupted() as interrupted, invocation.of(context).master() as master:
+        before, looked_at, looks = master.backlog(), time.monotonic(), 0
+        with console.Refreshed() as shown:
+            while not interrupted.wait(interval_s):
+                figures, now = master.backlog(), time.monotonic()
+                rows = [_top_row(each, before, now - looked_at) for each in figures]
+                shown.show(_TOP_COLUMNS, rows, title=f"{datetime.now():%H:%M:%S}")
+                before, looked_at, looks = figures, now, looks + 1
+                if looks == count:
+                    return
+
+
+@app.command("prioritise")
+def prioritise(
+    context: typer.Context,
+    stream: str = typer.Argument(help="The stream's name.", callback=invocation.stream_name),
+    messages: list[str] = typer.Argument(metavar="MESSAGE...", help="Ids of messages that wait."),
+    priority: int = typer.Option(..., "--priority", help="Larger ones go first; -32768 to 32767."),
+) -> None:
+    """Let messages go earlier or later than they would; what an engine has, or what is dead, stays as it is."""
+    named = list(dict.fromkeys(messages))
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        changes = [
+            master.prioritise(stream, named[at : at + MAX_NAMED], priority) for at in range(0, len(named), MAX_NAMED)
+        ]
+    count, refused = sum(each.changed for each in changes), [why for each in changes for why in each.refused]
+    if count:
+        console.say(f"{console.count(count, 'message')} of stream {stream!r} now: priority {priority}.")
+    if refused:
+        raise Conflict(_said(refused))
+
+
+def _said(refused: Sequence[NotChanged]) -> str:
+    shown = " ".join(f"{each.message}: {each.why}" for each in refused[:10])
+    return f"{shown} And {len(refused) - 10} more." if len(refused) > 10 else shown
 
 
 def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
@@ -56,6 +107,40 @@ def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
 
 
 def _row(each: BacklogFigures) -> tuple[console.Cell, ...]:
-    oldest = console.duration(each.oldest_age_s) if each.ready or each.reserved else ""
     since_start = (each.stored_total, each.done_total, each.late_total)
-    return (each.stream, each.ready, each.reserved, each.dead, format_size(each.waiting_bytes), oldest, *since_start)
+    return (*_now(each), *since_start)
+
+
+def _now(each: BacklogFigures) -> tuple[console.Cell, ...]:
+    oldest = console.duration(each.oldest_age_s) if each.ready or each.reserved else ""
+    return (each.stream, each.ready, each.reserved, each.dead, format_size(each.waiting_bytes), oldest)
+
+
+def _show_stream(view: BacklogView) -> None:
+    show([view.figures])
+    if not view.oldest:
+        console.say("Nothing waits.")
+        return
+    columns = ("message", "state", "priority", "size", "age", "attempts", "crashes", "engine")
+    console.show_table(
+        columns, [_message_row(each) for each in view.next], title="Goes next", empty="Nothing is ready now."
+    )
+    console.show_table(columns, [_message_row(each) for each in view.oldest], title="Has waited for longest")
+
+
+def _message_row(each: WaitingMessage) -> tuple[console.Cell, ...]:
+    state = f"tried again in {console.duration(each.ready_in_s)}" if each.state == "delayed" else each.state
+    if each.is_suspect:
+        state = f"{state}, suspect"
+    size, age = format_size(each.size_bytes), console.duration(each.age_s)
+    return (each.message, state, each.priority, size, age, each.attempts, each.crashes, each.engine)
+
+
+_TOP_COLUMNS = ("backlog of", "ready", "reserved", "dead", "waiting", "oldest", "stored/s", "done/s")
+
+
+def _top_row(each: BacklogFigures, before: Sequence[BacklogFigures], passed_s: float) -> tuple[console.Cell, ...]:
+    past = next((other for other in before if other.stream == each.stream), each)
+    # A master that was restarted in between counts from zero again.
+    stored, done = max(0, each.stored_total - past.stored_total), max(0, each.done_total - past.done_total)
+    return (*_now(each), f"{stored / passed_s:,.1f}", f"{done / passed_s:,.1f}")

@@ -9,11 +9,13 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Sequence
+from types import TracebackType
 from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
@@ -46,17 +48,52 @@ def show_json(record: Any) -> None:
 def show_table(columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str = "", empty: str = "") -> None:
     """Print rows under their columns, numbers to the right; without rows the line ``empty``."""
     cells = [list(row) for row in rows]
-    if not cells:
-        if empty:
-            say(empty)
-        return
+    if cells:
+        _console().print(_table(columns, cells, title))
+    elif empty:
+        say(empty)
+
+
+class Refreshed:
+    """A table that is kept up to date on a terminal, as a context; elsewhere one line for each row each time."""
+
+    def __init__(self) -> None:
+        console = _console()
+        self._live = Live(console=console, auto_refresh=False, transient=False) if console.is_terminal else None
+
+    def __repr__(self) -> str:
+        return f"<Refreshed on a {'terminal' if self._live else 'pipe'}>"
+
+    def __enter__(self) -> Refreshed:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+
+    def show(self, columns: Sequence[str], rows: Iterable[Sequence[Cell]], *, title: str) -> None:
+        """Show the rows as they are now."""
+        cells = [list(row) for row in rows]
+        if self._live is not None:
+            self._live.update(_table(columns, cells, title), refresh=True)
+            return
+        for row in cells:
+            named = (f"{column} {_shown(cell)}" for column, cell in zip(columns, row, strict=True) if cell != "")
+            print(f"{title}  {', '.join(named)}", flush=True)
+
+
+def _table(columns: Sequence[str], cells: Sequence[Sequence[Cell]], title: str) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, title=title or None, title_justify="left", title_style="bold")
     for at, column in enumerate(columns):
         is_number = all(isinstance(row[at], (int, float)) for row in cells)
         table.add_column(column, justify="right" if is_number else "left", overflow="fold")
     for row in cells:
         table.add_row(*(Text(_shown(cell)) for cell in row))
-    _console().print(table)
+    return table
 
 
 def count(number: int, noun: str) -> str:

@@ -16,8 +16,9 @@ from harmonicio.core.names import check_name
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 
-#: Whose token a command tries, in this order: to look, to read logs, and to change something.
+#: Whose token a command tries, in this order: to look, to see messages, to read logs, and to change something.
 LOOKING = (Role.ADMIN, Role.VIEWER, Role.SOURCE, Role.WORKER)
+READING_MESSAGES = (Role.ADMIN, Role.VIEWER, Role.SOURCE)
 READING_LOGS = (Role.ADMIN, Role.VIEWER)
 CHANGING = (Role.ADMIN,)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from harmonicio.control.messages import BacklogFigures
+
 #: Entries that one page shows at most, and that one step of a change looks at.
 MAX_PAGE = 500
 #: Messages that one request may name.
@@ -85,3 +87,59 @@ class DeadChange:
     changed: int
     missing: tuple[str, ...] = ()
     next: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingMessage:
+    """One message that waits in the backlog.
+
+    Attributes:
+        state: ``storing``, ``ready``, ``delayed`` (tried again in ``ready_in_s``), ``reserved`` or ``settling``.
+        age_s: Since it was stored.
+        is_suspect: It was outstanding when an engine's connection broke, and runs alone.
+        engine: Has it now, or had it last.
+    """
+
+    message: str
+    state: str
+    priority: int
+    size_bytes: int
+    age_s: float
+    attempts: int
+    crashes: int
+    is_suspect: bool = False
+    engine: str = ""
+    ready_in_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class BacklogView:
+    """``GET /streams/{stream}/backlog?limit=N``: the figures, what goes next, and what has waited for longest."""
+
+    figures: BacklogFigures
+    next: tuple[WaitingMessage, ...]
+    oldest: tuple[WaitingMessage, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityRequest:
+    """``POST /streams/{stream}/backlog/priority``: give messages that wait another priority."""
+
+    messages: tuple[str, ...]
+    priority: int
+
+
+@dataclass(frozen=True, slots=True)
+class NotChanged:
+    """A message that was not changed, and why."""
+
+    message: str
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class PriorityChange:
+    """How many messages have the priority now, on stable storage, and which have not."""
+
+    changed: int
+    refused: tuple[NotChanged, ...] = ()

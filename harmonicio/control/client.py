@@ -9,7 +9,16 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harmonicio.control import paths
-from harmonicio.control.backlog_messages import MAX_PAGE, DeadChange, DeadChoice, DeadLetterPage, DeadLetterView
+from harmonicio.control.backlog_messages import (
+    MAX_PAGE,
+    BacklogView,
+    DeadChange,
+    DeadChoice,
+    DeadLetterPage,
+    DeadLetterView,
+    PriorityChange,
+    PriorityRequest,
+)
 from harmonicio.control.caller import READ_TIMEOUT_S, MasterCaller
 from harmonicio.control.log_messages import LogAnswer, LogPart
 from harmonicio.control.messages import (
@@ -140,6 +149,17 @@ class MasterClient(MasterCaller):
 
     def backlog(self) -> tuple[BacklogFigures, ...]:
         return self._ask(tuple[BacklogFigures, ...], "GET", paths.BACKLOG)
+
+    def stream_backlog(self, stream: str, limit: int = 10) -> BacklogView:
+        """Return a stream's figures with the messages that go next and those that have waited for longest."""
+        path = paths.fill(paths.STREAM_BACKLOG, stream=stream)
+        return self._ask(BacklogView, "GET", path, query={"limit": limit})
+
+    def prioritise(self, stream: str, messages: Sequence[str], priority: int) -> PriorityChange:
+        """Give messages that wait another priority; the answer names those that could not be given it, and why."""
+        path = paths.fill(paths.STREAM_BACKLOG_PRIORITY, stream=stream)
+        request = PriorityRequest(tuple(messages), priority)
+        return self._ask(PriorityChange, "POST", path, request, read_timeout_s=CHANGE_TIMEOUT_S)
 
     def dead_letters(
         self, stream: str, *, after: str = "", limit: int = MAX_PAGE, error_type: str = ""

@@ -129,7 +129,8 @@ def test_the_backlog_of_each_stream_is_shown(
     command: Command, declared: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert row(command("backlog", "show"), "plates")[:4] == ["plates", "0", "0", "0"]
-    assert [each["stream"] for each in json.loads(command("backlog", "show", "spectra", "--json"))] == ["spectra"]
+    assert [each["stream"] for each in json.loads(command("backlog", "show", "--json"))] == ["plates", "spectra"]
+    assert json.loads(command("backlog", "show", "spectra", "--json"))["figures"]["stream"] == "spectra"
     assert main(["backlog", "show", "plaets"]) == 1
     assert "error: There is no stream 'plaets'" in capsys.readouterr().err
 

@@ -124,7 +124,7 @@ def test_replayed_letters_wait_again(command: Command, refused: Command, kill: C
     assert "No dead letters of stream 'plates': a, nobody." in refused("dead", "replay", "plates", "a", "nobody")
     assert command("dead", "replay", "plates", "--all") == "1 message of stream 'plates' waits again.\n"
     assert command("dead", "replay", "plates", "--all") == "0 messages of stream 'plates' wait again.\n"
-    (figures,) = json.loads(command("backlog", "show", "plates", "--json"))
+    figures = json.loads(command("backlog", "show", "plates", "--json"))["figures"]
     assert (figures["ready"], figures["dead"]) == (5, 0)
 
 

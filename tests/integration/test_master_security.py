@@ -137,6 +137,8 @@ ALLOWED: dict[tuple[str, str], set[Role]] = {
     ("POST", paths.LEASES_RELEASE): {Role.SOURCE},
     ("DELETE", paths.LEASES): set(),
     ("GET", paths.BACKLOG): MAY_LOOK,
+    ("GET", paths.STREAM_BACKLOG): {Role.SOURCE, Role.VIEWER},
+    ("POST", paths.STREAM_BACKLOG_PRIORITY): set(),
     ("GET", paths.DEAD_LETTERS): {Role.VIEWER},
     ("GET", paths.DEAD_LETTER): {Role.VIEWER},
     ("POST", paths.DEAD_REPLAY): set(),

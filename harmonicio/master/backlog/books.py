@@ -70,6 +70,20 @@ class Books:
         self.of(entry).move(entry, State.GONE)
         self.budget.leave(entry)
 
+    def prioritise(self, stream: str, message_id: str, priority: int) -> Entry | str:
+        """Give a message that waits another priority; return its entry, or why it keeps its own."""
+        entry = self.entry(stream, message_id)
+        if entry is None:
+            return "It is not in the backlog."
+        if entry.state in (State.READY, State.DELAYED):
+            self.of(entry).prioritise(entry, priority)
+            return entry
+        if entry.state in BURIED:
+            return "It is a dead letter: replay it first."
+        if entry.state is State.RESERVED:
+            return f"Engine {entry.engine} has it."
+        return "It is just being written: try again."
+
     # ── questions ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def entry(self, stream: str, message_id: str) -> Entry | None:

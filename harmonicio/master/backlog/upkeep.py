@@ -1,4 +1,4 @@
-"""The backlog as people look at it and mend it: dead letters are shown, replayed and purged.
+"""The backlog as people look at it and mend it: what waits can be put in another order, and dead letters replayed.
 
 Rules:
 
@@ -17,19 +17,23 @@ from harmonicio.control.backlog_messages import (
     LISTED_TEXT_LENGTH,
     MAX_NAMED,
     MAX_PAGE,
+    BacklogView,
     DeadChange,
     DeadChoice,
     DeadLetterPage,
     DeadLetterView,
+    NotChanged,
+    PriorityChange,
+    WaitingMessage,
 )
 from harmonicio.core.clock import Clock
 from harmonicio.core.errors import InvalidInput, NotFound, StorageError, Unavailable
-from harmonicio.core.message import Failure
+from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Failure
 from harmonicio.master.backlog.base import BacklogStore, Callback
 from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.clerk import Clerk
 from harmonicio.master.backlog.dead_letters import DeadLetters
-from harmonicio.master.backlog.entry import Death, Entry
+from harmonicio.master.backlog.entry import Death, Entry, State
 from harmonicio.master.backlog.notifier import Notifier
 
 #: How long a change may take to be written until its caller is told to look again.
@@ -56,6 +60,7 @@ class Upkeep:
         self._clerk = clerk
         self._notifier = notifier
         self._clock = clock
+        self._books = books
         self._dead = DeadLetters(books)
 
     def __repr__(self) -> str:
@@ -91,6 +96,22 @@ class Upkeep:
             )
         return self._view(found[0], is_whole=True)
 
+    def backlog(self, stream: str, limit: int) -> BacklogView:
+        """Return a stream's figures with messages that wait, so many of each kind.
+
+        Raises:
+            InvalidInput: the limit cannot be used.
+        """
+        _checked(limit)
+        wall, now = self._clock.wall(), self._clock.monotonic()
+        with self._lock:
+            book = self._books.open(stream)
+            return BacklogView(
+                self._books.figures(stream, wall),
+                tuple(_waiting(entry, wall, now) for entry in book.next_in_order(limit)),
+                tuple(_waiting(entry, wall, now) for entry in book.oldest(limit)),
+            )
+
     def _page(self, stream: str, after: str, limit: int) -> tuple[list[Entry], str, int]:
         """Return some entries, the cursor that goes on behind them, and how many there are in all."""
         with self._lock:
@@ -122,6 +143,26 @@ class Upkeep:
 
     # ── mending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
+    def prioritise(self, stream: str, messages: Sequence[str], priority: int) -> PriorityChange:
+        """Give messages that wait another priority.
+
+        Raises:
+            InvalidInput: too many are named, or the priority cannot be used.
+            StorageError: it could not be written: it counts, until the master is restarted.
+            Unavailable: it is not written yet.
+        """
+        _check_named(messages)
+        if not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+            hint = f"Use {MIN_PRIORITY} to {MAX_PRIORITY}; larger ones go first."
+            raise InvalidInput(f"{priority} is not a priority.", hint=hint)
+        with self._lock:
+            answers = {each: self._books.prioritise(stream, each, priority) for each in dict.fromkeys(messages)}
+        changed = [answer for answer in answers.values() if isinstance(answer, Entry)]
+        refused = [NotChanged(message, why) for message, why in answers.items() if isinstance(why, str)]
+        if changed:
+            self._write(changed, self._store.revise)
+        return PriorityChange(len(changed), tuple(refused))
+
     def replay(self, stream: str, choice: DeadChoice) -> DeadChange:
         """Let dead letters wait again: one step of those that are chosen.
 
@@ -144,7 +185,7 @@ class Upkeep:
             # One that is not written yet would be written as dead behind the change.
             taken = self._dead.take(entry for entry in entries if not self._clerk.locked_is_burying(entry))
         if taken:
-            self._write(taken, write, on_written)
+            self._write(taken, write, partial(self._written, on_written, taken))
         changed = {entry.message_id for entry in taken}
         missing = tuple(each for each in dict.fromkeys(choice.messages) if each not in changed)
         return DeadChange(len(taken), missing, following)
@@ -164,35 +205,34 @@ class Upkeep:
         death = self._clerk.kept_death(entry)
         return "" if death is None else death.failure.error_type
 
-    def _write(self, taken: list[Entry], write: Write, on_written: Callable[[list[Entry]], None]) -> None:
+    def _write(self, entries: list[Entry], write: Write, on_done: Callback = lambda _: None) -> None:
         """Have a change written and wait for it; the change goes on if nobody waits any more."""
         is_over = threading.Event()
         errors: list[StorageError] = []
-        write(taken, partial(self._written, taken, on_written, is_over, errors))
+
+        def done(error: StorageError | None) -> None:
+            try:
+                on_done(error)
+            finally:
+                errors.extend([] if error is None else [error])
+                is_over.set()
+
+        write(entries, done)
         if not is_over.wait(WRITTEN_WITHIN_S):
             raise Unavailable("The backlog's disk is slow: the change goes on.", hint="Look again in a minute.")
         if errors:
             raise errors[0]
 
     def _written(
-        self,
-        taken: list[Entry],
-        on_written: Callable[[list[Entry]], None],
-        is_over: threading.Event,
-        errors: list[StorageError],
-        error: StorageError | None,
+        self, on_written: Callable[[list[Entry]], None], taken: list[Entry], error: StorageError | None
     ) -> None:
-        try:
-            if error is None:
-                on_written(taken)
-                return
-            errors.append(error)
-            with self._lock:
-                self._dead.left(taken)
-            for entry in taken:
-                self._clerk.ask_again(entry)
-        finally:
-            is_over.set()
+        if error is None:
+            on_written(taken)
+            return
+        with self._lock:
+            self._dead.left(taken)
+        for entry in taken:
+            self._clerk.ask_again(entry)
 
     def _revived(self, taken: list[Entry]) -> None:
         with self._lock:
@@ -214,8 +254,12 @@ def _check(choice: DeadChoice) -> None:
             "It is not said which dead letters are meant.",
             hint="Name messages, or a type of error, or say all: one of these.",
         )
-    if len(choice.messages) > MAX_NAMED:
-        raise InvalidInput(f"{len(choice.messages)} messages are named.", hint=f"Name at most {MAX_NAMED} at a time.")
+    _check_named(choice.messages)
+
+
+def _check_named(messages: Sequence[str]) -> None:
+    if len(messages) > MAX_NAMED:
+        raise InvalidInput(f"{len(messages)} messages are named.", hint=f"Name at most {MAX_NAMED} at a time.")
 
 
 def _checked(limit: int) -> int:
@@ -231,3 +275,19 @@ def _sequence(cursor: str) -> int:
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) < 20):
         raise InvalidInput(f"{cursor[:40]!r} is not the cursor of a page.", hint="Use the `next` of the page before.")
     return int(cursor)
+
+
+def _waiting(entry: Entry, wall: float, now: float) -> WaitingMessage:
+    is_delayed = entry.state is State.DELAYED
+    return WaitingMessage(
+        message=entry.message_id,
+        state=entry.state.name.lower(),
+        priority=entry.priority,
+        size_bytes=entry.size_bytes,
+        age_s=max(0.0, wall - entry.put_at),
+        attempts=entry.attempts,
+        crashes=entry.crashes,
+        is_suspect=entry.is_suspect,
+        engine=entry.engine,
+        ready_in_s=max(0.0, entry.not_before - now) if is_delayed else 0.0,
+    )
