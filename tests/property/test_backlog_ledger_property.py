@@ -250,6 +250,16 @@ class LedgerMachine(RuleBasedStateMachine):
             known.state = "unburying"
         self.taken.append((verb, taken))
 
+    @rule(stream=st.sampled_from(STREAMS), number=st.integers(0, 7), priority=st.integers(-2, 2))
+    def prioritise(self, stream: str, number: int, priority: int) -> None:
+        known = self.known.get((stream, f"m{number}"))
+        before = None if known is None else known.entry.priority
+        answer = self.ledger.books.prioritise(stream, f"m{number}", priority)
+        if known is not None and known.state == "ready":
+            assert answer is known.entry and known.entry.priority == priority
+        else:
+            assert isinstance(answer, str) and (known is None or known.entry.priority == before)
+
     @rule(is_written=st.sampled_from([True, True, False]))
     def write_what_was_taken(self, is_written: bool) -> None:
         taken, self.taken = self.taken, []
