@@ -4,14 +4,25 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+#: How often it is asked whether waiting makes sense.
+ASK_EVERY_S = 0.5
+
 
 class TimeIsUp(KeyboardInterrupt):
     """The time limit ends the waiting wherever it is, as Ctrl-C does."""
+
+
+class Hopeless(KeyboardInterrupt):
+    """Waiting makes no sense any more."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM ends the waiting wherever it is, as Ctrl-C does."""
 
 
 @contextmanager
@@ -34,18 +45,46 @@ def until_interrupted() -> Iterator[threading.Event]:
 
 
 @contextmanager
-def time_limit(timeout_s: float | None) -> Iterator[None]:
-    """Raise :class:`TimeIsUp` when the block takes longer than this; ``None`` is no limit."""
-    if timeout_s is None:
+def one_interrupt() -> Iterator[None]:
+    """Have SIGTERM end the block as Ctrl-C does; after one of them, the next ends the process at once."""
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    previous: dict[int, Any] = {int(each): signal.getsignal(each) for each in numbers}
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for each in numbers:
+            signal.signal(each, signal.SIG_DFL)
+        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+    for each in numbers:
+        signal.signal(each, interrupt)
+    try:
         yield
-        return
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def time_limit(timeout_s: float | None, is_hopeless: Callable[[], bool] = lambda: False) -> Iterator[None]:
+    """Raise :class:`TimeIsUp` when the block takes longer than this, without which ``is_hopeless`` is asked.
+
+    Args:
+        is_hopeless: Asked in a signal handler now and then: whether to raise :class:`Hopeless`.
+    """
 
     def stop(number: int, frame: FrameType | None) -> None:
-        raise TimeIsUp
+        if timeout_s is not None:
+            raise TimeIsUp
+        if is_hopeless():
+            signal.setitimer(signal.ITIMER_REAL, 0.0)
+            raise Hopeless
 
     previous = signal.signal(signal.SIGALRM, stop)
     try:
-        signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        if timeout_s is not None:
+            signal.setitimer(signal.ITIMER_REAL, timeout_s)
+        else:
+            signal.setitimer(signal.ITIMER_REAL, ASK_EVERY_S, ASK_EVERY_S)
         yield
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0.0)

@@ -1,33 +1,40 @@
 """``harmonicio send``: files to a stream.
 
-However it ends (all done, a time limit, Ctrl-C, an error in the middle), it says of each file what became of it, and
-which ones are not safe and so must be sent again.
+However it ends (all done, a time limit, Ctrl-C, SIGTERM, an error in the middle), it says of each file what became of
+it, and which ones are not safe and so must be sent again, or are in the spool and so need not be.
 """
 
 from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from itertools import zip_longest
 from pathlib import Path
 
 import typer
 
 from harmonicio.cli import console, invocation
-from harmonicio.cli.foreground import TimeIsUp, time_limit
+from harmonicio.cli.foreground import Hopeless, Terminated, TimeIsUp, one_interrupt, time_limit
 from harmonicio.control.settings_files import read_token
-from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, OutcomeTimeout
+from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, MasterUnavailable, OutcomeTimeout
 from harmonicio.core.printable import printable
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.progress import Progress
 
-INTERRUPTED = 130
+INTERRUPTED, TERMINATED = 130, 143
+#: How long SIGTERM leaves for what is under way; less where a spool keeps it.
+TERMINATED_WITHIN_S, SPOOLED_WITHIN_S = 10.0, 1.0
+#: Without a time limit, so long nobody may answer: neither the master nor an engine.
+ABSENT_WITHIN_S = 60.0
 #: So many names of files that are not safe are in the last line; the table has all.
 NAMED = 5
+
+#: Of a file that was never handed to the connector.
+NOT_SENT = "not_sent"
 
 Row = dict[str, object]
 
@@ -35,29 +42,45 @@ Row = dict[str, object]
 def run(
     context: typer.Context,
     stream: str = typer.Argument(help="The stream.", callback=invocation.stream_name),
-    files: list[Path] = typer.Argument(help="The files, one message each; its metadata has the file's name."),
+    files: list[Path] = typer.Argument(
+        None, help="The files, one message each; its metadata has the file's name. None: only what is in the spool."
+    ),
     priority: int = typer.Option(0, help="Larger goes first where messages wait."),
     is_result_wanted: bool = typer.Option(
         True, "--result/--no-result", help="Wait for the results and print them; or only until the files are safe."
     ),
-    timeout_s: float | None = typer.Option(None, min=0.001, help="Seconds to wait at most; by default without end."),
+    timeout_s: float | None = typer.Option(
+        None, min=0.001, help="Seconds to wait at most; by default without end, and 60 s where nobody answers."
+    ),
+    spool: Path | None = typer.Option(
+        None, help="Folder that keeps what is not safe when this ends; the next send with it delivers that first."
+    ),
     as_json: bool = console.AS_JSON,
 ) -> None:
+    files = files or []
     _check(files)
     settings = invocation.of(context).settings()
-    url, token = settings.master.url, read_token(settings, (Role.SOURCE, Role.ADMIN))
+    folder = spool or settings.connector.spool_folder
+    if not files and folder is None:
+        raise InvalidInput("There is nothing to send.", hint="Name files, or with --spool a folder of earlier ones.")
+    connector = StreamConnector(
+        stream,
+        master=settings.master.url,
+        token=read_token(settings, (Role.SOURCE, Role.ADMIN)),
+        spool=folder,
+        spool_max_bytes=settings.connector.spool_max_bytes,
+        spool_sync=settings.connector.spool_sync,
+    )
     deliveries: list[Delivery] = []
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     try:
-        with time_limit(timeout_s), StreamConnector(stream, master=url, token=token) as connector:
-            with Progress("queued", len(files), is_shown=not as_json) as progress:
-                for path in files:
-                    deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
-                    progress.advance()
-            with Progress("processed" if is_result_wanted else "safe", len(files), is_shown=not as_json) as progress:
-                for delivery in deliveries:
-                    _await(connector, delivery, is_result_wanted)
-                    progress.advance()
+        with (
+            one_interrupt(),
+            time_limit(timeout_s, lambda: connector.stranded_s > ABSENT_WITHIN_S),
+            connector,
+            _flushed_when_terminated(connector, TERMINATED_WITHIN_S if folder is None else SPOOLED_WITHIN_S),
+        ):
+            _send(connector, files, deliveries, priority, is_result_wanted, is_shown=not as_json)
     except (KeyboardInterrupt, HarmonicIOError) as error:
         if isinstance(error, HarmonicIOError) and not any(each.is_safe for each in deliveries):
             raise
@@ -65,9 +88,42 @@ def run(
     rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
     _show(rows, as_json)
     if stopped is not None:
-        _tell(stopped, rows, timeout_s)
+        _tell(stopped, _what_is_safe(rows, folder), timeout_s)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
+    if connector.figures().spooled:
+        raise OutcomeTimeout(_what_is_safe(rows, folder))
+
+
+def _send(
+    connector: StreamConnector,
+    files: Sequence[Path],
+    deliveries: list[Delivery],
+    priority: int,
+    is_result_wanted: bool,
+    *,
+    is_shown: bool,
+) -> None:
+    with Progress("queued", len(files), is_shown=is_shown) as progress:
+        for path in files:
+            deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
+            progress.advance()
+    with Progress("processed" if is_result_wanted else "safe", len(files), is_shown=is_shown) as progress:
+        for delivery in deliveries:
+            _await(connector, delivery, is_result_wanted)
+            progress.advance()
+    connector.flush("safe")  # Also what was in the spool.
+
+
+@contextmanager
+def _flushed_when_terminated(connector: StreamConnector, timeout_s: float) -> Iterator[None]:
+    """Who terminates a program leaves it some time, more than who interrupts it."""
+    try:
+        yield
+    except Terminated:
+        with suppress(HarmonicIOError):  # What is not safe is said at the end.
+            connector.flush("safe", timeout_s=timeout_s)
+        raise
 
 
 def _check(files: Sequence[Path]) -> None:
@@ -92,7 +148,7 @@ def _await(connector: StreamConnector, delivery: Delivery, is_result_wanted: boo
 
 def _row(path: Path, delivery: Delivery | None, is_result_wanted: bool) -> Row:
     if delivery is None:
-        return {"file": str(path), "message": "", "state": "not_sent", "is_safe": False, "route": "", "result": ""}
+        return {"file": str(path), "message": "", "state": NOT_SENT, "is_safe": False, "route": "", "result": ""}
     result: object = ""
     if delivery.is_final:
         try:
@@ -119,22 +175,30 @@ def _show(rows: Sequence[Row], as_json: bool) -> None:
         console.show_table(columns, [[str(row[column]) for column in columns] for row in rows])
 
 
-def _tell(stopped: KeyboardInterrupt | HarmonicIOError, rows: Sequence[Row], timeout_s: float | None) -> None:
-    """Say which files are not safe, and end with the error or the exit code that belongs to it."""
-    text = _what_is_safe(rows)
+def _tell(stopped: KeyboardInterrupt | HarmonicIOError, text: str, timeout_s: float | None) -> None:
+    """Say what is not safe, and end with the error or the exit code that belongs to it."""
     if isinstance(stopped, TimeIsUp):
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
-    print(printable(f"Interrupted. {text}" if isinstance(stopped, KeyboardInterrupt) else text), file=sys.stderr)
+    if isinstance(stopped, Hopeless):
+        absent = f"Neither the master nor an engine has answered for {ABSENT_WITHIN_S:g} s."
+        raise MasterUnavailable(f"{absent} {text}", hint="Start the master; --timeout-s waits longer for it.")
     if isinstance(stopped, HarmonicIOError):
+        print(printable(text), file=sys.stderr)
         raise stopped
-    raise typer.Exit(INTERRUPTED)
+    is_terminated = isinstance(stopped, Terminated)
+    print(printable(f"{'Terminated' if is_terminated else 'Interrupted'}. {text}"), file=sys.stderr)
+    raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED)
 
 
-def _what_is_safe(rows: Sequence[Row]) -> str:
+def _what_is_safe(rows: Sequence[Row], spool: Path | None) -> str:
     unsafe = [str(row["file"]) for row in rows if not row["is_safe"] and row["state"] != DeliveryState.REJECTED]
     if not unsafe:
         return f"Nothing is lost: {console.count(len(rows), 'file')} arrived. See: harmonicio status"
     named = ", ".join(unsafe[:NAMED]) + (f" and {len(unsafe) - NAMED:,} more" if len(unsafe) > NAMED else "")
     are = "is" if len(unsafe) == 1 else "are"
     text = f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} {are} not safe: {named}."
+    unsent = [row for row in rows if row["state"] == NOT_SENT]
+    if spool is not None:
+        rest = f" Send the {console.count(len(unsent), 'file')} again that were not sent." if unsent else ""
+        return f"{text} What was sent stays in the spool {spool}; the next send with it delivers that first.{rest}"
     return f"{text} Send again what is not safe; what was under way may be processed twice."

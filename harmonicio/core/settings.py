@@ -106,6 +106,9 @@ class ConnectorSettings:
         ChecksumMode.AUTO, read.choice(ChecksumMode), "auto (across hosts), always, never"
     )
     patience_s: float | None = _setting(None, read.seconds, "wait for an engine before the backlog; unset: measured")
+    spool_folder: Path | None = _setting(None, read.path, "keeps messages on disk until they are safe; unset: none")
+    spool_max_bytes: int = _setting(10 * GIB, read.size(at_least=1), "bytes in the spool before send blocks")
+    spool_sync: bool = _setting(False, read.truth, "the spool survives a crash of the machine, too; slower")
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,13 +21,7 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
-from harmonicio.core.message import (
-    MAX_MESSAGE_BYTES,
-    MAX_PRIORITY,
-    MIN_PRIORITY,
-    MessageIds,
-)
-from harmonicio.core.names import check_message_id, check_name
+from harmonicio.core.names import check_name
 from harmonicio.core.settings import ConnectorSettings
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.stream_connector.dispatch import Dispatch
@@ -35,9 +29,11 @@ from harmonicio.stream_connector.exchange import Exchange
 from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.stream_connector.leasing import LeaseClient, Leasing
+from harmonicio.stream_connector.outgoing import Outgoing
 from harmonicio.stream_connector.progress import Progress
+from harmonicio.stream_connector.settlement import Settlement
 from harmonicio.stream_connector.sources import FileSource, file_payload
-from harmonicio.wire.sections import source_section
+from harmonicio.stream_connector.spool.spool import Spool
 
 Level = Literal["safe", "processed"]
 
@@ -61,8 +57,14 @@ class StreamConnector:
         byte_budget_bytes: Payload bytes that may be unsafe before :meth:`send` blocks.
         patience_s: Seconds that a message waits for an engine before it goes to the backlog; measured when left out.
         checksum: ``auto`` (across hosts), ``always`` or ``never``.
+        spool: Folder where messages are kept until they are safe, so that the next connector of the stream with this
+            folder sends what this one could not; none unless the settings name one.
+        spool_max_bytes: What it may hold; then :meth:`send` blocks.
+        spool_sync: Wait in :meth:`send` until the message is on stable storage: then it survives the end of the
+            machine, without it that of the process.
         client: Asks the master, in place of a client made from ``master`` and ``token``.
-        keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised.
+        keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised, and
+            there is no spool.
 
     Raises:
         InvalidInput: a name or setting cannot be used.
@@ -78,6 +80,9 @@ class StreamConnector:
         byte_budget_bytes: int | None = None,
         patience_s: float | None = None,
         checksum: str | None = None,
+        spool: Path | str | None = None,
+        spool_max_bytes: int | None = None,
+        spool_sync: bool | None = None,
         client: LeaseClient | None = None,
         keeps_outcomes: bool = True,
     ) -> None:
@@ -88,15 +93,23 @@ class StreamConnector:
             "connector.byte_budget_bytes": byte_budget_bytes,
             "connector.patience_s": patience_s,
             "connector.checksum": checksum,
+            "connector.spool_folder": spool,
+            "connector.spool_max_bytes": spool_max_bytes,
+            "connector.spool_sync": spool_sync,
         }
         settings, client = _resolve(flags, token, client)
         self._pid = os.getpid()
         self._opening = threading.Lock()
         self._is_open = False
-        self._ids = MessageIds()
-        self._drawing = threading.Lock()
+        self._spool: Spool | None = None
+        if settings.spool_folder is not None and keeps_outcomes:
+            self._spool = Spool(
+                settings.spool_folder, stream, max_bytes=settings.spool_max_bytes, is_synced=settings.spool_sync
+            )
         dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
-        self._exchange = Exchange(dispatch, self.source, keeps_outcomes=keeps_outcomes)
+        settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
+        self._exchange = Exchange(dispatch, self.source, settlement)
+        self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         self._leasing = Leasing(
             self._exchange, client, stream=stream, source=self.source, checksum_mode=settings.checksum
         )
@@ -121,7 +134,9 @@ class StreamConnector:
             self.close()
             return
         try:
-            self.close(CLOSE_WITHIN_S if isinstance(error, Exception) else INTERRUPTED_WITHIN_S)
+            spooled = self.close(CLOSE_WITHIN_S if isinstance(error, Exception) else INTERRUPTED_WITHIN_S)
+            if self._spool is not None and spooled:
+                error.add_note(f"{spooled} messages stay in the spool {self._spool.folder} for the next connector.")
         except HarmonicIOError as trouble:
             error.add_note(str(trouble))
 
@@ -130,23 +145,27 @@ class StreamConnector:
         with self._opening:
             if self._is_open or self._exchange.is_closed:
                 return
+            self._outgoing.restore()
             self._leasing.start()
             self._exchange.pump.start()
             self._is_open = True
 
-    def close(self, timeout_s: float = CLOSE_WITHIN_S) -> None:
+    def close(self, timeout_s: float = CLOSE_WITHIN_S) -> int:
         """Wait until every message is safe, then end all threads and connections.
 
         Args:
             timeout_s: Seconds to wait at most.
 
+        Returns:
+            How many messages stay in the spool, 0 without one; the log says where. The next connector sends them.
+
         Raises:
-            UndeliveredError: some were not safe in time; it names their ids.
+            UndeliveredError: there is no spool, and some were not safe in time; it names their ids.
             MessageRejected: no receiver can take a message, and nobody has heard of it yet.
         """
         self._check_process()
         if self._exchange.is_closed:
-            return
+            return 0
         reason = ""
         undelivered: list[Parcel] = []
         try:
@@ -163,7 +182,12 @@ class StreamConnector:
                 self._exchange.pump.close()
             for parcel in undelivered:
                 parcel.delivery.released = True
-        if undelivered:
+            self._exchange.tidy()
+            spooled = 0 if self._spool is None else self._spool.close()
+        if self._spool is not None and spooled:
+            text = "%d messages of stream %r are not safe; they stay in the spool %s for the next connector. %s"
+            _log.warning(text, spooled, self.stream, self._spool.folder, reason)
+        elif undelivered:
             ids = [parcel.delivery.message_id for parcel in undelivered]
             raise UndeliveredError(
                 f"{len(ids)} messages of stream {self.stream!r} were not safe when the connector closed; "
@@ -172,6 +196,7 @@ class StreamConnector:
                 hint="Send them again, with message_id= so that a second copy is recognised.",
             )
         self._raise_unheard(DeliveryState.REJECTED)
+        return spooled
 
     def _wait_to_close(self, timeout_s: float) -> None:
         if not self._exchange.wait_until_safe(min(timeout_s, TELL_AFTER_S)) and timeout_s > TELL_AFTER_S:
@@ -203,6 +228,8 @@ class StreamConnector:
         Raises:
             InvalidInput: something of it cannot be sent.
             NotFound, NotAllowed: the stream does not exist, or this source may not send to it.
+            MessageRejected: the id stands for other bytes already.
+            StorageError: the spool cannot keep it, so it is not sent.
         """
         return self._send(buffer_payload(payload, is_borrowed=borrow), metadata, priority, message_id)
 
@@ -217,7 +244,7 @@ class StreamConnector:
         """Send the content of a file, of which only a piece at a time is in memory.
 
         Arguments and errors are those of :meth:`send`. The file may be removed, but must not change, until the delivery
-        is safe.
+        is safe; with a spool, which has the file's name instead of a copy of it, it must stay, too.
         """
         return self._send(file_payload(path), metadata, priority, message_id)
 
@@ -246,21 +273,7 @@ class StreamConnector:
         _check_kinds(metadata, priority)
         if not self._is_open:
             self._open()
-        size_bytes = payload.size_bytes if isinstance(payload, FileSource) else len(payload)
-        if size_bytes > MAX_MESSAGE_BYTES or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-            raise InvalidInput(
-                f"A message of {size_bytes} bytes and priority {priority} cannot be sent.",
-                hint=f"At most {MAX_MESSAGE_BYTES} bytes, and priorities from {MIN_PRIORITY} to {MAX_PRIORITY}.",
-            )
-        if message_id is None:
-            with self._drawing:
-                message_id = self._ids.draw()
-            section = source_section(metadata, "") if metadata else b""
-        else:
-            section = source_section(metadata, check_message_id(message_id))
-        delivery = Delivery(self, message_id, size_bytes)
-        self._exchange.offer(Parcel(delivery, payload, section, priority))
-        return delivery
+        return self._outgoing.send(payload, metadata, priority, message_id)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -312,6 +325,11 @@ class StreamConnector:
     def figures(self) -> Figures:
         """Return what this connector has done so far."""
         return self._exchange.figures(self._leasing.lease_requests)
+
+    @property
+    def stranded_s(self) -> float:
+        """Seconds for which neither the master nor an engine could be reached; may be asked in a signal handler."""
+        return 0.0 if self._exchange.has_connections else self._leasing.away_s
 
     def _raise_unheard(self, *states: DeliveryState) -> None:
         """Raise the first failure that nobody has awaited; all of them have been logged."""

@@ -64,7 +64,17 @@ class Delivery:
         is_awaited: Whether somebody has the result or waits for it, and so hears of a failure.
     """
 
-    __slots__ = ("_outcome", "_owner", "is_awaited", "message_id", "released", "route", "size_bytes", "state")
+    __slots__ = (
+        "__weakref__",
+        "_outcome",
+        "_owner",
+        "is_awaited",
+        "message_id",
+        "released",
+        "route",
+        "size_bytes",
+        "state",
+    )
 
     def __init__(self, owner: Awaiting, message_id: str, size_bytes: int) -> None:
         self._owner = owner

@@ -27,16 +27,13 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
-from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.stream_connector import failures
-from harmonicio.stream_connector.delivery import Delivery, DeliveryState, at_rest, state_after
-from harmonicio.stream_connector.dispatch import Dispatch, Settled
-from harmonicio.stream_connector.failures import Failures
-from harmonicio.stream_connector.figures import Figures, Tally
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState, at_rest
+from harmonicio.stream_connector.dispatch import Dispatch
+from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.pump import Pump
-from harmonicio.stream_connector.results import Results
+from harmonicio.stream_connector.settlement import Settlement
 from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived, ResultsReceived
 from harmonicio.wire.sections import subscribe_frame
 
@@ -50,22 +47,21 @@ DUE_TOLERANCE_S = 0.001
 class Exchange:
     """The messages and connections of one connector."""
 
-    def __init__(self, dispatch: Dispatch, name: str, *, keeps_outcomes: bool = True) -> None:
+    def __init__(self, dispatch: Dispatch, name: str, settlement: Settlement) -> None:
         self.lock = threading.Lock()
         self.pump = Pump(self, self.lock, name)
         self.on_wanted: Callable[[], None] = lambda: None
         self.is_closed = False
+        self.tally = settlement.tally
         self._dispatch = dispatch
-        self._keeps_outcomes = keeps_outcomes
-        self._results = Results()
-        self.tally = Tally()
+        self._settlement = settlement
+        self._results = settlement.results
         self._peers: dict[Lane, Peer] = {}
         self._refusal: HarmonicIOError | None = None
         self._room_queue: deque[object] = deque()
         self._offered_at = 0.0
         self._due_at = math.inf
         self._was_wanted = (False, False)
-        self._failures = Failures()
 
     def __repr__(self) -> str:
         return f"<Exchange: {self.tally!r}, {self._dispatch!r}, {self._results!r}>"
@@ -73,15 +69,38 @@ class Exchange:
     def figures(self, lease_requests: int) -> Figures:
         """Return what has been done so far."""
         with self.lock:
-            return self.tally.figures(self._dispatch, lease_requests)
+            return self._settlement.figures(self._dispatch, lease_requests)
 
     # ── what a source asks; on its threads ───────────────────────────────────────────────────────────────────────────
+
+    @property
+    def has_connections(self) -> bool:
+        return bool(self._peers)
+
+    def restore(self, parcels: Iterable[Parcel]) -> None:
+        """Take in what the spool has from before; nothing else has been offered yet."""
+        with self.lock:
+            now = time.monotonic()
+            for parcel in parcels:
+                self.tally.sent += 1
+                self._dispatch.offer(parcel, now)
+
+    def wait_for_room(self, has_room: Callable[[], bool]) -> None:
+        """Wait until there is room elsewhere than in the byte budget, in one line with who waits for that."""
+        with self.lock:
+            self._check_usable()
+            if self._room_queue or not has_room():
+                self._wait_for_room(has_room)
+
+    def has_memory(self, parcel: Parcel) -> bool:
+        """Whether its payload may stay in memory beside the spool: half of the budget is for what lies only there."""
+        return (self._dispatch.used_bytes + parcel.cost_bytes) * 2 <= self._dispatch.budget_bytes
 
     def offer(self, parcel: Parcel) -> None:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
         with self.lock:
             if self._room_queue or not self._dispatch.has_room(parcel.cost_bytes):
-                self._wait_for_room(parcel.cost_bytes)
+                self._wait_for_room(lambda: self._dispatch.has_room(parcel.cost_bytes))
             self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
@@ -113,7 +132,8 @@ class Exchange:
         if not self.is_closed:
             raise OutcomeTimeout(text)
         if not delivery.is_safe:
-            raise UndeliveredError(f"{text} The connector was closed.", message_ids=[delivery.message_id])
+            hint = self._settlement.where_unsafe
+            raise UndeliveredError(f"{text} The connector was closed.", message_ids=[delivery.message_id], hint=hint)
         raise OutcomeTimeout(text, hint="Wait for results before the connector is closed.")
 
     def wait_until_safe(self, timeout_s: float | None, deliveries: Iterable[Delivery] | None = None) -> bool:
@@ -134,7 +154,7 @@ class Exchange:
     def take_unheard(self, *states: DeliveryState) -> list[Delivery]:
         """Return the messages that came to such an end and that nobody has awaited, once."""
         with self.lock:
-            return self._failures.take(*states)
+            return self._settlement.failures.take(*states)
 
     def take_forgotten(self) -> int:
         """Return how many stored messages were too many to be remembered, once."""
@@ -167,16 +187,16 @@ class Exchange:
             raise self._refusal
         return is_done()
 
-    def _wait_for_room(self, cost_bytes: int) -> None:
+    def _wait_for_room(self, has_room: Callable[[], bool]) -> None:
         """First come, first served, so that a large message is not overtaken for ever."""
-        ticket = object()
-        queue = self._room_queue
+        ticket, queue = object(), self._room_queue
         queue.append(ticket)
         try:
-            self.pump.wait(lambda: self._is_over or (queue[0] is ticket and self._dispatch.has_room(cost_bytes)))
+            self.pump.wait(lambda: self._is_over or (queue[0] is ticket and has_room()))
         finally:
             queue.remove(ticket)
             self.pump.tell_waiters()
+        self._check_usable()
 
     @property
     def _is_over(self) -> bool:
@@ -253,7 +273,7 @@ class Exchange:
         elif isinstance(event, ResultsReceived):
             for result in event.results:
                 for delivery in self._results.final(result.message_id):
-                    self._finish(delivery, result.outcome)
+                    self._settlement.finish(delivery, result.outcome)
         elif isinstance(event, Drain):
             self._dispatch.draining(lane)
         else:
@@ -263,7 +283,7 @@ class Exchange:
         """Act on what has changed; return the peers that have something to write. The lock is held."""
         touched = [self._peers[lane] for lane in self._dispatch.assign(now)]
         for settled in self._dispatch.take_settled():
-            self._settle(settled)
+            self._settlement.settle(settled)
         if self._results.has_questions:
             touched += self._ask()
         self._tell_wanted(now)
@@ -293,44 +313,18 @@ class Exchange:
     def _flush(self, peers: Iterable[Peer]) -> None:
         for peer in peers:
             self.pump.flush(peer)
-        if self._failures.has_unlogged:
-            with self.lock:
-                unlogged = self._failures.take_unlogged()
-            failures.log(unlogged)
+        self.tidy()
 
-    # ── what becomes of messages; the lock is held ───────────────────────────────────────────────────────────────────
-
-    def _settle(self, settled: Settled) -> None:
-        """A parcel has come to rest: at an engine, at the master or nowhere."""
-        parcel, outcome = settled.parcel, settled.outcome
-        delivery = parcel.delivery
-        delivery.route = "backlog" if settled.is_backlog else "engine"
-        delivery.released = True
-        if outcome.kind is OutcomeKind.DONE:
-            self.tally.via_engine += 1
-            self._finish(delivery, outcome)
-        elif outcome.kind is OutcomeKind.REJECTED:
-            self.tally.refused += 1
-            self._finish(delivery, outcome)
-        else:
-            self.tally.via_backlog += 1
-            delivery.settle(DeliveryState.STORED, None)
-            if parcel.failure is not None and not parcel.failure.retryable:
-                self._finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
-            elif self._keeps_outcomes:
-                self._results.stored(delivery)
-
-    def _finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
-        delivery.settle(state_after(outcome), outcome)
-        if delivery.state is DeliveryState.DONE:
-            self.tally.processed += 1
+    def tidy(self) -> None:
+        """Do what settling left to do without the lock."""
+        if self._settlement.is_tidy:
             return
-        if delivery.state is DeliveryState.REJECTED:
-            self.tally.rejected += 1
-        else:
-            self.tally.failed += 1
-        if self._keeps_outcomes:
-            self._failures.add(delivery)
+        with self.lock:
+            leaving, unlogged = self._settlement.take_untidy()
+        self._settlement.tidy(leaving, unlogged)
+        if leaving and self._room_queue:
+            with self.lock:
+                self.pump.tell_waiters()
 
     # ── what the control thread asks and tells ───────────────────────────────────────────────────────────────────────
 

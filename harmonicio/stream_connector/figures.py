@@ -18,6 +18,7 @@ class Figures:
         via_engine, via_backlog: Made safe peer to peer, or by the master.
         resent: Sent again because a connection broke or a receiver could not take it.
         waiting, waiting_bytes: Not under way yet, for want of credit.
+        spooled: In the spool, where there is one.
         engines: Open connections to engines.
         lease_requests: Questions to the master.
     """
@@ -32,6 +33,7 @@ class Figures:
     resent: int
     waiting: int
     waiting_bytes: int
+    spooled: int
     engines: int
     lease_requests: int
 
@@ -60,7 +62,7 @@ class Tally:
         """Messages that have not come to rest."""
         return self.sent - self.via_engine - self.via_backlog - self.refused
 
-    def figures(self, dispatch: Dispatch, lease_requests: int) -> Figures:
+    def figures(self, dispatch: Dispatch, lease_requests: int, spooled: int) -> Figures:
         """Return what has been done so far, with what waits."""
         return Figures(
             sent=self.sent,
@@ -73,6 +75,7 @@ class Tally:
             resent=dispatch.resent,
             waiting=dispatch.waiting,
             waiting_bytes=dispatch.waiting_bytes,
+            spooled=spooled,
             engines=len(dispatch.engines),
             lease_requests=lease_requests,
         )

@@ -12,6 +12,8 @@ from harmonicio.wire.credit import SenderCredit
 
 #: What a message costs of the byte budget at least: its own bookkeeping.
 MIN_COST_BYTES = 512
+#: … and where its payload is only on disk, with its place there.
+STORED_COST_BYTES = 1024
 #: Of a message of this size it is noted when its last byte has left, because that takes a while.
 LARGE_BYTES = 1024**2
 #: An engine that was idle gets so many messages at first …
@@ -32,12 +34,14 @@ class Parcel:
         rejections: How often a receiver did not take it, and others, or the same later, may.
         refused_by: The engines that did not; others are asked first.
         trouble: Why it cannot be sent at all, once that is known.
+        entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
     __slots__ = (
         "attempts",
         "cost_bytes",
         "delivery",
+        "entry",
         "failure",
         "flags",
         "is_for_master",
@@ -67,9 +71,16 @@ class Parcel:
         self.offered_at = 0.0
         self.sent_at = 0.0
         self.trouble = ""
+        self.entry: Any = None
 
     def __repr__(self) -> str:
         return f"<Parcel {self.delivery.message_id!r}, {self.size_bytes} bytes, {self.delivery.state}>"
+
+    def leave_memory(self, payload: Any) -> None:
+        """Send this instead, which is on disk: the memory of the payload is let go of."""
+        self.payload = payload
+        self.cost_bytes = STORED_COST_BYTES + len(self.section)
+        self.delivery.released = True
 
 
 class Lane:

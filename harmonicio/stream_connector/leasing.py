@@ -131,6 +131,11 @@ class Leasing:
         """Why the master cannot be reached just now; empty when it can, as far as known."""
         return self._trouble.text
 
+    @property
+    def away_s(self) -> float:
+        """How long the master has not been reached; 0 while it can be, as far as known."""
+        return self._trouble.lasts_s
+
     def start(self) -> None:
         """Ask for leases once, so that what can never work is said at once, then go on in a thread.
 

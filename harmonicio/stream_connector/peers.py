@@ -14,12 +14,14 @@ import errno
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
-from harmonicio.stream_connector.sources import FileSource
+from harmonicio.stream_connector.sources import PieceReader, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer
@@ -177,17 +179,18 @@ class Peer:
             except IndexError:
                 break  # The connector closes, and has just withdrawn what was left.
             self.lane.begun += 1
+            payload = self._payload(parcel)
             joined.append(self._prefix(parcel))
             size += parcel.size_bytes + len(joined[-1])
-            if isinstance(parcel.payload, FileSource):
-                self._file = _FileProgress(parcel, parcel.payload, self._checksum_flag)
+            if payload is None:
+                pass  # Its pieces follow.
             elif parcel.size_bytes <= JOINED_BYTES:
-                joined.append(parcel.payload)
+                joined.append(payload)
             else:
-                gathered += [memoryview(b"".join(joined)), memoryview(parcel.payload)]
+                gathered += [memoryview(b"".join(joined)), memoryview(payload)]
                 joined = []
-            if self._checksum_flag and self._file is None:
-                joined.append(trailer(self._checksum_flag, parcel.payload))
+            if self._checksum_flag and payload is not None:
+                joined.append(trailer(self._checksum_flag, payload))
             if parcel.size_bytes >= LARGE_BYTES:
                 self._large = parcel
         if joined:
@@ -196,14 +199,24 @@ class Peer:
         self._pending_bytes = sum(map(len, gathered))
         return bool(gathered)
 
+    def _payload(self, parcel: Parcel) -> Payload | None:
+        """Return what is written in one piece; None: the payload is read, and written, piece by piece."""
+        payload = parcel.payload
+        if not isinstance(payload, PiecewisePayload):
+            whole: Payload = payload
+            return whole
+        with _giving_up(parcel):
+            reader = payload.reader()
+            if parcel.size_bytes <= JOINED_BYTES:
+                return read_whole(reader)
+        self._file = _FileProgress(parcel, reader, self._checksum_flag)
+        return None
+
     def _gather_piece(self, file: _FileProgress) -> None:
         if self._piece is None:
             self._piece = memoryview(bytearray(PIECE_BYTES))
-        try:
+        with _giving_up(file.parcel):
             self._pending = file.next_piece(self._piece)
-        except InvalidInput as error:
-            file.parcel.trouble = error.text
-            raise ConnectionEnded(f"The connection was given up with half a message: {error.text}") from None
         self._pending_bytes = sum(map(len, self._pending))
         if file.is_finished:
             self._file = None
@@ -272,12 +285,22 @@ class Peer:
             self.link.close()
 
 
+@contextmanager
+def _giving_up(parcel: Parcel) -> Iterator[None]:
+    """What cannot be read is not sent again, and ends the connection, which waits for the rest of it."""
+    try:
+        yield
+    except InvalidInput as error:
+        parcel.trouble = error.text
+        raise ConnectionEnded(f"The connection was given up with half a message: {error.text}") from None
+
+
 class _FileProgress:
     """How much of a file has been made ready for writing."""
 
     __slots__ = ("_checksum", "_offset", "_source", "parcel")
 
-    def __init__(self, parcel: Parcel, source: FileSource, checksum_flag: int) -> None:
+    def __init__(self, parcel: Parcel, source: PieceReader, checksum_flag: int) -> None:
         self.parcel = parcel
         self._source = source
         self._offset = 0

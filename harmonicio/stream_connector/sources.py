@@ -1,4 +1,4 @@
-"""What a source application may send besides buffers: a file, of which only a piece at a time is in memory."""
+"""What a source application may send besides buffers: what is read piece by piece, like a file."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from typing import Protocol
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import InvalidInput
@@ -14,7 +15,37 @@ from harmonicio.core.errors import InvalidInput
 SMALL_FILE_BYTES = 1024**2
 
 
-class FileSource:
+class PiecewisePayload:
+    """A payload that is read piece by piece when its turn comes."""
+
+    __slots__ = ()
+
+    size_bytes: int
+
+    def reader(self) -> PieceReader:
+        """Return what reads it.
+
+        Raises:
+            InvalidInput: it cannot be read, or is not any more what was sent.
+        """
+        raise NotImplementedError
+
+
+class PieceReader(Protocol):
+    """Reads a payload, as often as it must be sent."""
+
+    size_bytes: int
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        """Read a piece that starts at ``offset``; return its length, which is at most that of the buffer.
+
+        Raises:
+            InvalidInput: it has changed, or cannot be read any more.
+        """
+        ...
+
+
+class FileSource(PiecewisePayload):
     """The content of a file, read where it is needed. The file is closed when nobody holds this any more.
 
     It must stay as it was when this was made: else its last piece cannot be read, so that nobody gets a mixture.
@@ -23,7 +54,7 @@ class FileSource:
         InvalidInput: the file cannot be read.
     """
 
-    __slots__ = ("_changed_ns", "_descriptor", "path", "size_bytes")
+    __slots__ = ("_descriptor", "changed_ns", "path", "size_bytes")
 
     def __init__(self, path: Path | str) -> None:
         self.path = os.fspath(path)
@@ -32,13 +63,16 @@ class FileSource:
             # Without waiting for somebody who writes, should it be a named pipe.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._descriptor)
-            self.size_bytes, self._changed_ns = status.st_size, status.st_mtime_ns
+            self.size_bytes, self.changed_ns = status.st_size, status.st_mtime_ns
             self._check_kind(status.st_mode)
         except (OSError, ValueError) as error:
             raise InvalidInput(f"The file {self.path} cannot be sent: {_reason(error)}.") from None
 
     def __repr__(self) -> str:
         return f"<FileSource {self.path}, {self.size_bytes} bytes>"
+
+    def reader(self) -> FileSource:
+        return self
 
     def _check_kind(self, mode: int) -> None:
         """Refuse what has no length of its own: its content would be taken for empty."""
@@ -48,11 +82,6 @@ class FileSource:
             raise OSError(errno.EINVAL, "It holds more than its size says; perhaps somebody writes it")
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        """Read a piece that starts at ``offset``; return its length, which is at most that of the buffer.
-
-        Raises:
-            InvalidInput: the file has changed, or it cannot be read any more.
-        """
         wanted = buffer[: min(len(buffer), self.size_bytes - offset)]
         try:
             count = os.preadv(self._descriptor, [wanted], offset)
@@ -63,7 +92,7 @@ class FileSource:
             raise InvalidInput(
                 f"The file {self.path} became shorter than its {self.size_bytes} bytes while it was sent."
             )
-        is_same = (status.st_size, status.st_mtime_ns) == (self.size_bytes, self._changed_ns)
+        is_same = (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.changed_ns)
         if offset + count == self.size_bytes and not is_same:
             raise InvalidInput(
                 f"The file {self.path} changed while it was sent.", hint="Send it when nobody writes it any more."
@@ -84,6 +113,15 @@ def file_payload(path: Path | str) -> Payload | FileSource:
     source = FileSource(path)
     if source.size_bytes > SMALL_FILE_BYTES:
         return source
+    return read_whole(source)
+
+
+def read_whole(source: PieceReader) -> memoryview:
+    """Return all of a small payload.
+
+    Raises:
+        InvalidInput: it cannot be read.
+    """
     content = memoryview(bytearray(source.size_bytes))
     filled = 0
     while filled < source.size_bytes:

@@ -29,6 +29,12 @@ class Trouble:
         self._has_warned = False
         self.text = ""
 
+    @property
+    def lasts_s(self) -> float:
+        """How long the master has not been reached."""
+        since = self._since
+        return 0.0 if since is None else time.monotonic() - since
+
     def over(self) -> None:
         """It was reached."""
         if self._has_warned:
@@ -43,7 +49,7 @@ class Trouble:
         self._since = now if self._since is None else self._since
         if now - self._since >= WARN_AFTER_S and not self._has_warned:
             self._has_warned = True
-            _log.warning("%s Trying again at %s; messages wait in memory meanwhile.", error.text, self._url)
+            _log.warning("%s Trying again at %s; messages wait meanwhile.", error.text, self._url)
         pause_s = delay_s(self._failures, first_s=RETRY_FIRST_S, longest_s=RETRY_MAX_S, chance=random.random())
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             return max(pause_s, min(error.retry_after_s, RETRY_MAX_S))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from harmonicio.cli import send
 from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control.settings_files import write_token_file
@@ -133,6 +134,74 @@ def test_a_rejected_file_does_not_hide_the_others(
     first, second = json.loads(capsys.readouterr().out)
     assert (first["state"], second["state"]) == ("stored", "rejected")
     assert "at most 5" in second["result"]
+
+
+# ── an absent master, and signals ────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def absent(files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Where nobody listens, as the environment's master."""
+    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
+    write_token_file(tmp_path / "home" / "tokens" / "source.token", "secret")
+    with socket.socket() as reserved:
+        reserved.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{reserved.getsockname()[1]}"
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", url)
+        yield url
+
+
+@pytest.mark.usefixtures("absent")
+def test_without_a_time_limit_the_waiting_for_somebody_who_answers_ends_all_the_same(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(send, "ABSENT_WITHIN_S", 0.3)
+    assert main(["send", "plates", *files, "--json"]) == 3
+    written = capsys.readouterr()
+    assert [row["is_safe"] for row in json.loads(written.out)] == [False, False]
+    said = written.err.splitlines()[-1]
+    assert said.startswith("error: Neither the master nor an engine has answered for 0.3 s. Of 2 files, 2 are not safe")
+    assert said.endswith("Start the master; --timeout-s waits longer for it.")
+
+
+def spooling(files: list[str]) -> list[str]:
+    return [sys.executable, "-m", "harmonicio.cli", "send", "plates", *files, "--json", "--spool", "spool"]
+
+
+@pytest.mark.usefixtures("absent")
+def test_sigterm_leaves_in_the_spool_what_is_not_safe_and_a_later_send_delivers_it(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with subprocess.Popen(spooling(files), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sending:
+        wait_until(lambda: b"b.tif" in b"".join(each.read_bytes() for each in Path("spool").rglob("*.segment")), 30)
+        sending.terminate()
+        out, err = sending.communicate(timeout=30)
+    assert sending.returncode == 143, err
+    assert [row["state"] for row in json.loads(out)] == ["waiting", "waiting"]
+    assert err.splitlines()[-1].startswith("Terminated. Of 2 files, 2 are not safe: a.tif, b.tif. What was sent stays")
+    with LocalCluster(tmp_path / "second") as cluster:
+        monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "second"))
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", cluster.url)
+        cluster.declare(StreamDeclaration("plates", handler="harmonicio.engine.echo", engines=0))
+        assert main(["send", "plates", "--spool", "spool"]) == 0
+        assert cluster.client.stream("plates").backlog.stored_total == 2
+        assert main(["send", "plates"]) == 2
+        assert "There is nothing to send. Name files" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("absent")
+def test_a_second_signal_ends_it_at_once(files: list[str]) -> None:
+    with subprocess.Popen(spooling(files), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as sending:
+        wait_until(lambda: b"b.tif" in b"".join(each.read_bytes() for each in Path("spool").rglob("*.segment")), 30)
+        sending.terminate()
+        wait_until(lambda: not _catches_sigterm(sending.pid))
+        sending.terminate()
+        assert sending.wait(5) == -signal.SIGTERM
+
+
+def _catches_sigterm(pid: int) -> bool:
+    (line,) = [each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("SigCgt")]
+    return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 @pytest.mark.parametrize(

@@ -73,8 +73,26 @@ def test_only_outcomes_that_somebody_wants_are_asked_for(cluster: BareCluster) -
         assert sorted(cluster.backlog.asked) == sorted(each.message_id for each in deliveries)
 
 
-def test_both_deliveries_of_one_id_come_to_the_same_end_and_count_once_each(cluster: BareCluster) -> None:
+def test_a_message_that_is_sent_twice_is_one_message_and_other_bytes_under_its_id_are_refused(
+    cluster: BareCluster,
+) -> None:
     with cluster.connect() as connector:
+        first = connector.send(b"image", message_id="plate 1")
+        assert connector.send(b"image", message_id="plate 1") is first
+        with pytest.raises(MessageRejected, match="'plate 1' was used before, with other bytes"):
+            connector.send(b"other", message_id="plate 1")
+        connector.flush("safe", timeout_s=10)
+        assert connector.send(b"image", message_id="plate 1").result(10) is None
+        figures = connector.figures()
+        assert (figures.sent, figures.safe, figures.processed) == (1, 1, 1)
+        del first
+        with pytest.raises(OutcomeExpired):
+            connector.send(b"image", message_id="plate 1").result(10)
+    assert len(cluster.backlog.messages) == 1
+
+
+def test_both_deliveries_of_one_id_come_to_the_same_end_where_the_connector_knows_no_ids(cluster: BareCluster) -> None:
+    with cluster.connect(keeps_outcomes=False) as connector:
         twins = [connector.send(b"image", message_id="plate 1") for _ in range(2)]
         connector.flush("safe", timeout_s=10)
         assert [each.result(10) for each in twins] == [None, None]

@@ -268,7 +268,7 @@ def test_outcomes_in_any_order_settle_their_own_messages(cluster: BareCluster) -
 def test_two_messages_in_flight_with_the_same_id_have_their_own_outcomes(cluster: BareCluster) -> None:
     held: list[IncomingMessage] = []
     engine = cluster.engine(lambda message: held.append(message))
-    with cluster.connect() as connector:
+    with cluster.connect(keeps_outcomes=False) as connector:
         first, second, third = (connector.send(payload, message_id="plate 1") for payload in (b"a", b"b", b"c"))
         wait_until(lambda: len(held) == 3)
         (session,) = engine.sessions

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from harmonicio.core.errors import DeliveryError, HarmonicIOError
+from harmonicio.core.errors import DeliveryError, HarmonicIOError, MessageRejected
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.stream_connector.delivery import Delivery
 from simulation.effects import digest_of
@@ -84,6 +84,9 @@ class Source:
                 connector.send(
                     payload, metadata={"of": planned.name}, priority=planned.priority, message_id=planned.name
                 )
+                return
+            except MessageRejected:
+                assert is_other, "the connector refuses an id only for its other bytes"
                 return
             except (
                 HarmonicIOError

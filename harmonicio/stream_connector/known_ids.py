@@ -1,0 +1,80 @@
+"""The ids that a source gave its messages, so that a second copy is recognised before it is sent.
+
+      the same bytes   ──► the delivery of the first copy; where nobody holds that any more, one whose outcome is gone
+      other bytes      ──► refused: id_conflict
+      nobody can tell  ──► sent; the master and the feature row recognise it, too
+
+Ids of our own are never drawn twice and so not remembered. Pure; the connector calls under its lock.
+"""
+
+from __future__ import annotations
+
+from weakref import ReferenceType, ref
+
+from harmonicio.core.buffers import Payload
+from harmonicio.core.errors import MessageRejected
+from harmonicio.core.message import RejectReason
+from harmonicio.stream_connector.delivery import Awaiting, Delivery, DeliveryState
+from harmonicio.stream_connector.sources import FileSource
+from harmonicio.wire import checksum
+
+MAX_REMEMBERED = 100_000
+_FILE = b"f"
+_SIZE_END = 1 + 8
+
+
+def digest_of(payload: Payload | FileSource) -> bytes:
+    """Return what tells payloads apart: algorithm, size and checksum; of a large file the time of its last change."""
+    if isinstance(payload, FileSource):
+        return _FILE + payload.size_bytes.to_bytes(8, "big") + payload.changed_ns.to_bytes(12, "big", signed=True)
+    name = checksum.SUPPORTED[0]
+    return name[:1].encode() + len(payload).to_bytes(8, "big") + checksum.trailer(checksum.FLAG_OF[name], payload)
+
+
+class KnownIds:
+    """The last ids of one connector."""
+
+    def __init__(self, max_remembered: int = MAX_REMEMBERED) -> None:
+        self._max_remembered = max_remembered
+        self._known: dict[str, tuple[bytes, ReferenceType[Delivery]]] = {}
+
+    def __repr__(self) -> str:
+        return f"<KnownIds: {len(self._known)}>"
+
+    def note(self, delivery: Delivery, digest: bytes) -> None:
+        """This message is sent."""
+        self._known.pop(delivery.message_id, None)
+        self._known[delivery.message_id] = (digest, ref(delivery))
+        if len(self._known) > self._max_remembered:
+            del self._known[next(iter(self._known))]
+
+    def forget(self, message_id: str) -> None:
+        """It was not sent."""
+        self._known.pop(message_id, None)
+
+    def find(self, owner: Awaiting, message_id: str, digest: bytes) -> Delivery | None:
+        """Return the delivery of a message that was sent before; None: it is to be sent.
+
+        Raises:
+            MessageRejected: it was sent with other bytes.
+        """
+        if message_id not in self._known:
+            return None
+        before, reference = self._known[message_id]
+        is_other = before[1:_SIZE_END] != digest[1:_SIZE_END]
+        if not is_other and before != digest:
+            if before[:1] != digest[:1] or digest[:1] == _FILE:
+                return None  # Checksums of two kinds, or a file that was touched: it may be the same.
+            is_other = True
+        if is_other:
+            raise MessageRejected(
+                f"Message id {message_id!r} was used before, with other bytes.",
+                reason=RejectReason.ID_CONFLICT,
+                hint="An id stands for one content: give this message another id, or leave message_id= out.",
+            )
+        delivery = reference()
+        if delivery is None:
+            delivery = Delivery(owner, message_id, int.from_bytes(digest[1:_SIZE_END], "big"))
+            delivery.settle(DeliveryState.EXPIRED, None)
+            delivery.released = True
+        return None if delivery.state is DeliveryState.REJECTED else delivery

@@ -1,0 +1,130 @@
+"""Makes of what a source sends what can be sent: checked, with an id, kept in the spool where there is one."""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from harmonicio.core.buffers import Payload
+from harmonicio.core.errors import HarmonicIOError, InvalidInput
+from harmonicio.core.message import MAX_MESSAGE_BYTES, MAX_PRIORITY, MIN_PRIORITY, MessageIds
+from harmonicio.core.names import check_message_id
+from harmonicio.stream_connector.delivery import Awaiting, Delivery
+from harmonicio.stream_connector.exchange import Exchange
+from harmonicio.stream_connector.known_ids import KnownIds, digest_of
+from harmonicio.stream_connector.lanes import Parcel
+from harmonicio.stream_connector.sources import FileSource
+from harmonicio.stream_connector.spool.records import Draft, Record
+from harmonicio.stream_connector.spool.spool import Entry, Spool
+from harmonicio.wire.sections import source_section
+
+_log = logging.getLogger(__name__)
+
+
+class Outgoing:
+    """The way of one connector's messages from ``send`` to the exchange.
+
+    Args:
+        owner: Whom deliveries ask for their outcome.
+        knows_ids: Whether a second copy of a message is recognised by the source's own id.
+    """
+
+    def __init__(self, owner: Awaiting, exchange: Exchange, spool: Spool | None, *, knows_ids: bool) -> None:
+        self._owner = owner
+        self._exchange = exchange
+        self._spool = spool
+        self._ids = MessageIds()
+        self._known = KnownIds() if knows_ids else None
+        self._drawing = threading.Lock()
+
+    def __repr__(self) -> str:
+        return f"<Outgoing: {self._known!r}, {self._spool!r}>"
+
+    def send(
+        self, payload: Payload | FileSource, metadata: Mapping[str, Any] | None, priority: int, message_id: str | None
+    ) -> Delivery:
+        """Send one message; what was sent before is not sent again."""
+        size_bytes = payload.size_bytes if isinstance(payload, FileSource) else len(payload)
+        if size_bytes > MAX_MESSAGE_BYTES or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+            raise InvalidInput(
+                f"A message of {size_bytes} bytes and priority {priority} cannot be sent.",
+                hint=f"At most {MAX_MESSAGE_BYTES} bytes, and priorities from {MIN_PRIORITY} to {MAX_PRIORITY}.",
+            )
+        if message_id is None:
+            with self._drawing:
+                message_id = self._ids.draw()
+            section = source_section(metadata, "") if metadata else b""
+            return self._send(Parcel(Delivery(self._owner, message_id, size_bytes), payload, section, priority), b"")
+        section = source_section(metadata, check_message_id(message_id))
+        delivery = Delivery(self._owner, message_id, size_bytes)
+        parcel = Parcel(delivery, payload, section, priority)
+        if self._known is None:
+            return self._send(parcel, b"")
+        digest = digest_of(payload)
+        with self._drawing:
+            earlier = self._known.find(self._owner, message_id, digest)
+            if earlier is not None:
+                return earlier
+            self._known.note(delivery, digest)
+        try:
+            return self._send(parcel, digest)
+        except BaseException:
+            with self._drawing:
+                self._known.forget(message_id)
+            raise
+
+    def restore(self) -> int:
+        """Send what is in the spool from before; return how many messages that is.
+
+        Raises:
+            Conflict: another connector has the spool.
+            StorageError: it cannot be used.
+        """
+        if self._spool is None or self._spool.is_open:
+            return 0
+        parcels = [self._restored(entry) for entry in self._spool.open()]
+        self._exchange.restore(parcels)
+        if parcels:
+            text = "%d messages that were not safe are in the spool %s and are sent first"
+            _log.warning(text, len(parcels), self._spool.folder)
+        return len(parcels)
+
+    def _restored(self, entry: Entry) -> Parcel:
+        record = entry.record
+        delivery = Delivery(self._owner, record.message_id, record.size_bytes)
+        if record.digest and self._known is not None:
+            self._known.note(delivery, record.digest)
+        parcel = Parcel(delivery, entry.payload, record.section, record.priority)
+        parcel.entry = entry
+        parcel.leave_memory(entry.payload)
+        return parcel
+
+    def _send(self, parcel: Parcel, digest: bytes) -> Delivery:
+        if self._spool is not None:
+            self._keep(self._spool, parcel, digest)
+        try:
+            self._exchange.offer(parcel)
+        except HarmonicIOError:
+            if self._spool is None or parcel.entry is None:
+                raise
+            if not self._exchange.is_closed:  # Else it stays, and the next connector sends it.
+                self._spool.settle([(parcel.entry, "")])
+                raise
+        return parcel.delivery
+
+    def _keep(self, spool: Spool, parcel: Parcel, digest: bytes) -> None:
+        payload, delivery = parcel.payload, parcel.delivery
+        path, changed_ns, written = b"", 0, payload
+        if isinstance(payload, FileSource):
+            path, changed_ns, written = os.fsencode(os.path.abspath(payload.path)), payload.changed_ns, b""
+        record = Record(
+            delivery.message_id, parcel.priority, parcel.section, parcel.size_bytes, digest, path, changed_ns
+        )
+        draft = Draft(record, written)
+        self._exchange.wait_for_room(lambda: spool.reserve(draft))
+        parcel.entry = spool.keep(record, draft)
+        if path or not self._exchange.has_memory(parcel):
+            parcel.leave_memory(parcel.entry.payload)

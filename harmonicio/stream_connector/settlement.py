@@ -1,0 +1,99 @@
+"""What becomes of messages that have come to rest: counted, told to who waits, let go of by the spool.
+
+      settled at an engine, at the master or nowhere ──► final ──► counted; a failure that nobody awaits is noted
+                        └─► stored ──► remembered until its final outcome is known
+
+All but :meth:`Settlement.tidy` is called with the connector's lock held.
+"""
+
+from __future__ import annotations
+
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.stream_connector import failures
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
+from harmonicio.stream_connector.dispatch import Dispatch, Settled
+from harmonicio.stream_connector.failures import Failures
+from harmonicio.stream_connector.figures import Figures, Tally
+from harmonicio.stream_connector.results import Results
+from harmonicio.stream_connector.spool.spool import Entry, Spool
+
+
+class Settlement:
+    """The ends of one connector's messages.
+
+    Args:
+        spool: Where they are kept until they are safe.
+        keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised.
+    """
+
+    def __init__(self, spool: Spool | None, *, keeps_outcomes: bool) -> None:
+        self._spool = spool
+        self._keeps_outcomes = keeps_outcomes
+        self._leaving: list[tuple[Entry, str]] = []
+        self.tally = Tally()
+        self.results = Results()
+        self.failures = Failures()
+
+    def __repr__(self) -> str:
+        return f"<Settlement: {self.tally!r}, {self.results!r}>"
+
+    @property
+    def is_tidy(self) -> bool:
+        """Whether there is nothing to do without the lock."""
+        return not self._leaving and not self.failures.has_unlogged
+
+    @property
+    def where_unsafe(self) -> str:
+        """Where a message is that was not safe when the connector was closed."""
+        return "" if self._spool is None else f"It stays in the spool {self._spool.folder} for the next connector."
+
+    def figures(self, dispatch: Dispatch, lease_requests: int) -> Figures:
+        """Return what has been done so far."""
+        return self.tally.figures(dispatch, lease_requests, 0 if self._spool is None else self._spool.kept)
+
+    def settle(self, settled: Settled) -> None:
+        """A parcel has come to rest: at an engine, at the master or nowhere."""
+        parcel, outcome = settled.parcel, settled.outcome
+        delivery = parcel.delivery
+        delivery.route = "backlog" if settled.is_backlog else "engine"
+        delivery.released = True
+        if parcel.entry is not None:
+            trouble = outcome.text or str(outcome.reason) if outcome.kind is OutcomeKind.REJECTED else ""
+            self._leaving.append((parcel.entry, trouble))
+        if outcome.kind is OutcomeKind.DONE:
+            self.tally.via_engine += 1
+            self.finish(delivery, outcome)
+        elif outcome.kind is OutcomeKind.REJECTED:
+            self.tally.refused += 1
+            self.finish(delivery, outcome)
+        else:
+            self.tally.via_backlog += 1
+            delivery.settle(DeliveryState.STORED, None)
+            if parcel.failure is not None and not parcel.failure.retryable:
+                self.finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
+            elif self._keeps_outcomes:
+                self.results.stored(delivery)
+
+    def finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
+        """The final outcome of a message is known; None: nobody knows it any more."""
+        delivery.settle(state_after(outcome), outcome)
+        if delivery.state is DeliveryState.DONE:
+            self.tally.processed += 1
+            return
+        if delivery.state is DeliveryState.REJECTED:
+            self.tally.rejected += 1
+        else:
+            self.tally.failed += 1
+        if self._keeps_outcomes:
+            self.failures.add(delivery)
+
+    def take_untidy(self) -> tuple[list[tuple[Entry, str]], list[Delivery]]:
+        """Return what :meth:`tidy` is to do, once."""
+        leaving, self._leaving = self._leaving, []
+        return leaving, self.failures.take_unlogged()
+
+    def tidy(self, leaving: list[tuple[Entry, str]], unlogged: list[Delivery]) -> None:
+        """Let go of what has left the spool, and log failures; without the lock."""
+        if self._spool is not None and leaving:
+            self._spool.settle(leaving)
+        failures.log(unlogged)
