@@ -5,13 +5,15 @@ that can be thrown overboard:
 
       held ──a write fails──► given up: what is finished is still written, nothing new is taken
         ▲                        │
-        └── there is room again ─┘
+        └── there is room again ─┘ after a rest at the earliest: until then the space is for those who make room
 """
 
 from __future__ import annotations
 
+import errno
 import os
 import threading
+import time
 from pathlib import Path
 
 
@@ -20,13 +22,16 @@ class Ballast:
 
     Args:
         size_bytes: 0 holds nothing back.
+        rest_s: Seconds between a failure and the next try to hold it.
     """
 
-    def __init__(self, path: Path, size_bytes: int) -> None:
+    def __init__(self, path: Path, size_bytes: int, rest_s: float) -> None:
+        self._rest_s = rest_s
         self._path = path
         self._size_bytes = size_bytes
         self._lock = threading.Lock()
         self._is_held = False
+        self._hold_at = 0.0
 
     def __repr__(self) -> str:
         return f"<Ballast of {self._size_bytes} bytes, {'held' if self._is_held else 'given up'}>"
@@ -40,6 +45,8 @@ class Ballast:
         if self._is_held:
             return
         with self._lock:
+            if time.monotonic() < self._hold_at:
+                raise OSError(errno.EAGAIN, "the disk was full or failed a moment ago")
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if self._size_bytes:
@@ -50,6 +57,11 @@ class Ballast:
                 raise
             finally:
                 os.close(fd)
+
+    def rest(self) -> None:
+        """Something has failed: give the space up for a while. Raises OSError."""
+        self._hold_at = time.monotonic() + self._rest_s
+        self.give_up()
 
     def give_up(self) -> None:
         """Give the space back to the disk. Raises OSError."""

@@ -41,6 +41,7 @@ class StoreLimits:
         outcome_bytes: Outcomes kept for those who ask later.
         max_finished_ids: Ids of finished messages kept to recognise duplicates after a restart.
         ballast_bytes: Disk space held back, so that messages can still leave a full disk.
+        ballast_rest_s: After a failed write nothing new is taken for so long, which leaves that space to what leaves.
         max_shed_records: Records of messages that were shed, of less than 1 KB each; the oldest go first.
     """
 
@@ -49,6 +50,7 @@ class StoreLimits:
     outcome_bytes: int = 256 * 1024**2
     max_finished_ids: int = 400_000
     ballast_bytes: int = 8 * 1024**2
+    ballast_rest_s: float = 1.0
     max_shed_records: int = 10_000
 
 

@@ -68,8 +68,9 @@ class SqliteStore(BacklogStore):
         self._folder = folder
         self._limits = limits or StoreLimits()
         self._clock = clock or SystemClock()
+        self._index = folder / "backlog.sqlite"
         self._files = PayloadFiles(folder / "payloads")
-        self._ballast = Ballast(folder / "ballast", self._limits.ballast_bytes)
+        self._ballast = Ballast(folder / "ballast", self._limits.ballast_bytes, self._limits.ballast_rest_s)
         self._hot = HotCache(self._limits.hot_cache_bytes)
         self._gate = ByteGate(self._limits.pending_bytes)
         self._reading = threading.Lock()
@@ -88,7 +89,9 @@ class SqliteStore(BacklogStore):
         try:
             self._ballast.give_up()  # To open an index takes some space, too; the first put holds it again.
             recovery, connection = self._open_index()
-            self._writer = SqliteWriter(connection, self._files, self._ballast, self._limits, self._remove_files)
+            self._writer = SqliteWriter(
+                connection, self._index, self._files, self._ballast, self._limits, self._remove_files
+            )
         except (OSError, sqlite3.Error, StorageError) as error:
             self.close()
             raise storage_error(f"open the backlog in {self._folder}", error) from error
@@ -96,11 +99,11 @@ class SqliteStore(BacklogStore):
 
     def _open_index(self) -> tuple[Recovery, sqlite3.Connection]:
         self._files.prepare()
-        connection = sqlite_schema.connect(self._folder / "backlog.sqlite")
+        connection = sqlite_schema.connect(self._index)
         try:
             sqlite_schema.prepare(connection)
             recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
-            self._reader = sqlite_schema.connect(self._folder / "backlog.sqlite")
+            self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
         except BaseException:
             connection.close()

@@ -85,6 +85,16 @@ class Batch:
             f"{len(self.removals) + len(self.purges)} removals, {len(self.drops)} drops>"
         )
 
+    def split_puts(self, max_bytes: int) -> list[Put]:
+        """Take out and return the puts beyond so many bytes of payloads in rows; at least one stays."""
+        inside_bytes = 0
+        for number, put in enumerate(self.puts):
+            inside_bytes += 0 if put.payload is None else len(put.payload)
+            if inside_bytes > max_bytes and number:
+                self.puts, rest = self.puts[:number], self.puts[number:]
+                return rest
+        return []
+
     def callbacks(self) -> list[Callback]:
         """Return who wants to know what became of the batch."""
         return [

@@ -73,10 +73,10 @@ def connect(path: Path) -> sqlite3.Connection:
     """Return a connection with the store's guarantees: what is committed is flushed. Raises sqlite3.Error."""
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:
+        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # Counts for a new index only.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
-        connection.execute("PRAGMA wal_autocheckpoint = 4096")
-        connection.execute("PRAGMA journal_size_limit = 67108864")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")  # sqlite_log.py sees to it.
         connection.execute("PRAGMA cache_size = -16384")
     except BaseException:
         connection.close()

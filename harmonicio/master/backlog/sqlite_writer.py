@@ -19,12 +19,14 @@ import logging
 import sqlite3
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from harmonicio.core.errors import StorageError
 from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import Callback, StoreLimits
 from harmonicio.master.backlog.payload_files import PayloadFiles
 from harmonicio.master.backlog.sqlite_batch import Batch, BatchWriter
+from harmonicio.master.backlog.sqlite_log import TRANSACTION_MAX_BYTES, WriteAheadLog
 
 _log = logging.getLogger(__name__)
 
@@ -33,13 +35,14 @@ class SqliteWriter:
     """Owns the writing connection and its thread.
 
     Args:
-        connection: Closed by :meth:`close`.
+        connection: Closed by :meth:`close`; to the file ``index``.
         remove_files: Removes the payload files of these sequences, soon.
     """
 
     def __init__(
         self,
         connection: sqlite3.Connection,
+        index: Path,
         files: PayloadFiles,
         ballast: Ballast,
         limits: StoreLimits,
@@ -50,6 +53,7 @@ class SqliteWriter:
         self._ballast = ballast
         self._remove_files = remove_files
         self._batches = BatchWriter(connection, limits)
+        self._log = WriteAheadLog(connection, index)
         self._gathered = threading.Condition()
         self._batch = Batch()
         self._is_closing = False
@@ -96,12 +100,14 @@ class SqliteWriter:
         with self._gathered:
             self._gathered.wait_for(lambda: self._batch or self._is_closing)
             batch, self._batch = self._batch, Batch()
+            self._batch.puts = batch.split_puts(TRANSACTION_MAX_BYTES)
             return batch
 
     def _write(self, batch: Batch) -> StorageError | None:
         try:
             if batch.puts:
                 self._ballast.hold()
+                self._keep_log_short()
             self._files.sync_folders(batch.files_put())
             dropped = self._batches.write(batch)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
@@ -114,15 +120,30 @@ class SqliteWriter:
         self._transactions += 1
         doubtful, self._doubtful = self._doubtful, []
         self._remove_files([*doubtful, *batch.files_removed(), *dropped])
+        self._tidy()
         return None
+
+    def _keep_log_short(self) -> None:
+        if self._log.is_long:
+            self._log.shorten()
+
+    def _tidy(self) -> None:
+        """Keep the log short, and make room for the ballast where it was given up; both can wait."""
+        try:
+            self._keep_log_short()
+            if self._has_put_failed:
+                self._log.give_back()
+        except sqlite3.Error as error:
+            self._note_trouble(storage_error("tidy the backlog's index", error))
 
     def _write_without_puts(self, batch: Batch, error: StorageError) -> StorageError | None:
         self._doubtful += batch.files_put()
         puts, batch.puts = batch.puts, []
         _call((put.on_stored for put in puts), error)
         try:
-            self._ballast.give_up()
-        except OSError as failed:
+            self._ballast.rest()
+            self._keep_log_short()
+        except (OSError, sqlite3.Error) as failed:
             self._note_trouble(storage_error("give up the ballast", failed))
         return self._write(batch)
 

@@ -135,7 +135,7 @@ def wait_for(ask: Callable[[Callback], T]) -> tuple[StorageError | None, T]:
 RUNS = {"kill": run_until_killed, "full": run_on_a_full_disk, "drain": run_until_drained}
 
 if __name__ == "__main__":
-    opened = SqliteStore(Path(sys.argv[2]), StoreLimits(ballast_bytes=FILE_LIMIT_BYTES // 2))
+    opened = SqliteStore(Path(sys.argv[2]), StoreLimits(ballast_bytes=FILE_LIMIT_BYTES // 2, ballast_rest_s=0.0))
     opened.recover()
     say("open")
     RUNS[sys.argv[1]](opened)
