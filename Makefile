@@ -87,6 +87,10 @@ endif
 .PHONY: simulate
 simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS)
+.PHONY: fill-disk
+fill-disk: install ## 400 MB sent to a master whose backlog has a disk of 200 MB, and what was counted
+	FILL_DISK=full $(BIN)/python -m pytest -q -s tests/system/test_system_full_disk.py
+
 .PHONY: kill-master
 kill-master: install ## 20 kills of a master with 1,000 messages of 2 MB in its backlog, and what was counted; KILL_SEED=number
 	KILL_MASTER=full $(BIN)/python -m pytest -q -s tests/system/test_system_master_kills.py

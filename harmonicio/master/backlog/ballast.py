@@ -40,13 +40,14 @@ class Ballast:
         """Hold the space, if it is not held yet.
 
         Raises:
+            BlockingIOError: it was given up a moment ago.
             OSError: there is not that much; nothing is held.
         """
         if self._is_held:
             return
         with self._lock:
             if time.monotonic() < self._hold_at:
-                raise OSError(errno.EAGAIN, "the disk was full or failed a moment ago")
+                raise BlockingIOError(errno.EAGAIN, "the disk was full or failed a moment ago")
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 if self._size_bytes:

@@ -2,8 +2,9 @@
 
 What is committed lies in the log until a checkpoint has copied it to the index, which grows by that. When neither can
 grow, the log cannot be emptied, each commit needs more of it, and nothing would ever leave a full disk. So the log is
-never longer than what fits in the place of the ballast, and no transaction is larger than half of it. What the index
-does not need any more goes back to the disk, so that there is room for the ballast again.
+emptied when it is half as long as the ballast, and no transaction takes more payloads than a quarter of it: what the
+log holds fits in the place of the ballast. What the index does not need any more goes back to the disk, so that there
+is room for the ballast again.
 """
 
 from __future__ import annotations
@@ -12,10 +13,9 @@ import os
 import sqlite3
 from pathlib import Path
 
-#: With a transaction on top still less than the ballast.
-LOG_MAX_BYTES = 4 * 1024**2
-TRANSACTION_MAX_BYTES = LOG_MAX_BYTES // 2
-_PAGES_GIVEN_BACK = 256
+#: Where no ballast is held.
+_LOG_MAX_BYTES = 4 * 1024**2
+_PAGE_BYTES = 4096
 
 
 class WriteAheadLog:
@@ -23,9 +23,12 @@ class WriteAheadLog:
 
     Args:
         path: Of the index.
+        ballast_bytes: What is held back.
     """
 
-    def __init__(self, connection: sqlite3.Connection, path: Path) -> None:
+    def __init__(self, connection: sqlite3.Connection, path: Path, ballast_bytes: int) -> None:
+        self._max_bytes = ballast_bytes // 2 or _LOG_MAX_BYTES
+        self.transaction_max_bytes = self._max_bytes // 2
         self._connection = connection
         self._path = path.with_name(f"{path.name}-wal")
 
@@ -36,7 +39,7 @@ class WriteAheadLog:
     def is_long(self) -> bool:
         """Whether it is time for a checkpoint."""
         try:
-            return os.stat(self._path).st_size > LOG_MAX_BYTES
+            return os.stat(self._path).st_size > self._max_bytes
         except FileNotFoundError:
             return False
 
@@ -52,5 +55,6 @@ class WriteAheadLog:
         """Return some of the index's free pages to the disk. Raises sqlite3.Error."""
         (free,) = self._connection.execute("PRAGMA freelist_count").fetchone()
         if free:
-            self._connection.execute(f"PRAGMA incremental_vacuum({_PAGES_GIVEN_BACK})").fetchall()
+            pages = max(1, self.transaction_max_bytes // _PAGE_BYTES)
+            self._connection.execute(f"PRAGMA incremental_vacuum({pages})").fetchall()
             self.shorten()

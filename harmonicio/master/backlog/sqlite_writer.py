@@ -26,7 +26,7 @@ from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import Callback, StoreLimits
 from harmonicio.master.backlog.payload_files import PayloadFiles
 from harmonicio.master.backlog.sqlite_batch import Batch, BatchWriter
-from harmonicio.master.backlog.sqlite_log import TRANSACTION_MAX_BYTES, WriteAheadLog
+from harmonicio.master.backlog.sqlite_log import WriteAheadLog
 
 _log = logging.getLogger(__name__)
 
@@ -53,7 +53,7 @@ class SqliteWriter:
         self._ballast = ballast
         self._remove_files = remove_files
         self._batches = BatchWriter(connection, limits)
-        self._log = WriteAheadLog(connection, index)
+        self._log = WriteAheadLog(connection, index, limits.ballast_bytes)
         self._gathered = threading.Condition()
         self._batch = Batch()
         self._is_closing = False
@@ -100,7 +100,7 @@ class SqliteWriter:
         with self._gathered:
             self._gathered.wait_for(lambda: self._batch or self._is_closing)
             batch, self._batch = self._batch, Batch()
-            self._batch.puts = batch.split_puts(TRANSACTION_MAX_BYTES)
+            self._batch.puts = batch.split_puts(self._log.transaction_max_bytes)
             return batch
 
     def _write(self, batch: Batch) -> StorageError | None:
@@ -150,7 +150,8 @@ class SqliteWriter:
     def _note_trouble(self, error: StorageError) -> None:
         """Log each kind of error once until writing is in order again, not each write that fails."""
         kind = _kind(error)
-        if kind not in self._troubles:
+        is_news = not isinstance(error.__cause__, BlockingIOError)  # The ballast rests, as it has been told.
+        if is_news and kind not in self._troubles:
             self._troubles.add(kind)
             is_foreseen = isinstance(error.__cause__, (OSError, sqlite3.Error))
             _log.error("The backlog cannot be written: %s", error, exc_info=None if is_foreseen else error)

@@ -25,7 +25,7 @@ from harmonicio.master.backlog.sqlite_schema import SCHEMA_VERSION
 from harmonicio.testing.open_store import OpenStore, Told
 
 CHILD = Path(__file__).with_name("backlog_child.py")
-NO_CACHE = StoreLimits(hot_cache_bytes=0)
+NO_CACHE = StoreLimits(hot_cache_bytes=0, ballast_rest_s=0.0)
 
 
 @pytest.fixture(scope="module")
