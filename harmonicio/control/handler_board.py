@@ -49,6 +49,7 @@ class HandlerBoard:
             try:
                 os.posix_fallocate(file, 0, size_bytes)  # Else a full disk would end the process at the first write.
                 self._rows = mmap.mmap(file, size_bytes)
+                self._inode = os.fstat(file).st_ino
             finally:
                 os.close(file)
         except OSError as error:
@@ -57,6 +58,14 @@ class HandlerBoard:
 
     def __repr__(self) -> str:
         return f"<HandlerBoard {self._path} {'closed' if self._rows.closed else 'open'}>"
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether its file is still where the controller reads it."""
+        try:
+            return os.stat(self._path, follow_symlinks=False).st_ino == self._inode
+        except OSError:
+            return False
 
     def begin(self, row: int, message_id: str, since: float) -> None:
         """Say that a handler begins with a message."""

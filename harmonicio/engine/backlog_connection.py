@@ -48,6 +48,11 @@ class BacklogConnection:
         state = "connected" if self.is_connected else "not connected"
         return f"<BacklogConnection to {self._configuration.master_data}, {state}>"
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its thread, which dials again whatever happens, is there."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

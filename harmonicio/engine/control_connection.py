@@ -61,6 +61,11 @@ class ControlConnection:
     def __repr__(self) -> str:
         return f"<ControlConnection {self._path}, {'connected' if self._channel else 'not connected'}>"
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its thread, which dials again whatever happens, is there."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

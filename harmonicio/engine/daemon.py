@@ -5,6 +5,10 @@
                      └── ConfigurationError        order, SIGTERM, orphaned ──┘
 
 A drain tells every peer, refuses what has not been started, lets handlers finish and sends their outcomes.
+
+A handler shares its process with all this, and can break it: close every file, say. An engine whose own parts are gone
+must not look idle for ever. Each ``LOOK_EVERY_S``, and when a suspect has returned, the daemon looks whether they are
+there; if not, its process ends, which is a crash: of the suspect, when one had the engine, else of nobody.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harmonicio.control.client import MasterClient
@@ -48,6 +52,8 @@ _log = logging.getLogger(__name__)
 #: When nothing runs any more, peers have this long to see their last answers and to close.
 LEAVE_WITHIN_S = 1.0
 _POLL_S = 0.01
+#: How often an engine that serves looks whether its own parts are there.
+LOOK_EVERY_S = 0.25
 
 
 class Daemon:
@@ -56,12 +62,19 @@ class Daemon:
     Args:
         configuration: As its controller gave it.
         file_or_module: Where the handler is.
+        on_broken: Ends the process, given what is missing of the engine.
     """
 
-    def __init__(self, configuration: EngineConfiguration, file_or_module: str) -> None:
+    def __init__(
+        self,
+        configuration: EngineConfiguration,
+        file_or_module: str,
+        on_broken: Callable[[str], None] = lambda text: _log.error("%s", text),
+    ) -> None:
         declaration = configuration.declaration
         self._configuration = configuration
         self._file_or_module = file_or_module
+        self._on_broken = on_broken
         self._clock = SystemClock()
         self._state_since = time.monotonic()
         self._state = Availability.STARTING
@@ -88,6 +101,7 @@ class Daemon:
             declaration.prefetch_s,
             configuration.payload_budget_bytes,
             on_busy=self._control.report_soon,
+            on_alone_over=self._look_at_parts,
         )
         self._board: HandlerBoard | None = None
         self._backlog = BacklogConnection(configuration, self._open_backlog)
@@ -177,6 +191,20 @@ class Daemon:
         configuration = self._configuration
         bearer = engine_bearer(configuration.worker, configuration.engine, configuration.ticket)
         return MasterClient(configuration.master_url, bearer)
+
+    def _look_at_parts(self) -> None:
+        """End the process when a part of the engine is gone."""
+        parts = {
+            "The data port": self._port,
+            "The board": self._board,
+            "The control connection": self._control,
+            "The connection to the backlog": self._backlog,
+            "The flusher": self._slots.flusher,
+        }
+        gone = [name for name, part in parts.items() if part is not None and not part.is_intact]
+        if gone and not self._drain_begun.is_set():
+            self._slots.blame_nobody()
+            self._on_broken(f"{' and '.join(gone)} of the engine is gone: a handler has broken its process.")
 
     # ── connections ──────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -280,7 +308,8 @@ class Daemon:
 
     def finish(self) -> bool:
         """Wait until nothing runs and every outcome has been sent; return whether that was so in time."""
-        self._drain_begun.wait()
+        while not self._drain_begun.wait(LOOK_EVERY_S):
+            self._look_at_parts()
         while self._slots.in_use and time.monotonic() < self._drain_until:
             time.sleep(_POLL_S)
         is_finished = not self._slots.in_use

@@ -63,6 +63,11 @@ class Flusher:
     def __repr__(self) -> str:
         return f"<Flusher: {len(self._queued)} sessions to flush{', closed' if self._is_closed else ''}>"
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its thread is there."""
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

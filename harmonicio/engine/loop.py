@@ -98,6 +98,11 @@ class EngineLoop:
         return bool(self.depth or self._waiting_from_backlog)
 
     @property
+    def is_alone(self) -> bool:
+        """Whether a suspect has the engine."""
+        return self._is_alone
+
+    @property
     def is_suspect_waiting(self) -> bool:
         """Whether a suspect waits until all slots are free."""
         return bool(self._suspects)

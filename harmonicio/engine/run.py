@@ -4,6 +4,7 @@
 1   handlers were still running at the deadline
 2   no usable configuration
 3   the handler or a plugin could not be loaded, or its setup raised
+4   a part of the engine itself is gone, because a handler has broken its process
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from harmonicio.engine.handler import load
 
 _log = logging.getLogger(__name__)
 
-EXIT_DRAINED, EXIT_FORCED, EXIT_NO_CONFIGURATION, EXIT_CANNOT_START = 0, 1, 2, 3
+EXIT_DRAINED, EXIT_FORCED, EXIT_NO_CONFIGURATION, EXIT_CANNOT_START, EXIT_BROKEN = 0, 1, 2, 3, 4
 MAX_CONFIGURATION_BYTES = 4 * 1024**2
 #: How long a signal lets handlers run on; a controller's order says its own time.
 SIGNAL_DRAIN_S = 30.0
@@ -82,7 +83,7 @@ def run(configuration: EngineConfiguration, file_or_module: str) -> int:
     """Run one engine in the main thread until it has drained; return the process's exit code."""
     # Temporary files, of the handler and of what it starts, have their place where there is room for payloads.
     os.environ["TMPDIR"] = os.path.abspath(configuration.scratch_folder)
-    daemon = Daemon(configuration, file_or_module)
+    daemon = Daemon(configuration, file_or_module, _end_broken)
     try:
         with _signals_end(daemon):
             daemon.start()
@@ -134,12 +135,21 @@ def _close(daemon: Daemon, code: int) -> int:
     return code
 
 
+def _end_broken(text: str) -> NoReturn:
+    try:
+        _say(f"harmonicio engine: {text}")
+    finally:  # Its standard error may be gone as well.
+        _exit_now(EXIT_BROKEN)
+
+
 def _exit_now(code: int) -> NoReturn:
     """End the process without waiting for its threads."""
-    logging.shutdown()
-    sys.stderr.flush()
-    sys.stdout.flush()
-    os._exit(code)
+    try:
+        logging.shutdown()
+        sys.stderr.flush()
+        sys.stdout.flush()
+    finally:
+        os._exit(code)
 
 
 def _log_to_stderr() -> None:

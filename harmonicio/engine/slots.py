@@ -112,10 +112,17 @@ class Slots:
 
     Args:
         on_busy: Called when a slot is taken after :meth:`is_idle` has said that none was; must not block.
+        on_alone_over: Called when the handler of a suspect has returned, while the board still names it.
     """
 
     def __init__(
-        self, concurrency: int, prefetch_s: float, budget_bytes: int, *, on_busy: Callable[[], None] = lambda: None
+        self,
+        concurrency: int,
+        prefetch_s: float,
+        budget_bytes: int,
+        *,
+        on_busy: Callable[[], None] = lambda: None,
+        on_alone_over: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = EngineLoop(concurrency, prefetch_s, budget_bytes)
         self._lock = threading.Lock()
@@ -124,6 +131,7 @@ class Slots:
         self._concurrency = concurrency
         self._sessions: dict[Peer, Session] = {}
         self._on_busy = on_busy
+        self._on_alone_over = on_alone_over
         self._is_told_idle = True
         self._taken = 0
         self._taken_before = 0
@@ -215,6 +223,8 @@ class Slots:
 
     def release(self, slot: Slot, messages: int, seconds: float) -> None:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""
+        if self._loop.is_alone:
+            self._on_alone_over()
         slot.end()
         with self._lock:
             now = time.monotonic()
@@ -249,6 +259,12 @@ class Slots:
         """Return the messages whose handlers run."""
         seen = [(slot.message_id, slot.since) for slot in self._slots]
         return tuple(RunningMessage(message, max(0.0, now - since)) for message, since in seen if message)
+
+    def blame_nobody(self) -> None:
+        """Say on the board that nothing runs, unless a suspect has the engine: that one is to blame."""
+        if not self._loop.is_alone:
+            for slot in self._slots:
+                slot.end()
 
     def is_idle(self) -> bool:
         """Whether no slot was in use since this was last asked; ``on_busy`` follows when that changes."""

@@ -32,6 +32,7 @@ from harmonicio.core.lease import Address
 from harmonicio.transport import tcp
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
+from harmonicio.transport.open_files import OpenFiles
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
 
@@ -119,10 +120,14 @@ class DataPort:
         self._listener = tcp.listen(host, port, device=device)
         bound = self._listener.getsockname()
         self.address = Address(bound[0], bound[1])
-        self._selector = selectors.DefaultSelector()
+        self._selector = selectors.EpollSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
+        self._files = OpenFiles(
+            *(each.fileno() for each in (self._listener, self._wake_reader, self._wake_writer)),
+            self._selector.fileno(),
+        )
         self._lock = threading.Lock()
         self._served: set[_Served] = set()
         self._ungreeted: dict[_Served, float] = {}  # By deadline, which is the order of their arrival.
@@ -137,6 +142,11 @@ class DataPort:
 
     def __repr__(self) -> str:
         return f"<DataPort {self._name} on {self.address}: {len(self._served)} connections>"
+
+    @property
+    def is_intact(self) -> bool:
+        """Whether it can still serve: neither its thread has ended, nor has anybody closed what it listens with."""
+        return self._thread.is_alive() and self._files.are_intact
 
     @property
     def connections(self) -> int:

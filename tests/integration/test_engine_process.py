@@ -17,11 +17,13 @@ import pytest
 
 from harmonicio.control import json_codec
 from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
+from harmonicio.control.handler_board import BOARD_NAME, read_board
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.bare_peers import BareConnector, BareController, BareMaster, configuration_of, lease_ticket
 from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.frames import Flag
 
 NOOP = "@handler\ndef noop(message): return None"
 SLOW = "import time\n@handler\ndef slow(message): time.sleep(message.metadata.get('seconds', 0.02))"
@@ -130,6 +132,47 @@ def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1
         with pytest.raises(ConnectionEnded):
             connector.wait_for_outcomes(1)
     assert "deadline" in engine.last_line
+
+
+CLOSES_FILES = """
+    import os, time
+    @handler
+    def close(message):
+        if message.metadata.get("close"):
+            os.closerange(3, 1024)
+        time.sleep(message.metadata.get("seconds", 0.0))
+"""
+
+
+@pytest.mark.parametrize(
+    ("said", "blamed"),
+    [
+        ({"flags": int(Flag.SUSPECT), "metadata": {"close": True}}, ["m-1"]),
+        ({"flags": int(Flag.SUSPECT), "metadata": {"close": True, "seconds": 60}}, ["m-1"]),
+        ({"metadata": {"close": True}}, []),
+        ({"metadata": {"close": True, "seconds": 60}}, []),
+    ],
+    ids=["a suspect", "a suspect that goes on", "another", "another that goes on"],
+)
+def test_an_engine_whose_own_parts_are_gone_ends_and_only_a_suspect_is_blamed(
+    start: Start, tmp_path: Path, said: dict[str, Any], blamed: list[str]
+) -> None:
+    engine = start(CLOSES_FILES, concurrency=2)
+    with engine.connector() as connector:
+        connector.send(message_id="m-1", **said)
+        assert engine.exit_code() == 4
+    assert "is gone: a handler has broken its process" in engine.last_line
+    board = read_board(tmp_path / BOARD_NAME, 2)
+    assert board is not None
+    assert [each.message for each in board] == blamed
+
+
+def test_an_engine_whose_board_is_gone_ends(start: Start, tmp_path: Path) -> None:
+    engine = start("import os\n@handler\ndef f(message): os.unlink(message.metadata['path'])")
+    with engine.connector() as connector:
+        connector.send(metadata={"path": str(tmp_path / BOARD_NAME)})
+        assert engine.exit_code() == 4
+    assert "The board of the engine is gone" in engine.last_line
 
 
 @pytest.mark.parametrize(

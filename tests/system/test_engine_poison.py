@@ -28,6 +28,8 @@ POISON = """
             os._exit(0)
         if poison == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if poison == "close files":
+            os.closerange(3, 1024)
         if poison == "regular expression":  # Holds the interpreter's lock, for longer than the universe lasts.
             re.match(r"(a+)+$", "a" * 60 + "b")
         return "fine"
@@ -85,6 +87,23 @@ def test_a_message_that_ends_its_engine_at_once_is_given_up_and_its_neighbours_a
         with pytest.raises(HandlerFailed, match="crashed while they handled it: 2"):
             deadly.result(timeout_s=15)
         assert [each.result(timeout_s=15) for each in (before, *after)] == ["fine"] * 21
+    assert [each.dead for each in cluster.client.backlog()] == [1]
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_message_whose_handler_closes_all_files_of_its_engine_does_not_circle_for_ever(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, concurrency: int
+) -> None:
+    path = str(write_handler("taste", POISON))
+    cluster.declare(StreamDeclaration("s", handler=path, engines=1, concurrency=concurrency, max_crashes=2))
+    cluster.wait_for_engines("s", 1)
+    with connect("s") as connector:
+        before = connector.send(b"")
+        deadly = connector.send(b"", metadata={"poison": "close files"})
+        after = [connector.send(b"") for _ in range(20)]
+        with pytest.raises(HandlerFailed, match="crashed while they handled it: 2"):
+            deadly.result(timeout_s=30)
+        assert [each.result(timeout_s=30) for each in (before, *after)] == ["fine"] * 21
     assert [each.dead for each in cluster.client.backlog()] == [1]
 
 
