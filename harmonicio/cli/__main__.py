@@ -1,7 +1,7 @@
 """The entry point of ``harmonicio`` and of ``python -m harmonicio.cli``.
 
-Exit codes: 0 done, 1 failed, 2 the command or its input cannot be used, 3 the other side cannot be reached now, 130
-interrupted.
+Exit codes: 0 done, 1 failed, 2 the command or its input cannot be used, 3 the other side cannot be reached now, 4
+stopped before everything was handed over, 130 interrupted.
 """
 
 from __future__ import annotations

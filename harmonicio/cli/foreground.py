@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import typer
+
 #: How often it is asked whether waiting makes sense.
 ASK_EVERY_S = 0.5
+#: Exit code of a role that was stopped and could not hand over everything in time.
+EXIT_FORCED = 4
+DRAIN_S = 30.0
+
+
+class Interruption(threading.Event):
+    """Set by the first signal; ``forced`` by the second, for those who shall not wait any longer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forced = threading.Event()
 
 
 class TimeIsUp(KeyboardInterrupt):
@@ -26,14 +40,18 @@ class Terminated(KeyboardInterrupt):
 
 
 @contextmanager
-def until_interrupted() -> Iterator[threading.Event]:
-    """Give an event that is set by SIGINT or SIGTERM; a second signal ends the process as it would have before."""
-    interrupted = threading.Event()
+def until_interrupted() -> Iterator[Interruption]:
+    """Give an event that is set by SIGINT or SIGTERM; a third signal ends the process as it would have before."""
+    interrupted = Interruption()
     previous: dict[int, Any] = {int(each): signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        interrupted.set()
-        signal.signal(number, previous[number])
+        if not interrupted.is_set():
+            interrupted.set()
+            return
+        interrupted.forced.set()
+        for each, handler in previous.items():
+            signal.signal(each, handler)
 
     for number in previous:
         signal.signal(number, interrupt)
@@ -42,6 +60,13 @@ def until_interrupted() -> Iterator[threading.Event]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+def end(is_drained: bool, text: str) -> None:
+    """Say what was not handed over, if so, and end the command with the exit code that tells it."""
+    if not is_drained:
+        print(text, file=sys.stderr)
+        raise typer.Exit(EXIT_FORCED)
 
 
 @contextmanager

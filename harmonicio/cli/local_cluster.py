@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Self
 
 from harmonicio.cli import console
+from harmonicio.cli.foreground import DRAIN_S
 from harmonicio.cli.master import backlog_options, master_options, opened_master
 from harmonicio.cli.readiness import READY_WITHIN_S
 from harmonicio.cli.worker import worker_options
@@ -29,7 +31,6 @@ from harmonicio.worker.service import WorkerService
 
 #: Both sides live and end together, so there is nobody to wait for at the start, and orphans need not wait long.
 SETTLE_S, ORPHAN_AFTER_S = 0.0, 10.0
-DRAIN_S = 30.0
 #: Runtimes, by what they start.
 PROCESSES, CONTAINERS = "process", "docker"
 
@@ -71,6 +72,7 @@ class LocalCluster:
         self._streams = tuple(streams)
         self._parts = ExitStack()
         self._master: MasterService | None = None
+        self._worker: WorkerService | None = None
 
     def __repr__(self) -> str:
         return f"<LocalCluster {self._master!r}, worker {self._worker_options.name!r}>"
@@ -97,12 +99,26 @@ class LocalCluster:
                 replace(options, max_engines=places), MasterClient(self.url, self.token(Role.WORKER))
             )
             worker.start()
-            parts.callback(worker.stop, DRAIN_S)
+            parts.callback(worker.stop, 0.0)
+            self._worker = worker
             self._parts = parts.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    def stop(self, drain_s: float = DRAIN_S, hurry: threading.Event | None = None) -> bool:
+        """End engines, worker and master. May be called more than once.
+
+        Args:
+            hurry: When it is set, engines have no more time.
+
+        Returns:
+            Whether every engine finished what it ran.
+        """
+        is_drained = self._worker is None or self._worker.stop(drain_s, hurry)
         self._parts.close()
+        return is_drained
 
     def _open_to_containers(self) -> None:
         """Let containers reach the master over their bridge, and run what is declared: it is all the same user's."""

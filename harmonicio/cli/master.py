@@ -14,6 +14,8 @@ from harmonicio.master.service import BacklogOptions, MasterOptions, MasterServi
 
 app = typer.Typer(no_args_is_help=True)
 
+UNANSWERED = "Engines had not answered all that they had of the backlog; it is there again, and may run twice."
+
 
 @app.callback()
 def _noun() -> None:
@@ -27,8 +29,16 @@ def run(
     port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
     data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
     is_insecure: bool | None = typer.Option(None, "--insecure", help="Bind beyond loopback without TLS."),
+    drain_s: float = typer.Option(
+        foreground.DRAIN_S, min=0.0, help="Seconds that engines may take to answer what they have of the backlog."
+    ),
 ) -> None:
-    """Run a master until it is interrupted."""
+    """Run a master until it is interrupted.
+
+    Interrupted, it takes and gives out no message more and waits until engines have answered what they have of the
+    backlog; interrupted again, it waits no longer. The exit code is 4 when any had not answered: those messages are in
+    the backlog, and may run twice.
+    """
     flags = {
         "master.host": host,
         "master.port": port,
@@ -43,6 +53,8 @@ def run(
     ):
         console.say(f"The master listens on {service.url}, and on {service.data_address} for messages.")
         interrupted.wait()
+        is_drained = service.drain(drain_s, interrupted.forced)
+    foreground.end(is_drained, UNANSWERED)
 
 
 def master_options(settings: Settings) -> MasterOptions:

@@ -10,6 +10,7 @@ import typer
 
 from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.cli.worker import UNFINISHED
 from harmonicio.control.messages import StreamView
 from harmonicio.control.settings_files import token_file, write_token_file
 from harmonicio.control.stream_files import load_streams
@@ -34,8 +35,15 @@ def run(
     ),
     port: int | None = typer.Option(None, help="Port of the REST API; 0 takes a free one."),
     data_port: int | None = typer.Option(None, help="Port for the backlog's messages; 0 takes a free one."),
+    drain_s: float = typer.Option(
+        foreground.DRAIN_S, min=0.0, help="Seconds that engines may take to finish when it is interrupted."
+    ),
 ) -> None:
-    """Start master, worker and engines on this machine, until interrupted."""
+    """Start master, worker and engines on this machine, until interrupted.
+
+    Interrupted, it lets engines finish what they run; interrupted again, it ends them at once. The exit code is 4 when
+    any was ended before it had finished.
+    """
     settings = invocation.of(context).settings({"master.port": port, "master.data_port": data_port})
     declarations = declarations_of(what, image, stream, engines)
     _have_images(declarations, settings.docker)
@@ -57,6 +65,8 @@ def run(
                 console.say(f"{_declared_earlier(view, cluster)} Remove it: harmonicio stream rm {name}")
         readiness.follow(cluster.client, names, interrupted)
         console.say("Finishing what runs …")
+        is_drained = cluster.stop(drain_s, interrupted.forced)
+    foreground.end(is_drained, UNFINISHED)
 
 
 def declarations_of(

@@ -25,6 +25,7 @@ app = typer.Typer(no_args_is_help=True)
 NAME = typer.Option(None, help="Name of this worker; by default the host's.")
 #: A health check that takes longer is no answer.
 CHECK_WITHIN_S = 5.0
+UNFINISHED = "Engines were ended before they had finished; what they had goes back to where it came from."
 
 
 @app.command("ls")
@@ -43,9 +44,15 @@ def run(
     context: typer.Context,
     name: str | None = NAME,
     max_engines: int | None = typer.Option(None, help="Engines on this host; 0 takes one per CPU core."),
-    drain_s: float = typer.Option(30.0, help="Seconds that engines may take to finish when the worker stops."),
+    drain_s: float = typer.Option(
+        foreground.DRAIN_S, min=0.0, help="Seconds that engines may take to finish when the worker stops."
+    ),
 ) -> None:
-    """Run this host's controller until it is interrupted; it starts and watches engines."""
+    """Run this host's controller until it is interrupted; it starts and watches engines.
+
+    Interrupted, it lets them finish what they run; interrupted again, it ends them at once. The exit code is 4 when any
+    was ended before it had finished.
+    """
     settings = invocation.of(context).settings({"worker.name": name, "worker.max_engines": max_engines})
     logs.start()
     options = worker_options(settings)
@@ -58,7 +65,8 @@ def run(
             console.say(f"Worker {options.name!r} reports to {settings.master.url}.")
             interrupted.wait()
         finally:
-            service.stop(drain_s)
+            is_drained = service.stop(drain_s, interrupted.forced)
+    foreground.end(is_drained, UNFINISHED)
 
 
 @app.command("check")

@@ -1,7 +1,7 @@
 """The process around an engine: its configuration, signals, exit codes.
 
 0   drained: ordered, by SIGTERM or SIGINT, or because the controller stayed away
-1   handlers were still running at the deadline
+1   handlers were still running at the deadline, or when a second signal came
 2   no usable configuration
 3   the handler or a plugin could not be loaded, or its setup raised
 4   a part of the engine itself is gone, because a handler has broken its process
@@ -108,13 +108,15 @@ class _Stopped(BaseException):
 
 @contextmanager
 def _signals_end(daemon: Daemon) -> Iterator[None]:
-    """Let SIGTERM and SIGINT drain the engine; while it is starting, they end it at once."""
+    """Let SIGTERM and SIGINT drain the engine, a second one without patience; one that is starting ends at once."""
+    patience_s = iter((SIGNAL_DRAIN_S,))
 
     def drain(number: int, frame: FrameType | None) -> None:
         if daemon.address is None:
             raise _Stopped
         # In a thread, because this one may hold any lock at this moment.
-        threading.Thread(target=daemon.drain, args=(SIGNAL_DRAIN_S,), name="engine-signal", daemon=True).start()
+        within_s = next(patience_s, 0.0)
+        threading.Thread(target=daemon.drain, args=(within_s,), name="engine-signal", daemon=True).start()
 
     before = {number: signal.signal(number, drain) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

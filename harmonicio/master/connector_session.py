@@ -18,7 +18,7 @@ from harmonicio.transport.link import Link
 from harmonicio.wire.credit import ReceiverCredit
 from harmonicio.wire.events import Drain, Event, IncomingMessage, MessageBegun, MessageReceived, Result, Subscribe
 from harmonicio.wire.outcomes import OutcomeBatch
-from harmonicio.wire.sections import credit_frame, results_frame
+from harmonicio.wire.sections import credit_frame, drain_frame, results_frame
 
 #: What one connector may have on its way to the disk.
 WINDOW_MESSAGES, WINDOW_BYTES = 4096, 64 * 1024**2
@@ -27,6 +27,7 @@ CREDIT_NEEDS_BYTES = 1024**2
 REVOKED, ASK_AGAIN = "The intake ticket was revoked.", "Ask the master for a new one."
 MAX_SUBSCRIPTIONS = 1_000_000
 RESULTS_PER_FRAME = 512
+DRAINING = Outcome.rejected(RejectReason.DRAINING, "The master takes no new messages, because it ends.")
 
 
 class ConnectorSession:
@@ -65,6 +66,8 @@ class ConnectorSession:
         self._pending: PendingPayload | None = None
         self._refusal: Outcome | None = None
         self._is_revoked = False
+        self._draining_s: float | None = None
+        self._is_drain_told = False
         self._task = SessionTask(executor, self._send_what_waits, link.channel.shutdown)
 
     def __repr__(self) -> str:
@@ -90,6 +93,9 @@ class ConnectorSession:
 
     def _begin(self, message: IncomingMessage) -> None:
         """A large payload follows: give it a buffer, or say why not."""
+        if self._draining_s is not None:
+            self._refuse(DRAINING)
+            return
         most = self.declaration.max_message_bytes
         if message.size_bytes > most:
             text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
@@ -115,6 +121,8 @@ class ConnectorSession:
             is_within_credit = self._credit.message_received(message.size_bytes)
         refusal, self._refusal = self._refusal, None
         pending, self._pending = self._pending, None
+        if refusal is None and pending is None and self._draining_s is not None:
+            refusal = DRAINING
         if refusal is None and not is_within_credit:
             refusal = Outcome.rejected(RejectReason.NO_CREDIT, "It came without credit.")
         if refusal is None and not message.is_intact:
@@ -158,6 +166,17 @@ class ConnectorSession:
         self._is_revoked = True
         self._task.kick()
 
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether messages are on their way to the disk, or their answers on the way out."""
+        with self._lock:
+            return bool(self._credit.outstanding or self._outcomes)
+
+    def drain(self, within_s: float) -> None:
+        """Take no message more; what is here is stored and answered."""
+        self._draining_s = within_s
+        self._task.kick()
+
     def room_changed(self) -> None:
         """The backlog has more room than before: see that the connector gets credit."""
         self._task.kick()
@@ -179,7 +198,10 @@ class ConnectorSession:
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())
             results, self._results = self._results, []
-            if can_take and self._is_credit_due():
+            if self._draining_s is not None and not self._is_drain_told:
+                self._is_drain_told = True
+                frames.append(drain_frame(self._draining_s))
+            if can_take and self._draining_s is None and self._is_credit_due():
                 frames.append(credit_frame(self._credit.messages_total, self._credit.bytes_total))
         for at in range(0, len(results), RESULTS_PER_FRAME):
             frames.append(results_frame(results[at : at + RESULTS_PER_FRAME]))

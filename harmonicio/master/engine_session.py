@@ -109,6 +109,16 @@ class EngineSession:
         """See that the engine hears whether messages wait."""
         self._task.kick()
 
+    @property
+    def has_unanswered(self) -> bool:
+        return self.load > 0
+
+    def drain(self, within_s: float) -> None:
+        """Give out nothing more; the engine hears of no depth, so that connectors have its credit meanwhile."""
+        with self._lock:
+            self._is_draining = True
+        self._task.kick()
+
     # ── from the engine ──────────────────────────────────────────────────────────────────────────────────────────────
 
     def opened(self) -> None:
@@ -168,7 +178,8 @@ class EngineSession:
     def _send_what_waits(self) -> None:
         while batch := self._next_batch():
             self._send(batch)
-        depth = self._backlog.depth(self.stream)  # Read once: what is told is what was decided by.
+        # Read once: what is told is what was decided by.
+        depth = 0 if self._is_draining else self._backlog.depth(self.stream)
         if (depth > 0) != self._is_depth_told:
             self._is_depth_told = depth > 0
             self._link.send(depth_frame(depth))

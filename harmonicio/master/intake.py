@@ -9,13 +9,14 @@ be sent is sent by that session's own task in a bounded pool, so a slow peer hol
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from harmonicio import __version__
-from harmonicio.core.errors import HarmonicIOError, NotAllowed
+from harmonicio.core.errors import HarmonicIOError, NotAllowed, Unavailable
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -70,6 +71,7 @@ class Intake:
         self._engines: dict[str, list[EngineSession]] = {}
         self._connectors: set[ConnectorSession] = set()
         self._opened = 0
+        self._is_draining = False
         self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
         self._ports = [DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)]
         if bridge is not None:
@@ -93,6 +95,24 @@ class Intake:
         for port in self._ports:
             port.start()
 
+    def drain(self, within_s: float) -> None:
+        """Take nothing new, give out nothing more, and tell everybody so; what is under way is answered."""
+        with self._lock:
+            self._is_draining = True
+        for port in self._ports:
+            port.stop_listening()
+        for session in self._sessions():
+            session.drain(within_s)
+
+    @property
+    def has_unanswered(self) -> bool:
+        """Whether engines have messages of the backlog that they have not answered, or messages are being stored."""
+        return any(session.has_unanswered for session in self._sessions())
+
+    def _sessions(self) -> list[ConnectorSession | EngineSession]:
+        with self._lock:
+            return [*self._connectors, *itertools.chain.from_iterable(self._engines.values())]
+
     def close(self) -> None:
         """End all connections and threads; what is stored stays stored."""
         for port in self._ports:
@@ -113,14 +133,18 @@ class Intake:
     # ── reception ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _receive(self, link: Link, hello: Hello) -> tuple[Hello, Session]:
+        if self._is_draining:
+            raise Unavailable("The master takes no new connections, because it ends.")
         declaration = self._check(hello)
         checksum_name = checksum.choose(hello.checksums)
-        session: Session
+        session: ConnectorSession | EngineSession
         if hello.role is Role.ENGINE:
             session = self._engine_session(link, hello, checksum_name)
         else:
             session = self._connector_session(link, hello, declaration)
             declaration = session.declaration
+        if self._is_draining:  # Begun meanwhile, perhaps before this session was known.
+            session.drain(0.0)
         answer = Hello(
             Role.MASTER,
             stream=declaration.name,

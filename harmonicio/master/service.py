@@ -18,6 +18,7 @@ import logging
 import secrets
 import socket
 import threading
+import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ _log = logging.getLogger(__name__)
 #: Beside the held requests, so many are served at the same time.
 FREE_THREADS = 16
 TICK_S = 0.25
+DRAIN_POLL_S = 0.02
 #: Credit is given while ``CREDIT_NEEDS_BYTES`` are free: with less than this in all, hardly anybody would get any.
 MIN_BACKLOG_BYTES = 2 * CREDIT_NEEDS_BYTES
 
@@ -230,6 +232,21 @@ class MasterService:
             inner = HttpServer(at_bridge, app, threads=FREE_THREADS, device=self._bridge.device)
             self._parts.callback(inner.close)
         self._parts.callback(self.master.stop_waiting)
+
+    def drain(self, within_s: float, hurry: threading.Event | None = None) -> bool:
+        """Take and give out no messages more, and wait until those under way are answered; :meth:`close` follows.
+
+        Args:
+            hurry: When it is set, nothing is waited for any more.
+
+        Returns:
+            Whether engines have answered everything that they had of the backlog.
+        """
+        deadline = time.monotonic() + within_s
+        self._intake.drain(within_s)
+        while self._intake.has_unanswered and time.monotonic() < deadline and not (hurry and hurry.is_set()):
+            time.sleep(DRAIN_POLL_S)
+        return not self._intake.has_unanswered
 
     def close(self) -> None:
         """Answer what is being asked, end every thread, socket and file. May be called more than once."""

@@ -12,6 +12,7 @@ Rules:
 - A failed engine is replaced after a back-off of its stream; while failures are fresh, engines start one at a time.
 - A message that runs longer than its stream's ``timeout_s`` has its engine killed, also when that is frozen. So has an
   engine from which nothing was heard for too long.
+- An engine that drains although nobody here has ordered it (a SIGTERM from outside) is replaced at once: no failure.
 - The exit of an engine is told to the master until the master has answered.
 - Time in which the controller itself did not run is held against nobody.
 
@@ -66,6 +67,8 @@ LONGEST_GAP_S = 5.0
 REPEAT_DRAIN_AFTER_S = 1.0
 REPEAT_KILL_AFTER_S = 5.0
 MAX_UNACKNOWLEDGED_EXITS = 1_000
+#: An engine that drains by itself and has served for less is a failure: else a handler could have it replaced for ever.
+SERVED_S = 1.0
 
 #: Whom scaling down takes first.
 _LEAST_MISSED = {Availability.IDLE: 0, Availability.STARTING: 1}
@@ -200,7 +203,7 @@ class Controller:
         self._exits[engine.engine] = ended
         while len(self._exits) > MAX_UNACKNOWLEDGED_EXITS:
             del self._exits[next(iter(self._exits))]
-        if engine.kill is None:
+        if engine.kill is None and not (engine.has_drained(event) and engine.served_for_s(now) >= SERVED_S):
             self._back_off_after(engine, ended.reason, ended.text, now)
         return [ForgetEngine(ended), ReportNow(CHANGE_WITHIN_S)]
 

@@ -160,8 +160,11 @@ class WorkerService:
         self._logs.start()
         self._reporter.start()
 
-    def stop(self, drain_s: float = 30.0) -> bool:
+    def stop(self, drain_s: float = 30.0, hurry: threading.Event | None = None) -> bool:
         """Drain all engines, tell the master, and end. May be called more than once.
+
+        Args:
+            hurry: When it is set, engines have no more time.
 
         Returns:
             Whether every engine finished what it ran within ``drain_s``; else some were killed or gave up.
@@ -171,7 +174,7 @@ class WorkerService:
         unfinished_before = self._unfinished
         self._tell(StopOrdered(drain_s))
         if self._thread.ident is not None:
-            self._wait_for_no_engines(time.monotonic() + drain_s + KILL_MARGIN_S)
+            self._wait_for_no_engines(drain_s, hurry or threading.Event())
         if self.engines:
             _log.error("Engines %s could not be ended.", ", ".join(self.engines))
         self._close(is_leaving=True)
@@ -191,8 +194,12 @@ class WorkerService:
         self._reporter.close(is_leaving=is_leaving)
         self._parts.close()
 
-    def _wait_for_no_engines(self, deadline: float) -> None:
-        while self.engines and time.monotonic() < deadline:
+    def _wait_for_no_engines(self, drain_s: float, hurry: threading.Event) -> None:
+        kill_by, is_hurrying = time.monotonic() + drain_s, False
+        while self.engines and time.monotonic() < kill_by + KILL_MARGIN_S:
+            if hurry.is_set() and not is_hurrying:
+                kill_by, is_hurrying = min(kill_by, time.monotonic()), True
+                self._tell(StopOrdered(0.0))
             self._is_ending.wait(0.02)
 
     # ── what others want to know ─────────────────────────────────────────────────────────────────────────────────────

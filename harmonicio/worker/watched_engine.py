@@ -32,6 +32,8 @@ from harmonicio.worker.instructions import EngineExited, EngineNotStarted, Engin
 #: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` longer.
 SILENT_AFTER_S = 10.0
 SILENT_START_AFTER_S = 60.0
+#: Of an engine that drains: nothing was left, or handlers were still running at the deadline.
+DRAINED_EXIT_CODES = (0, 1)
 MAX_TEXT_LENGTH = 500
 _MAX_HOST_LENGTH = 255
 _MAX_COUNT = 2**63 - 1
@@ -201,10 +203,18 @@ class WatchedEngine:
         # A message can come, and end the engine, before the controller has heard that it is ready.
         if self.ready_at is None and not self.is_adopted and not held:
             return ExitReason.FAILED_TO_START, f"It ended {how} before it was ready.", held
-        has_drained = event.exit_code == 0 and self.state is Availability.DRAINING
-        if has_drained or (self.report is None and not held):
+        if self.has_drained(event) or (self.report is None and not held):
             return ExitReason.UNKNOWN, f"It ended by itself {how}.", held
         return ExitReason.CRASHED, f"It ended {how}.", held
+
+    def has_drained(self, event: EngineExited | EngineNotStarted) -> bool:
+        """Whether it ended as one does that somebody else has sent a SIGTERM, in time or at its deadline."""
+        is_drained = isinstance(event, EngineExited) and event.exit_code in DRAINED_EXIT_CODES
+        return is_drained and self.state is Availability.DRAINING
+
+    def served_for_s(self, now: float) -> float:
+        """Return for how long it has been able to take messages, at most."""
+        return 0.0 if self.ready_at is None else now - self.ready_at
 
     def as_report(self, now: float) -> EngineReport:
         """Return what the master is told of it."""

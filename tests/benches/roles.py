@@ -70,9 +70,9 @@ class Roles:
         )
 
     @contextmanager
-    def running(self, role: str, *, through: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a role until the block ends; ``through`` is the program that runs the command."""
-        process = self.start(role, "run", through=through)
+    def running(self, role: str, *flags: str, through: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a role, or ``up``, until the block ends; ``through`` is the program that runs the command."""
+        process = self.start(role, *(() if role == "up" else ("run",)), *flags, through=through)
         try:
             yield process
         finally:

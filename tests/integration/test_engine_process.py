@@ -134,6 +134,19 @@ def test_a_handler_that_runs_beyond_the_deadline_is_left_behind_with_exit_code_1
     assert "deadline" in engine.last_line
 
 
+def test_a_second_signal_ends_an_engine_at_once(start: Start) -> None:
+    engine = start(SLOW)
+    with engine.connector() as connector:
+        connector.send(metadata={"seconds": 60})
+        wait_until(lambda: engine.controller.last and engine.controller.last.running)
+        engine.process.send_signal(signal.SIGTERM)
+        connector.wait(lambda: connector.drain is not None)
+        assert engine.process.poll() is None
+        engine.process.send_signal(signal.SIGTERM)
+        assert engine.exit_code() == 1
+    assert "deadline" in engine.last_line
+
+
 CLOSES_FILES = """
     import os, time
     @handler

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from benches.controller import BUSY, IDLE, IMAGES, SPECTRA, STARTING, exits, host_with, states
+from benches.controller import BUSY, IDLE, IMAGES, SPECTRA, STARTING, exits, host_with, states, troubles
 from harmonicio.control.messages import EngineExit
 from harmonicio.core.engine import ExitReason
 from harmonicio.testing.simulated_host import BOND, STEP_S, SimulatedHost
@@ -21,6 +21,37 @@ from harmonicio.worker.instructions import (
     StopOrdered,
     Tick,
 )
+
+# ── a SIGTERM from outside ───────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.mark.parametrize("exit_code", [0, 1], ids=["in time", "at its deadline"])
+def test_an_engine_that_drains_although_nobody_ordered_it_is_replaced_at_once_and_that_is_no_failure(
+    exit_code: int,
+) -> None:
+    host = host_with(1, max_engines=1)
+    drain(host, exit_code)
+    (ended,) = exits(host)
+    assert (ended.reason, troubles(host)) == (ExitReason.UNKNOWN, ())
+    assert len(host.engines_of("images")) == 1, "its successor starts at once"
+
+
+def test_an_engine_that_drains_as_soon_as_it_is_ready_is_a_failure_else_it_would_be_replaced_for_ever() -> None:
+    host = host_with(1, max_engines=1)
+    drain(host, 0)
+    host.run(0.75)
+    drain(host, 0)
+    assert host.engines == {}
+    assert troubles(host)[0].retry_in_s > 0
+
+
+def drain(host: SimulatedHost, exit_code: int) -> None:
+    """The one engine is sent a SIGTERM by somebody, says that it drains, and ends."""
+    (engine,) = host.engines
+    host.engines[engine].is_draining = True
+    host.handle_message(engine, "m-1")
+    host.end(engine, exit_code)
+
 
 # ── time-outs and silence ────────────────────────────────────────────────────────────────────────────────────────────
 
