@@ -71,7 +71,7 @@ class Intake:
         self._engines: dict[str, list[EngineSession]] = {}
         self._connectors: set[ConnectorSession] = set()
         self._opened = 0
-        self._is_draining = False
+        self._draining = threading.Event()
         self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
         self._ports = [DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)]
         if bridge is not None:
@@ -98,7 +98,7 @@ class Intake:
     def drain(self, within_s: float) -> None:
         """Take nothing new, give out nothing more, and tell everybody so; what is under way is answered."""
         with self._lock:
-            self._is_draining = True
+            self._draining.set()
         for port in self._ports:
             port.stop_listening()
         for session in self._sessions():
@@ -133,7 +133,7 @@ class Intake:
     # ── reception ────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _receive(self, link: Link, hello: Hello) -> tuple[Hello, Session]:
-        if self._is_draining:
+        if self._draining.is_set():
             raise Unavailable("The master takes no new connections, because it ends.")
         declaration = self._check(hello)
         checksum_name = checksum.choose(hello.checksums)
@@ -143,7 +143,7 @@ class Intake:
         else:
             session = self._connector_session(link, hello, declaration)
             declaration = session.declaration
-        if self._is_draining:  # Begun meanwhile, perhaps before this session was known.
+        if self._draining.is_set():  # Begun meanwhile, perhaps before this session was known.
             session.drain(0.0)
         answer = Hello(
             Role.MASTER,
