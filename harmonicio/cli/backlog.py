@@ -9,7 +9,7 @@ from datetime import datetime
 import typer
 
 from harmonicio.cli import console, foreground, invocation
-from harmonicio.control.backlog_messages import MAX_NAMED, BacklogView, NotChanged, WaitingMessage
+from harmonicio.control.backlog_messages import MAX_NAMED, BacklogView, NotChanged, ShedMessage, WaitingMessage
 from harmonicio.control.messages import BacklogFigures
 from harmonicio.core.errors import Conflict
 from harmonicio.core.sizes import format_size
@@ -100,6 +100,7 @@ def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
             "stored since start",
             "done since start",
             "late since start",
+            "shed since start",
         ),
         [_row(each) for each in figures],
         empty=empty,
@@ -107,7 +108,7 @@ def show(figures: Sequence[BacklogFigures], *, empty: str = "") -> None:
 
 
 def _row(each: BacklogFigures) -> tuple[console.Cell, ...]:
-    since_start = (each.stored_total, each.done_total, each.late_total)
+    since_start = (each.stored_total, each.done_total, each.late_total, each.shed_total)
     return (*_now(each), *since_start)
 
 
@@ -118,9 +119,18 @@ def _now(each: BacklogFigures) -> tuple[console.Cell, ...]:
 
 def _show_stream(view: BacklogView) -> None:
     show([view.figures])
-    if not view.oldest:
+    if view.oldest:
+        _show_waiting(view)
+    else:
         console.say("Nothing waits.")
-        return
+    console.show_table(
+        ("message", "priority", "size", "shed", "why"),
+        [_shed_row(each) for each in view.shed],
+        title="Shed for others, the latest first",
+    )
+
+
+def _show_waiting(view: BacklogView) -> None:
     columns = ("message", "state", "priority", "size", "age", "attempts", "crashes", "engine")
     console.show_table(
         columns, [_message_row(each) for each in view.next], title="Goes next", empty="Nothing is ready now."
@@ -134,6 +144,11 @@ def _message_row(each: WaitingMessage) -> tuple[console.Cell, ...]:
         state = f"{state}, suspect"
     size, age = format_size(each.size_bytes), console.duration(each.age_s)
     return (each.message, state, each.priority, size, age, each.attempts, each.crashes, each.engine)
+
+
+def _shed_row(each: ShedMessage) -> tuple[console.Cell, ...]:
+    size, shed = format_size(each.size_bytes), f"{console.duration(each.shed_for_s)} ago"
+    return (each.message, each.priority, size, shed, each.why)
 
 
 _TOP_COLUMNS = ("backlog of", "ready", "reserved", "dead", "waiting", "oldest", "stored/s", "done/s")

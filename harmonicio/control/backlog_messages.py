@@ -113,12 +113,28 @@ class WaitingMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class ShedMessage:
+    """The record of a message that had to make room. ``shed_at`` is seconds since the epoch."""
+
+    message: str
+    priority: int
+    size_bytes: int
+    shed_at: float
+    shed_for_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogView:
-    """``GET /streams/{stream}/backlog?limit=N``: the figures, what goes next, and what has waited for longest."""
+    """``GET /streams/{stream}/backlog?limit=N``: the figures, what goes next, what has waited for longest.
+
+    ``shed`` is what was shed, the latest first.
+    """
 
     figures: BacklogFigures
     next: tuple[WaitingMessage, ...]
     oldest: tuple[WaitingMessage, ...]
+    shed: tuple[ShedMessage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

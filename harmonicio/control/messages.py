@@ -236,7 +236,10 @@ class LeaseRenewal:
 
 @dataclass(frozen=True, slots=True)
 class BacklogFigures:
-    """One stream's backlog. Bytes are payload bytes; ages are seconds; ``late_total``: late outcomes."""
+    """One stream's backlog. Bytes are payload bytes; ages are seconds; ``late_total``: late outcomes.
+
+    ``shed_total``: messages given up for others, because the backlog was full and the stream says so.
+    """
 
     stream: str
     ready: int
@@ -247,6 +250,7 @@ class BacklogFigures:
     stored_total: int
     done_total: int
     late_total: int = 0
+    shed_total: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -337,7 +341,7 @@ class FailureView:
 
 @dataclass(frozen=True, slots=True)
 class OutcomeView:
-    """``GET /streams/{stream}/outcomes/{message}``: ``state`` is waiting, reserved, done or dead."""
+    """``GET /streams/{stream}/outcomes/{message}``: ``state`` is waiting, reserved, done, dead or shed."""
 
     message: str
     state: str

@@ -77,6 +77,10 @@ class ContainerNeeds:
                     raise InvalidInput(f"Stream {stream!r} has {text[:80]!r} in container.{label}.", hint=hint)
 
 
+#: What a full backlog does with a stream's messages.
+REFUSE, SHED = "refuse", "shed"
+
+
 @dataclass(frozen=True, slots=True)
 class StreamDeclaration:
     """One stream, as the administrator declares it in ``streams.toml`` or by REST.
@@ -97,6 +101,8 @@ class StreamDeclaration:
         ordered: Backlog only, one engine, one message at a time: larger priorities first, and within a priority in the
             order in which the master has stored the messages. A message that fails, or whose engine crashes, is tried
             again before those behind it, which wait until it is processed or a dead letter.
+        when_full: What happens to a message for which the backlog has no room: ``refuse`` leaves it with its source,
+            which is slowed; ``shed`` gives up the waiting message of the lowest priority, the oldest of these, instead.
         parameters: Given by name to the keyword-only arguments of the handler and its setup.
         plugins: Engine plugins by name, each with its options (for example ``haste``).
         version: Counts the declarations of this name; set by the master.
@@ -114,6 +120,7 @@ class StreamDeclaration:
     memory_payload_max_bytes: int = MEMORY_PAYLOAD_MAX_BYTES
     prefetch_s: float = 0.1
     ordered: bool = False
+    when_full: str = REFUSE
     parameters: Mapping[str, Any] = field(default_factory=dict)
     plugins: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     container: ContainerNeeds = ContainerNeeds()
@@ -155,6 +162,10 @@ class StreamDeclaration:
             ("memory_payload_max_bytes", self.memory_payload_max_bytes, 0, 2**40),
             ("prefetch_s", self.prefetch_s, 0.0, 3600.0),
         )
+        if self.when_full not in (REFUSE, SHED):
+            raise InvalidInput(
+                f"Stream {self.name!r} has when_full = {self.when_full[:80]!r}.", hint=f"Use {REFUSE!r} or {SHED!r}."
+            )
         if self.ordered and (self.engines > 1 or self.concurrency > 1):
             raise InvalidInput(f"Stream {self.name!r} is ordered.", hint="Use engines = 1 and concurrency = 1.")
         return self

@@ -102,7 +102,7 @@ class ConnectorSession:
             self._refuse(Outcome.rejected(RejectReason.TOO_LARGE, text))
             return
         try:
-            self._pending = self._backlog.new_payload(self.stream, message.size_bytes)
+            self._pending = self._backlog.new_payload(self.stream, message.size_bytes, message.priority)
         except REFUSALS as error:
             self._refuse(refusal_of(error))
         else:
@@ -193,7 +193,7 @@ class ConnectorSession:
 
     def _send_what_waits(self) -> None:
         frames: list[bytes] = []
-        can_take = self._backlog.can_take(CREDIT_NEEDS_BYTES)
+        can_take = self._backlog.can_take(CREDIT_NEEDS_BYTES, self.stream)
         with self._lock:
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())

@@ -99,8 +99,14 @@ class Desk:
 
 
 def message(
-    message_id: str, payload: bytes, *, flags: int = 0, attempts: int = 0, failure: Failure | None = None
+    message_id: str,
+    payload: bytes,
+    *,
+    flags: int = 0,
+    attempts: int = 0,
+    priority: int = 0,
+    failure: Failure | None = None,
 ) -> IncomingMessage:
-    arrived = IncomingMessage(0, message_id, flags, attempts, 0, 0, len(payload), b"\x80", {}, failure)
+    arrived = IncomingMessage(0, message_id, flags, attempts, 0, priority, len(payload), b"\x80", {}, failure)
     arrived.payload = memoryview(payload)
     return arrived

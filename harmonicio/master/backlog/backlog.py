@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable
 
-from harmonicio.control.messages import BacklogFigures, EngineExit, FailureView, OutcomeView
+from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import Conflict, StorageError
@@ -28,7 +28,7 @@ from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import Clerk
-from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation, RetryPolicy, State, Verdict
+from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation, RetryPolicy, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
@@ -51,16 +51,6 @@ MAX_LOGGED_LENGTH = 200
 LATE_LOG_INTERVAL_S = 10.0
 #: One about messages for which engines have no room.
 PUT_OFF_LOG_INTERVAL_S = 60.0
-
-_STATES = {
-    State.STORING: "waiting",
-    State.READY: "waiting",
-    State.DELAYED: "waiting",
-    State.RESERVED: "reserved",
-    State.SETTLING: "reserved",
-    State.DEAD: "dead",
-    State.UNBURYING: "dead",
-}
 
 
 class Backlog:
@@ -98,7 +88,7 @@ class Backlog:
         self._notifier = Notifier()
         self._clerk = Clerk(self._lock, self._ledger, store, self._notifier, self._clock)
         #: For people: dead letters, and what waits.
-        self.upkeep = Upkeep(self._lock, self._ledger.books, store, self._clerk, self._notifier, self._clock)
+        self.upkeep = Upkeep(self._lock, self._ledger, store, self._clerk, self._notifier, self._clock)
         self._reception = Reception(
             self._lock, self._ledger, store, self._clerk, self._clock, memory_max_bytes=arriving_memory_bytes
         )
@@ -155,12 +145,16 @@ class Backlog:
 
     # ── taking messages in ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def can_take(self, size_bytes: int = 0) -> bool:
-        """Whether a message of this size would be taken now; ``on_room`` is called once it would, if it is not."""
-        with self._lock:
-            return self._clerk.locked_has_room(size_bytes)
+    def can_take(self, size_bytes: int = 0, stream: str = "") -> bool:
+        """Whether a message of this size would be taken now; ``on_room`` is called once it would, if it is not.
 
-    def new_payload(self, stream: str, size_bytes: int) -> Arrival:
+        Args:
+            stream: Whose messages may be shed for it, if it says so.
+        """
+        with self._lock:
+            return self._clerk.locked_has_room(size_bytes, stream)
+
+    def new_payload(self, stream: str, size_bytes: int, priority: int = 0) -> Arrival:
         """Return room for a payload, to be filled and then put or discarded.
 
         Raises:
@@ -169,7 +163,7 @@ class Backlog:
             NotFound: the stream is not declared.
             StorageError: there is no room on the disk.
         """
-        return self._reception.new_payload(stream, size_bytes)
+        return self._reception.new_payload(stream, size_bytes, priority)
 
     def put(self, stream: str, message: IncomingMessage, pending: PendingPayload | None, answer: Answer) -> None:
         """Store a message. Blocks while too much waits to be written.
@@ -340,17 +334,7 @@ class Backlog:
         Raises:
             StorageError: it cannot be read.
         """
-        with self._lock:
-            entry = self._ledger.books.entry(stream, message)
-            state = "" if entry is None else _STATES[entry.state]
-            is_finished = self._ledger.is_finished(stream, message, self._clock.wall())
-        if entry is not None:
-            death = self._clerk.kept_death(entry) if state == "dead" else None
-            return OutcomeView(message, state, entry.attempts, None if death is None else _view(death.failure))
-        kept = self._clerk.kept_outcome(stream, message)
-        if kept is not None:
-            return OutcomeView(message, "done", kept.attempts)
-        return OutcomeView(message, "done", 0) if is_finished else None
+        return self.upkeep.outcome(stream, message)
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -393,7 +377,3 @@ class Backlog:
             on_final(message_id, None)
         self._notifier.changed(stream)
         self._clerk.room_freed()
-
-
-def _view(failure: Failure) -> FailureView:
-    return FailureView(failure.error_type, failure.text, failure.traceback, failure.retryable)

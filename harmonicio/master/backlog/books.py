@@ -1,7 +1,8 @@
 """The pages of all streams together with the budget: what is entered, buried or removed is so in both.
 
 What decides over entries works on the same books: :mod:`~harmonicio.master.backlog.ledger` over the life of a message,
-:mod:`~harmonicio.master.backlog.dead_letters` over what people do with those that were given up.
+:mod:`~harmonicio.master.backlog.dead_letters` over what people do with those that were given up, and
+:mod:`~harmonicio.master.backlog.shedding` over what goes when the backlog is full.
 
 Pure, as the ledger: no I/O, no clock, no lock.
 """
@@ -64,11 +65,16 @@ class Books:
         self.of(entry).move(entry, State.READY)
         self.budget.unbury(entry)
 
+    def shed(self, entry: Entry) -> None:
+        """An entry is being shed; it has left the budget."""
+        self.of(entry).move(entry, State.SHEDDING)
+
     def remove(self, entry: Entry) -> None:
         if entry.state in BURIED:
             self.budget.unbury(entry)
+        if entry.state is not State.SHEDDING:
+            self.budget.leave(entry)
         self.of(entry).move(entry, State.GONE)
-        self.budget.leave(entry)
 
     def prioritise(self, stream: str, message_id: str, priority: int) -> Entry | str:
         """Give a message that waits another priority; return its entry, or why it keeps its own."""
@@ -136,4 +142,5 @@ class Books:
             stored_total=book.stored_total,
             done_total=book.done_total,
             late_total=book.late_total,
+            shed_total=book.shed_total,
         )

@@ -66,7 +66,7 @@ class Budget:
             text = f"The backlog is full: {self.messages} messages, {self.used_bytes} of {limits.max_bytes} bytes."
         elif self.section_bytes > limits.section_bytes:
             text = f"The metadata of waiting messages fills its budget of {limits.section_bytes} bytes."
-        elif self.dead_bytes > limits.dead_letter_bytes:
+        elif self.is_full_of_dead:
             text = (
                 f"Dead letters fill their budget of {limits.dead_letter_bytes} bytes: nothing is taken until some are "
                 "replayed or purged (harmonicio dead ls, dead replay, dead purge)."
@@ -74,6 +74,11 @@ class Budget:
         else:
             return None
         return Refusal(text, RETRY_AFTER_S)
+
+    @property
+    def is_full_of_dead(self) -> bool:
+        """Whether dead letters fill their share."""
+        return self.dead_bytes > self.limits.dead_letter_bytes
 
     def admit(self, size_bytes: int) -> None:
         """Set aside room for a message whose header section is not counted yet."""
@@ -95,6 +100,11 @@ class Budget:
         self.used_bytes -= len(entry.section)
         self.section_bytes -= len(entry.section)
         self.withdraw(entry.size_bytes)
+
+    def come_back(self, entry: Entry) -> None:
+        """What has left is part of the backlog again."""
+        self.admit(entry.size_bytes)
+        self.enter(entry)
 
     def bury(self, entry: Entry) -> None:
         self.dead_bytes += entry.cost_bytes

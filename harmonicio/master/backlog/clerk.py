@@ -2,7 +2,8 @@
 
     decision ──► store.update                                   counters
              ├─► store.bury ──flush──► subscribers              dead letter
-             └─► store.finish ──flush──► ledger.settled, subscribers
+             ├─► store.finish ──flush──► ledger.settled, subscribers
+             └─► store.shed ──flush──► ledger.shed, subscribers   what had to make room
 
 What must be written but could not be is tried again every few seconds. Until then the message is not forgotten; after a
 restart it is simply ready again.
@@ -10,6 +11,7 @@ restart it is simply ready again.
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable, Iterable
 from functools import partial
@@ -18,13 +20,19 @@ from harmonicio.core.clock import Clock
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.master.backlog.base import BacklogStore
-from harmonicio.master.backlog.entry import Death, Decision, Entry, State, Verdict
+from harmonicio.master.backlog.entry import Death, Decision, Entry, Shed, State, Verdict
 from harmonicio.master.backlog.ledger import Ledger
+from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
+from harmonicio.master.backlog.shedding import Shedding
 from harmonicio.master.backlog.subscriptions import OnFinal, Subscriptions
 
+_log = logging.getLogger(__name__)
+
 REPEAT_INTERVAL_S = 5.0
+#: One log line about messages that were shed in so many seconds.
+SHED_LOG_INTERVAL_S = 10.0
 
 
 class Clerk:
@@ -42,6 +50,8 @@ class Clerk:
         self._store = store
         self._notifier = notifier
         self._clock = clock
+        self.shedding = Shedding(ledger.books)
+        self._shed_log = LogPace(SHED_LOG_INTERVAL_S)
         self._subscriptions = Subscriptions()
         #: Reasons of dead letters that are not on stable storage yet, by their sequence.
         self._burying: dict[int, Death] = {}
@@ -86,6 +96,27 @@ class Clerk:
     def finish(self, entry: Entry, outcome: Outcome) -> None:
         """Have the outcome of a message written that the ledger calls finished."""
         self._store.finish(entry, outcome, partial(self._finished, entry, outcome))
+
+    def shed(self, entries: Iterable[Entry], why: str) -> None:
+        """Have it written that messages had to make room."""
+        for entry in entries:
+            record = Shed(entry.stream, entry.message_id, entry.priority, entry.size_bytes, self._clock.wall(), why)
+            if count := self._shed_log.count(self._clock.monotonic()):
+                last = (entry.message_id, entry.stream, why)
+                _log.warning("Messages were shed: %d; the last was %r of stream %r: %s", count, *last)
+            self._write_shed(entry, record)
+
+    def _write_shed(self, entry: Entry, record: Shed) -> None:
+        outcome = Outcome(OutcomeKind.FAILED, failure=Failure("Shed", record.why, retryable=False))
+        self._store.shed(entry, record, outcome, partial(self._shed, entry, record, outcome))
+
+    def _shed(self, entry: Entry, record: Shed, outcome: Outcome, error: StorageError | None) -> None:
+        with self._lock:
+            if error is not None:
+                self._to_repeat.append(partial(self._write_shed, entry, record))
+                return
+            self._ledger.shed(entry, self._clock.wall())
+        self.tell_final(entry, outcome)
 
     def repeat(self, now: float) -> None:
         """Try again what could not be written."""
@@ -172,9 +203,9 @@ class Clerk:
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def locked_has_room(self, size_bytes: int) -> bool:
+    def locked_has_room(self, size_bytes: int, stream: str = "") -> bool:
         """Whether a message of this size can be taken; when not, see that it is told once it can."""
-        if self._ledger.books.budget.refusal(size_bytes) is None:
+        if self._ledger.books.budget.refusal(size_bytes) is None or self.shedding.can_help(stream):
             return True
         self._wanted_bytes = size_bytes if self._wanted_bytes is None else min(size_bytes, self._wanted_bytes)
         return False

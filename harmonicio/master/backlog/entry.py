@@ -11,8 +11,10 @@ The life of one entry:
                                                        ▲ │ replay ──► UNBURYING ──► READY
        stored, given up by its source ─────────────────┘ └ purge ───► UNBURYING ──► GONE
 
-STORING, SETTLING and UNBURYING are the times in which the store writes: a message can be reserved only after it is on
-stable storage, and is forgotten only after its outcome is.
+What is READY or DELAYED may be shed: SHEDDING ──► GONE; :mod:`~harmonicio.master.backlog.shedding` says when.
+
+STORING, SETTLING, UNBURYING and SHEDDING are the times in which the store writes: a message can be reserved only after
+it is on stable storage, and is forgotten only after its outcome is.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from harmonicio.core.message import Failure
-from harmonicio.core.stream import StreamDeclaration
+from harmonicio.core.stream import SHED, StreamDeclaration
 
 #: What an entry costs beside its payload and header section: its row, its index entries and its place in memory.
 ENTRY_OVERHEAD_BYTES = 512
@@ -40,6 +42,7 @@ class State(IntEnum):
     DEAD = 5
     GONE = 6
     UNBURYING = 7
+    SHEDDING = 8
 
 
 #: An entry in one of these states still has to be processed.
@@ -201,7 +204,7 @@ class PutVerdict(StrEnum):
 class RetryPolicy:
     """How a stream treats messages that do not succeed; if it ``is_ordered``, those behind them wait.
 
-    ``version`` is that of the declaration which says so.
+    Where it ``sheds``, what waits makes room for others. ``version`` is that of the declaration which says so.
     """
 
     max_attempts: int = 3
@@ -209,6 +212,7 @@ class RetryPolicy:
     reservation_timeout_s: float = 600.0 + RESERVATION_MARGIN_S
     is_ordered: bool = False
     version: int = 0
+    sheds: bool = False
 
     @classmethod
     def of(cls, declaration: StreamDeclaration) -> RetryPolicy:
@@ -219,6 +223,7 @@ class RetryPolicy:
             declaration.timeout_s + RESERVATION_MARGIN_S,
             declaration.ordered,
             declaration.version,
+            declaration.when_full == SHED,
         )
 
 
@@ -269,9 +274,13 @@ class Shed:
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A message that was processed, as far as its duplicates are to be recognised. ``finished_at`` is wall clock."""
+    """A message that was processed or shed, as far as its duplicates are to be recognised.
+
+    ``finished_at`` is wall clock.
+    """
 
     stream: str
     message_id: str
     digest: bytes
     finished_at: float
+    is_shed: bool = False

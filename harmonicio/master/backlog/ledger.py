@@ -57,6 +57,7 @@ class Ledger:
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
         self._finished: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
+        self._shed: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
         self._charges: RecentIds[Charge] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
         self._next_sequence = 1
 
@@ -102,7 +103,7 @@ class Ledger:
             if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
                 return PutVerdict.CONFLICT, None
             return (PutVerdict.STORING if known.state is State.STORING else PutVerdict.KNOWN), None
-        finished = self._finished.get(entry.stream, entry.message_id, entry.put_at)
+        finished = self._ended(entry.stream, entry.message_id, entry.put_at)
         if finished is not None:
             return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
         charge = self._charges.pop(entry.stream, entry.message_id, now)
@@ -139,8 +140,9 @@ class Ledger:
             self.books.of(entry).move(entry, State.READY)
 
     def restore_finished(self, finished: Finished) -> None:
-        """Remember a message that an earlier run has finished; the oldest come first."""
-        self._finished.put(finished.stream, finished.message_id, finished.digest, finished.finished_at)
+        """Remember a message that an earlier run has finished or shed; the oldest come first."""
+        ids = self._shed if finished.is_shed else self._finished
+        ids.put(finished.stream, finished.message_id, finished.digest, finished.finished_at)
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -172,6 +174,13 @@ class Ledger:
         if entry.state is State.SETTLING:
             self.books.of(entry).done_total += 1
             self._finished.put(entry.stream, entry.message_id, entry.digest, wall)
+            self.books.remove(entry)
+
+    def shed(self, entry: Entry, wall: float) -> None:
+        """The record of a message that had to make room is on stable storage."""
+        if entry.state is State.SHEDDING:
+            self.books.of(entry).shed_total += 1
+            self._shed.put(entry.stream, entry.message_id, entry.digest, wall)
             self.books.remove(entry)
 
     def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
@@ -256,6 +265,15 @@ class Ledger:
                 decisions.append(self._reconsider(entry))
         return decisions
 
+    def is_shed(self, stream: str, message_id: str, wall: float) -> bool:
+        """Whether the message is remembered as shed."""
+        return self._shed.get(stream, message_id, wall) is not None
+
+    def _ended(self, stream: str, message_id: str, wall: float) -> bytes | None:
+        """Return the digest of a message that is remembered as finished or shed."""
+        done = self._finished.get(stream, message_id, wall)
+        return self._shed.get(stream, message_id, wall) if done is None else done
+
     def is_finished(self, stream: str, message_id: str, wall: float) -> bool:
         """Whether the message is remembered as finished."""
         return self._finished.get(stream, message_id, wall) is not None
@@ -275,6 +293,7 @@ class Ledger:
         self._delays = [item for item in self._delays if item[2].state is State.DELAYED]
         heapify(self._delays)
         self._finished.drop_stream(stream)
+        self._shed.drop_stream(stream)
         self._charges.drop_stream(stream)
         return dropped
 

@@ -107,19 +107,19 @@ class MemoryStore(BacklogStore):
         on_done(None)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
-        self._finish(entry, KeptOutcome(outcome, entry.attempts))
+        self._finish(entry, KeptOutcome(outcome, entry.attempts), is_shed=True)
         with self._lock:
             self._shed.append(record)
         on_done(None)
 
-    def _finish(self, entry: Entry, outcome: KeptOutcome) -> None:
+    def _finish(self, entry: Entry, outcome: KeptOutcome, *, is_shed: bool = False) -> None:
         key = (entry.stream, entry.message_id)
         kept = encode_outcome(outcome)
         with self._lock:
             self._remove(entry.sequence)
             self._drop_outcome(key)
             self._finished.pop(key, None)
-            self._finished[key] = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall())
+            self._finished[key] = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall(), is_shed)
             self._outcomes[key] = kept
             self._outcome_bytes += len(kept)
             while self._outcome_bytes > self._limits.outcome_bytes:

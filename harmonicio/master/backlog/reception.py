@@ -86,12 +86,16 @@ class Reception:
         for arrival in self._arrivals:
             arrival.is_void = arrival.is_void or arrival.stream == stream
 
-    def new_payload(self, stream: str, size_bytes: int) -> Arrival:
+    def new_payload(self, stream: str, size_bytes: int, priority: int) -> Arrival:
         with self._lock:
             memory_payload_max_bytes = self._memory_payload_max_bytes.get(stream)
             if memory_payload_max_bytes is None:
                 raise NotFound(f"There is no stream {stream!r} any more.", hint="Declare it again.")
+            shed: list[Entry] = []
             refusal = self._ledger.admit(size_bytes)
+            if refusal is not None and not refusal.is_final:
+                shed = self._clerk.shedding.make_room(stream, size_bytes, priority)
+                refusal = self._ledger.admit(size_bytes) if shed else refusal
             if refusal is not None and refusal.is_final:
                 raise InvalidInput(refusal.text, hint="Give the backlog more room, or send smaller messages.")
             if refusal is not None:
@@ -102,6 +106,8 @@ class Reception:
             arrival.memory_bytes = 0 if to_disk else size_bytes
             self._memory_bytes += arrival.memory_bytes
             self._arrivals.add(arrival)
+        why = f"The backlog was full when a message of priority {priority} and {size_bytes} bytes came."
+        self._clerk.shed(shed, why)
         try:
             arrival.provide(self._store.new_payload(arrival.sequence, size_bytes, to_disk=to_disk))
         except StorageError:
@@ -134,7 +140,7 @@ class Reception:
         self._put(pending, _entry(pending, message, self._clock.wall()), message, answer)
 
     def _copy(self, stream: str, message: IncomingMessage) -> Arrival:
-        arrival = self.new_payload(stream, message.size_bytes)
+        arrival = self.new_payload(stream, message.size_bytes, message.priority)
         if message.payload is not None:
             arrival.buffer[:] = message.payload
         return arrival

@@ -197,9 +197,17 @@ class BatchWriter:
 
     def _add_finished(self, endings: list[Ending]) -> None:
         self._connection.executemany(
-            "INSERT INTO finished (stream, message_id, digest, finished_at, outcome) VALUES (?, ?, ?, ?, ?)",
+            "INSERT INTO finished (stream, message_id, digest, finished_at, outcome, is_shed)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
             [
-                (ending.entry.stream, ending.entry.message_id, ending.entry.digest, ending.finished_at, ending.outcome)
+                (
+                    ending.entry.stream,
+                    ending.entry.message_id,
+                    ending.entry.digest,
+                    ending.finished_at,
+                    ending.outcome,
+                    ending.shed is not None,
+                )
                 for ending in endings
             ],
         )

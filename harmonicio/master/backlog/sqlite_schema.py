@@ -64,6 +64,7 @@ CREATE TABLE shed (
     shed_at     REAL    NOT NULL,
     why         TEXT    NOT NULL
 );
+ALTER TABLE finished ADD COLUMN is_shed INTEGER NOT NULL DEFAULT 0;
 """
 #: What brings an index of each format to the next one.
 _STEPS = (_SCHEMA, _SHED)
@@ -134,8 +135,9 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
         files.remove(sequence)
     if sizes_bytes:
         repairs.append(f"{len(sizes_bytes)} payload files without a message were removed.")
-    finished = connection.execute("SELECT stream, message_id, digest, finished_at FROM finished ORDER BY number")
-    return Recovery(tuple(entries), tuple(dead), tuple(Finished(*row) for row in finished), tuple(repairs))
+    rows = connection.execute("SELECT stream, message_id, digest, finished_at, is_shed FROM finished ORDER BY number")
+    finished = tuple(Finished(*row, bool(is_shed)) for *row, is_shed in rows)  # type: ignore[call-arg]
+    return Recovery(tuple(entries), tuple(dead), finished, tuple(repairs))
 
 
 def entry_row(entry: Entry, death: Death | None) -> tuple[Any, ...]:

@@ -11,10 +11,11 @@ Rules:
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from heapq import nsmallest
 from itertools import chain, islice
 
-from harmonicio.core.message import MAX_PRIORITY
+from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY
 from harmonicio.master.backlog.entry import BURIED, WAITING, Entry, RetryPolicy, State
 from harmonicio.master.backlog.entry_heap import EntryHeap
 
@@ -38,10 +39,12 @@ class StreamBook:
         self.stored_total = 0
         self.done_total = 0
         self.late_total = 0
+        self.shed_total = 0
         #: Whether ``waiting`` lies in the order of arrival; what comes back from the dead is at its end.
         self._is_in_order = True
         self._ready = EntryHeap(_urgency, self._is_in_ready, self._find)
         self._put_off = EntryHeap(_urgency, _is_put_off, self._find)
+        self._to_shed = EntryHeap(_worth, self._may_be_shed, self._find)
         self.policy = RetryPolicy()
 
     def __repr__(self) -> str:
@@ -57,6 +60,7 @@ class StreamBook:
         self._policy = policy
         self._in_heap = _IN_ORDER if policy.is_ordered else _READY
         self._ready.fill(chain(self.waiting.values(), self._storing.values()))
+        self._to_shed.fill(self.waiting.values())
 
     def enter(self, entry: Entry) -> None:
         """Enter a new message, in state STORING."""
@@ -103,6 +107,8 @@ class StreamBook:
             self._ready.push(entry)
         if _is_put_off(entry):
             self._put_off.push(entry)
+        if self._may_be_shed(entry):
+            self._to_shed.push(entry)
 
     def next_ready(self) -> Entry | None:
         """Return the next ready entry, by priority and then arrival, and leave it where it is."""
@@ -123,6 +129,14 @@ class StreamBook:
         """Return what goes next, so many of them; in an ordered stream also what those behind it have to wait for."""
         return list(islice(self._ready.in_order(), limit))
 
+    def first_to_shed(self) -> Entry | None:
+        """Return what would go first if the backlog were full; None where nothing may."""
+        return self._to_shed.first()
+
+    def to_shed(self) -> Iterator[Entry]:
+        """Return what may go if the backlog is full, in the order in which it does."""
+        return self._to_shed.in_order()
+
     def oldest(self, limit: int) -> list[Entry]:
         """Return what waits in the order of arrival, so many of them."""
         if self._is_in_order:
@@ -140,6 +154,13 @@ class StreamBook:
 
     def _is_in_ready(self, entry: Entry) -> bool:
         return entry.state in self._in_heap
+
+    def _may_be_shed(self, entry: Entry) -> bool:
+        return self._policy.sheds and entry.state in (State.READY, State.DELAYED)
+
+
+def _worth(entry: Entry) -> int:
+    return entry.priority - MIN_PRIORITY
 
 
 def _urgency(entry: Entry) -> int:

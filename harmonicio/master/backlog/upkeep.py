@@ -24,22 +24,35 @@ from harmonicio.control.backlog_messages import (
     DeadLetterView,
     NotChanged,
     PriorityChange,
+    ShedMessage,
     WaitingMessage,
 )
+from harmonicio.control.messages import FailureView, OutcomeView
 from harmonicio.core.clock import Clock
 from harmonicio.core.errors import InvalidInput, NotFound, StorageError, Unavailable
 from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Failure
 from harmonicio.master.backlog.base import BacklogStore, Callback
-from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.clerk import Clerk
 from harmonicio.master.backlog.dead_letters import DeadLetters
-from harmonicio.master.backlog.entry import Death, Entry, State
+from harmonicio.master.backlog.entry import Death, Entry, Shed, State
+from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.notifier import Notifier
 
 #: How long a change may take to be written until its caller is told to look again.
 WRITTEN_WITHIN_S = 30.0
 #: Of what is dead and says nothing of why.
 _UNKNOWN = Death(Failure("Unknown", "It was being replayed or purged while it was looked at."))
+
+_STATES = {
+    State.STORING: "waiting",
+    State.READY: "waiting",
+    State.DELAYED: "waiting",
+    State.RESERVED: "reserved",
+    State.SETTLING: "reserved",
+    State.DEAD: "dead",
+    State.UNBURYING: "dead",
+    State.SHEDDING: "shed",
+}
 
 #: Asks the store to change some entries, and to call back.
 Write = Callable[[Sequence[Entry], Callback], None]
@@ -49,24 +62,49 @@ class Upkeep:
     """What people see and change of the backlog. Every method may be called from any thread.
 
     Args:
-        lock: Guards the books.
+        lock: Guards the ledger.
     """
 
     def __init__(
-        self, lock: threading.Lock, books: Books, store: BacklogStore, clerk: Clerk, notifier: Notifier, clock: Clock
+        self, lock: threading.Lock, ledger: Ledger, store: BacklogStore, clerk: Clerk, notifier: Notifier, clock: Clock
     ) -> None:
         self._lock = lock
         self._store = store
         self._clerk = clerk
         self._notifier = notifier
         self._clock = clock
-        self._books = books
-        self._dead = DeadLetters(books)
+        self._ledger = ledger
+        self._books = ledger.books
+        self._dead = DeadLetters(ledger.books)
 
     def __repr__(self) -> str:
         return f"<Upkeep: {self._dead!r}>"
 
     # ── looking ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+    def outcome(self, stream: str, message: str) -> OutcomeView | None:
+        """Return what is known of a message; None when nothing is, or not any more.
+
+        Raises:
+            StorageError: it cannot be read.
+        """
+        wall = self._clock.wall()
+        with self._lock:
+            entry = self._books.entry(stream, message)
+            state = "" if entry is None else _STATES[entry.state]
+            is_finished = self._ledger.is_finished(stream, message, wall)
+            is_shed = self._ledger.is_shed(stream, message, wall)
+        if entry is not None:
+            death = self._clerk.kept_death(entry) if state == "dead" else None
+            return OutcomeView(message, state, entry.attempts, None if death is None else _view(death.failure))
+        kept = self._clerk.kept_outcome(stream, message)
+        if kept is not None:
+            # Only shedding ends a message with a failure and leaves no dead letter.
+            failure = None if kept.outcome.failure is None else _view(kept.outcome.failure)
+            return OutcomeView(message, "shed" if failure else "done", kept.attempts, failure)
+        if is_shed:
+            return OutcomeView(message, "shed", 0)
+        return OutcomeView(message, "done", 0) if is_finished else None
 
     def dead_letters(self, stream: str, after: str = "", limit: int = MAX_PAGE, error_type: str = "") -> DeadLetterPage:
         """Return a page of dead letters.
@@ -101,16 +139,18 @@ class Upkeep:
 
         Raises:
             InvalidInput: the limit cannot be used.
+            StorageError: what was shed cannot be read.
         """
         _checked(limit)
         wall, now = self._clock.wall(), self._clock.monotonic()
         with self._lock:
             book = self._books.open(stream)
-            return BacklogView(
-                self._books.figures(stream, wall),
-                tuple(_waiting(entry, wall, now) for entry in book.next_in_order(limit)),
-                tuple(_waiting(entry, wall, now) for entry in book.oldest(limit)),
-            )
+            figures = self._books.figures(stream, wall)
+            following = tuple(_waiting(entry, wall, now) for entry in book.next_in_order(limit))
+            oldest = tuple(_waiting(entry, wall, now) for entry in book.oldest(limit))
+        records = self._store.shed_records(stream, limit)
+        shed = tuple(_shed(each, wall) for each in records)
+        return BacklogView(figures, following, oldest, shed)
 
     def _page(self, stream: str, after: str, limit: int) -> tuple[list[Entry], str, int]:
         """Return some entries, the cursor that goes on behind them, and how many there are in all."""
@@ -248,6 +288,10 @@ class Upkeep:
         self._clerk.room_freed()
 
 
+def _view(failure: Failure) -> FailureView:
+    return FailureView(failure.error_type, failure.text, failure.traceback, failure.retryable)
+
+
 def _check(choice: DeadChoice) -> None:
     if (bool(choice.messages), bool(choice.error_type), choice.all).count(True) != 1:
         raise InvalidInput(
@@ -291,3 +335,8 @@ def _waiting(entry: Entry, wall: float, now: float) -> WaitingMessage:
         engine=entry.engine,
         ready_in_s=max(0.0, entry.not_before - now) if is_delayed else 0.0,
     )
+
+
+def _shed(record: Shed, wall: float) -> ShedMessage:
+    shed_for_s = max(0.0, wall - record.shed_at)
+    return ShedMessage(record.message_id, record.priority, record.size_bytes, record.shed_at, shed_for_s, record.why)

@@ -46,4 +46,4 @@ def test_a_declaration_of_the_page_can_be_used(toml_text: str, tmp_path: Path) -
     for declaration in parse_streams(toml_text, tmp_path / "streams.toml"):
         if "haste" in declaration.plugins:
             StorageClient.check(declaration.plugins["haste"], default_feature_db="master")
-    assert len(DECLARATIONS) == 3
+    assert len(DECLARATIONS) == 4

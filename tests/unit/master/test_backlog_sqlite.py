@@ -304,7 +304,7 @@ def test_an_index_of_an_earlier_release_is_brought_up_to_date(tmp_path: Path, re
     opened.put(1, b"x")
     opened.store.close()
     with closing(sqlite3.connect(tmp_path / "backlog" / "backlog.sqlite")) as connection:
-        connection.executescript("DROP TABLE shed; PRAGMA user_version = 1;")
+        connection.executescript("DROP TABLE shed; ALTER TABLE finished DROP COLUMN is_shed; PRAGMA user_version = 1;")
     opened = reopen()
     assert len(opened.recovery.entries) == 1
     opened.shed(opened.recovery.entries[0], Shed("plates", "m1", 0, 1, 0.0, "The backlog was full."))
