@@ -13,12 +13,13 @@ import pytest
 from benches.backlog import DONE, ERROR, message
 from harmonicio.cli.__main__ import main
 from harmonicio.control.client import MasterClient
-from harmonicio.core.errors import InvalidInput, NotAllowed, NotFound
+from harmonicio.core.errors import HandlerFailed, InvalidInput, NotAllowed, NotFound
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.entry import Reservation
-from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
+from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
 
 Command = Callable[..., str]
@@ -146,3 +147,31 @@ def test_a_viewer_and_a_source_see_what_waits_and_change_nothing(service: Master
                 admin.prioritise("plates", ["a"], priority)
         with pytest.raises(NotFound):
             admin.prioritise("rows", ["a"], 3)
+
+
+def test_a_full_backlog_sheds_what_is_least_important_where_the_stream_says_so(
+    service: MasterService, run: Command, tmp_path: Path
+) -> None:
+    service.close()
+    options = MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)
+    with MasterService(options, BacklogOptions(max_disk_bytes=4_000_000)) as small:
+        token = small.token_file(Role.SOURCE).read_text().strip()
+        small.master.declare(StreamDeclaration("live", handler="live.py", when_full="shed"))
+        with StreamConnector("live", master=small.url, token=token, patience_s=0.05) as connector:
+            keep = connector.send(bytes(500_000), priority=5)
+            connector.flush("safe", timeout_s=30)
+            others = []
+            for _ in range(19):
+                others.append(connector.send(bytes(500_000)))
+                connector.flush("safe", timeout_s=30)
+            assert {each.route for each in (keep, *others)} == {"backlog"}
+            with pytest.raises(HandlerFailed, match="The backlog was full") as caught:
+                others[0].result(timeout_s=30)
+            assert caught.value.error_type == "Shed"
+        view = MasterClient(small.url, small.token_file(Role.ADMIN).read_text().strip())
+        with view:
+            wait_until(lambda: view.stream_backlog("live").figures.shed_total == 13)
+            shown = view.stream_backlog("live", limit=20)
+            assert [each.message for each in shown.oldest] == [each.message_id for each in (keep, *others[-6:])]
+            assert {each.message for each in shown.shed} == {each.message_id for each in others[:13]}
+            assert [view.outcome("live", each.message_id).state for each in others[12:14]] == ["shed", "waiting"]
