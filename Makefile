@@ -81,6 +81,10 @@ else
 	cd tests && $(abspath $(BIN))/python -m fuzzing.frames --frames $(or $(FRAMES),100000) --seed $(or $(SEED),1)
 endif
 
+.PHONY: fuzz-rest
+fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its own document; SEED=1 says with which requests to begin
+	cd tests && $(abspath $(BIN))/python -m fuzzing.rest --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
+
 # ── to look for what can go wrong ───────────────────────────────────────────────────────────────────────────────────
 
 # With SEED alone, that seed with a trace; with RUNS, so many seeds from SEED (1) on.

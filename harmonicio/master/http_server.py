@@ -171,7 +171,8 @@ class _Request(cheroot_server.HTTPRequest):
         """Answer what never reached the application."""
         number = int(str(status)[:3])
         title = http.HTTPStatus(number).phrase
-        problem = Problem(title, number, "bad_request" if number < 500 else "internal", detail=msg)
+        # 501 and 505 are for codings and versions that only the caller knows.
+        problem = Problem(title, number, "internal" if number in (500, 503) else "bad_request", detail=msg)
         body = json_codec.dumps(problem)
         head = (
             f"{self.server.protocol} {number} {title}\r\nContent-Type: application/problem+json\r\n"

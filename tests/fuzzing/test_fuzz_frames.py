@@ -14,7 +14,7 @@ from harmonicio.wire.connection import Connection
 from harmonicio.wire.decoder import Decoder
 from harmonicio.wire.events import Drain
 
-FRAMES = 60_000
+FRAMES = 40_000
 SEED = 4
 
 
