@@ -98,7 +98,7 @@ def show(
         ("its image", letter.image),
         ("stream version", str(letter.stream_version or "")),
     ]
-    console.show_table(("", ""), [row for row in rows if row[1]])
+    console.show_table(("of the message", ""), [row for row in rows if row[1]])
 
 
 @app.command("replay")
@@ -113,8 +113,10 @@ def replay(
     choices = _choices(messages, error_type, is_all)
     with invocation.of(context).master(invocation.CHANGING) as master:
         count, missing = _carry_out(master.replay_dead, stream, choices)
-    if count or not missing:
+    if count:
         console.say(f"{console.count(count, 'message')} of stream {stream!r} wait{'s' if count == 1 else ''} again.")
+    elif not missing:
+        _say_none(stream)
     _raise_for(stream, missing)
 
 
@@ -133,12 +135,14 @@ def purge(
         if not is_sure:
             which = _which(master, stream, messages, error_type)
             if not which:
-                console.say(f"Stream {stream!r} has no dead letters.")
+                _say_none(stream)
                 return
             _confirm(f"Delete {which} of stream {stream!r}? They cannot be brought back.")
         count, missing = _carry_out(master.purge_dead, stream, choices)
-    if count or not missing:
+    if count:
         console.say(f"{console.count(count, 'dead letter')} of stream {stream!r} deleted.")
+    elif not missing:
+        _say_none(stream)
     _raise_for(stream, missing)
 
 
@@ -175,6 +179,10 @@ def _steps(
         while change.next:
             change = step(stream, replace(choice, after=change.next))
             yield change
+
+
+def _say_none(stream: str) -> None:
+    console.say(f"Stream {stream!r} has no such dead letters.")
 
 
 def _raise_for(stream: str, missing: Sequence[str]) -> None:

@@ -15,6 +15,7 @@ from typing import Any, Protocol
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.members import Family
+from harmonicio.core.errors import StorageError
 
 #: Each is a :data:`CreatePlugin`.
 PLUGINS = Family(
@@ -45,11 +46,21 @@ class PluginContext:
     is_streaming: bool = False
 
 
+class NotKept(StorageError):
+    """A plugin could not keep a message because a store of its fails now.
+
+    That is no fault of the message: it counts no attempt, and is offered again after pauses that grow.
+    """
+
+
 class EnginePlugin(Protocol):
     """Stands around the handler of one engine; called by several threads where the stream has concurrency."""
 
     def handle(self, message: Any, call: Call) -> Any:
-        """Return the result for the message, usually from what ``call(message)`` returns; may raise."""
+        """Return the result for the message, usually from what ``call(message)`` returns.
+
+        What it raises is the message's failure, which counts an attempt; :class:`NotKept` counts none.
+        """
         ...
 
     def close(self) -> None:

@@ -12,12 +12,12 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from harmonicio.core.errors import StorageError
-from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission
 from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.parameters import bind
-from harmonicio.engine.plugin import EnginePlugin
+from harmonicio.engine.plugin import EnginePlugin, NotKept
 
 _log = logging.getLogger(__name__)
 
@@ -82,6 +82,8 @@ class Work:
                 self._check_arrived(message)
                 self._deliver(message.emitted, begun_at)
             return outcome, detail
+        except NotKept as error:
+            return Outcome.rejected(RejectReason.STORAGE, str(error)), b""
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
             return failure_of(error), b""
         finally:

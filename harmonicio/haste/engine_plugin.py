@@ -3,7 +3,8 @@
     handler ──features──► storage client ──► tier, feature row ──► {"score": …, "tier": …}
 
 A handler that raises, or returns no features, leaves a message without a score: it is kept in the tier ``unscored``
-with the reason, and is done. A tier or database that cannot be written fails the message, which is tried again.
+with the reason, and is done. A tier or database that cannot be written now is no fault of the message, which is offered
+again after pauses that grow, as long as that lasts.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harmonicio.core.errors import ConfigurationError
+from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.engine.message import Message
-from harmonicio.engine.plugin import PluginContext
+from harmonicio.engine.plugin import NotKept, PluginContext
+from harmonicio.haste.feature_db.base import FeatureRow
 from harmonicio.haste.storage_client import StorageClient
 
 
@@ -31,11 +33,21 @@ class HastePlugin:
         """Take the features of a message and keep it; return score, tier and features.
 
         Raises:
-            StorageError: it cannot be kept now.
+            NotKept: tier or database cannot be written now.
+            StorageError: nor ever, as it is.
             Conflict: its id is known with other bytes.
         """
         features, reason = _features(message, call)
-        row = self._storage.save(
+        try:
+            row = self._save(message, features, reason)
+        except StorageError as error:
+            if error.retryable:
+                raise NotKept(error.text, hint=error.hint) from error
+            raise
+        return {"score": row.score, "tier": row.tier, "features": dict(row.features), "reason": row.reason}
+
+    def _save(self, message: Message, features: Mapping[str, Any], reason: str) -> FeatureRow:
+        return self._storage.save(
             message.payload,
             features=features,
             metadata=message.metadata,
@@ -48,7 +60,6 @@ class HastePlugin:
             route=message.route,
             unscored_because=reason,
         )
-        return {"score": row.score, "tier": row.tier, "features": dict(row.features), "reason": row.reason}
 
     def close(self) -> None:
         self._storage.close()

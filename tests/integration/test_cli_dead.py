@@ -123,7 +123,7 @@ def test_replayed_letters_wait_again(command: Command, refused: Command, kill: C
     assert command("dead", "replay", "plates", "--error", "OSError") == "3 messages of stream 'plates' wait again.\n"
     assert "No dead letters of stream 'plates': a, nobody." in refused("dead", "replay", "plates", "a", "nobody")
     assert command("dead", "replay", "plates", "--all") == "1 message of stream 'plates' waits again.\n"
-    assert command("dead", "replay", "plates", "--all") == "0 messages of stream 'plates' wait again.\n"
+    assert command("dead", "replay", "plates", "--all") == "Stream 'plates' has no such dead letters.\n"
     figures = json.loads(command("backlog", "show", "plates", "--json"))["figures"]
     assert (figures["ready"], figures["dead"]) == (5, 0)
 
@@ -138,8 +138,8 @@ def test_purged_letters_are_gone_and_somebody_is_asked_first(
     monkeypatch.setattr("typer.confirm", lambda question, abort: asked.append(question))
     assert command("dead", "purge", "plates", "a") == "1 dead letter of stream 'plates' deleted.\n"
     assert command("dead", "purge", "plates", "--all") == "2 dead letters of stream 'plates' deleted.\n"
-    assert command("dead", "purge", "plates", "--all") == "Stream 'plates' has no dead letters.\n"
-    assert command("dead", "purge", "plates", "--all", "--yes") == "0 dead letters of stream 'plates' deleted.\n"
+    assert command("dead", "purge", "plates", "--all") == "Stream 'plates' has no such dead letters.\n"
+    assert command("dead", "purge", "plates", "--all", "--yes") == "Stream 'plates' has no such dead letters.\n"
     assert asked == [
         "Delete 1 dead letter of stream 'plates'? They cannot be brought back.",
         "Delete all 2 dead letters of stream 'plates'? They cannot be brought back.",

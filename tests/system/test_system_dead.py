@@ -11,6 +11,7 @@ import pytest
 from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HandlerFailed
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
 
@@ -96,3 +97,35 @@ def test_a_poison_message_is_found_out_its_63_neighbours_are_processed_and_it_ca
     wait_until(lambda: cluster.client.outcome("s", letter["message"]).state == "done", 30, what="the replay")
     assert lines.read_text().split().count(str(POISON)) == 1
     assert "Stream 's' has no dead letters." in command("dead", "ls", "s")
+
+
+FOCUS = """
+    from harmonicio.engine import handler
+
+    @handler
+    def focus(message):
+        return {"focus": 0.5}
+"""
+
+
+def test_a_tier_that_cannot_be_written_for_a_while_uses_up_no_attempts(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path
+) -> None:
+    tier = tmp_path / "fast"
+    tier.write_bytes(b"a file is in the way")
+    haste = {
+        "function": {"name": "feature", "feature": "focus"},
+        "policy": {"intervals": [[0, 1, "fast"]]},
+        "tiers": {"fast": {"folder": str(tier)}, "unscored": {"folder": str(tmp_path / "unscored")}},
+    }
+    handler = str(write_handler("focus", FOCUS))
+    cluster.declare(StreamDeclaration("s", handler=handler, max_attempts=1, plugins={"haste": haste}))
+    cluster.wait_for_engines("s", 1)
+    with connect("s") as connector:
+        deliveries = [connector.send(bytes([number])) for number in range(5)]
+        connector.flush("safe", timeout_s=40)
+        waiting = cluster.client.stream_backlog("s")
+        assert (waiting.figures.dead, {each.attempts for each in waiting.oldest}) == (0, {0})
+        assert len(waiting.oldest) == len(deliveries)
+        tier.unlink()
+        assert {each.result(timeout_s=40)["tier"] for each in deliveries} == {"fast"}

@@ -264,7 +264,7 @@ class Backlog:
     def _log_put_off(self, reservation: Reservation, outcome: Outcome) -> None:
         if count := self._put_off_log.count(self._clock.monotonic()):
             _log.warning(
-                "Engines had no room for messages, which stay in the backlog and are offered again: %d; the last was "
+                "Engines could not keep messages, which stay in the backlog and are offered again: %d; the last was "
                 "message %r of stream %r, %d bytes, at %s: %s",
                 count,
                 reservation.entry.message_id,

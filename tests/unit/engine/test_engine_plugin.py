@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from harmonicio.control.client import MasterClient
-from harmonicio.core.errors import ConfigurationError
-from harmonicio.core.message import OutcomeKind
+from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission, Message
-from harmonicio.engine.plugin import PLUGINS, Call, PluginContext
+from harmonicio.engine.plugin import PLUGINS, Call, NotKept, PluginContext
 from harmonicio.engine.work import Work
 
 LOG: list[str] = []
@@ -58,6 +58,34 @@ def test_what_a_plugin_raises_is_the_messages_failure() -> None:
     work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
     outcome, _ = work.run(MESSAGE, 0.0)
     assert outcome.kind is OutcomeKind.FAILED
+
+
+class Broken(Bracket):
+    """One whose store fails, or with the error that it is given."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    def handle(self, message: Any, call: Call) -> Any:
+        call(message)
+        raise self._error
+
+
+@pytest.mark.parametrize("plugins", [1, 2])
+def test_a_plugin_whose_store_fails_is_no_fault_of_the_message(plugins: int) -> None:
+    broken = Broken(NotKept("The tier 'fast' is full.", hint="Give it more."))
+    work = Work(Handler(lambda message: "3", None, None, False, "test"), {}, [broken] * plugins, deliver=deliver)
+    outcome, detail = work.run(MESSAGE, 0.0)
+    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.STORAGE, b"")
+    assert outcome.text == "The tier 'fast' is full. Give it more."
+
+
+def test_a_storage_error_of_the_handler_is_its_failure() -> None:
+    def fail(message: Any) -> Any:
+        raise StorageError("The reference image is not there.")
+
+    work = Work(Handler(fail, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
+    assert work.run(MESSAGE, 0.0)[0].kind is OutcomeKind.FAILED
 
 
 def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
 from harmonicio.engine.message import Message
-from harmonicio.engine.plugin import PLUGINS
+from harmonicio.engine.plugin import PLUGINS, NotKept
 from harmonicio.haste.engine_plugin import HastePlugin, create
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
 from harmonicio.haste.storage_client import StorageClient
@@ -131,9 +131,9 @@ def test_other_bytes_under_a_known_id_are_a_conflict_and_the_first_stay(bench: B
     assert bench.storage.read(bench.row()) == b"pixels"
 
 
-def test_a_tier_that_cannot_be_written_fails_the_message_so_that_it_is_tried_again(bench: Bench) -> None:
+def test_a_tier_that_cannot_be_written_is_no_fault_of_the_message_which_is_offered_again(bench: Bench) -> None:
     (bench.folder / "A").write_bytes(b"a file is in the way")
-    with pytest.raises(StorageError) as raised:
+    with pytest.raises(NotKept) as raised:
         bench.handle(lambda _: {"focus": 0.75})
     assert raised.value.retryable
     assert bench.storage.rows() == []
