@@ -45,8 +45,8 @@ def parse_streams(toml_text: str, file: Path) -> tuple[StreamDeclaration, ...]:
     """Return the declarations in ``toml_text``, with handlers relative to the folder of ``file``."""
     try:
         document = tomllib.loads(toml_text)
-    except tomllib.TOMLDecodeError as error:
-        raise InvalidInput(f"{file} is not TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # Also of numbers and nesting that Python's reader gives up on.
+        raise InvalidInput(f"{file} is not TOML: {str(error)[:200]}.") from None
     for key in document:
         if key != "streams":
             raise InvalidInput(f"{key[:80]!r} in {file} is not known.", hint="Write each stream as [streams.NAME].")

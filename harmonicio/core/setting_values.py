@@ -16,6 +16,8 @@ from harmonicio.core.sizes import parse_size
 
 Reader = Callable[[Any], Any]
 
+#: Longer numbers are nobody's, and Python does not read those of thousands of digits.
+MAX_DIGITS = 30
 _YES, _NO = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -36,10 +38,14 @@ def whole(*, at_least: int = 0, at_most: int = 2**62) -> Reader:
     """Return a reader of whole numbers within these limits."""
 
     def read(raw: Any) -> int:
-        is_whole = str(raw).isdecimal() and not isinstance(raw, bool)
-        if not is_whole or not at_least <= int(raw) <= at_most:
+        value = -1
+        if isinstance(raw, str) and raw.isdecimal() and len(raw) <= MAX_DIGITS:
+            value = int(raw)
+        elif isinstance(raw, int) and not isinstance(raw, bool):
+            value = raw
+        if value < 0 or not at_least <= value <= at_most:
             raise InvalidInput("This number cannot be used.", hint=f"Use a whole number, {at_least} to {at_most}.")
-        return int(raw)
+        return value
 
     return read
 
@@ -48,8 +54,8 @@ def size(*, at_least: int = 0) -> Reader:
     """Return a reader of bytes, given as a number or as text like ``"256 MiB"``."""
 
     def read(raw: Any) -> int:
-        is_given = isinstance(raw, (int, str)) and not isinstance(raw, bool)
-        size_bytes = parse_size(str(raw)) if is_given else -1
+        is_whole = isinstance(raw, int) and not isinstance(raw, bool)
+        size_bytes = parse_size(raw) if isinstance(raw, str) else raw if is_whole else -1
         if not at_least <= size_bytes <= 2**62:
             raise InvalidInput(
                 "This size cannot be used.", hint=f"Use bytes, at least {at_least}, like 4096 or '256 MiB'."

@@ -243,8 +243,8 @@ def _given(
 def _from_toml(toml_text: str, file: str) -> Iterator[tuple[str, Any, str]]:
     try:
         document = tomllib.loads(toml_text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"{file} is not TOML: {error}.") from None
+    except (ValueError, RecursionError) as error:  # Also of numbers and nesting that Python's reader gives up on.
+        raise ConfigurationError(f"{file} is not TOML: {str(error)[:200]}.") from None
     for section, table in document.items():
         _expect(section, _SECTIONS, f"in {file}")
         if not isinstance(table, dict):
@@ -264,8 +264,15 @@ def _read(name: str, raw: Any, origin: str) -> Any:
     try:
         return about["reader"](raw)
     except InvalidInput as error:
-        shown = "what was given" if about["is_secret"] else repr(raw)[:80]
+        shown = "what was given" if about["is_secret"] else _quoted(raw)
         raise ConfigurationError(f"{name} cannot be {shown} ({origin}).", hint=error.hint) from None
+
+
+def _quoted(raw: Any) -> str:
+    try:
+        return repr(raw)[:80]
+    except ValueError:  # Python reads numbers of any length in hex, but writes none of thousands of digits.
+        return "such a number"
 
 
 def _located(path: Path, folder: Path, user_home: str) -> Path:
