@@ -226,8 +226,10 @@ def _send(
     )
     @given(case=operation.as_strategy(generation_mode=mode), is_named=st.sampled_from([True, False]))
     def answers_as_documented(case: Any, is_named: bool) -> None:
+        # A forbidden token is no fault of a request that is sent with another one.
+        is_about_token = "Authorization" in (case.headers or {})
         _make_sensible(case, target.names if is_named else {})
-        checks = CHECKS if role is Role.ADMIN and not is_named else BY_ROLE
+        checks = CHECKS if role is Role.ADMIN and not is_named and not is_about_token else BY_ROLE
         response = case.call(headers=headers, timeout=ANSWER_WITHIN_S)
         tally.count(name, response.status_code)
         case.validate_response(response, checks=list(checks), headers=headers)
