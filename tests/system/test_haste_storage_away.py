@@ -1,0 +1,128 @@
+"""A tier or the feature database is away for a while: no attempt is burnt, and all goes on by itself."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.core.stream import StreamDeclaration
+from harmonicio.haste.feature_db.base import RowFilter
+from harmonicio.haste.feature_db.master import MasterFeatureDatabase
+from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.waiting import wait_until
+
+Write = Callable[[str, str], Path]
+Connect = Callable[..., StreamConnector]
+
+COUNTS = """
+    from pathlib import Path
+    from harmonicio.engine import handler
+
+    @handler
+    def features(message):
+        with open(Path(__file__).with_name("executed.txt"), "a") as file:
+            file.write("x")
+        return {"focus": message.metadata.get("focus", 0.8)}
+"""
+
+
+@contextmanager
+def in_the_way(tier: Path) -> Iterator[None]:
+    """Where the tier's folder was, there is a file: nothing can be written, whoever tries."""
+    away = tier.with_name("away")
+    tier.rename(away)
+    tier.touch()
+    yield
+    tier.unlink()
+    away.rename(tier)
+
+
+@contextmanager
+def full(tier: Path) -> Iterator[None]:
+    """No room is left on the tier's volume."""
+    ballast = tier / "ballast"
+    with open(ballast, "wb", buffering=0) as file:
+        try:
+            while True:
+                file.write(bytes(4096))
+        except OSError:
+            pass
+    yield
+    ballast.unlink()
+
+
+@contextmanager
+def read_only(tier: Path) -> Iterator[None]:
+    subprocess.run(["mount", "-o", "remount,ro", str(tier)], check=True)
+    yield
+    subprocess.run(["mount", "-o", "remount,rw", str(tier)], check=True)
+
+
+@contextmanager
+def locked(tier: Path) -> Iterator[None]:
+    """Somebody else has the master's feature database for himself."""
+    with sqlite3.connect(tier.parent / "cluster" / "master" / "features.sqlite", isolation_level=None) as database:
+        database.execute("BEGIN EXCLUSIVE")
+        yield
+        database.execute("ROLLBACK")
+    database.close()
+
+
+@pytest.fixture
+def tier(tmp_path: Path) -> Iterator[Path]:
+    """A tier's folder; where tests may mount, a volume of its own of 1 MiB."""
+    folder = tmp_path / "tier"
+    folder.mkdir()
+    if os.geteuid():
+        yield folder
+        return
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "tmpfs", str(folder)], check=True)
+    yield folder
+    subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+def declare(cluster: LocalCluster, handler: Path, tier: Path) -> None:
+    haste = {
+        "function": {"name": "feature", "feature": "focus"},
+        "policy": {"intervals": [[0, 1, "A"]]},
+        "tiers": {name: {"folder": str(tier / name)} for name in ("A", "unscored")},
+    }
+    declaration = StreamDeclaration("s", handler=str(handler), engines=2, max_attempts=2, plugins={"haste": haste})
+    cluster.declare(declaration)
+    cluster.wait_for_engines("s", 2)
+
+
+def test_storage_that_is_away_for_a_while_burns_no_attempts_and_is_used_again_by_itself(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path, tier: Path
+) -> None:
+    declare(cluster, write_handler("features", COUNTS), tier)
+    # A folder that is mounted cannot be renamed, and one that is not cannot be filled.
+    troubles = (locked, in_the_way) if os.geteuid() else (locked, full, read_only)
+    executed, sent = tmp_path / "executed.txt", []
+    with connect("s") as by_engines, connect("s", patience_s=0.0) as by_backlog:
+        sent.append(by_engines.send(b"before"))
+        sent[0].result(timeout_s=20)
+        for number, trouble in enumerate(troubles):
+            with trouble(tier):
+                before = executed.stat().st_size
+                sent += [each.send(bytes(100) + b"%d" % number) for each in (by_engines, by_backlog) for _ in range(5)]
+                # Each would have been a dead letter after two.
+                tried = 20 if trouble is not locked else 2
+                wait_until(lambda: executed.stat().st_size >= before + tried, 30, what="attempts")  # noqa: B023
+                assert [each.dead for each in cluster.client.backlog()] == [0]
+            for each in sent:
+                each.result(timeout_s=40)
+    (figures,) = cluster.client.backlog()
+    assert (figures.dead, figures.ready, figures.reserved) == (0, 0, 0)
+    rows = list(MasterFeatureDatabase(cluster.client).rows(RowFilter("s")))
+    assert sorted(row.message_id for row in rows) == sorted(each.message_id for each in sent)
+    assert {row.attempt for row in rows} == {1}, "no attempt was burnt"
+    kept = [path for path in (tier / "A").rglob("*") if path.is_file()]
+    assert len(kept) == len(sent), "one copy of each"
