@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -295,3 +296,29 @@ def test_without_a_usable_configuration_the_engine_says_so_and_exits_2(tmp_path:
 
 def _kind(outcome: Outcome) -> OutcomeKind | RejectReason | None:
     return outcome.reason if outcome.kind is OutcomeKind.REJECTED else outcome.kind
+
+
+NOTES = """
+    from pathlib import Path
+    @handler
+    def note(message):
+        Path(__file__).with_name("given.txt").write_text(str(len(message.payload)))
+"""
+FRAME_BYTES = 20_000_000
+
+
+def test_an_engine_that_is_killed_at_any_tenth_of_a_frame_has_given_its_handler_nothing(
+    start: Start, tmp_path: Path
+) -> None:
+    payload, engines = bytes(FRAME_BYTES), []
+    for tenth in range(10):
+        (folder := tmp_path / str(tenth)).mkdir()
+        engines.append(start(NOTES, folder=folder))
+    for tenth, engine in enumerate(engines):
+        with engine.connector() as connector:
+            connector.wait(partial(connector.credit.can_send, FRAME_BYTES))
+            connector.link.send(connector.prefix(FRAME_BYTES), memoryview(payload)[: tenth * FRAME_BYTES // 10])
+            engine.process.kill()
+            with pytest.raises(ConnectionEnded):
+                connector.wait_for_outcomes(1)
+    assert not (tmp_path / "given.txt").exists()
