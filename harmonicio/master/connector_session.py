@@ -102,7 +102,7 @@ class ConnectorSession:
             self._refuse(Outcome.rejected(RejectReason.TOO_LARGE, text))
             return
         try:
-            self._pending = self._backlog.new_payload(self.stream, message.size_bytes, message.priority)
+            self._pending = self._backlog.new_payload(self.stream, message.size_bytes, message.id, message.priority)
         except REFUSALS as error:
             self._refuse(refusal_of(error))
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 from hypothesis import settings
@@ -60,6 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.held: dict[int, tuple[Reservation, Known]] = {}
         self.finished: dict[tuple[str, str], bytes] = {}
         self.charged: dict[tuple[str, str], tuple[int, int]] = {}
+        self.late: Counter[str] = Counter()
 
     # ── coming in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,7 +157,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self._let_go(reservation)
         decision = self.ledger.finish(reservation)
         if known is None:
-            assert decision.verdict is Verdict.LATE
+            self._expect_late(decision)
             return
         assert decision.verdict is Verdict.SETTLING
         known.state = "settling"
@@ -180,7 +182,7 @@ class LedgerMachine(RuleBasedStateMachine):
         failure = Failure("ValueError", "no", retryable=is_retryable)
         decision = self.ledger.fail(reservation, failure, self.now, jitter)
         if known is None:
-            assert decision.verdict is Verdict.LATE
+            self._expect_late(decision)
             return
         known.attempts += 1
         if not is_retryable:
@@ -195,7 +197,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self._let_go(reservation)
         decision = self.ledger.release(reservation, self.now, pause_s)
         if known is None:
-            assert decision.verdict is Verdict.LATE
+            self._expect_late(decision)
             return
         self._expect_given_back(known, decision, self.now + pause_s)
 
@@ -204,7 +206,7 @@ class LedgerMachine(RuleBasedStateMachine):
         known = self._let_go(reservation)
         decision = self.ledger.put_off(reservation, self.now, jitter)
         if known is None:
-            assert decision.verdict is Verdict.LATE
+            self._expect_late(decision)
             return
         self._expect_given_back(known, decision, known.entry.not_before)
         assert known.state == "dead" or known.entry.not_before > self.now
@@ -316,6 +318,7 @@ class LedgerMachine(RuleBasedStateMachine):
             mine = [known for key, known in self.known.items() if key[0] == stream]
             states = [known.state for known in mine]
             figures = self.ledger.books.figures(stream, 0.0)
+            assert figures.late_total == self.late[stream]
             assert figures.ready == states.count("ready")
             assert figures.reserved == states.count("reserved") + states.count("settling")
             assert figures.dead == sum(state in BURIED for state in states)
@@ -350,6 +353,11 @@ class LedgerMachine(RuleBasedStateMachine):
     def _let_go(self, reservation: Reservation) -> Known | None:
         held = self.held.pop(reservation.token, None)
         return None if held is None else held[1]
+
+    def _expect_late(self, decision: Decision) -> None:
+        """The attempt had been given up: its outcome is counted, and nothing else."""
+        assert (decision.verdict, decision.failure, decision.has_changed) == (Verdict.LATE, None, False)
+        self.late[decision.entry.stream] += 1
 
     def _expect_given_back(self, known: Known, decision: Decision, ready_at: float) -> None:
         if known.attempts >= MAX_ATTEMPTS or known.crashes >= MAX_CRASHES:

@@ -154,8 +154,11 @@ class Backlog:
         with self._lock:
             return self._clerk.locked_has_room(size_bytes, stream)
 
-    def new_payload(self, stream: str, size_bytes: int, priority: int = 0) -> Arrival:
+    def new_payload(self, stream: str, size_bytes: int, message_id: str = "", priority: int = 0) -> Arrival:
         """Return room for a payload, to be filled and then put or discarded.
+
+        Args:
+            message_id, priority: Of its message, for which others may be shed where the stream says so.
 
         Raises:
             BacklogFull: the budget is used up; says when to try again.
@@ -163,7 +166,7 @@ class Backlog:
             NotFound: the stream is not declared.
             StorageError: there is no room on the disk.
         """
-        return self._reception.new_payload(stream, size_bytes, priority)
+        return self._reception.new_payload(stream, size_bytes, message_id, priority)
 
     def put(self, stream: str, message: IncomingMessage, pending: PendingPayload | None, answer: Answer) -> None:
         """Store a message. Blocks while too much waits to be written.

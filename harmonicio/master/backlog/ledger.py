@@ -265,6 +265,11 @@ class Ledger:
                 decisions.append(self._reconsider(entry))
         return decisions
 
+    def is_known(self, stream: str, message_id: str, wall: float) -> bool:
+        """Whether a message of this id waits, is being stored, is dead, or is remembered."""
+        is_there = self.books.entry(stream, message_id) is not None
+        return is_there or self._ended(stream, message_id, wall) is not None
+
     def is_shed(self, stream: str, message_id: str, wall: float) -> bool:
         """Whether the message is remembered as shed."""
         return self._shed.get(stream, message_id, wall) is not None

@@ -86,14 +86,14 @@ class Reception:
         for arrival in self._arrivals:
             arrival.is_void = arrival.is_void or arrival.stream == stream
 
-    def new_payload(self, stream: str, size_bytes: int, priority: int) -> Arrival:
+    def new_payload(self, stream: str, size_bytes: int, message_id: str, priority: int) -> Arrival:
         with self._lock:
             memory_payload_max_bytes = self._memory_payload_max_bytes.get(stream)
             if memory_payload_max_bytes is None:
                 raise NotFound(f"There is no stream {stream!r} any more.", hint="Declare it again.")
             shed: list[Entry] = []
             refusal = self._ledger.admit(size_bytes)
-            if refusal is not None and not refusal.is_final:
+            if refusal is not None and not refusal.is_final and not self._is_known(stream, message_id):
                 shed = self._clerk.shedding.make_room(stream, size_bytes, priority)
                 refusal = self._ledger.admit(size_bytes) if shed else refusal
             if refusal is not None and refusal.is_final:
@@ -114,6 +114,10 @@ class Reception:
             arrival.discard()
             raise
         return arrival
+
+    def _is_known(self, stream: str, message_id: str) -> bool:
+        """Whether this will be a second copy, for which nothing should be shed."""
+        return self._ledger.is_known(stream, message_id, self._clock.wall())
 
     def _discarded(self, arrival: Arrival) -> None:
         with self._lock:
@@ -140,7 +144,7 @@ class Reception:
         self._put(pending, _entry(pending, message, self._clock.wall()), message, answer)
 
     def _copy(self, stream: str, message: IncomingMessage) -> Arrival:
-        arrival = self.new_payload(stream, message.size_bytes, message.priority)
+        arrival = self.new_payload(stream, message.size_bytes, message.id, message.priority)
         if message.payload is not None:
             arrival.buffer[:] = message.payload
         return arrival

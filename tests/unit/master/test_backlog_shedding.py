@@ -92,7 +92,7 @@ def test_a_message_makes_no_room_for_another_stream(desk: Desk) -> None:
     desk.backlog.declare(replace(SHEDDING, name="wells"))
     assert not desk.backlog.can_take(100, "wells")
     with pytest.raises(BacklogFull):
-        desk.backlog.new_payload("wells", 100, 9)
+        desk.backlog.new_payload("wells", 100, "d", 9)
     assert states(desk, "abc") == ["waiting"] * 3
 
 
@@ -141,13 +141,21 @@ def test_dead_letters_are_not_shed_and_while_they_fill_their_share_nothing_is() 
 def test_a_second_copy_of_a_shed_message_is_known_for_a_day_and_what_became_of_it_too(desk: Desk) -> None:
     desk.put("d", bytes(100), priority=1)
     desk.backlog.settle(desk.reserve(), DONE)
-    desk.put("b", bytes(100))
+    desk.put("b", bytes(100), priority=9)
     assert (desk.answers[-1], desk.state("b"), desk.backlog.figures("plates").ready) == (STORED, "shed", 2)
     desk.put("b", b"other bytes")
     assert desk.answers[-1].reason is RejectReason.ID_CONFLICT
     desk.store.prune(time.time() + OUTCOMES_KEPT_S + 1)
     found = desk.backlog.outcome("plates", "b")
     assert found is not None and (found.state, found.failure) == ("shed", None)
+
+
+def test_nothing_is_shed_for_a_second_copy(desk: Desk) -> None:
+    desk.put("a", bytes(100), priority=9)
+    assert desk.answers[-1].reason is RejectReason.BACKLOG_FULL
+    with pytest.raises(BacklogFull):
+        desk.backlog.new_payload("plates", 100, "b", 9)
+    assert (states(desk, "abc"), desk.backlog.figures("plates").shed_total) == (["waiting"] * 3, 0)
 
 
 def test_it_is_said_when_the_record_is_written_and_not_before() -> None:
