@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import logging
 import sys
 import tempfile
 import time
@@ -54,6 +55,8 @@ from harmonicio.wire.frames import VERSION, Flag
 ANSWER_WITHIN_S = 40.0
 #: Requests that may be held are held no longer than this, unless what they ask for makes no sense.
 MAX_WAIT_S = 0.02
+#: Of each kind, in one round over all routes.
+EXAMPLES = 5
 DEAD, WAITING = "dead one", "waiting one"
 SENDERS = (Role.ADMIN, Role.VIEWER, Role.SOURCE, Role.WORKER, Role.ENGINE, None)
 
@@ -269,6 +272,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
+    logging.basicConfig(level=logging.ERROR)
     end = time.monotonic() + options.minutes * 60
     number, total = options.seed, Tally()
     with (
@@ -277,7 +281,8 @@ def main() -> int:
         closing(Target(service)) as target,
     ):
         while time.monotonic() < end:
-            tally = run(target, examples=25, seed_number=number, is_done=lambda: time.monotonic() > end)
+            # Few of each at a time, so that every route has its turn soon.
+            tally = run(target, examples=EXAMPLES, seed_number=number, is_done=lambda: time.monotonic() > end)
             total.requests += tally.requests
             total.statuses += tally.statuses
             for name, found in tally.by_operation.items():
