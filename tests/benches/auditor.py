@@ -14,6 +14,7 @@ Rules, each of which is a violation when it is broken:
 - Handlers and tiers get the bytes that were sent; where a source has sent others under the same id, either of them.
 - A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
   an attempt was cut short between its effect and its answer may be dead and have its one effect.
+- One that its source has sent again under its id may be dead and processed: engines do not know of dead letters.
 - A dead letter keeps the bytes that were sent.
 - Nothing is found that was never sent. Gauges are zero at the end.
 """
@@ -39,6 +40,7 @@ class Account:
     effects: int = 0
     executions: int = 0
     is_cut_short: bool = False
+    offers: int = 0
 
     def has_digest(self, digest: str) -> bool:
         return digest == self.digest or digest in self.other_digests
@@ -64,6 +66,7 @@ class Auditor:
     def sent(self, message: str, digest: str) -> None:
         """A source offered a message; it may offer the same bytes again."""
         account = self._accounts.setdefault(message, Account(digest))
+        account.offers += 1
         if account.digest != digest:
             self._blame(message, "was sent twice with other bytes, which is a fault of the test")
 
@@ -142,7 +145,8 @@ class Auditor:
     def _faults(self, account: Account) -> list[str]:
         faults = []
         places = [state for state in STATES for _ in range(account.found[state])]
-        if account.is_cut_short and places == [PROCESSED, DEAD] and account.effects == 1:
+        may_be_both = account.is_cut_short or account.offers > 1 or account.other_digests
+        if may_be_both and places == [PROCESSED, DEAD] and account.effects == 1:
             return faults
         if len(places) > 1:
             faults.append(f"is in more than one place: {', '.join(places)}")

@@ -107,9 +107,6 @@ class Source:
             except HarmonicIOError:
                 sleep(0.5)
 
-    def number_of(self, name: str) -> bool:
-        return any(each.name == name for each in self._messages)
-
     def told(self, delivery: Delivery) -> None:
         """A delivery of its connector has a new state."""
         if delivery.is_safe or delivery.is_final:

@@ -20,6 +20,9 @@ from typing import Any
 
 from greenlet import getcurrent, greenlet
 
+#: Nothing that waits takes less.
+MOMENT_S = 1e-6
+
 
 class Killed(BaseException):
     """The process of this task is dead; nobody's ``except Exception`` catches it."""
@@ -93,12 +96,24 @@ class Host:
         self.monotonic_offset_s = 0.0
         self.wall_offset_s = 0.0
         self.is_up = True
+        self.suspensions = 0
         self.processes: list[Process] = []
         #: What its processes share: sockets by path, handler boards.
         self.shared: dict[str, Any] = {}
 
     def __repr__(self) -> str:
         return f"<Host {self.name}>"
+
+    def suspend(self) -> None:
+        """Nothing runs here from now on; counted."""
+        self.suspensions += 1
+        for process in list(self.processes):
+            process.stop()
+
+    def resume(self) -> None:
+        self.suspensions -= 1
+        for process in list(self.processes):
+            process.cont()
 
     def monotonic(self) -> float:
         return self.loop.now + self.monotonic_offset_s
@@ -116,7 +131,7 @@ class Process:
         self.loop = host.loop
         self.tasks: dict[Task, None] = {}
         self.is_dead = False
-        self.stops = 0
+        self.stops = host.suspensions
         self._late: list[tuple[Task, int, bool]] = []
         #: Called once, in this order, when it dies: closes what its kernel would close, tells who watches it.
         self.on_death: list[Callable[[], None]] = []
@@ -233,7 +248,7 @@ class Task(greenlet):
             raise Killed
         loop = process.loop
         self._waits_for = number
-        item = None if timeout_s is None else loop.at(loop.now + timeout_s, self.resume, number, False)
+        item = None if timeout_s is None else loop.at(loop.now + max(timeout_s, MOMENT_S), self.resume, number, False)
         is_woken = bool(loop.hub.switch())
         if item is not None:
             loop.cancel(item)

@@ -84,7 +84,10 @@ class MasterHost:
     Attributes:
         service: Of the master that runs, or ran last.
         starts: How often it was started.
+        is_ending: It was told to end.
     """
+
+    GOOD_SYNC_S = (0.0005, 0.004)
 
     def __init__(self, world: Any, host: Host, options: dict[str, Any], backlog_bytes: int, key: str) -> None:
         self._world = world
@@ -94,7 +97,7 @@ class MasterHost:
         self.records = Records(key)
         loop = host.loop
         self.disk = Disk(loop.after, lambda: loop.random.uniform(*self.sync_s))
-        self.sync_s = (0.0005, 0.004)
+        self.sync_s = self.GOOD_SYNC_S
         self.process: Process | None = None
         self.service: MasterService | None = None
         self.starts = 0
@@ -147,6 +150,10 @@ class MasterHost:
         ending.wait()
         service.close()
         current().process.die(0)
+
+    @property
+    def is_ending(self) -> bool:
+        return self._ending is not None and self._ending.is_set()
 
     def end(self) -> None:
         """SIGTERM."""

@@ -35,7 +35,8 @@ class Network:
 
     def __init__(self, loop: Loop) -> None:
         self.loop = loop
-        self.delay_s = (0.0002, 0.002)
+        #: How long bytes and requests are under way; the storm that came last counts.
+        self.storms = [(0.0002, 0.002)]
         #: (from, to) of hosts between which nothing arrives, with how many faults want it so.
         self._parted: dict[tuple[str, str], int] = {}
         self.connections: dict[int, tuple[Endpoint, Endpoint]] = {}
@@ -45,8 +46,15 @@ class Network:
         #: Who is told of hits: faults that had an effect.
         self.on_hit: Callable[[str], None] = lambda _: None
 
+    def vanish(self, host: Host) -> None:
+        """A host is without power: its ends of connections are gone, and nobody hears of it."""
+        for ends in list(self.connections.values()):
+            for endpoint in ends:
+                if endpoint.host is host:
+                    endpoint.fall_silent()
+
     def draw_delay_s(self) -> float:
-        return self.loop.random.uniform(*self.delay_s)
+        return self.loop.random.uniform(*self.storms[-1])
 
     # ── who reaches whom ─────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -206,6 +214,7 @@ class Endpoint(Waitable):
         self.is_fin_sent = False
         self.has_fin = False
         self.is_closed = False
+        self.is_silent = False
         self.trouble = ""
         self._gives_up: list[Any] | None = None
         process.on_death.append(self.close)
@@ -230,8 +239,18 @@ class Endpoint(Waitable):
         self.under_way_bytes += len(data)
         self._last_arrival = max(self._last_arrival, self._loop.now + self._network.draw_delay_s())
         self._loop.at(self._last_arrival, self._arrive)
-        if self._network.is_parted(self.host, self.other.host) or self._network.is_parted(self.other.host, self.host):
+        if self._is_cut_off:
             self.gives_up_at(self._loop.now + USER_TIMEOUT_S)
+
+    @property
+    def _is_cut_off(self) -> bool:
+        """Whether nothing is confirmed to this end."""
+        network = self._network
+        return (
+            self.other.is_silent
+            or network.is_parted(self.host, self.other.host)
+            or network.is_parted(self.other.host, self.host)
+        )
 
     def _arrive(self) -> None:
         if not self._under_way or self.trouble:
@@ -255,7 +274,8 @@ class Endpoint(Waitable):
         self.other.changed()
 
     def _answered_by_reset(self) -> None:
-        if not self._network.is_parted(self.other.host, self.host):
+        is_host_back = self.other.is_silent and self.other.process.is_dead and self.other.host.is_up
+        if (not self.other.is_silent or is_host_back) and not self._network.is_parted(self.other.host, self.host):
             self.reset("Connection reset by peer")
 
     def take(self, data: bytes) -> None:
@@ -265,7 +285,7 @@ class Endpoint(Waitable):
     def joined(self) -> None:
         """The hosts may reach each other again: what was held up arrives, if anybody still wants it."""
         one_way = self._network.is_parted(self.host, self.other.host)
-        if not one_way and not self._network.is_parted(self.other.host, self.host) and self._gives_up is not None:
+        if not self._is_cut_off and self._gives_up is not None:
             self._loop.cancel(self._gives_up)
             self._gives_up = None
         if self._is_held_up and not one_way:
@@ -280,9 +300,8 @@ class Endpoint(Waitable):
 
     def _give_up(self) -> None:
         self._gives_up = None
-        network = self._network
-        if network.is_parted(self.host, self.other.host) or network.is_parted(self.other.host, self.host):
-            network.on_hit("a connection timed out by itself")
+        if self._is_cut_off:
+            self._network.on_hit("a connection timed out by itself")
             self.reset("Connection timed out")
 
     # ── ends ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -343,12 +362,15 @@ class Endpoint(Waitable):
         if not self._network.is_parted(self.host, self.other.host):
             self.other.reset("Connection reset by peer")
 
-    def vanish(self) -> None:
-        """The host is lost: nobody is told."""
-        self.is_closed = True
+    def fall_silent(self) -> None:
+        """This end is gone, and the other one hears nothing of it until it gives up by itself."""
+        if self.is_closed or self.trouble:
+            return
         self._under_way.clear()
         self.under_way_bytes = 0
+        self.is_silent = True
         self.other.gives_up_at(self._loop.now + KEEP_ALIVE_S)
+        self.reset("No route to host")
 
     def _forget_if_over(self) -> None:
         if (self.is_closed or self.trouble) and (self.other.is_closed or self.other.trouble):

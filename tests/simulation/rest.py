@@ -194,6 +194,9 @@ class Client:
     def scale_stream(self, stream: str, engines: int) -> Any:
         return self._ask(lambda master, _: master.scale(stream, engines), is_repeatable=False)
 
+    def revoke_all_leases(self) -> None:
+        self._ask(lambda master, _: master.revoke_leases(), is_repeatable=False)
+
     # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _ask(

@@ -10,6 +10,7 @@ A run depends on its seed alone. Hashes of texts must do so, too: this starts it
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import selectors
@@ -17,14 +18,17 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Generator
+from typing import Any
 
 from simulation.faults import KINDS
+from simulation.plants import PLANTS
 from simulation.schedule import draw
 from simulation.world import World
 
 MAX_SHOWN_VIOLATIONS = 12
 MAX_TRACED = 400
+COLLECT_EVERY = 4
 
 
 def main() -> int:
@@ -47,13 +51,14 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runs", type=int, default=1)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
+    parser.add_argument("--plant", choices=["", *PLANTS], default="", help="a bug to be found")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _world(seed: int, options: argparse.Namespace, *, is_traced: bool = False) -> World:
-    return World(draw(seed, KINDS), is_traced=is_traced)
+    return World(draw(seed, KINDS), is_traced=is_traced, plant=options.plant)
 
 
 # ── one seed ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -83,6 +88,9 @@ def _single(seed: int, options: argparse.Namespace) -> int:
 
 def _part(options: argparse.Namespace) -> int:
     """Run every so many-th seed; print one line of JSON for each."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()  # A run leaves some megabytes, which are collected between runs.
     for seed in range(options.seed, options.seed + options.runs, options.step):
         world = _world(seed, options)
         violations = world.run()
@@ -94,6 +102,9 @@ def _part(options: argparse.Namespace) -> int:
             "faults": len(world.plan.faults),
         }
         print(json.dumps(line), flush=True)
+        del world
+        if seed // options.step % COLLECT_EVERY == 0:
+            gc.collect()
     return 0
 
 
@@ -102,45 +113,62 @@ def _many(options: argparse.Namespace) -> int:
     hits: Counter[str] = Counter()
     figures: Counter[str] = Counter()
     runs = violations = faults = 0
-    for line in _lines(options):
+    lines = _lines(options)
+    for line in lines:
         runs += 1
         hits.update(line["hits"])
         figures.update(line["figures"])
         faults += line["faults"]
         violations += len(line["violations"])
         if line["violations"]:
-            print(f"\nseed {line['seed']}: repeat with  make simulate SEED={line['seed']}")
+            plant = f" PLANT={options.plant}" if options.plant else ""
+            print(f"\nseed {line['seed']}: repeat with  make simulate SEED={line['seed']}{plant}")
             for each in line["violations"][:MAX_SHOWN_VIOLATIONS]:
                 print(f"  VIOLATION {each}")
             if len(line["violations"]) > MAX_SHOWN_VIOLATIONS:
                 print(f"  … and {len(line['violations']) - MAX_SHOWN_VIOLATIONS} more")
         sys.stdout.flush()
+        if options.plant and line["violations"]:
+            print(f"the planted bug {options.plant!r} is found by seed {line['seed']}, the {runs}. run")
+            lines.close()
+            return 0
+    if options.plant:
+        print(f"the planted bug {options.plant!r} is not found in {runs} runs")
+        return 1
     print(f"\n{runs} runs, {faults} faults, {time.perf_counter() - begun:.0f} s; messages: {dict(figures)}")
     _print_hits(hits)
     print(f"{violations} violations")
     return int(violations > 0 or runs < options.runs)
 
 
-def _lines(options: argparse.Namespace) -> Iterator[dict[str, object]]:
+def _lines(options: argparse.Namespace) -> Generator[dict[str, Any], None, None]:
     """Yield what each run said, from as many processes as there are jobs."""
     parts = [_start_part(options, number) for number in range(min(options.jobs, options.runs))]
-    with selectors.DefaultSelector() as selector:
+    try:
+        with selectors.DefaultSelector() as selector:
+            for part in parts:
+                assert part.stdout is not None
+                selector.register(part.stdout, selectors.EVENT_READ)
+            while selector.get_map():
+                for key, _ in selector.select():
+                    text = key.fileobj.readline()  # type: ignore[union-attr]
+                    if text:
+                        yield json.loads(text)
+                    else:
+                        selector.unregister(key.fileobj)
+    finally:
         for part in parts:
-            assert part.stdout is not None
-            selector.register(part.stdout, selectors.EVENT_READ, part)
-        while selector.get_map():
-            for key, _ in selector.select():
-                text = key.fileobj.readline()  # type: ignore[union-attr]
-                if text:
-                    yield json.loads(text)
-                else:
-                    selector.unregister(key.fileobj)
-    for part in parts:
-        part.wait()
+            part.terminate()
+            part.wait()
 
 
 def _start_part(options: argparse.Namespace, number: int) -> subprocess.Popen[str]:
-    seeds = (f"--seed={options.seed + number}", f"--runs={options.runs - number}", f"--step={options.jobs}")
+    seeds = (
+        f"--plant={options.plant}",
+        f"--seed={options.seed + number}",
+        f"--runs={options.runs - number}",
+        f"--step={options.jobs}",
+    )
     return subprocess.Popen(
         [sys.executable, "-m", "simulation.run", "--part", *seeds], stdout=subprocess.PIPE, text=True
     )

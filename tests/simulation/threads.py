@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
-from simulation.loop import Killed, Task, check_alive, current
+from simulation.loop import MOMENT_S, Killed, Task, check_alive, current, sleep
 
 
 class Lock:
@@ -178,13 +178,13 @@ class Event:
 
     def wait(self, timeout: float | None = None) -> bool:
         task = current()
-        if not self._is_set:
+        if self._is_set:
+            sleep(MOMENT_S)  # Who looks again and again must come to see that time passes.
+        else:
             number = task.ready_to_park()
             self._waiting.append((task, number))
             task.park(number, timeout)
             self._waiting = [each for each in self._waiting if each[0] is not task]
-        elif task.process.is_dead:
-            raise Killed
         return self._is_set
 
 

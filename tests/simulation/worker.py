@@ -86,6 +86,10 @@ class WorkerHost:
         service.stop(drain_s=10.0)
         current().process.die(0)
 
+    @property
+    def is_ending(self) -> bool:
+        return self._ending is not None and self._ending.is_set()
+
     def end(self) -> None:
         """SIGTERM: its engines are drained."""
         if self._ending is not None:
@@ -178,7 +182,10 @@ class Runtime:
 
     def _started(self, handle: EngineHandle) -> None:
         host = self._host
-        if not host.host.is_up:
+        if host.host.suspensions:
+            host.world.loop.after(0.5, self._started, handle)
+            return
+        if not host.host.is_up or host.handles.get(handle.spec.engine) is not handle:
             return
         process = Process(handle.spec.engine, host.host)
         handle.process = process
@@ -213,7 +220,12 @@ class Runtime:
 
     def list(self) -> tuple[EngineFound, ...]:
         return tuple(
-            EngineFound(each.spec.engine, each.spec.declaration, each.number, each.exit_code is None)
+            EngineFound(
+                each.spec.engine,
+                each.spec.declaration,
+                each.number,
+                each.process is not None and not each.process.is_dead,
+            )
             for each in self._host.handles.values()
         )
 

@@ -23,6 +23,7 @@ from simulation.hits import Hits
 from simulation.loop import Host, Loop, Process
 from simulation.master import PORT, MasterHost
 from simulation.network import Network
+from simulation.plants import PLANTS
 from simulation.rest import Client, Web
 from simulation.schedule import Planned, Schedule
 from simulation.worker import EngineHandle, WorkerHost
@@ -36,19 +37,21 @@ class World:
 
     Args:
         plan: What happens.
+        plant: Name of the bug that is planted; empty for none.
         is_traced: Log lines of the product and what the simulation sees are kept, with their times.
     """
 
     CLOSE_WITHIN_S = 60.0
     FLUSH_WITHIN_S = 30.0
 
-    def __init__(self, plan: Schedule, *, is_traced: bool = False) -> None:
+    def __init__(self, plan: Schedule, *, is_traced: bool = False, plant: str = "") -> None:
         self.plan = plan
         self.loop = loop = Loop(plan.seed)
         loop.preemption = plan.preemption
         self.hits: Counter[str] = Counter()
         self.trace: list[str] = []
         self.is_traced = is_traced
+        self._plant = plant
         self.network = Network(loop)
         self.network.hosts = {}
         self.network.on_hit = self.hit
@@ -138,9 +141,7 @@ class World:
             self.auditor.told_end(name, PROCESSED)
         elif state is DeliveryState.FAILED:
             self.auditor.told_end(name, DEAD)
-        for source in self.sources:
-            if source.connector is not None and source.number_of(name):
-                source.told(delivery)
+        self.sources[self.planned[name].source].told(delivery)
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -153,6 +154,7 @@ class World:
             *worker.substitutes(),
             *engine.substitutes(self),
             (deliveries.Delivery, "settle", lambda *given: self._settle(*given)),
+            *(PLANTS[self._plant](self) if self._plant else ()),
             *Hits(self).substitutes(),
         ]
         log = _Log(self)
@@ -171,7 +173,7 @@ class World:
         self.master.start()
         for each in (*self.workers, *self.sources):
             self.loop.at(self.loop.random.uniform(0.0, 0.5), each.start)
-        self.admin.spawn("declare", self._declare)
+        self.admin.spawn("declare", self.declare)
         self.faults.plan(self.plan.faults)
         self.loop.run(lambda: False, self.plan.faults_until_s)
         self.faults.end_all()
@@ -184,7 +186,8 @@ class World:
             violations += self.auditor.violations()
         return violations + [f"an error of ours: {each}" for each in self.loop.bugs]
 
-    def _declare(self) -> None:
+    def declare(self) -> None:
+        """Have all streams as planned; by an administrator who does not give up."""
         from harmonicio.core.errors import HarmonicIOError
         from simulation.loop import sleep
 
