@@ -23,6 +23,7 @@ from simulation.rest import WebServer
 from simulation.threads import Event
 
 PORT, DATA_PORT = 8710, 8711
+DRAIN_S = 5.0
 
 
 class Records:
@@ -148,6 +149,7 @@ class MasterHost:
         self.service = service
         service.start()
         ending.wait()
+        service.drain(DRAIN_S)
         service.close()
         current().process.die(0)
 

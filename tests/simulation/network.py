@@ -155,6 +155,10 @@ class Waitable:
         self.waiting.append((task, number))
         return task.park(number, timeout_s)
 
+    def fileno(self) -> Waitable:
+        """Itself: that is what selectors of ours know it by."""
+        return self
+
     def is_readable(self) -> bool:
         raise NotImplementedError
 
@@ -221,9 +225,6 @@ class Endpoint(Waitable):
 
     def __repr__(self) -> str:
         return f"<Endpoint {self.number} of {self.process.name}: {self.trouble or 'open'}>"
-
-    def fileno(self) -> Endpoint:
-        return self
 
     # ── sending ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -548,6 +549,9 @@ class Selector:
         self._keys: dict[Any, Key] = {}
         self._parked: tuple[Task, int] | None = None
 
+    def fileno(self) -> Selector:
+        return self
+
     def register(self, fileobj: Any, events: int, data: Any = None) -> None:
         if fileobj in self._keys:
             raise KeyError("registered already")
@@ -600,7 +604,8 @@ class Selector:
 class SelectorsModule:
     """``selectors``."""
 
-    DefaultSelector, EVENT_READ, EVENT_WRITE = Selector, EVENT_READ, EVENT_WRITE
+    DefaultSelector = EpollSelector = Selector
+    EVENT_READ, EVENT_WRITE = EVENT_READ, EVENT_WRITE
 
 
 class Poll:

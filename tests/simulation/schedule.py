@@ -29,7 +29,7 @@ class Deed(StrEnum):
 
 FOR_EVER = 1_000_000
 #: How many messages are sent once more under their id, or others under theirs.
-AGAIN_SHARE = 0.0
+AGAIN_SHARE = 0.03
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +132,7 @@ def _draw_streams(chance: random.Random, engines: int) -> tuple[StreamDeclaratio
         name="plates",
         handler="plan.py",
         engines=engines,
-        concurrency=1,
+        concurrency=chance.choice((1, 1, 2, 4)),
         timeout_s=chance.choice((1.0, 3.0, 8.0)),
         max_attempts=chance.choice((1, 3, 3, 5)),
         max_crashes=chance.choice((1, 2, 3)),

@@ -175,16 +175,21 @@ class World:
             self.loop.at(self.loop.random.uniform(0.0, 0.5), each.start)
         self.admin.spawn("declare", self.declare)
         self.faults.plan(self.plan.faults)
-        self.loop.run(lambda: False, self.plan.faults_until_s)
+        self.loop.run(lambda: bool(self.loop.bugs), self.plan.faults_until_s)
+        if self.loop.bugs:  # What comes after that tells nothing.
+            return [f"an error of ours: {each}" for each in self.loop.bugs]
         self.faults.end_all()
         until = self.loop.now + REST_WITHIN_S
-        is_over = self.loop.run(lambda: all(each.is_done for each in self.sources) and is_at_rest(self), until)
+        is_over = self.loop.run(self._is_over, until)
         violations = [] if is_over else [f"it does not come to rest: {each}" for each in what_is_left(self)]
         if is_over:
             self.loop.run(lambda: False, self.loop.now + 5.0)  # The last words: releases, reports, outcomes.
             audit(self)
             violations += self.auditor.violations()
         return violations + [f"an error of ours: {each}" for each in self.loop.bugs]
+
+    def _is_over(self) -> bool:
+        return bool(self.loop.bugs) or (all(each.is_done for each in self.sources) and is_at_rest(self))
 
     def declare(self) -> None:
         """Have all streams as planned; by an administrator who does not give up."""
