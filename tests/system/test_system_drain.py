@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -18,13 +19,18 @@ import pytest
 from benches.auditor import PROCESSED, Auditor
 from benches.roles import Roles
 from harmonicio.cli import foreground
+from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control.client import MasterClient
+from harmonicio.core.errors import InvalidInput
+from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.testing.waiting import wait_until
 
 #: What a drain may take here, a slow machine included; the deadline of each role is 30 s.
 WITHIN_S = 20
+#: A worker that lives reports every second.
+SILENT_S = 3.0
 HANDLER = """
     import hashlib, time
     from pathlib import Path
@@ -43,13 +49,12 @@ HANDLER = """
 class Load:
     """Two sources that send until they are told to stop: one to engines, one into the backlog."""
 
-    def __init__(self, roles: Roles) -> None:
+    def __init__(self, url: str, token: str) -> None:
         self._stop = threading.Event()
         self._failures: list[BaseException] = []
         self._sent: list[tuple[Delivery, str]] = []
         self._connectors = [
-            StreamConnector(stream="note", master=roles.url, token=roles.token("source"), patience_s=patience_s)
-            for patience_s in (None, 0.0)
+            StreamConnector(stream="note", master=url, token=token, patience_s=patience_s) for patience_s in (None, 0.0)
         ]
         self._threads = [threading.Thread(target=self._send, args=(each,)) for each in self._connectors]
 
@@ -60,8 +65,8 @@ class Load:
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
-        for each in (*self._threads,):
-            each.join()
+        for thread in self._threads:
+            thread.join()
         for connector in self._connectors:
             connector.close(timeout_s=30)
 
@@ -131,14 +136,16 @@ def declare(client: MasterClient, tmp_path: Path, engines: int = 2) -> None:
 
 
 @pytest.mark.timeout(180)
-def test_each_role_drains_in_turn_while_messages_flow_by_both_routes(roles: Roles, tmp_path: Path) -> None:
+def test_each_role_drains_in_turn_and_a_worker_is_killed_while_messages_flow_by_both_routes(
+    roles: Roles, tmp_path: Path
+) -> None:
     with ExitStack() as exits:
         master = exits.enter_context(roles.running("master"))
         wait_until(roles.is_up, 20, what="the master")
         worker = exits.enter_context(roles.running("worker"))
         client = exits.enter_context(roles.client())
         declare(client, tmp_path)
-        load = exits.enter_context(Load(roles))
+        load = exits.enter_context(Load(roles.url, roles.token("source")))
         load.flow_on()
 
         (first, *_) = client.engines()
@@ -146,6 +153,17 @@ def test_each_role_drains_in_turn_while_messages_flow_by_both_routes(roles: Role
         load.flow_on()
         wait_until(lambda: first.engine not in running(client) and len(running(client)) == 2, 20, what="its successor")
         assert not client.workers()[0].troubles, "that was no failure"
+
+        pids = {each.pid for each in client.engines() if each.engine in running(client)}
+        worker.kill()
+        worker.wait()
+        load.flow_on(50)
+        wait_until(lambda: client.workers()[0].last_report_age_s > SILENT_S, 20, what="the worker's silence")
+        worker = exits.enter_context(roles.running("worker"))
+        wait_until(lambda: client.workers()[0].last_report_age_s < SILENT_S, 20, what="the next worker")
+        wait_until(lambda: len(running(client)) == 2, 20, what="its engines")
+        load.flow_on(50)
+        assert {each.pid for each in client.engines() if each.engine in running(client)} == pids, "it adopts both"
 
         with stopped(worker):
             load.flow_on(50)
@@ -206,18 +224,42 @@ def test_a_role_that_is_hurried_says_that_it_used_force_and_the_message_stays(ro
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("is_busy", [False, True])
-def test_a_cluster_on_one_machine_ends_with_0_or_when_it_is_hurried_with_4(
-    roles: Roles, tmp_path: Path, is_busy: bool
-) -> None:
+def test_a_cluster_on_one_machine_waits_for_its_engines_until_it_is_hurried(roles: Roles, tmp_path: Path) -> None:
     with roles.running("up", str(tmp_path / "note.py")) as cluster:
         wait_until(roles.is_up, 20, what="the master")
         with roles.client() as client:
             wait_until(lambda: client.streams() and client.stream("note").running == 1, 30, what="the engine")
-            if is_busy:
-                occupy(roles, client)
-        with stopped(cluster, foreground.EXIT_FORCED if is_busy else 0):
-            if is_busy:
-                time.sleep(0.5)
-                assert cluster.poll() is None, "it waits for the engine"
-                cluster.send_signal(signal.SIGTERM)
+            occupy(roles, client)
+        with stopped(cluster, foreground.EXIT_FORCED):
+            time.sleep(0.5)
+            assert cluster.poll() is None, "it waits for the engine"
+            cluster.send_signal(signal.SIGTERM)
+
+
+@pytest.mark.timeout(120)
+def test_engines_are_scaled_and_declared_anew_under_load_and_what_runs_is_finished(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "note.py").write_text(dedent(HANDLER))
+    declaration = StreamDeclaration("note", handler=str(tmp_path / "note.py"), engines=3, concurrency=2)
+    with ExitStack() as exits:
+        cluster.declare(declaration)
+        cluster.wait_for_engines("note", 3)
+        client = exits.enter_context(MasterClient(cluster.url, cluster.token(Role.ADMIN)))
+        load = exits.enter_context(Load(cluster.url, cluster.source_token))
+        load.flow_on()
+        for engines in (1, 3):
+            client.scale_stream("note", engines)
+            wait_until(lambda: len(running(client)) == engines, 20, what=f"{engines} engines")  # noqa: B023
+            load.flow_on(50)
+        before = running(client)
+        with pytest.raises(InvalidInput):
+            client.declare_stream(replace(declaration, plugins={"haste": {"function": {"name": "nonesuch"}}}))
+        load.flow_on(50)
+        assert running(client) == before, "what cannot be used changes nothing"
+        client.declare_stream(replace(declaration, timeout_s=60.0))
+        wait_until(lambda: len(running(client) - before) == 3 and not before & running(client), 30, what="new engines")
+        load.flow_on(50)
+        auditor = load.audit(tmp_path / "executed.txt", client)
+    assert auditor.violations() == []
+    assert auditor.figures()["handled again"] == 0, "only idle and drained engines went"

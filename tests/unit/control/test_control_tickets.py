@@ -67,6 +67,12 @@ def test_clocks_may_differ_by_the_tolerance_and_no_more() -> None:
         tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=NOW_S - WALL_CLOCK_TOLERANCE_S - 1)
 
 
+@pytest.mark.parametrize("jump_s", [-7 * 86_400.0, -3600.0, 3600.0])
+def test_an_engine_that_runs_keeps_its_ticket_whatever_its_masters_clock_is_set_to(jump_s: float) -> None:
+    claims = dataclasses.replace(CLAIMS, kind=TicketKind.ENGINE, term_s=tickets.ENGINE_TICKET_TERM_S)
+    assert tickets.verify(KEY, tickets.sign(KEY, claims), TicketKind.ENGINE, wall_s=NOW_S + jump_s) == claims
+
+
 def test_a_ticket_of_an_older_epoch_is_revoked() -> None:
     ticket = tickets.sign(KEY, dataclasses.replace(CLAIMS, epoch=2))
     with pytest.raises(NotAllowed, match="revoked"):
