@@ -33,6 +33,8 @@ _log = logging.getLogger(__name__)
 REPEAT_INTERVAL_S = 5.0
 #: One log line about messages that were shed in so many seconds.
 SHED_LOG_INTERVAL_S = 10.0
+#: A disk that has taken no message is tried again after pauses that double: each try costs what sources send in vain.
+INTAKE_PAUSE_FIRST_S, INTAKE_PAUSE_MAX_S = 1.0, 8.0
 
 
 class Clerk:
@@ -61,6 +63,9 @@ class Clerk:
         self._repeat_at = 0.0
         #: The smallest message for which there was no room.
         self._wanted_bytes: int | None = None
+        #: Nothing new is taken until then, since the store could not take it; None: it can.
+        self._intake_at: float | None = None
+        self._intake_pause_s = INTAKE_PAUSE_FIRST_S
 
     def __repr__(self) -> str:
         return f"<Clerk: {self._subscriptions!r}, {len(self._burying)} to bury, {len(self._to_repeat)} to repeat>"
@@ -119,7 +124,8 @@ class Clerk:
         self.tell_final(entry, outcome)
 
     def repeat(self, now: float) -> None:
-        """Try again what could not be written."""
+        """Try again what could not be written, and whether there is room on the disk."""
+        self._resume_intake(now)
         with self._lock:
             if not self._to_repeat or now < self._repeat_at:
                 return
@@ -205,16 +211,36 @@ class Clerk:
 
     def locked_has_room(self, size_bytes: int, stream: str = "") -> bool:
         """Whether a message of this size can be taken; when not, see that it is told once it can."""
-        if self._ledger.books.budget.refusal(size_bytes) is None or self.shedding.can_help(stream):
+        budget = self._ledger.books.budget
+        if self._intake_at is None and (budget.refusal(size_bytes) is None or self.shedding.can_help(stream)):
             return True
         self._wanted_bytes = size_bytes if self._wanted_bytes is None else min(size_bytes, self._wanted_bytes)
         return False
+
+    def locked_put_ended(self, *, is_stored: bool) -> None:
+        """The store has, or has not, taken a message. If not, none are called for until a pause is over."""
+        if is_stored:
+            self._intake_pause_s = INTAKE_PAUSE_FIRST_S
+        elif self._intake_at is None:
+            self._intake_at = self._clock.monotonic() + self._intake_pause_s
+            self._intake_pause_s = min(2 * self._intake_pause_s, INTAKE_PAUSE_MAX_S)
+
+    def _resume_intake(self, now: float) -> None:
+        with self._lock:
+            if self._intake_at is None or now < self._intake_at:
+                return
+            self._intake_at = None
+        self.room_freed()
 
     def room_freed(self) -> None:
         """Something has left the backlog: tell those for whom there was no room."""
         with self._lock:
             wanted_bytes = self._wanted_bytes
-            if wanted_bytes is None or self._ledger.books.budget.refusal(wanted_bytes) is not None:
+            if (
+                wanted_bytes is None
+                or self._intake_at is not None
+                or self._ledger.books.budget.refusal(wanted_bytes) is not None
+            ):
                 return
             self._wanted_bytes = None
         self._notifier.has_room()

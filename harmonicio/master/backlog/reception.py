@@ -111,6 +111,8 @@ class Reception:
         try:
             arrival.provide(self._store.new_payload(arrival.sequence, size_bytes, to_disk=to_disk))
         except StorageError:
+            with self._lock:
+                self._clerk.locked_put_ended(is_stored=False)
             arrival.discard()
             raise
         return arrival
@@ -187,6 +189,7 @@ class Reception:
         decision = None
         with self._lock:
             self._end(arrival)
+            self._clerk.locked_put_ended(is_stored=error is None)
             answers = [answer, *self._also_waiting.pop(entry.sequence, ())]
             if error is None:
                 decision = self._ledger.stored(entry, is_dead=failure is not None)
