@@ -29,6 +29,8 @@ def _show(status: Status) -> None:
         f"{format_size(status.control_received_bytes)} of control requests and "
         f"{format_size(status.data_received_bytes)} over its data port."
     )
+    for sentence in status.recovered:
+        console.say(sentence)
     worker.show(status.workers)
     stream.show_all(status.streams)
     backlog.show([each.backlog for each in status.streams if each.backlog.stored_total or each.backlog.dead])

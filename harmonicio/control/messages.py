@@ -303,7 +303,7 @@ class Status:
 
     ``data_received_bytes`` counts every byte that reached the master's data port (messages for the backlog with their
     headers, and what engines answer), ``control_received_bytes`` the bodies of control requests. Payloads that go
-    straight to an engine are in neither.
+    straight to an engine are in neither. ``recovered``: what the backlog's start has found and done, in sentences.
     """
 
     version: str
@@ -315,6 +315,7 @@ class Status:
     workers: tuple[WorkerView, ...] = ()
     engines: tuple[EngineView, ...] = ()
     streams: tuple[StreamView, ...] = ()
+    recovered: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

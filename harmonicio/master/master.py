@@ -386,15 +386,15 @@ class Master:
     def status(self) -> Status:
         with self._deciding() as now:
             workers, engines = self._state.worker_views(now), self._state.engine_views(now)
-            lease_requests, control_bytes = self._lease_requests, self._control_received_bytes
         return Status(
             version=harmonicio.__version__,
             epoch=self.office.epoch,
             uptime_s=round(now - self._started_at, 3),
-            lease_requests=lease_requests,
+            lease_requests=self._lease_requests,
             data_received_bytes=self._intake.received_bytes if self._intake else 0,
-            control_received_bytes=control_bytes,
+            control_received_bytes=self._control_received_bytes,
             workers=workers,
             engines=engines,
             streams=self.stream_views(),
+            recovered=self.backlog.recovered,
         )

@@ -305,6 +305,7 @@ def check(folder: Path, notes: Path) -> None:
         for each in found.finished:
             kept = store.outcome(each.stream, each.message_id)
             assert kept is None or kept.outcome == outcome_of(each.message_id)
+        assert not (folder / "quarantine").exists(), "nothing was damaged"
         kept_files = {entry.sequence for entry in (*found.entries, *found.dead) if entry.size_bytes > EDGE}
         assert {int(path.stem) for path in folder.glob("payloads/*/*")} == kept_files
     finally:

@@ -110,6 +110,7 @@ def test_a_stream_is_scaled_and_removed(command: Command, declared: str, capsys:
 @pytest.mark.usefixtures("worker")
 def test_status_shows_the_whole_cluster_on_one_page(command: Command) -> None:
     shown = command("status")
+    assert "nothing had to be repaired" in shown
     assert "1 worker, 1 engine, 2 streams." in shown
     assert row(shown, "w1")[:7] == ["w1", "127.0.0.1", "present", "1", "of", "4", "1"]
     assert "w1, stream spectra: There is no image lab/spectra. Next try in 4 s." in shown

@@ -1,6 +1,6 @@
 """The disk of the backlog is full, and not by its own measure: sources are slowed, nothing is lost, and it passes.
 
-The master gets a small disk of its own, and settings that allow far more. CI sends twice what a disk of 40 MB takes;
+The master gets a small disk of its own, and settings that allow far more. CI sends twice what a disk of 30 MB takes;
 ``make fill-disk`` twice what one of 200 MB takes, and prints what was counted.
 """
 
@@ -21,10 +21,10 @@ from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
 
 IS_FULL = os.environ.get("FILL_DISK") == "full"
-DISK_MB = 200 if IS_FULL else 40
+DISK_MB = 200 if IS_FULL else 30
 SENT_MB = 2 * DISK_MB
 #: So long nothing more may get in before the disk counts as full.
-STILL_FOR_S = 3.0
+STILL_FOR_S = 3.0 if IS_FULL else 1.5
 HOT_CACHE_BYTES = 8_000_000
 #: A master with an empty backlog, what it receives and what waits to be written.
 MASTER_MAX_MB = 400

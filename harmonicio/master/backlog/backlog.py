@@ -105,7 +105,9 @@ class Backlog:
                 self._ledger.restore(entry, is_dead=is_dead)
         for repair in recovery.repairs:
             _log.warning("Recovery of the backlog: %s", repair)
-        _log.info("The backlog has %d messages and %d dead letters", len(recovery.entries), len(recovery.dead))
+        #: What the start has found and done, in sentences.
+        self.recovered = (recovery.summary(), *recovery.repairs)
+        _log.info("%s", recovery.summary())
 
     def set_listeners(
         self, *, on_change: Callable[[str], None] | None = None, on_room: Callable[[], None] | None = None

@@ -70,6 +70,14 @@ class Recovery:
     finished: tuple[Finished, ...] = ()
     repairs: tuple[str, ...] = ()
 
+    def summary(self) -> str:
+        """Return in one sentence what was found."""
+        broken = f"{len(self.repairs)} things were repaired" if self.repairs else "nothing had to be repaired"
+        return (
+            f"At its start the backlog had {len(self.entries)} messages, {len(self.dead)} dead letters and "
+            f"{len(self.finished)} ids of finished messages; {broken}."
+        )
+
 
 class PendingPayload(ABC):
     """Room for a payload that is about to arrive. It belongs to its maker until it is put or discarded."""

@@ -4,6 +4,7 @@ Rules:
 
 - The row in the index is the truth. A file is complete and on stable storage before its row is written, and goes only
   after its row is gone; a file without a row is rubbish.
+- Behind the payload a label says whose it is, for the case that the index is lost.
 - 256 sequences in a row share a folder, so that one flush of the folder serves many files.
 - A file that arrives through a mapping is allocated first: a full disk is an error then, and not a SIGBUS later.
 - A failed flush is final: what the kernel has dropped does not come back by flushing again.
@@ -22,6 +23,7 @@ from pathlib import Path
 from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.payload_label import label_of, read_label
 
 _log = logging.getLogger(__name__)
 
@@ -50,9 +52,10 @@ class FilePayload(PendingPayload):
     def __repr__(self) -> str:
         return f"<FilePayload {self._path}>"
 
-    def flush(self) -> None:
-        """Bring the payload to stable storage, then give the mapping back; the file stays."""
+    def flush(self, entry: Entry) -> None:
+        """Bring the payload and its label to stable storage, then give the mapping back; the file stays."""
         try:
+            _write_whole(self._fd, label_of(entry), entry.size_bytes)
             os.fsync(self._fd)  # On Linux this covers the pages that were written through the mapping.
         finally:
             self._give_back()
@@ -98,23 +101,22 @@ class PayloadFiles:
     def prepare(self) -> None:
         """Make the folders. Raises OSError."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
-        _sync_folder(self._folder.parent)
+        sync_folder(self._folder.parent)
         for name in {f"{number:02x}" for number in range(_FOLDERS)}.difference(os.listdir(self._folder)):
             (self._folder / name).mkdir(mode=0o700)
-        _sync_folder(self._folder)
+        sync_folder(self._folder)
 
     def allocate(self, sequence: int, size_bytes: int) -> FilePayload:
         """Return room for a payload. Raises OSError."""
         return FilePayload(self._path(sequence), size_bytes, self._remove)
 
-    def write(self, sequence: int, payload: memoryview) -> None:
-        """Write a whole payload and flush it; nothing is left of it when that fails. Raises OSError."""
-        path = self._path(sequence)
+    def write(self, entry: Entry, payload: memoryview) -> None:
+        """Write a whole payload and its label, and flush them; nothing is left when that fails. Raises OSError."""
+        path = self._path(entry.sequence)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            rest = payload
-            while rest:
-                rest = rest[os.write(fd, rest) :]
+            _write_whole(fd, payload, 0)
+            _write_whole(fd, label_of(entry), len(payload))
             os.fsync(fd)
         except OSError:
             self._remove(path)
@@ -125,7 +127,7 @@ class PayloadFiles:
     def sync_folders(self, sequences: Iterable[int]) -> None:
         """Flush the folders that hold these payloads. Raises OSError."""
         for folder in {self._path(sequence).parent for sequence in sequences}:
-            _sync_folder(folder)
+            sync_folder(folder)
 
     def read(self, entry: Entry) -> PayloadLease:
         """Return a payload after checking it.
@@ -136,7 +138,8 @@ class PayloadFiles:
         """
         fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            if os.fstat(fd).st_size != entry.size_bytes or not is_intact(_chunks(fd), entry.digest):
+            is_whole = os.fstat(fd).st_size >= entry.size_bytes
+            if not is_whole or not is_intact(_chunks(fd, entry.size_bytes), entry.digest):
                 raise damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
             mapping = mmap.mmap(fd, entry.size_bytes, access=mmap.ACCESS_READ)
         finally:
@@ -151,6 +154,19 @@ class PayloadFiles:
                 return  # Somebody still holds a slice of it: the mapping ends with the last one.
 
         return PayloadLease(view, close)
+
+    def label(self, sequence: int) -> Entry | None:
+        """Return the entry that a payload file tells of; None when it does not. Raises OSError."""
+        fd = os.open(self._path(sequence), os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return read_label(fd)
+        finally:
+            os.close(fd)
+
+    def put_aside(self, sequence: int, folder: Path) -> None:
+        """Move a payload file to a folder of the same file system. Raises OSError."""
+        path = self._path(sequence)
+        os.rename(path, folder / path.name)
 
     def remove(self, sequence: int) -> None:
         """Remove a payload, if it is there; what cannot be removed is left to :meth:`tidy`, and to the next start."""
@@ -186,13 +202,22 @@ class PayloadFiles:
         return self._folder / f"{sequence // 256 % _FOLDERS:02x}" / f"{sequence}.bin"
 
 
-def _chunks(fd: int) -> Iterator[memoryview]:
+def _chunks(fd: int, size_bytes: int) -> Iterator[memoryview]:
     buffer = memoryview(bytearray(_CHUNK_BYTES))
-    while count := os.readv(fd, [buffer]):
+    while size_bytes and (count := os.readv(fd, [buffer[:size_bytes]])):
         yield buffer[:count]
+        size_bytes -= count
 
 
-def _sync_folder(folder: Path) -> None:
+def _write_whole(fd: int, data: memoryview | bytes, offset: int) -> None:
+    rest = memoryview(data)
+    while rest:
+        count = os.pwrite(fd, rest, offset)
+        rest, offset = rest[count:], offset + count
+
+
+def sync_folder(folder: Path) -> None:
+    """Flush a folder. Raises OSError."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         os.fsync(fd)

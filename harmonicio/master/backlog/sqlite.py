@@ -6,6 +6,7 @@ put ─┬─ at most 64 KiB ─────────────────
 
 FOLDER/backlog.sqlite, -wal, -shm    index
 FOLDER/payloads/<2 hex>/<n>.bin      payloads
+FOLDER/quarantine/<n>/               what was damaged
 FOLDER/ballast                       space for the case that the disk is full
 FOLDER/lock                          held while a process has the store open
 """
@@ -20,6 +21,7 @@ import sqlite3
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,7 @@ from typing import Any
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Outcome
-from harmonicio.master.backlog import sqlite_schema
+from harmonicio.master.backlog import sqlite_salvage, sqlite_schema
 from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import (
     BacklogStore,
@@ -46,6 +48,7 @@ from harmonicio.master.backlog.hot_cache import HotCache
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_death, decode_outcome, encode_outcome
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
 from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Ending, Put
+from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
 from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
 
@@ -99,10 +102,22 @@ class SqliteStore(BacklogStore):
 
     def _open_index(self) -> tuple[Recovery, sqlite3.Connection]:
         self._files.prepare()
-        connection = sqlite_schema.connect(self._index)
+        sqlite_salvage.take_place(self._index)
         try:
-            sqlite_schema.prepare(connection)
-            recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
+            return self._open_and_load()
+        except DamagedIndex as damage:
+            repairs = sqlite_salvage.rebuild(self._index, self._files, str(damage))
+        recovery, connection = self._open_and_load()
+        return replace(recovery, repairs=(*repairs, *recovery.repairs)), connection
+
+    def _open_and_load(self) -> tuple[Recovery, sqlite3.Connection]:
+        with sqlite_salvage.telling_damage():
+            connection = sqlite_schema.connect(self._index)
+        try:
+            with sqlite_salvage.telling_damage():
+                sqlite_salvage.check(connection, self._index, self._files)
+                sqlite_schema.prepare(connection)
+                recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
         except BaseException:
@@ -180,11 +195,11 @@ class SqliteStore(BacklogStore):
     def _put_file(self, put: Put, payload: PendingPayload) -> None:
         try:
             if isinstance(payload, FilePayload):
-                payload.flush()
+                payload.flush(put.entry)
                 payload.keep()
             else:
                 self._ballast.hold()
-                self._files.write(put.entry.sequence, payload.buffer)
+                self._files.write(put.entry, payload.buffer)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
             put.on_stored(storage_error(f"store the payload of message {put.entry.message_id!r}", error))
         else:
@@ -328,7 +343,9 @@ class SqliteStore(BacklogStore):
                     raise StorageError("The backlog's store is not open.")
                 return self._reader.execute(query, values).fetchall()
         except sqlite3.Error as error:
-            raise storage_error("read from the backlog", error) from error
+            mapped = storage_error("read from the backlog", error)
+            mapped.retryable = not sqlite_salvage.is_damage(error)
+            raise mapped from error
 
 
 def create(folder: Path, limits: StoreLimits) -> SqliteStore:

@@ -119,7 +119,7 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
         " put_at, failure IS NOT NULL FROM entries ORDER BY sequence"
     ):
         entry = _entry(*fields)
-        is_whole = entry.size_bytes <= INLINE_MAX_BYTES or sizes_bytes.pop(entry.sequence, -1) == entry.size_bytes
+        is_whole = entry.size_bytes <= INLINE_MAX_BYTES or sizes_bytes.pop(entry.sequence, -1) >= entry.size_bytes
         if not is_whole and not has_failure:
             damaged.append(entry)
             repairs.append(f"The payload of {entry.stream}/{entry.message_id!r} is damaged: it is a dead letter now.")

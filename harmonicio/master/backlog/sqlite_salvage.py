@@ -1,0 +1,182 @@
+"""A damaged index is replaced by a new one with all that can still be read of it, and of the payload files.
+
+    damaged index ──rows that can be read──┐
+    payload files without a row ──labels───┴► rebuilt.part ──► rebuilt.sqlite ──► backlog.sqlite
+                └── no label: quarantine/<n>/       damaged index: quarantine/<n>/
+
+Rules:
+
+- Nothing is thrown away: what cannot be read is put aside in ``quarantine``, for people to look at.
+- It is the only place where a file without a row is adopted. So a message that was finished just before may be
+  processed once more, which is better than one that is lost.
+- A rebuilt index counts from its renaming on; a start that finds one puts it in its place. A crash at any point before
+  leaves the damaged index, and the next start begins anew.
+- An index that cannot be read because of the disk (EIO) or the user's rights is not damaged: that is an error.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from harmonicio.master.backlog import sqlite_schema
+from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
+
+#: Larger indexes are not read through at the start: damage in them shows when it is met.
+CHECKED_MAX_BYTES = 256 * 1024**2
+_DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_SUFFIXES = ("", "-wal", "-shm")
+#: So many ranges of rows are tried, and so many in a row without a success; damage beyond that is given up.
+_MAX_RANGES = 20_000
+_MAX_FAILURES = 300
+_MAX_KEY = 2**48
+#: The tables with their keys, in the order of their columns.
+_TABLES = {"entries": "sequence", "payloads": "sequence", "finished": "number", "shed": "number"}
+
+
+class DamagedIndex(Exception):
+    """The index is not what was written; says what was found."""
+
+
+def check(connection: sqlite3.Connection, index: Path, files: PayloadFiles) -> None:
+    """Look whether an open index is whole.
+
+    Raises:
+        DamagedIndex: it is not, or it is empty although there are payloads.
+        sqlite3.Error: it cannot be read.
+    """
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    if version == 0 and files.sizes_bytes():
+        raise DamagedIndex("it is empty, or was missing, although there are payloads")
+    if version and index.stat().st_size <= CHECKED_MAX_BYTES:
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found != "ok":
+            raise DamagedIndex(found.replace("\n", " "))
+
+
+@contextmanager
+def telling_damage() -> Iterator[None]:
+    """Raise ``DamagedIndex`` for what SQLite says of an index that is not what was written."""
+    try:
+        yield
+    except sqlite3.DatabaseError as error:
+        if is_damage(error):
+            raise DamagedIndex(str(error)) from error
+        raise
+
+
+def is_damage(error: sqlite3.Error) -> bool:
+    """Whether an error means that the index is not what was written; reading it again would not help."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    return code in _DAMAGE or "no such table" in str(error) or "no such column" in str(error)
+
+
+def take_place(index: Path) -> None:
+    """Put a rebuilt index into its place, if there is one. Raises OSError."""
+    rebuilt = index.with_name("rebuilt.sqlite")
+    if rebuilt.exists():
+        for suffix in _SUFFIXES[1:]:
+            index.with_name(index.name + suffix).unlink(missing_ok=True)
+        os.replace(rebuilt, index)
+        sync_folder(index.parent)
+
+
+def rebuild(index: Path, files: PayloadFiles, why: str) -> list[str]:
+    """Replace a damaged index; return what was done, in sentences.
+
+    Raises:
+        OSError, sqlite3.Error: the disk does not take it; the damaged index is left as it is.
+    """
+    aside = _put_aside(index)
+    part = index.with_name("rebuilt.part")
+    part.unlink(missing_ok=True)
+    with closing(sqlite3.connect(part, isolation_level=None)) as new:
+        new.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        sqlite_schema.prepare(new)
+        new.execute("BEGIN")
+        counts = {table: _copy(aside / index.name, new, table) for table in _TABLES}
+        adopted, unknown = _adopt(new, files, aside)
+        new.execute("COMMIT")
+    os.replace(part, index.with_name("rebuilt.sqlite"))
+    sync_folder(index.parent)
+    take_place(index)
+    return [
+        f"The index was damaged ({why}) and was made anew: {counts['entries']} messages and dead letters and "
+        f"{counts['finished']} finished ids were read from it, {adopted} messages were adopted from their payload "
+        f"files, {unknown} payload files told nothing. What was damaged lies in {aside}."
+    ]
+
+
+def _put_aside(index: Path) -> Path:
+    """Copy the names of the damaged files into a folder of their own, and flush that."""
+    quarantine = index.with_name("quarantine")
+    quarantine.mkdir(mode=0o700, exist_ok=True)
+    aside = quarantine / str(
+        1 + max((int(each.name) for each in quarantine.iterdir() if each.name.isdigit()), default=0)
+    )
+    aside.mkdir(mode=0o700)
+    for suffix in _SUFFIXES:
+        with suppress(FileNotFoundError):
+            os.link(index.with_name(index.name + suffix), aside / (index.name + suffix))
+    for folder in (aside, quarantine, index.parent):
+        sync_folder(folder)
+    return aside
+
+
+def _copy(damaged: Path, new: sqlite3.Connection, table: str) -> int:
+    """Copy the rows of a table that can be read; return how many."""
+    count = 0
+    try:
+        with closing(sqlite3.connect(damaged, isolation_level=None)) as old:
+            old.text_factory = lambda raw: raw.decode("utf-8", "replace")
+            for row in _rows(old, table):
+                marks = ", ".join("?" * len(row))
+                with suppress(sqlite3.IntegrityError):
+                    new.execute(f"INSERT INTO {table} VALUES ({marks})", row)
+                    count += 1
+    except sqlite3.DatabaseError:
+        return count  # Nothing more can be read of it.
+    return count
+
+
+def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
+    """Yield what can be read: ranges of rows, halved wherever one cannot be."""
+    key = _TABLES[table]
+    old.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    ranges = [(0, _MAX_KEY)]
+    failures = 0
+    for _ in range(_MAX_RANGES):
+        if not ranges or failures > _MAX_FAILURES:
+            return
+        first, end = ranges.pop()
+        try:
+            rows = old.execute(f"SELECT * FROM {table} WHERE {key} >= ? AND {key} < ?", (first, end)).fetchall()
+        except sqlite3.DatabaseError:
+            failures += 1
+            if end - first > 1:
+                middle = (first + end) // 2
+                ranges += [(middle, end), (first, middle)]
+            continue
+        failures = 0 if rows else failures
+        yield from rows
+
+
+def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[int, int]:
+    """Give a row to each payload file that has none and says whose it is; put the others aside."""
+    known = {sequence for (sequence,) in new.execute("SELECT sequence FROM entries")}
+    adopted = unknown = 0
+    for sequence in sorted(files.sizes_bytes().keys() - known):
+        entry = files.label(sequence)
+        if entry is None or entry.sequence != sequence:
+            files.put_aside(sequence, aside)
+            unknown += 1
+            continue
+        ids = (entry.stream, entry.message_id)
+        if not new.execute("SELECT 1 FROM finished WHERE stream = ? AND message_id = ?", ids).fetchall():
+            new.execute(sqlite_schema.INSERT_ENTRY, sqlite_schema.entry_row(entry, None))
+            adopted += 1
+    return adopted, unknown

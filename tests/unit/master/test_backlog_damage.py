@@ -1,0 +1,208 @@
+"""Damage at rest: a broken index is made anew from what can be read, what is damaged is put aside, all else served."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from benches import forks
+from benches.disk_calls import Call, Watch, watch_disk
+from harmonicio.core.errors import StorageError
+from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.backlog_store_suite import OpenStore
+
+LIMITS = StoreLimits(hot_cache_bytes=0)
+LARGE, SMALL = 100_000, 3_000
+PAGE_BYTES = 4096
+
+
+def payload_of(number: int) -> bytes:
+    return random.Random(number).randbytes(LARGE if number % 2 else SMALL)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A closed store: 40 messages that wait, every other one in a file; two dead letters; three finished."""
+    opened = OpenStore(SqliteStore(tmp_path / "backlog", LIMITS))
+    entries = [
+        opened.put(number, payload_of(number), section=b"\x81\xa1a\x01", priority=number) for number in range(45)
+    ]
+    for entry in entries[:3]:
+        opened.finish(entry)
+    for entry in entries[3:5]:
+        opened.bury(entry)
+    opened.store.close()
+    return tmp_path / "backlog"
+
+
+@pytest.fixture
+def open_store(folder: Path) -> Iterator[Callable[[], OpenStore]]:
+    opened: list[OpenStore] = []
+
+    def open_store() -> OpenStore:
+        for each in opened:
+            each.store.close()
+        opened.append(OpenStore(SqliteStore(folder, LIMITS)))
+        return opened[-1]
+
+    yield open_store
+    for each in opened:
+        each.store.close()
+
+
+def served(opened: OpenStore) -> list[int]:
+    """Return the messages that are read as they were put; what cannot be read is called damaged, never wrong."""
+    found = []
+    for entry in opened.recovery.entries:
+        try:
+            assert opened.read(entry) == payload_of(entry.sequence)
+        except StorageError as error:
+            assert not error.retryable
+        else:
+            assert (entry.message_id, entry.section) == (f"m{entry.sequence}", b"\x81\xa1a\x01")
+            found.append(entry.sequence)
+    return found
+
+
+def change(path: Path, offset: int, data: bytes) -> None:
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(data)
+
+
+def test_the_header_of_the_index_is_gone_and_all_large_messages_are_adopted(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+    opened = open_store()
+    # Without the header not one row can be read; files of finished and dead ones are gone or wait again.
+    assert served(opened) == list(range(3, 45, 2))
+    assert [entry.priority for entry in opened.recovery.entries] == list(range(3, 45, 2))
+    (repair,) = opened.recovery.repairs
+    assert "made anew" in repair and "21 messages were adopted" in repair
+    assert (folder / "quarantine" / "1" / "backlog.sqlite").read_bytes()[:4] == b"\xff" * 4
+    opened = open_store()
+    assert len(opened.recovery.entries) == 21 and opened.recovery.repairs == ()
+    opened.put(100, b"goes on")
+
+
+def test_an_index_that_is_missing_or_empty_loses_no_payload_file(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    os.truncate(folder / "backlog.sqlite", 0)
+    assert served(open_store()) == list(range(3, 45, 2))
+
+
+def test_wherever_a_page_of_the_index_is_damaged_the_rest_is_served(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    index = folder / "backlog.sqlite"
+    whole = index.read_bytes()
+    chance = random.Random(7)
+    rebuilt = 0
+    for page in range(1, len(whole) // PAGE_BYTES, 2):
+        index.write_bytes(whole)
+        for suffix in ("-wal", "-shm"):
+            index.with_name(index.name + suffix).unlink(missing_ok=True)
+        change(index, page * PAGE_BYTES, chance.randbytes(PAGE_BYTES))
+        opened = open_store()
+        dead = [entry.sequence for entry in opened.recovery.dead]
+        found = served(opened)
+        rebuilt += any("made anew" in repair for repair in opened.recovery.repairs)
+        assert {*range(5, 45, 2)} <= {*found, *dead}, page  # What is in files is never lost.
+        assert len(found) >= 20, page
+        opened.store.close()
+    assert rebuilt > 5
+
+
+def test_bits_that_flip_in_the_index_never_make_a_wrong_payload(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    index = folder / "backlog.sqlite"
+    whole = index.read_bytes()
+    chance = random.Random(11)
+    for _ in range(8):
+        damaged = bytearray(whole)
+        damaged[chance.randrange(len(damaged))] ^= 1 << chance.randrange(8)
+        index.write_bytes(damaged)
+        opened = open_store()
+        for entry in opened.recovery.entries:
+            try:
+                assert opened.read(entry) in (payload_of(number) for number in range(45))
+            except StorageError as error:
+                assert not error.retryable
+        opened.store.close()
+
+
+def test_a_payload_file_that_tells_nothing_is_put_aside_when_the_index_is_lost(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    (path,) = folder.glob("payloads/*/7.bin")
+    os.truncate(path, 50_000)
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+    opened = open_store()
+    assert served(opened) == [3, 5, *range(9, 45, 2)]
+    assert (folder / "quarantine" / "1" / "7.bin").stat().st_size == 50_000
+
+
+@pytest.mark.parametrize("point", ["rename", "link", "mkdir", "sync", "write", "unlink"])
+def test_a_crash_amid_making_the_index_anew_loses_nothing(
+    folder: Path, open_store: Callable[[], OpenStore], point: str
+) -> None:
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+
+    class DieAt(Watch):
+        seen = 0
+
+        def before(self, call: Call) -> int:
+            if call.name.endswith(f".{point}"):
+                DieAt.seen += 1
+                if DieAt.seen == number:
+                    os._exit(9)
+            return 0
+
+    def rebuild() -> None:
+        watch_disk(folder, DieAt())
+        SqliteStore(folder, LIMITS).recover()
+        os._exit(0)
+
+    number = 1
+    while forks.run(rebuild) == 9:
+        number += 1
+        assert number < 100
+    assert served(open_store()) == list(range(3, 45, 2))
+
+
+def test_a_start_says_what_it_has_found_also_when_all_is_well(folder: Path) -> None:
+    def started() -> tuple[str, ...]:
+        backlog = Backlog(SqliteStore(folder, LIMITS))
+        backlog.close()
+        return backlog.recovered
+
+    counted = "At its start the backlog had {} messages, {} dead letters and {} ids of finished messages; {}."
+    assert started() == (counted.format(40, 2, 3, "nothing had to be repaired"),)
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+    summary, repair = started()
+    assert summary == counted.format(21, 0, 0, "1 things were repaired") and "made anew" in repair
+    assert started() == (counted.format(21, 0, 0, "nothing had to be repaired"),)
+
+
+def test_a_disk_that_cannot_be_read_is_an_error_and_not_damage(folder: Path) -> None:
+    class CannotRead(Watch):
+        def before(self, call: Call) -> int:
+            return errno.EIO if call.name == "index.read" else 0
+
+    def start() -> None:
+        watch_disk(folder, CannotRead())
+        with pytest.raises(StorageError, match="open the backlog"):
+            SqliteStore(folder, LIMITS).recover()
+
+    assert forks.run(start) == 0
+    assert not (folder / "quarantine").exists()
