@@ -89,8 +89,8 @@ fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its ow
 
 # With SEED alone, that seed with a trace; with RUNS, so many seeds from SEED (1) on.
 .PHONY: simulate
-simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=
-	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS)
+simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=, PLANT=
+	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS) $(if $(PLANT),--plant $(PLANT))
 .PHONY: fill-disk
 fill-disk: install ## 400 MB sent to a master whose backlog has a disk of 200 MB, and what was counted
 	FILL_DISK=full $(BIN)/python -m pytest -q -s tests/system/test_system_full_disk.py

@@ -13,7 +13,7 @@ Rules, each of which is a violation when it is broken:
 - What its source was told last agrees with where it is found.
 - Handlers and tiers get the bytes that were sent; where a source has sent others under the same id, either of them.
 - A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
-  an attempt was cut short between its effect and its answer may be dead and have its one effect.
+  an attempt was cut short between its effect and its answer may be dead or shed and have its one effect.
 - One that its source has sent again under its id may be dead and processed: engines do not know of dead letters.
 - A dead letter keeps the bytes that were sent.
 - Nothing is found that was never sent. Gauges are zero at the end.
@@ -146,7 +146,7 @@ class Auditor:
         faults = []
         places = [state for state in STATES for _ in range(account.found[state])]
         may_be_both = account.is_cut_short or account.offers > 1 or account.other_digests
-        if may_be_both and places == [PROCESSED, DEAD] and account.effects == 1:
+        if may_be_both and places in ([PROCESSED, DEAD], [PROCESSED, SHED]) and account.effects == 1:
             return faults
         if len(places) > 1:
             faults.append(f"is in more than one place: {', '.join(places)}")

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from benches.auditor import DEAD, PROCESSED, WAITING
+from benches.auditor import DEAD, PROCESSED, SHED, WAITING
 from harmonicio.master.backlog.entry import Entry, State
 from simulation.effects import digest_of
 
-UNFINISHED = (State.STORING, State.READY, State.DELAYED, State.RESERVED, State.SETTLING)
+FINISHED = (State.DEAD, State.GONE)
 
 
 def _backlog(world: Any) -> Any:
@@ -34,7 +34,7 @@ def what_is_left(world: Any) -> Iterator[str]:
         yield "the master does not run"
         return
     for entry in _entries(_backlog(world)):
-        if entry.state in UNFINISHED:
+        if entry.state not in FINISHED:
             yield f"message {entry.message_id!r} of {entry.stream} is {entry.state.name} at the master"
     for engine, daemon in _daemons(world):
         if daemon._slots.in_use:
@@ -56,6 +56,11 @@ def audit(world: Any) -> None:
     for name in world.effects.rows:
         auditor.found(name, PROCESSED)
     world.effects.audit()
+    for record in world.master.disk.stable.shed:
+        auditor.found(record.message_id, SHED)
+        if record.message_id in world.effects.rows:
+            # An engine had it before, and was not heard any more; what the master still gives out is not shed.
+            auditor.cut_short(record.message_id)
     dead_bytes = 0
     for entry in _entries(backlog):
         auditor.found(entry.message_id, DEAD if entry.state is State.DEAD else WAITING)

@@ -172,7 +172,7 @@ def _slow_disk(world: Any, chance: random.Random, lasts_s: float) -> End:
     master.sync_s = (0.05, chance.choice((0.3, 3.0)))
 
     def end() -> None:
-        master.sync_s = master.GOOD_SYNC_S
+        master.sync_s = world.plan.sync_s
 
     return end
 

@@ -1,10 +1,13 @@
 """Counts what happened inside the product: moves of the ledger, ends of reservations and leases, states of engines.
 
-Wraps methods of the product while a simulation runs; changes nothing.
+Wraps methods of the product while a simulation runs; changes nothing. What the drawings of the product allow is written
+down here a second time, on purpose: a move of the ledger that is not drawn is a violation, and in a long simulation
+everything that is drawn must have happened.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +16,96 @@ from harmonicio.master.backlog.stream_book import StreamBook
 from harmonicio.master.directory import Directory
 from harmonicio.master.leases import LeaseTable
 from harmonicio.stream_connector.dispatch import Dispatch
+from simulation.faults import KINDS
+
+#: The drawing in :mod:`harmonicio.master.backlog.entry`.
+LEDGER_MOVES = frozenset(
+    {
+        "STORING -> READY",
+        "STORING -> DELAYED",
+        "STORING -> DEAD",
+        "STORING -> GONE",
+        "READY -> RESERVED",
+        "READY -> DEAD",
+        "READY -> SHEDDING",
+        "DELAYED -> READY",
+        "DELAYED -> DEAD",
+        "DELAYED -> SHEDDING",
+        "RESERVED -> READY",
+        "RESERVED -> DELAYED",
+        "RESERVED -> SETTLING",
+        "RESERVED -> DEAD",
+        "SETTLING -> GONE",
+        "SHEDDING -> GONE",
+    }
+)
+#: Moves that are legal, and that no schedule brings about often enough to be asked for.
+SELDOM = frozenset({"STORING -> DELAYED", "DELAYED -> DEAD", "DELAYED -> SHEDDING"})
+EXPECTED = (
+    *(f"ledger {move}" for move in sorted(LEDGER_MOVES - SELDOM)),
+    *(
+        f"delivery {move}"
+        for move in (
+            "waiting -> in_flight",
+            "in_flight -> waiting",
+            "in_flight -> done",
+            "in_flight -> stored",
+            "in_flight -> rejected",
+            "waiting -> rejected",
+            "stored -> done",
+            "stored -> failed",
+        )
+    ),
+    *(
+        f"engine {move}"
+        for move in (
+            "unknown -> starting",
+            "starting -> idle",
+            "starting -> busy",
+            "starting -> lost",
+            "idle -> busy",
+            "idle -> draining",
+            "idle -> lost",
+            "busy -> idle",
+            "busy -> draining",
+            "busy -> lost",
+            "lost -> idle",
+        )
+    ),
+    *(
+        f"reservation ended: {kind}"
+        for kind in (
+            "done",
+            "failed",
+            "not taken",
+            "no room at the engine",
+            "cannot be processed",
+            "its connection ended",
+            "expired",
+            "late",
+        )
+    ),
+    *(
+        f"lease ended: {kind}"
+        for kind in ("released", "expired", "its engine went away", "its source does not know it", "revoked")
+    ),
+    "a connection timed out by itself",
+    "a frame was torn",
+    "a payload was received into a file",
+    "a request of the control plane was lost",
+    "an answer of the control plane was lost",
+    "a request of the control plane came twice",
+    "writes that a crash of the master lost",
+    "engine killed by its controller",
+    "fault: a connection is cut, and one end hears of it later",
+    "fault: a stored payload is damaged",
+    *(f"fault: {kind}" for kind in KINDS),
+)
+
+
+def missing(hits: Counter[str]) -> list[str]:
+    """Return what is drawn and has not happened."""
+    return [each for each in EXPECTED if not hits[each]]
 
 
 class Hits:
@@ -56,8 +149,11 @@ class Hits:
         world = self._world
 
         def move(book: Any, entry: Any, state: Any) -> Any:
-            world.hits[f"ledger {entry.state.name} -> {state.name}"] += 1
-            world.note(f"{entry.message_id!r} in the ledger: {entry.state.name} -> {state.name}")
+            what = f"{entry.state.name} -> {state.name}"
+            world.hits[f"ledger {what}"] += 1
+            world.note(f"{entry.message_id!r} in the ledger: {what}")
+            if what not in LEDGER_MOVES and entry.state is not state:
+                world.violations.append(f"message {entry.message_id!r} went {what} in the ledger, which is not drawn")
             return real(book, entry, state)
 
         return move

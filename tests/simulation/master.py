@@ -88,8 +88,6 @@ class MasterHost:
         is_ending: It was told to end.
     """
 
-    GOOD_SYNC_S = (0.0005, 0.004)
-
     def __init__(self, world: Any, host: Host, options: dict[str, Any], backlog_bytes: int, key: str) -> None:
         self._world = world
         self.host = host
@@ -98,7 +96,7 @@ class MasterHost:
         self.records = Records(key)
         loop = host.loop
         self.disk = Disk(loop.after, lambda: loop.random.uniform(*self.sync_s))
-        self.sync_s = self.GOOD_SYNC_S
+        self.sync_s = world.plan.sync_s
         self.process: Process | None = None
         self.service: MasterService | None = None
         self.starts = 0

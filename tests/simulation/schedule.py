@@ -10,7 +10,7 @@ import random
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from harmonicio.core.stream import StreamDeclaration
+from harmonicio.core.stream import REFUSE, SHED, StreamDeclaration
 
 KIB, MIB = 1024, 1024**2
 #: What every schedule has at least.
@@ -30,6 +30,8 @@ class Deed(StrEnum):
 FOR_EVER = 1_000_000
 #: How many messages are sent once more under their id, or others under theirs.
 AGAIN_SHARE = 0.03
+#: How many faults begin while messages are sent; the others begin at any time.
+BUSY_SHARE = 0.6
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,7 @@ class Schedule:
     orphan_after_s: float
     engine_start_s: tuple[float, float]
     preemption: float
+    sync_s: tuple[float, float]
     awaits_results: bool
     faults_until_s: float
     wall_offsets_s: dict[str, float] = field(default_factory=dict)
@@ -114,7 +117,7 @@ def draw(seed: int, kinds: dict[str, float], *, faults: bool = True) -> Schedule
         streams=streams,
         sources=sources,
         messages=messages,
-        faults=_draw_faults(chance, kinds, faults_until_s) if faults and kinds else (),
+        faults=_draw_faults(chance, kinds, spread_s + 3.0, faults_until_s) if faults and kinds else (),
         backlog_bytes=chance.choice((2 * MIB, 3 * MIB, 64 * MIB)),
         connector_bytes=chance.choice((64 * KIB, MIB, 64 * MIB)),
         payload_budget_bytes=chance.choice((256 * KIB, MIB, 64 * MIB)),
@@ -122,6 +125,7 @@ def draw(seed: int, kinds: dict[str, float], *, faults: bool = True) -> Schedule
         orphan_after_s=chance.choice((5.0, 30.0, 120.0)),
         engine_start_s=(0.05, chance.choice((0.2, 2.0))),
         preemption=chance.choice((0.0, 0.0, 0.02, 0.2)),
+        sync_s=chance.choice(((0.0005, 0.004), (0.005, 0.1))),
         awaits_results=chance.random() < 0.7,
         faults_until_s=faults_until_s,
     )
@@ -139,6 +143,7 @@ def _draw_streams(chance: random.Random, engines: int) -> tuple[StreamDeclaratio
         max_message_bytes=chance.choice((150 * KIB, 64 * MIB)),
         memory_payload_max_bytes=chance.choice((32 * KIB, 64 * MIB)),
         prefetch_s=chance.choice((0.0, 0.1, 1.0)),
+        when_full=chance.choice((REFUSE, REFUSE, SHED)),
     )
     if chance.random() < 0.7:
         return (first,)
@@ -205,13 +210,15 @@ def _draw_message(
     )
 
 
-def _draw_faults(chance: random.Random, kinds: dict[str, float], until_s: float) -> tuple[Fault, ...]:
+def _draw_faults(
+    chance: random.Random, kinds: dict[str, float], busy_until_s: float, until_s: float
+) -> tuple[Fault, ...]:
     count = MIN_FAULTS + chance.randrange(6)
     names, weights = list(kinds), list(kinds.values())
     return tuple(
         Fault(
             chance.choices(names, weights)[0],
-            chance.uniform(0.5, until_s),
+            chance.uniform(0.5, busy_until_s if chance.random() < BUSY_SHARE else until_s),
             chance.choice((0.05, 0.5, 2.0, 8.0, 25.0, 45.0)) * chance.uniform(0.5, 1.5),
             chance.randrange(2**32),
         )

@@ -11,7 +11,7 @@ import logging
 from collections import Counter
 from typing import Any
 
-from benches.auditor import DEAD, PROCESSED, Auditor
+from benches.auditor import DEAD, PROCESSED, SHED, Auditor
 from harmonicio.stream_connector import delivery as deliveries
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from simulation import engine, stage, worker
@@ -29,6 +29,8 @@ from simulation.schedule import Planned, Schedule
 from simulation.worker import EngineHandle, WorkerHost
 
 REST_WITHIN_S = 900.0
+#: For releases, reports and outcomes that are under way when all is at rest.
+LAST_WORDS_S = 5.0
 MASTER = "m"
 
 
@@ -50,6 +52,7 @@ class World:
         loop.preemption = plan.preemption
         self.hits: Counter[str] = Counter()
         self.trace: list[str] = []
+        self.violations: list[str] = []
         self.is_traced = is_traced
         self._plant = plant
         self.network = Network(loop)
@@ -140,7 +143,8 @@ class World:
                 self.auditor.told_safe(name, "done")
             self.auditor.told_end(name, PROCESSED)
         elif state is DeliveryState.FAILED:
-            self.auditor.told_end(name, DEAD)
+            is_shed = outcome is not None and outcome.failure is not None and outcome.failure.error_type == "Shed"
+            self.auditor.told_end(name, SHED if is_shed else DEAD)
         self.sources[self.planned[name].source].told(delivery)
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -181,11 +185,16 @@ class World:
         self.faults.end_all()
         until = self.loop.now + REST_WITHIN_S
         is_over = self.loop.run(self._is_over, until)
-        violations = [] if is_over else [f"it does not come to rest: {each}" for each in what_is_left(self)]
+        violations = (
+            self.violations if is_over else [f"it does not come to rest: {each}" for each in what_is_left(self)]
+        )
         if is_over:
-            self.loop.run(lambda: False, self.loop.now + 5.0)  # The last words: releases, reports, outcomes.
+            self.loop.run(lambda: False, self.loop.now + LAST_WORDS_S)
+            # Leases that nobody could give back end with their term.
+            leases = self.master.service.master._state.leases
+            self.loop.run(lambda: not len(leases), self.loop.now + self.plan.lease_term_s + 1.0)
             audit(self)
-            violations += self.auditor.violations()
+            violations = violations + self.auditor.violations()
         return violations + [f"an error of ours: {each}" for each in self.loop.bugs]
 
     def _is_over(self) -> bool:
