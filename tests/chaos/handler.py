@@ -22,5 +22,7 @@ def look(message, *, journal: str):
         time.sleep(3600.0)
     if behaviour == "raise" or (behaviour == "raise once" and message.attempt == 1):
         raise ValueError("this one cannot be read")
+    if behaviour == "emit":
+        message.emit(f"emitted for {message.id}".encode(), stream="notes", metadata={"seconds": 0.01})
     time.sleep(message.metadata["seconds"])
     return {"focus": int(digest[:2], 16) / 255}

@@ -1,6 +1,7 @@
 """What sources and handlers write down while they run, one JSON line for each thing that they saw.
 
     source    {"sent": id, "stream": …, "digest": …}      before it is offered to the connector
+              {"kept": id}                                `send` returned, so that it is in the spool
               {"safe": id, "how": "done" or "stored"}     the connector called it safe
               {"end": id, "state": …, "text": …}          its final outcome: processed, dead, rejected, expired
     handler   {"handled": id, "digest": …, "attempt": …, "pid": …}

@@ -21,7 +21,7 @@ KB, MB = 1000, 1000**2
 #: Sizes in bytes, from and to, and how many of a hundred messages have them.
 _SIZES = ((KB, 20 * KB, 60), (20 * KB, 200 * KB, 30), (200 * KB, MB, 8), (MB, 4 * MB, 2))
 #: Every so many messages of a stream one is of this kind; the numbers are such that short runs have some of each.
-_KILLS_EVERY, _ENDLESS_EVERY, _UNSCORED_EVERY = 401, 1201, 31
+_KILLS_EVERY, _ENDLESS_EVERY, _UNSCORED_EVERY, _EMITS_EVERY = 401, 1201, 31, 7
 _FAILS_ALWAYS_EVERY, _FAILS_ONCE_EVERY = 67, 13
 
 
@@ -37,6 +37,16 @@ class Offer:
 
     def payload(self) -> bytes:
         return random.Random(self.message_id).randbytes(self.size_bytes)
+
+    @property
+    def emits(self) -> bool:
+        """Whether its handler emits one message into :data:`NOTES`."""
+        return self.metadata.get("behaviour") == "emit"
+
+
+def emitted(parent: str) -> tuple[str, bytes]:
+    """Return id and payload of what the handler emits for a message."""
+    return f"{parent}/0", f"emitted for {parent}".encode()
 
 
 def offer(seed: int, source: str, number: int) -> Offer:
@@ -57,9 +67,13 @@ def digest_of(payload: bytes) -> str:
 
 def _behaviour(stream: str, number: int) -> dict[str, str]:
     """Return how the handler treats the stream's message of this number; the first of each kind come early."""
-    rows = (
-        (("kill", _KILLS_EVERY, 20), ("endless", _ENDLESS_EVERY, 40), ("raise", _UNSCORED_EVERY, 5))
-        if stream == PLATES
-        else (("raise", _FAILS_ALWAYS_EVERY, 10), ("raise once", _FAILS_ONCE_EVERY, 3), ("kill", _KILLS_EVERY, 30))
-    )
-    return next(({"behaviour": name} for name, every, first in rows if number % every == first), {})
+    rows = {
+        PLATES: (
+            ("kill", _KILLS_EVERY, 20),
+            ("endless", _ENDLESS_EVERY, 40),
+            ("raise", _UNSCORED_EVERY, 5),
+            ("emit", _EMITS_EVERY, 2),
+        ),
+        NOTES: (("raise", _FAILS_ALWAYS_EVERY, 10), ("raise once", _FAILS_ONCE_EVERY, 3), ("kill", _KILLS_EVERY, 30)),
+    }
+    return next(({"behaviour": name} for name, every, first in rows[stream] if number % every == first), {})

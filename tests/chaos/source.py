@@ -1,11 +1,13 @@
 """A source process of the load: sends at a steady rate, and writes down what it was told.
 
-    python -m chaos.source NAME SEED RATE FOLDER [--proxies]
+    python -m chaos.source NAME SEED RATE FOLDER [--proxies] [--spool]
 
 Started again after a kill, it finds in its own journal what it never heard to be safe, and sends that again first, with
-the same ids. It sends until the file ``stop`` is there, waits until the outcome of every message is known, and ends
-with 0; with 3 when that takes longer than :data:`SETTLE_WITHIN_S`. SIGTERM makes it close its connectors and end,
-with 4 when some messages were not safe by then.
+the same ids. With ``--spool`` what `send` has returned for is the spool's to send again.
+
+It sends until the file ``stop`` is there, waits until the outcome of every message is known, and ends with 0; with 3
+when that takes longer than :data:`SETTLE_WITHIN_S`. SIGTERM makes it close its connectors and end, with 4 when some
+messages were neither safe nor in a spool by then.
 
 With ``--proxies`` all its data connections go through fault proxies, to which orders on standard input apply:
 ``impair {"delay_s": 0.2}``, ``heal``, ``cut``, ``reset``.
@@ -69,7 +71,10 @@ class Notes:
             return len(self._unsafe)
 
     def sent(self, what: Offer, number: int, digest: str) -> None:
-        self._journal.write(sent=what.message_id, number=number, stream=what.stream, digest=digest)
+        self._journal.write(sent=what.message_id, number=number, stream=what.stream, digest=digest, emits=what.emits)
+
+    def kept(self, what: Offer) -> None:
+        self._journal.write(kept=what.message_id)
 
     def add(self, delivery: Delivery) -> None:
         with self._lock:
@@ -102,7 +107,7 @@ class Notes:
 
 
 def offers(journal: Path, seed: int, name: str) -> Iterator[tuple[Offer, int, bool]]:
-    """Yield what was sent and never heard to be safe, then new messages; each with its number and whether it is new."""
+    """Yield what was sent and is neither safe nor in a spool, then new messages; each with its number and newness."""
     unheard: dict[str, int] = {}
     newest = -1
     for line in journals.read(journal):
@@ -110,7 +115,7 @@ def offers(journal: Path, seed: int, name: str) -> Iterator[tuple[Offer, int, bo
             unheard[line["sent"]] = line["number"]
             newest = max(newest, line["number"])
         else:
-            unheard.pop(line.get("safe", ""), None)
+            unheard.pop(line.get("safe") or line.get("kept", ""), None)
     yield from ((offer(seed, name, number), number, False) for number in unheard.values())
     yield from ((offer(seed, name, number), number, True) for number in count(newest + 1))
 
@@ -137,10 +142,11 @@ class Proxies(Detour):
 class Source:
     """One source process."""
 
-    def __init__(self, name: str, seed: int, rate: float, folder: Path, *, has_proxies: bool) -> None:
+    def __init__(self, name: str, seed: int, rate: float, folder: Path, *, has_proxies: bool, has_spool: bool) -> None:
         self._name, self._seed, self._pause_s = name, seed, 1 / rate
         self._path, self._stop = folder / f"source-{name}.jsonl", folder / "stop"
         self._proxies: dict[Address, FaultProxy] | None = {} if has_proxies else None
+        self._spool = folder / f"spool-{name}" if has_spool else None
         self._proxies_lock = threading.Lock()
         self._is_told_to_end = threading.Event()
         self._is_over = threading.Event()
@@ -154,19 +160,24 @@ class Source:
             looking = threading.Thread(target=self._look, args=(notes,))
             looking.start()
             try:
-                with ExitStack() as connectors:
-                    self._send_all({each: connectors.enter_context(self._connect(each)) for each in STREAMS}, notes)
+                with ExitStack() as stack:
+                    connectors = {each: stack.enter_context(self._connect(each)) for each in STREAMS}
+                    self._send_all(connectors, notes)
                     self._settle(notes)
+                    spooled = sum(each.close() for each in connectors.values())
             except UndeliveredError as error:
+                spooled = 0
                 _log.warning("%s", error)
             finally:
                 self._is_over.set()
                 looking.join()
-            return 4 if notes.unsafe else 3 if notes.left and not self._is_told_to_end.is_set() else 0
+            if self._is_told_to_end.is_set():
+                return 4 if notes.unsafe and self._spool is None else 0
+            return 3 if notes.left or spooled else 0
 
     def _connect(self, stream: str) -> StreamConnector:
         if self._proxies is None:
-            return StreamConnector(stream=stream)
+            return StreamConnector(stream=stream, spool=self._spool)
         settings = load_settings()
         client = MasterClient(settings.master.url, read_token(settings, (Role.SOURCE,)))
         return StreamConnector(stream=stream, client=Proxies(client, self._proxies, self._proxies_lock))
@@ -177,7 +188,10 @@ class Source:
                 return
             payload = each.payload()
             notes.sent(each, number, digest_of(payload))
-            notes.add(self._send(connectors[each.stream], each, payload))
+            delivery = self._send(connectors[each.stream], each, payload)
+            if self._spool is not None:
+                notes.kept(each)
+            notes.add(delivery)
             self._is_told_to_end.wait(self._pause_s)
 
     def _send(self, connector: StreamConnector, each: Offer, payload: bytes) -> Delivery:
@@ -213,9 +227,10 @@ def main() -> None:
     parser.add_argument("rate", type=float)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--proxies", action="store_true")
+    parser.add_argument("--spool", action="store_true")
     given = parser.parse_args()
-    source = Source(given.name, given.seed, given.rate, given.folder, has_proxies=given.proxies)
-    sys.exit(source.run())
+    options = {"has_proxies": given.proxies, "has_spool": given.spool}
+    sys.exit(Source(given.name, given.seed, given.rate, given.folder, **options).run())
 
 
 if __name__ == "__main__":

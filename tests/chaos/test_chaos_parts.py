@@ -17,7 +17,7 @@ from chaos.load import NOTES, PLATES, digest_of, offer
 from chaos.plan import KINDS, LIVES_FROM, LONG_FREEZE_S, LONG_LIVED, RECOVERY_S, Plan, make_plan
 from chaos.source import offers
 from chaos.verdict import Books
-from chaos.watch import Life, Sample, growth_of
+from chaos.watch import MAX_FILES_PER_MIN, Life, Sample, growth_of
 
 SEEDS = range(20)
 
@@ -83,13 +83,13 @@ def test_a_message_of_the_load_is_the_same_when_it_is_sent_again() -> None:
     assert offer(6, "s1", 17).payload() != one.payload()
 
 
-def test_a_source_that_comes_back_sends_what_was_never_safe_and_then_what_is_new(tmp_path: Path) -> None:
+def test_a_source_that_comes_back_sends_what_is_neither_safe_nor_spooled_and_then_what_is_new(tmp_path: Path) -> None:
     path = tmp_path / "source-s3.jsonl"
     with Journal(path) as journal:
         for number in range(4):
-            journal.write(sent=offer(5, "s3", number).message_id, number=number, stream=PLATES, digest="")
-        for number in (0, 2):
-            journal.write(safe=offer(5, "s3", number).message_id, how="done")
+            journal.write(sent=offer(5, "s3", number).message_id, number=number, stream=PLATES, digest="", emits=False)
+        journal.write(safe=offer(5, "s3", 0).message_id, how="done")
+        journal.write(kept=offer(5, "s3", 2).message_id)
     with path.open("ab") as file:
         file.write(b'{"safe": "s3-5-1", "ho')  # A kill amid a line: it was not written.
     assert len(list(read(path))) == 6
@@ -115,10 +115,17 @@ def test_a_leak_is_found_under_noise_and_a_steady_process_does_not_grow() -> Non
     steady = growth_of(life(*((float(s), 50 + chance.gauss(0, 2), 20.0) for s in range(600))))
     assert leaking is not None
     assert steady is not None
-    assert leaking.mb_per_min == pytest.approx(2.0, abs=0.2)
-    assert leaking.files_per_min == pytest.approx(1.5)
+    assert leaking.memory_mb.slope_per_min == pytest.approx(2.0, abs=0.2)
+    assert leaking.files.slope_per_min == pytest.approx(1.5)
     assert leaking.is_too_much
     assert not steady.is_too_much
+
+
+def test_what_goes_up_and_down_is_no_leak_although_it_is_up_at_the_end() -> None:
+    stepping = growth_of(life(*((float(s), 50.0, 14.0 + 9 * (150 < s < 200 or s > 300)) for s in range(600))))
+    assert stepping is not None
+    assert stepping.files.slope_per_min > MAX_FILES_PER_MIN
+    assert not stepping.is_too_much
 
 
 def test_what_a_process_needs_to_warm_up_is_no_growth_and_a_short_life_says_nothing() -> None:
@@ -131,14 +138,22 @@ def test_what_a_process_needs_to_warm_up_is_no_growth_and_a_short_life_says_noth
 # ── the verdict ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def leave(folder: Path, *, copies: int = 1, is_dead: bool = False, is_finished: bool = True, given: str = "") -> None:
+def leave(
+    folder: Path,
+    *,
+    copies: int = 1,
+    is_dead: bool = False,
+    is_finished: bool = True,
+    given: str = "",
+    emits: bool = False,
+) -> None:
     """Leave what a run leaves with one safe message of the stream plates."""
     payload = b"bytes of a plate"
     digest = digest_of(payload)
     for part in ("home/master/backlog", "tiers/fast/plates", "tiers/archive/plates"):
         (folder / part).mkdir(parents=True)
     with Journal(folder / "source-s1.jsonl") as journal:
-        journal.write(sent="m1", number=0, stream=PLATES, digest=digest)
+        journal.write(sent="m1", number=0, stream=PLATES, digest=digest, emits=emits)
         journal.write(safe="m1", how="stored")
         journal.write(end="m1", state="processed", text="")
     with Journal(folder / "handled.jsonl") as journal:
@@ -176,8 +191,9 @@ def test_a_clean_ledger_has_no_violations(tmp_path: Path) -> None:
         ({"copies": 0}, "processed without an effect"),
         ({"is_dead": True}, "more than one place: processed, dead"),
         ({"given": "other"}, "reached a handler with other bytes"),
+        ({"emits": True}, "'m1/0' was called safe (emitted) and is nowhere"),
     ],
-    ids=["lost", "twice in the tiers", "not in the tiers", "in two states", "damaged"],
+    ids=["lost", "twice in the tiers", "not in the tiers", "in two states", "damaged", "not emitted"],
 )
 def test_each_fault_of_the_ledger_is_found(tmp_path: Path, left: dict[str, object], found: str) -> None:
     leave(tmp_path, **left)

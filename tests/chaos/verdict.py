@@ -6,6 +6,8 @@ Where a message is in the end:
     waiting     one without
     processed   a feature row, or a row among the finished, or its source was told `done` by an engine
 
+A message that a handler emitted counts as safe when the one that it was emitted for is processed.
+
 Read from the journals, from the files of the tiers, and from the master's SQLite files once the master has ended.
 """
 
@@ -20,7 +22,7 @@ from urllib.parse import unquote
 
 from benches.auditor import DEAD, PROCESSED, WAITING, Auditor
 from chaos import journals
-from chaos.load import NOTES, PLATES, digest_of
+from chaos.load import NOTES, PLATES, digest_of, emitted
 
 
 class Books:
@@ -32,6 +34,7 @@ class Books:
         self.violations: list[str] = []
         self._streams: dict[str, str] = {}
         self._done: dict[str, set[str]] = {PLATES: set(), NOTES: set()}
+        self._emitting: list[str] = []
         self.ends: Counter[str] = Counter()
 
     def read(self) -> None:
@@ -42,6 +45,8 @@ class Books:
         for stream, message, digest in self._copies():
             self.auditors[stream].effect(message, digest)
         self._read_tables()
+        for parent in self._done[PLATES].intersection(self._emitting):
+            self.auditors[NOTES].told_safe(emitted(parent)[0], "emitted")
         for stream, messages in self._done.items():
             for message in messages:
                 self.auditors[stream].found(message, PROCESSED)
@@ -54,6 +59,10 @@ class Books:
             if "sent" in line:
                 self._streams[line["sent"]] = line["stream"]
                 self._of(line["sent"]).sent(line["sent"], line["digest"])
+                if line["emits"]:
+                    self._expect_emitted(line["sent"])
+            elif "kept" in line:
+                self._of(line["kept"]).told_safe(line["kept"], "spooled")
             elif "safe" in line:
                 message, how = line["safe"], line["how"]
                 self._of(message).told_safe(message, how)
@@ -61,6 +70,12 @@ class Books:
                     self._done[self._streams[message]].add(message)
             else:
                 self._read_end(line["end"], line["state"], line["text"])
+
+    def _expect_emitted(self, parent: str) -> None:
+        message, payload = emitted(parent)
+        self._emitting.append(parent)
+        self._streams[message] = NOTES
+        self.auditors[NOTES].sent(message, digest_of(payload))
 
     def _read_end(self, message: str, state: str, text: str) -> None:
         self.ends[state] += 1

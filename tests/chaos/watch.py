@@ -3,6 +3,10 @@
 How restarts are treated: each life of a process is looked at by itself. Of a life, what counts is the time from
 :data:`FROM_S` of the run on and after its own first :data:`WARM_UP_S`; if that is :data:`LONG_ENOUGH_S` or more, a line
 is fitted through it by least squares, whose slope is its growth. Shorter lives say nothing about leaks.
+
+Memory and files also go up and down with what a process has to do just then, so a slope alone is no leak. What leaks
+reaches new heights, too: beyond the limit is what exceeds it by its slope and by the rise of its peak from one half to
+the other.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ from pathlib import Path
 import psutil
 
 EVERY_S = 1.0
-FROM_S, WARM_UP_S, LONG_ENOUGH_S = 120.0, 60.0, 120.0
+FROM_S, WARM_UP_S, LONG_ENOUGH_S = 120.0, 60.0, 150.0
 MAX_MB_PER_MIN, MAX_FILES_PER_MIN = 1.0, 1.0
 
 
@@ -38,26 +42,42 @@ class Life:
 
 
 @dataclass(frozen=True, slots=True)
+class Trend:
+    """One value over time: the slope of its line, how much its peak has risen from half to half, and the peak."""
+
+    slope_per_min: float
+    peak_rise_per_min: float
+    peak: float
+
+    @classmethod
+    def of(cls, minutes: Sequence[float], values: Sequence[float]) -> Trend:
+        half = next(place for place, each in enumerate(minutes) if each >= (minutes[0] + minutes[-1]) / 2)
+        rise = max(values[half:]) - max(values[:half])
+        return cls(slope(minutes, values), rise / ((minutes[-1] - minutes[0]) / 2), max(values))
+
+    def is_beyond(self, limit_per_min: float) -> bool:
+        return min(self.slope_per_min, self.peak_rise_per_min) >= limit_per_min
+
+    def __str__(self) -> str:
+        return f"{self.slope_per_min:+.2f}/min (peak {self.peak_rise_per_min:+.2f}/min, to {self.peak:.0f})"
+
+
+@dataclass(frozen=True, slots=True)
 class Growth:
-    """How a long life has grown, per minute, and where it came to."""
+    """How a long life has grown."""
 
     role: str
     pid: int
     seconds: float
-    mb_per_min: float
-    files_per_min: float
-    peak_mb: float
-    peak_files: float
+    memory_mb: Trend
+    files: Trend
 
     def __str__(self) -> str:
-        return (
-            f"{self.role} ({self.pid}) over {self.seconds:.0f} s: {self.mb_per_min:+.2f} MB/min, "
-            f"{self.files_per_min:+.2f} files/min; at most {self.peak_mb:.0f} MB, {self.peak_files:.0f} files"
-        )
+        return f"{self.role} ({self.pid}) over {self.seconds:.0f} s: MB {self.memory_mb}, files {self.files}"
 
     @property
     def is_too_much(self) -> bool:
-        return self.mb_per_min >= MAX_MB_PER_MIN or self.files_per_min >= MAX_FILES_PER_MIN
+        return self.memory_mb.is_beyond(MAX_MB_PER_MIN) or self.files.is_beyond(MAX_FILES_PER_MIN)
 
 
 def growth_of(life: Life) -> Growth | None:
@@ -71,10 +91,8 @@ def growth_of(life: Life) -> Growth | None:
         life.role,
         life.pid,
         counted[-1].at_s - begin,
-        slope(times, [each.memory_mb for each in counted]),
-        slope(times, [each.files for each in counted]),
-        max(each.memory_mb for each in life.samples),
-        max(each.files for each in life.samples),
+        Trend.of(times, [each.memory_mb for each in counted]),
+        Trend.of(times, [each.files for each in counted]),
     )
 
 
