@@ -60,8 +60,13 @@ class Ballast:
                 os.close(fd)
 
     def rest(self) -> None:
-        """Something has failed: give the space up for a while. Raises OSError."""
-        self._hold_at = time.monotonic() + self._rest_s
+        """Something has failed: give the space up for a while. Raises OSError.
+
+        What fails because it rests already does not prolong that, else sources that ask often keep it from ever ending.
+        """
+        now = time.monotonic()
+        if now >= self._hold_at:
+            self._hold_at = now + self._rest_s
         self.give_up()
 
     def give_up(self) -> None:

@@ -11,6 +11,7 @@ import pytest
 from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog import digest as digests
+from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.byte_gate import ByteGate
 from harmonicio.master.backlog.entry import Death
 from harmonicio.master.backlog.hot_cache import HotCache
@@ -182,6 +183,21 @@ def test_subscriptions_are_taken_once_and_only_the_right_ones_are_removed() -> N
     assert subscriptions.take("plates", "a") == []
     assert subscriptions.take_stream("plates") == [("b", tell_me), ("b", tell_them)]
     assert len(subscriptions) == 0
+
+
+def test_what_is_refused_while_the_ballast_rests_does_not_prolong_its_rest(tmp_path: Path) -> None:
+    ballast = Ballast(tmp_path / "ballast", 4096, rest_s=0.3)
+    ballast.rest()  # The disk was full.
+
+    def is_held() -> bool:
+        try:
+            ballast.hold()
+        except BlockingIOError:
+            ballast.rest()  # As the writer does after each put that fails: sources ask more often than it rests.
+            return False
+        return True
+
+    wait_until(is_held, 5)
 
 
 # ── codecs and names ─────────────────────────────────────────────────────────────────────────────────────────────────
