@@ -5,6 +5,7 @@
               {"safe": id, "how": "done" or "stored"}     the connector called it safe
               {"end": id, "state": …, "text": …}          its final outcome: processed, dead, rejected, expired
     handler   {"handled": id, "digest": …, "attempt": …, "pid": …}
+              {"returned": id}                            its handler came to the end
 
 A line is one write to a file that is only appended to: a killed process leaves whole lines, and perhaps a last one
 without its end, which does not count.

@@ -40,7 +40,7 @@ class Offer:
 
     @property
     def emits(self) -> bool:
-        """Whether its handler emits one message into :data:`NOTES`."""
+        """Whether its handler emits one message into :data:`PLATES`."""
         return self.metadata.get("behaviour") == "emit"
 
 
@@ -72,8 +72,12 @@ def _behaviour(stream: str, number: int) -> dict[str, str]:
             ("kill", _KILLS_EVERY, 20),
             ("endless", _ENDLESS_EVERY, 40),
             ("raise", _UNSCORED_EVERY, 5),
-            ("emit", _EMITS_EVERY, 2),
         ),
-        NOTES: (("raise", _FAILS_ALWAYS_EVERY, 10), ("raise once", _FAILS_ONCE_EVERY, 3), ("kill", _KILLS_EVERY, 30)),
+        NOTES: (
+            ("raise", _FAILS_ALWAYS_EVERY, 10),
+            ("raise once", _FAILS_ONCE_EVERY, 3),
+            ("kill", _KILLS_EVERY, 30),
+            ("emit", _EMITS_EVERY, 1),
+        ),
     }
     return next(({"behaviour": name} for name, every, first in rows[stream] if number % every == first), {})

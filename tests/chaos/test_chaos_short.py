@@ -24,15 +24,15 @@ WITHIN_S = 400
 
 
 @pytest.fixture
-def run(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Popen[str]]:
-    """Start a run with these options; its output is a pipe."""
+def run(repository: Path) -> Callable[..., subprocess.Popen[str]]:
+    """Start a run in this folder with these options; its output is a pipe."""
     if (reason := ground.why_not()) and os.environ.get("CI") != "true":
         pytest.skip(reason)
     assert not reason
 
-    def start(*options: str) -> subprocess.Popen[str]:
+    def start(folder: Path, *options: str) -> subprocess.Popen[str]:
         return subprocess.Popen(
-            [sys.executable, "-m", "chaos", "--folder", str(tmp_path / "run"), *options],
+            [sys.executable, "-m", "chaos", "--folder", str(folder), *options],
             cwd=repository,
             env={**os.environ, "PYTHONPATH": str(repository / "tests")},
             stdout=subprocess.PIPE,
@@ -46,9 +46,10 @@ def run(tmp_path: Path, repository: Path) -> Callable[..., subprocess.Popen[str]
 @pytest.mark.timeout(WITHIN_S + 20)
 @pytest.mark.parametrize("seed", [SEED, time.strftime("%Y%m%d")], ids=["the same", "of the day"])
 def test_half_a_minute_of_faults_loses_nothing_and_doubles_nothing(
-    run: Callable[..., subprocess.Popen[str]], seed: str
+    run: Callable[..., subprocess.Popen[str]], repository: Path, seed: str
 ) -> None:
-    with run("--minutes", "0.5", "--every-s", "2", "--seed", seed) as process:
+    folder = repository / "build" / f"chaos-{seed}"  # It stays, to look into what has failed.
+    with run(folder, "--minutes", "0.5", "--every-s", "2", "--seed", seed) as process:
         try:
             said, _ = process.communicate(timeout=WITHIN_S)
         finally:
@@ -58,7 +59,7 @@ def test_half_a_minute_of_faults_loses_nothing_and_doubles_nothing(
 
 @pytest.mark.timeout(WITHIN_S + 20)
 def test_a_run_that_is_killed_leaves_nothing_behind(run: Callable[..., subprocess.Popen[str]], tmp_path: Path) -> None:
-    with run("--minutes", "5") as process:
+    with run(tmp_path, "--minutes", "5") as process:
         try:
             assert process.stdout is not None
             said = list(takewhile(lambda line: "The cluster runs" not in line, process.stdout))

@@ -4,7 +4,8 @@ Where a message is in the end:
 
     dead        a row of the backlog's index with a failure
     waiting     one without
-    processed   a feature row, or a row among the finished, or its source was told `done` by an engine
+    processed   a feature row, or a row among the finished, or its source was told `done` by an engine; of a message
+                that came out of a spool, whose source was told nothing, also: its handler returned
 
 A message that a handler emitted counts as safe when the one that it was emitted for is processed.
 
@@ -35,18 +36,20 @@ class Books:
         self._streams: dict[str, str] = {}
         self._done: dict[str, set[str]] = {PLATES: set(), NOTES: set()}
         self._emitting: list[str] = []
+        self._kept: set[str] = set()
+        self._in_backlog: set[str] = set()
         self.ends: Counter[str] = Counter()
 
     def read(self) -> None:
         for path in sorted(self._folder.glob("source-*.jsonl")):
             self._read_source(path)
-        for line in journals.read(self._folder / "handled.jsonl"):
-            self._of(line["handled"]).executed(line["handled"], line["digest"])
+        returned = self._read_handlers()
         for stream, message, digest in self._copies():
             self.auditors[stream].effect(message, digest)
         self._read_tables()
-        for parent in self._done[PLATES].intersection(self._emitting):
-            self.auditors[NOTES].told_safe(emitted(parent)[0], "emitted")
+        self._done[NOTES] |= {each for each in self._kept & returned - self._in_backlog if self._streams[each] == NOTES}
+        for parent in self._done[NOTES].intersection(self._emitting):
+            self.auditors[PLATES].told_safe(emitted(parent)[0], "emitted")
         for stream, messages in self._done.items():
             for message in messages:
                 self.auditors[stream].found(message, PROCESSED)
@@ -62,6 +65,7 @@ class Books:
                 if line["emits"]:
                     self._expect_emitted(line["sent"])
             elif "kept" in line:
+                self._kept.add(line["kept"])
                 self._of(line["kept"]).told_safe(line["kept"], "spooled")
             elif "safe" in line:
                 message, how = line["safe"], line["how"]
@@ -71,11 +75,21 @@ class Books:
             else:
                 self._read_end(line["end"], line["state"], line["text"])
 
+    def _read_handlers(self) -> set[str]:
+        """Return the messages whose handler came to its end at least once."""
+        returned = set()
+        for line in journals.read(self._folder / "handled.jsonl"):
+            if "handled" in line:
+                self._of(line["handled"]).executed(line["handled"], line["digest"])
+            else:
+                returned.add(line["returned"])
+        return returned
+
     def _expect_emitted(self, parent: str) -> None:
         message, payload = emitted(parent)
         self._emitting.append(parent)
-        self._streams[message] = NOTES
-        self.auditors[NOTES].sent(message, digest_of(payload))
+        self._streams[message] = PLATES
+        self.auditors[PLATES].sent(message, digest_of(payload))
 
     def _read_end(self, message: str, state: str, text: str) -> None:
         self.ends[state] += 1
@@ -95,6 +109,7 @@ class Books:
         (index,) = (master / "backlog").glob("*.sqlite")
         for stream, message, is_dead in _rows(index, "SELECT stream, message_id, failure IS NOT NULL FROM entries"):
             self.auditors[stream].found(message, DEAD if is_dead else WAITING)
+            self._in_backlog.add(message)
         for stream, message in _rows(index, "SELECT stream, message_id FROM finished"):
             self._done[stream].add(message)
         rows = _rows(master / "features.sqlite", "SELECT stream, message_id FROM feature_rows")
