@@ -39,6 +39,8 @@ BUDGETS = {
     "WORKER_PAYLOAD_BUDGET_BYTES": "64 MiB",
     "WORKER_MAX_ENGINES": "4",
 }
+#: Else the allocator learns from large payloads to keep their memory: that looks like a leak until it is saturated.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
 MASTER_DISK_BYTES, TIERS_DISK_BYTES = 2 * 1024**3, 6 * 1024**3
 _HANDLER = Path(__file__).with_name("handler.py")
 _TESTS = Path(__file__).parent.parent
@@ -70,7 +72,7 @@ class Cluster:
         self.locks = {name: threading.RLock() for name in ROLES}
         self._seed, self._rate = seed, rate
         path = os.pathsep.join((str(_TESTS), os.environ.get("PYTHONPATH", "")))
-        os.environ["PYTHONPATH"] = path
+        os.environ.update({"PYTHONPATH": path, **ALLOCATOR})
         self._roles = Roles(folder / "home", 8710, 8711, ADDRESSES["master"], MASTER_INSECURE="true", **BUDGETS)
 
     # ── starting and ending ──────────────────────────────────────────────────────────────────────────────────────────

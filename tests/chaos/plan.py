@@ -20,7 +20,7 @@ from pathlib import Path
 LEAD_IN_S, LEAD_OUT_S = 3.0, 2.0
 RECOVERY_S = 2.0
 #: From this part of the plan on the processes of :data:`LONG_LIVED` are not ended any more.
-LIVES_FROM = 0.5
+LIVES_FROM = 0.4
 LONG_LIVED = ("master", "w1")
 #: A long freeze exceeds the reservation of a message; there are few of these, and none in a short plan.
 LONG_FREEZE_S = (42.0, 50.0)

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from chaos.cluster import ENGINES, ROLES, SOURCES, TIMEOUT_S, Cluster
+from chaos.cluster import ALLOCATOR, BUDGETS, ENGINES, ROLES, SOURCES, TIMEOUT_S, Cluster
 from chaos.faults import STRIKES, Missed
 from chaos.figures import Figures
 from chaos.ground import make_hosts
@@ -19,7 +19,7 @@ from harmonicio.control.messages import Status
 from harmonicio.testing.waiting import wait_until
 
 REST_WITHIN_S = 300.0
-#: A master that starts on a full disk says so and ends; who watches over it starts it again. It may take so long to start.
+#: A master that starts on a full disk says so and ends, and is started again; it may take so long to get there.
 STARTS_WITHIN_S = 20.0
 
 
@@ -47,7 +47,8 @@ class Run:
         """Return 0 when the ledger is clean and nothing grew, else 1."""
         make_hosts()
         self._cluster.begin()
-        print(f"The cluster runs; the load lasts {self._plan.duration_s:g} s. Time-outs of 600 s are {TIMEOUT_S:g} s.")
+        print(f"The cluster runs; the load lasts {self._plan.duration_s:g} s. Time-outs of 600 s are {TIMEOUT_S:g} s,")
+        print(f"all other times are production's. Budgets: {BUDGETS}; allocator: {ALLOCATOR}", flush=True)
         self._watch.start()
         self._figures.start()
         begin = time.monotonic()
