@@ -45,13 +45,15 @@ def until_interrupted() -> Iterator[Interruption]:
     interrupted = Interruption()
     previous: dict[int, Any] = {int(each): signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM)}
 
+    events = iter((interrupted, interrupted.forced))
+
     def interrupt(number: int, frame: FrameType | None) -> None:
-        if not interrupted.is_set():
-            interrupted.set()
-            return
-        interrupted.forced.set()
-        for each, handler in previous.items():
-            signal.signal(each, handler)
+        event = next(events)
+        if event is interrupted.forced:
+            for each, handler in previous.items():
+                signal.signal(each, handler)
+        # In a thread, because this one may hold the event's lock at this moment.
+        threading.Thread(target=event.set, name="interruption").start()
 
     for number in previous:
         signal.signal(number, interrupt)
