@@ -205,6 +205,7 @@ class LeaseGrant:
         route: ``engine`` or ``queue``: where a source without other leases sends now.
         retry_after_s: When to ask again for the rest.
         timeout_s: What a handler of this stream may take; an engine that is silent for longer is given up.
+        is_ordered: Whether no message of this stream may overtake another.
     """
 
     leases: tuple[Lease, ...]
@@ -212,6 +213,7 @@ class LeaseGrant:
     route: str
     retry_after_s: float
     timeout_s: float = 600.0
+    is_ordered: bool = False
 
 
 @dataclass(frozen=True, slots=True)

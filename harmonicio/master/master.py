@@ -339,8 +339,7 @@ class Master:
         with self._deciding() as now:
             self._lease_requests += 1
             decision = self._state.request_leases(request, now)
-            term_s = self._state.leases.term_s
-            timeout_s = self._state.stream(request.stream).timeout_s
+            term_s, declaration = self._state.leases.term_s, self._state.stream(request.stream)
         for granted in decision.granted:
             held = granted.held
             _log.info("Lease %s: source %s to engine %s at %s.", held.lease, held.source, held.engine, granted.address)
@@ -351,7 +350,8 @@ class Master:
             ),
             route=decision.route,
             retry_after_s=decision.retry_after_s,
-            timeout_s=timeout_s,
+            timeout_s=declaration.timeout_s,
+            is_ordered=declaration.ordered,
         )
 
     def renew(self, held: LeaseList) -> LeaseRenewal:

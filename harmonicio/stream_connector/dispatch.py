@@ -19,7 +19,7 @@ Rules (1 to 3 and 12 of docs/guarantees.md):
   may have stored already. What never left goes on as if nothing had happened.
 - A message that is rejected again and again is held back a while before it is sent again, others are not; the third
   time it goes to the master only, which keeps it for as long as no engine can take it.
-- Nothing that may wait for an engine goes to the master before what only the master may have.
+- Nothing that may wait for an engine goes to the master before what only the master may have and it has room for.
 - An engine that does not answer a message in time is given up.
 - Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
 
@@ -32,16 +32,17 @@ from __future__ import annotations
 import heapq
 import math
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S, BacklogPause
 from harmonicio.stream_connector.delivery import DeliveryState
-from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
+from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel, best_engine
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
-from harmonicio.stream_connector.waiting_line import WaitingLine
+from harmonicio.stream_connector.waiting_line import PartedLine
 from harmonicio.wire.frames import Flag
 
 #: Something waits for a moment all the time; another engine is asked for when it lasts longer …
@@ -54,8 +55,8 @@ SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 HOLD_FIRST_S, HOLD_MAX_S = 0.05, 5.0
 #: What was rejected so often goes to the master only.
 MAX_REJECTIONS = 3
-#: How long the master is left alone after it could not take a message.
-MASTER_PAUSE_S = 0.5
+#: A master that has messages of ours and says nothing for so long is given up.
+MASTER_SILENT_S = 60.0
 #: The default time-out of a stream, and what is granted beyond it before an engine is given up.
 HANDLER_TIMEOUT_S, GRACE_S = 600.0, 30.0
 
@@ -93,10 +94,10 @@ class Dispatch:
         self.engines_from = 0.0
         self._patience = Patience(patience_s)
         self._jitter = jitter
-        self._waiting = WaitingLine()
-        self._for_master = WaitingLine()
+        self._waiting = PartedLine()
+        self._for_master = PartedLine()
         self._held_back: list[tuple[float, int, Parcel]] = []  # A heap by time; the number keeps parcels uncompared.
-        self._master_pauses_until = 0.0
+        self.pause = BacklogPause()
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
         self._settled: list[Settled] = []
@@ -136,11 +137,6 @@ class Dispatch:
         """Whether half of the byte budget waits."""
         return self.waiting_bytes * 2 >= self.budget_bytes
 
-    @property
-    def _is_busy(self) -> bool:
-        """Whether an engine has work of ours."""
-        return any(lane.in_flight for lane in self._engines)
-
     def has_room(self, cost_bytes: int) -> bool:
         """Whether the byte budget admits one more message; a single one is always admitted."""
         return self.used_bytes == 0 or self.used_bytes + cost_bytes <= self.budget_bytes
@@ -163,13 +159,15 @@ class Dispatch:
         return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
-        """Engines that have not answered anything in the time that a handler may take.
+        """Engines that have not answered anything in the time that a handler may take, and a silent master.
 
         The time starts when the oldest message has left, or at the last answer if that came later: what the engine
         holds in advance waits for what it works on.
         """
         limit_s = self.handler_timeout_s + GRACE_S
-        return [lane for lane in self._engines if now > lane.works_since + limit_s]
+        silent = [lane for lane in self._engines if now > lane.works_since + limit_s]
+        master = self._backlog
+        return [*silent, master] if master is not None and now > master.works_since + MASTER_SILENT_S else silent
 
     def next_due_s(self, now: float) -> float | None:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
@@ -179,7 +177,7 @@ class Dispatch:
             due_at = [offered_at + SEEK_AFTER_S, offered_at + SEEK_BEYOND_IDLE_S]
             due_at += self._patience.due_at(offered_at, self._is_crowded)
         if self._waiting or self._for_master:
-            due_at.append(self._master_pauses_until)
+            due_at.append(self.pause.ends_at)
         if self._held_back:
             due_at.append(self._held_back[0][0])
         return min((at - now for at in due_at if at > now), default=None)
@@ -204,7 +202,7 @@ class Dispatch:
         """Take totals of credit."""
         lane.credit.granted(messages, size_bytes)
         if not lane.is_backlog:
-            self._patience.credited(now, is_busy=self._is_busy)
+            self._patience.credited(now, is_busy=bool(self._in_flight))
 
     def draining(self, lane: Lane) -> None:
         """The receiver takes no new messages; what it has is still answered."""
@@ -230,14 +228,14 @@ class Dispatch:
                 self._settle(parcel, outcome, lane.is_backlog)
         if not in_flight and not self._waiting:
             lane.rested()
-        if not in_flight and not lane.is_backlog and not self._is_busy:
+        if not in_flight and not lane.is_backlog and not self._in_flight:
             self._patience.rested()
 
     def lane_closed(self, lane: Lane, now: float) -> None:
         """The connection ended: what was in flight is sent again."""
         if self._backlog is lane:
             self._backlog = None
-            self._master_pauses_until = now + MIN_PATIENCE_S
+            self.pause.begin(now + MIN_PATIENCE_S)
         elif lane in self._engines:
             self._engines.remove(lane)
             if not self._engines:
@@ -284,44 +282,42 @@ class Dispatch:
         touched: list[Lane] = []
         while self._held_back and self._held_back[0][0] <= now:
             self._line_up(heapq.heappop(self._held_back)[2])
-        while self._for_master and (lane := self._able_master(self._for_master.first, now)) is not None:
-            self._send(lane, self._for_master.leave(self._for_master.first), now, touched)
+        if now >= self.pause.ends_at:
+            self._for_master.recall()
+            self._waiting.recall()
+        while (only := self._next_for_master(self._for_master, now)) and (lane := self._able_master(only)):
+            self._send(lane, self._for_master.leave(only), now, touched)
         while self._waiting:
             parcel = self._waiting.first
-            able = self._best_engine(parcel, now)
-            if able is None and not self._for_master and self._is_impatient(now):
-                parcel = self._waiting.oldest
-                able = self._able_master(parcel, now)
+            able = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
+            if able is None and not self._for_master.at_hand and (late := self._next_for_master(self._waiting, now)):
+                parcel, able = late, self._able_master(late) if self._is_impatient(now) else None
             if able is None:
                 break
             self._send(able, self._waiting.leave(parcel), now, touched)
         return touched
 
-    def _best_engine(self, parcel: Parcel, now: float) -> Lane | None:
-        """Return the one with the least to do; those that did not take the message come last."""
-        best = self._least_busy(parcel, parcel.refused_by, now)
-        return self._least_busy(parcel, (), now) if best is None and parcel.refused_by else best
+    def _next_for_master(self, line: PartedLine, now: float) -> Parcel | None:
+        """Return the next one that the master may have room for; the others step aside."""
+        while line.at_hand and not self.pause.admits_nothing(now):
+            parcel = line.at_hand.first if line is self._for_master else line.at_hand.oldest
+            if self.pause.admits(parcel.size_bytes, now):
+                return parcel
+            if not line.step_aside(parcel):
+                break
+        return None
 
-    def _least_busy(self, parcel: Parcel, avoided: Sequence[Lane], now: float) -> Lane | None:
-        has_others = len(self._engines) > 1 or now >= self.engines_from
-        best = None
-        for lane in self._engines:
-            if lane.is_draining or not lane.credit.can_send(parcel.size_bytes) or (has_others and lane.is_full(now)):
-                continue
-            if lane not in avoided and (best is None or len(lane.in_flight) < len(best.in_flight)):
-                best = lane
-        return best
-
-    def _able_master(self, parcel: Parcel, now: float) -> Lane | None:
+    def _able_master(self, parcel: Parcel) -> Lane | None:
         lane = self._backlog
-        if lane is None or lane.is_draining or now < self._master_pauses_until:
+        if lane is None or lane.is_draining:
             return None
         return lane if lane.credit.can_send(parcel.size_bytes) else None
 
     def _is_impatient(self, now: float) -> bool:
-        if not self._waiting:
+        """Whether the oldest message that the master may have room for should not wait any more."""
+        if not self._waiting.at_hand:
             return False
-        offered_at = self._waiting.oldest.offered_at
+        offered_at = self._waiting.at_hand.oldest.offered_at
         return self._patience.is_over(offered_at, len(self._waiting), now, is_crowded=self._is_crowded)
 
     def _send(self, lane: Lane, parcel: Parcel, now: float, touched: list[Lane]) -> None:
@@ -354,7 +350,7 @@ class Dispatch:
         if outcome.reason is RejectReason.DRAINING:
             lane.is_draining = True
         elif lane.is_backlog and outcome.reason is not RejectReason.CHECKSUM:
-            self._master_pauses_until = now + MASTER_PAUSE_S
+            self._master_refused(parcel, outcome.reason, now)
         else:
             parcel.rejections += 1
             if not lane.is_backlog:
@@ -363,6 +359,12 @@ class Dispatch:
             not_before = now + self._hold_s(parcel.rejections)
         self._return(parcel, not_before)
         return False
+
+    def _master_refused(self, parcel: Parcel, reason: RejectReason | None, now: float) -> None:
+        if reason is RejectReason.BACKLOG_FULL:
+            self.pause.is_full(parcel.size_bytes, now)
+        else:
+            self.pause.begin(now + MASTER_PAUSE_S)
 
     def _hold_s(self, rejections: int) -> float:
         """Somebody else is asked at the second try; what is refused again has time."""

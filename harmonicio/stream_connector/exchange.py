@@ -261,7 +261,9 @@ class Exchange:
             overdue = [self._peers[lane] for lane in self._dispatch.overdue(now)]
             touched = self._advance(now)
         for peer in overdue:
-            self.pump.end(peer, ConnectionEnded(f"{peer.lane.name} did not answer a message in time."))
+            error = ConnectionEnded(f"{peer.lane.name} did not answer a message in time.")
+            _log.warning("%s Its messages are sent again.", error)
+            self.pump.end(peer, error)
         self._flush(touched)
 
     def _take(self, lane: Lane, event: Event, now: float) -> None:
@@ -382,6 +384,7 @@ class Exchange:
         with self.lock:
             self._refusal = None
             self._dispatch.handler_timeout_s = grant.timeout_s
+            self._dispatch.pause.keeps_order = grant.is_ordered
 
     def refused(self, error: HarmonicIOError) -> None:
         """The master does not let this source send: without connections, that makes no sense any more."""

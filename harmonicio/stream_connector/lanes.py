@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure
@@ -136,3 +137,21 @@ class Lane:
             return False
         pace = max(self._pace, self._pace_before) if now - self._pace_at < 2 * PACE_S else 0
         return in_flight >= FIRST_MESSAGES + 2 * pace
+
+
+def best_engine(engines: Sequence[Lane], parcel: Parcel, now: float, *, may_have_others: bool) -> Lane | None:
+    """Return the one with the least to do that can take the parcel; those that did not take it before come last.
+
+    Args:
+        may_have_others: Whether more engines may come, so that one need not have all that it takes.
+    """
+    has_others = len(engines) > 1 or may_have_others
+    best = second = None
+    for lane in engines:
+        if lane.is_draining or not lane.credit.can_send(parcel.size_bytes) or (has_others and lane.is_full(now)):
+            continue
+        if lane in parcel.refused_by:
+            second = lane if second is None or len(lane.in_flight) < len(second.in_flight) else second
+        elif best is None or len(lane.in_flight) < len(best.in_flight):
+            best = lane
+    return second if best is None else best

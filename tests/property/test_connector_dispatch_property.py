@@ -164,7 +164,7 @@ class TinyNetwork(RuleBasedStateMachine):
         self.now += seconds
         self.advance()
         for lane in self.dispatch.overdue(self.now):
-            self.end(next(each for each in self.engines if each.lane is lane))
+            self.end(next(each for each in self.receivers() if each.lane is lane))
 
     # ── what must hold ───────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -7,10 +7,9 @@ import pytest
 from benches.dispatch import FAILED, FAILED_FOR_GOOD, Bench, Nobody
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
-from harmonicio.stream_connector.dispatch import (
-    MASTER_PAUSE_S,
-)
+from harmonicio.stream_connector.dispatch import MASTER_SILENT_S
 from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.outcomes import DONE, STORED
@@ -223,3 +222,53 @@ def test_a_safe_message_gives_its_room_back() -> None:
     bench.answer(engine, 0, DONE)
     assert bench.dispatch.used_bytes == 0
     assert parcel.delivery.state is DeliveryState.IN_FLIGHT, "the connector says what it became"
+
+
+FULL = Outcome(OutcomeKind.REJECTED, reason=RejectReason.BACKLOG_FULL)
+
+
+def test_a_large_message_that_a_full_backlog_refused_lets_smaller_ones_pass_but_none_as_large() -> None:
+    bench = Bench(patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=10)
+    large = bench.offer(5000)
+    assert bench.written(master) == [large]
+    bench.answer(master, 0, FULL)
+    same, small = bench.offer(5000), bench.offer(10)
+    assert bench.written(master) == [small]
+    bench.answer(master, 1, STORED)
+    bench.wait(MASTER_PAUSE_S)
+    assert bench.written(master) == [large, same], "both come back in their order"
+
+
+def test_one_that_is_too_large_for_the_backlog_now_still_goes_to_an_engine_first() -> None:
+    bench = Bench(patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=10)
+    large = bench.offer(5000)
+    bench.answer(master, 0, FULL)
+    bench.offer(10)
+    engine = bench.lane(messages=1)
+    assert bench.written(engine) == [large]
+
+
+def test_in_an_ordered_stream_nothing_passes_a_message_that_a_full_backlog_refused() -> None:
+    bench = Bench(patience_s=0.0)
+    bench.dispatch.pause.keeps_order = True
+    master = bench.lane(is_backlog=True, messages=10)
+    large = bench.offer(5000)
+    assert bench.written(master) == [large]
+    bench.answer(master, 0, FULL)
+    small = bench.offer(10)
+    assert bench.written(master) == []
+    bench.wait(MASTER_PAUSE_S)
+    assert bench.written(master) == [large, small]
+
+
+def test_a_master_that_says_nothing_for_a_minute_is_given_up_and_gets_the_message_again() -> None:
+    bench = Bench(patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=10)
+    parcel = bench.offer()
+    assert bench.written(master) == [parcel]
+    bench.wait(MASTER_SILENT_S)
+    assert bench.dispatch.overdue(bench.now) == []
+    bench.wait(0.1)
+    assert bench.dispatch.overdue(bench.now) == [master]
