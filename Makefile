@@ -88,6 +88,11 @@ fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its ow
 # ── to look for what can go wrong ───────────────────────────────────────────────────────────────────────────────────
 
 # With SEED alone, that seed with a trace; with RUNS, so many seeds from SEED (1) on.
+.PHONY: outage
+outage: install ## a master that is away for 10 s and comes back to 200 connectors, and 10,000 idle connections
+	HARMONICIO_TEST_OUTAGE_S=10 HARMONICIO_TEST_CONNECTORS=200 HARMONICIO_TEST_CONNECTIONS=9990 \
+		$(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
+
 .PHONY: simulate
 simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=, PLANT=
 	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS) $(if $(PLANT),--plant $(PLANT))

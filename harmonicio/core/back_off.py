@@ -17,3 +17,12 @@ def delay_s(failures: int, *, first_s: float, longest_s: float, chance: float) -
     """
     whole_s = min(longest_s, first_s * 2.0 ** min(failures - 1, _LARGEST_EXPONENT))
     return whole_s * (1.0 + chance) / 2
+
+
+def full_jitter_s(failures: int, *, first_s: float, longest_s: float, chance: float) -> float:
+    """Return a delay anywhere below the whole one: best where hundreds lose the same partner at the same moment.
+
+    Args:
+        failures, first_s, longest_s, chance: As for :func:`delay_s`.
+    """
+    return chance * min(longest_s, first_s * 2.0 ** min(failures - 1, _LARGEST_EXPONENT))

@@ -6,12 +6,14 @@ import logging
 import random
 import time
 
-from harmonicio.core.back_off import delay_s
+from harmonicio.core.back_off import full_jitter_s
 from harmonicio.core.errors import HarmonicIOError, Unavailable
 
 _log = logging.getLogger(__name__)
 
-RETRY_FIRST_S, RETRY_MAX_S = 0.1, 5.0
+#: The pause is anywhere between the least one and a bound that is doubled each time: who lost the same master at the
+#: same moment does not come back at the same moment.
+RETRY_LEAST_S, RETRY_FIRST_S, RETRY_MAX_S = 0.02, 0.1, 5.0
 WARN_AFTER_S = 5.0
 
 
@@ -50,7 +52,9 @@ class Trouble:
         if now - self._since >= WARN_AFTER_S and not self._has_warned:
             self._has_warned = True
             _log.warning("%s Trying again at %s; messages wait meanwhile.", error.text, self._url)
-        pause_s = delay_s(self._failures, first_s=RETRY_FIRST_S, longest_s=RETRY_MAX_S, chance=random.random())
+        chance = random.random()
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
-            return max(pause_s, min(error.retry_after_s, RETRY_MAX_S))
-        return pause_s
+            # It says so to many at once.
+            return min(error.retry_after_s, RETRY_MAX_S) * (1.0 + chance)
+        pause_s = full_jitter_s(self._failures, first_s=RETRY_FIRST_S, longest_s=RETRY_MAX_S, chance=chance)
+        return max(pause_s, RETRY_LEAST_S)

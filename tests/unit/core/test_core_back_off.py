@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.core.back_off import delay_s
+from harmonicio.core.back_off import delay_s, full_jitter_s
 
 
 def test_the_delay_doubles_up_to_its_bound() -> None:
@@ -15,3 +15,8 @@ def test_the_delay_doubles_up_to_its_bound() -> None:
 @pytest.mark.parametrize(("chance", "expected_s"), [(0.0, 1.0), (0.5, 1.5), (0.999, 1.999)])
 def test_chance_takes_up_to_half_of_it(chance: float, expected_s: float) -> None:
     assert delay_s(1, first_s=2.0, longest_s=30.0, chance=chance) == pytest.approx(expected_s)
+
+
+@pytest.mark.parametrize(("chance", "expected_s"), [(0.0, 0.0), (0.5, 2.0), (1.0, 4.0)])
+def test_full_jitter_takes_up_to_all_of_it(chance: float, expected_s: float) -> None:
+    assert full_jitter_s(2, first_s=2.0, longest_s=30.0, chance=chance) == expected_s
