@@ -21,6 +21,12 @@ from harmonicio.core.errors import DeliveryError, HandlerFailed, HarmonicIOError
 from harmonicio.core.message import Outcome, OutcomeKind, Value
 from harmonicio.core.printable import one_line
 
+#: What to do about a message that no receiver can take.
+HINTS = {
+    "id_conflict": "An id stands for one content: give this message another id, or leave message_id= out.",
+    "too_large": "Send it in parts, or declare the stream with a larger max_message_bytes.",
+}
+
 
 class DeliveryState(StrEnum):
     WAITING = "waiting"
@@ -145,7 +151,8 @@ class Delivery:
         if self.state is DeliveryState.REJECTED and outcome is not None:
             reason = str(outcome.reason)
             text = one_line(outcome.text) or reason
-            return MessageRejected(f"Message {self.message_id!r} was rejected: {text}", reason=reason)
+            text = f"Message {self.message_id!r} was rejected: {text}"
+            return MessageRejected(text, reason=reason, hint=HINTS.get(reason, ""))
         return None
 
     def settle(self, state: DeliveryState, outcome: Outcome | None) -> None:

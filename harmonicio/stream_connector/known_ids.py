@@ -14,7 +14,7 @@ from weakref import ReferenceType, ref
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import MessageRejected
 from harmonicio.core.message import RejectReason
-from harmonicio.stream_connector.delivery import Awaiting, Delivery, DeliveryState
+from harmonicio.stream_connector.delivery import HINTS, Awaiting, Delivery, DeliveryState
 from harmonicio.stream_connector.sources import FileSource
 from harmonicio.wire import checksum
 
@@ -70,7 +70,7 @@ class KnownIds:
             raise MessageRejected(
                 f"Message id {message_id!r} was used before, with other bytes.",
                 reason=RejectReason.ID_CONFLICT,
-                hint="An id stands for one content: give this message another id, or leave message_id= out.",
+                hint=HINTS[RejectReason.ID_CONFLICT],
             )
         delivery = reference()
         if delivery is None:
