@@ -110,12 +110,14 @@ class Heard:
         unavailable: Engines that could be leased before and cannot now.
         exits: Engine exits that were not known before.
         has_returned: The worker was joining or lost until now.
+        progressed: Engines that have handled messages since the report before.
     """
 
     is_known: bool
     unavailable: tuple[str, ...] = ()
     exits: tuple[EngineExit, ...] = ()
     has_returned: bool = False
+    progressed: tuple[str, ...] = ()
 
 
 class Directory:
@@ -185,8 +187,11 @@ class Directory:
         known.sequence, known.has_reported, known.is_lost = report.sequence, True, False
         report = _with_usable_addresses(worker, known, report)
         known.load, known.troubles = report.load, report.troubles[:MAX_TROUBLES_PER_WORKER]
+        progressed = tuple(
+            each.engine for each in report.engines if _has_progressed(known.engines.get(each.engine), each)
+        )
         unavailable = self._replace_engines(worker, known, report, now)
-        return Heard(True, unavailable, self._remember(worker, report.exits), has_returned)
+        return Heard(True, unavailable, self._remember(worker, report.exits), has_returned, progressed)
 
     def _replace_engines(self, worker: str, known: KnownWorker, report: WorkerReport, now: float) -> tuple[str, ...]:
         before = {name for name, engine in known.engines.items() if engine.state.can_be_leased}
@@ -290,6 +295,10 @@ def _ended(known: KnownWorker, exits: tuple[EngineExit, ...], now: float) -> lis
             report = replace(engine.report, address=None, running=())
             shown.append(KnownEngine(engine.worker, report, Availability.LOST, now, has_ended=True))
     return shown[-MAX_ENDED_SHOWN:]
+
+
+def _has_progressed(before: KnownEngine | None, report: EngineReport) -> bool:
+    return before is not None and report.handled > before.report.handled
 
 
 def _check(report: WorkerReport) -> None:

@@ -160,6 +160,7 @@ class Master:
     def report(self, worker: str, report: WorkerReport) -> ReportAnswer:
         with self._deciding() as now:
             decision = self._state.report(worker, report, now)
+        self.backlog.engines_progressed(decision.progressed)
         for ended in decision.exits:
             self.backlog.engine_exited(ended)
             if self._intake is not None:
@@ -194,8 +195,7 @@ class Master:
         return self._state.has_news(worker, generation) or self.logs.has_news(worker)
 
     @property
-    def held_requests(self) -> int:
-        """How many workers wait for a change."""
+    def held_requests(self) -> int:  # by workers that wait for a change
         return self._held.count
 
     def worker_views(self) -> tuple[WorkerView, ...]:

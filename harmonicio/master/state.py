@@ -69,10 +69,12 @@ class GrantDecision:
 
 @dataclass(frozen=True, slots=True)
 class ReportDecision:
-    """Whether the worker is known, and the engine exits that were not known before."""
+    """Whether the worker is known, the engine exits that were not known before, and the engines that have handled
+    messages since the report before."""
 
     is_known: bool
     exits: tuple[EngineExit, ...] = ()
+    progressed: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +148,7 @@ class MasterState:
         self._revoke(heard.unavailable)
         if (heard.is_known and self._pins.see(report.engines, self._version_of)) or heard.has_returned:
             self._place(now)
-        return ReportDecision(heard.is_known, heard.exits)
+        return ReportDecision(heard.is_known, heard.exits, heard.progressed)
 
     def _version_of(self, stream: str) -> int | None:
         return self._streams[stream].version if stream in self._streams else None

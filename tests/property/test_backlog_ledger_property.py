@@ -23,6 +23,7 @@ from harmonicio.master.backlog.entry import (
     Verdict,
 )
 from harmonicio.master.backlog.ledger import Ledger
+from harmonicio.master.backlog.reservations import engine_of
 
 STREAMS = ("plates", "wells", "rows")
 ORDERED = "rows"
@@ -147,9 +148,9 @@ class LedgerMachine(RuleBasedStateMachine):
     @rule(reservation=reservations)
     def answer(self, reservation: Reservation) -> None:
         """The engine that has, or had, it says something: what it holds now counts from here."""
-        self.ledger.answered(reservation.engine, self.now)
+        self.ledger.progressed(engine_of(reservation.holder), self.now)
         for held, known in self.held.values():
-            if held.engine == reservation.engine:
+            if engine_of(held.holder) == engine_of(reservation.holder):
                 known.expires_at = self.now + TIMEOUT_S
 
     @rule(reservation=reservations, is_settled=st.booleans())
@@ -230,7 +231,7 @@ class LedgerMachine(RuleBasedStateMachine):
 
     @rule(engine=st.sampled_from(ENGINES))
     def end_connection(self, engine: str) -> None:
-        mine = [(token, known) for token, (held, known) in sorted(self.held.items()) if held.engine == engine]
+        mine = [(token, known) for token, (held, known) in sorted(self.held.items()) if held.holder == engine]
         decisions = self.ledger.release_all(engine)
         assert len(decisions) == len(mine)
         for (token, known), decision in zip(mine, decisions, strict=True):

@@ -1,4 +1,4 @@
-"""The promise of DESIGN section 1, checked by simulation: whole clusters in one thread, on a seeded network, disk and
+"""The promise of docs/guarantees.md, checked by simulation: whole clusters in one thread, on a seeded network, disk and
 clock, under faults, with an auditor that shares no code with the product.
 
 What runs is the product itself: the master's service with backlog and data port, workers' services, engines' daemons

@@ -34,6 +34,7 @@ from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.outcome_codec import check_answer
 from harmonicio.master.backlog.reception import Answer, Reception
+from harmonicio.master.backlog.reservations import engine_of
 from harmonicio.master.backlog.subscriptions import OnFinal
 from harmonicio.master.backlog.upkeep import Upkeep
 from harmonicio.wire.events import IncomingMessage
@@ -202,15 +203,15 @@ class Backlog:
         with self._lock:
             self._ledger.recall(stream)
 
-    def reserve(self, stream: str, engine: str, now: float) -> Reservation | None:
+    def reserve(self, stream: str, holder: str, now: float) -> Reservation | None:
         """Give the next message of the stream to an engine; None when nothing is ready.
 
         Args:
-            engine: Names who holds it, for :meth:`engine_gone`.
+            holder: Names the engine and its connection, for :meth:`engine_gone`.
             now: Monotonic seconds.
         """
         with self._lock:
-            reservation = self._ledger.reserve(stream, engine, now)
+            reservation = self._ledger.reserve(stream, holder, now)
         if reservation is not None:
             self._notifier.changed(stream)
         return reservation
@@ -260,7 +261,7 @@ class Backlog:
                 "for message %r of stream %r, attempt %d",
                 count,
                 outcome.kind.name.lower(),
-                reservation.engine,
+                engine_of(reservation.holder),
                 reservation.entry.message_id,
                 reservation.entry.stream,
                 reservation.attempt,
@@ -275,13 +276,13 @@ class Backlog:
                 reservation.entry.message_id,
                 reservation.entry.stream,
                 reservation.entry.size_bytes,
-                reservation.engine,
+                engine_of(reservation.holder),
                 one_line(outcome.text)[:MAX_LOGGED_LENGTH],
             )
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()
-        self._ledger.answered(reservation.engine, now)
+        self._ledger.progressed(engine_of(reservation.holder), now)
         if outcome.kind is OutcomeKind.DONE:
             return self._ledger.finish(reservation)
         if outcome.kind is OutcomeKind.FAILED:
@@ -294,11 +295,18 @@ class Backlog:
             return self._ledger.put_off(reservation, now, self._random.random())
         return self._ledger.release(reservation, now, REFUSED_AGAIN_AFTER_S)
 
-    def engine_gone(self, engine: str) -> None:
+    def engine_gone(self, holder: str) -> None:
         """The engine's connection ended: what it held is ready again, as suspects."""
         with self._lock:
-            decisions = self._ledger.release_all(engine)
+            decisions = self._ledger.release_all(holder)
         self._clerk.carry_out(decisions)
+
+    def engines_progressed(self, engines: Iterable[str]) -> None:
+        """Controllers tell of engines that have handled messages, which need not have come from here."""
+        now = self._clock.monotonic()
+        with self._lock:
+            for engine in engines:
+                self._ledger.progressed(engine, now)
 
     def engine_exited(self, ended: EngineExit) -> None:
         """A controller tells how an engine ended.

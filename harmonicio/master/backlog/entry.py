@@ -142,12 +142,13 @@ def cost_bytes(size_bytes: int) -> int:
 class Reservation:
     """One message held by one engine attempt; ``token`` is never used again, so late outcomes are recognised.
 
-    It ends ``timeout_s`` after it was made, or after the last answer of its engine if that is later.
+    It ends ``timeout_s`` after it was made, or after its engine last completed a message if that is later. ``holder``
+    is one connection of the engine.
     """
 
     token: int
     entry: Entry
-    engine: str
+    holder: str
     attempt: int
     made_at: float
     timeout_s: float

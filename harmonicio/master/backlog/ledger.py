@@ -5,8 +5,8 @@ Rules:
 - Within a stream, larger priorities go first, then earlier arrivals. Nothing orders streams among each other. In an
   ordered stream one message at a time is held; one that is being stored or is to be tried again holds up those behind.
 - A message is reserved by at most one engine at a time. A reservation ends by its outcome, by the end of the engine's
-  connection, or by expiry, which each answer of the engine puts off; an outcome that comes later finds no reservation
-  and changes nothing.
+  connection, or by expiry, which whatever the engine completes puts off; an outcome that comes later finds no
+  reservation and changes nothing.
 - What a host has no room for is put off longer each time, or recalled for one that may have room. No dead letters.
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
   connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
@@ -146,20 +146,20 @@ class Ledger:
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
-    def reserve(self, stream: str, engine: str, now: float) -> Reservation | None:
+    def reserve(self, stream: str, holder: str, now: float) -> Reservation | None:
         """Give the next message of the stream, of ``books.next_size``, to an engine; None when nothing is ready."""
         book = self.books.find(stream)
         entry = None if book is None else book.next_ready()
         if book is None or entry is None:
             return None
         entry.is_put_off = False
-        entry.engine = engine_of(engine)
+        entry.engine = engine_of(holder)
         book.move(entry, State.RESERVED)
-        return self._reservations.make(entry, engine, now, book.policy.reservation_timeout_s)
+        return self._reservations.make(entry, holder, now, book.policy.reservation_timeout_s)
 
-    def answered(self, engine: str, now: float) -> None:
-        """The engine has answered a message, in time or late: what else it holds is held for another while."""
-        self._reservations.answered(engine, now)
+    def progressed(self, engine: str, now: float) -> None:
+        """The engine has ended the work on a message, whosever that was: what it holds is held for another while."""
+        self._reservations.progressed(engine, now)
 
     def finish(self, reservation: Reservation) -> Decision:
         """The engine has processed the message; :meth:`settled` follows when that is on stable storage."""
@@ -222,10 +222,10 @@ class Ledger:
         if (book := self.books.find(stream)) is not None and (entry := book.next_put_off()) is not None:
             book.move(entry, State.READY)
 
-    def release_all(self, engine: str) -> list[Decision]:
+    def release_all(self, holder: str) -> list[Decision]:
         """The engine's connection ended: what it held is ready again, free of charge, as suspects."""
         decisions = []
-        for reservation in self._reservations.end_engine(engine):
+        for reservation in self._reservations.end_holder(holder):
             entry = reservation.entry
             has_changed, entry.is_suspect = not entry.is_suspect, True
             decisions.append(self._give_back(entry, 0.0, has_changed=has_changed))

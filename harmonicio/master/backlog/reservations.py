@@ -3,14 +3,15 @@
 Each reservation has a token that is never used again. Whoever ends one must present it; the second one who tries finds
 nothing, and so a late outcome has no effect.
 
-An engine that answers is alive: what else it holds counts from that answer, because a message that was pushed ahead
-waits there for the handler of another. Who is frozen answers nothing. Expiries lie in a heap as they were when they
-were made; one that comes to the top is looked at again, so that an answer costs the same however much its engine holds.
-Stale tokens are cleared out when they prevail.
+An engine that completes messages is alive: what it holds counts from then, because a message that was pushed ahead
+waits there for the handler of another, which may have come from a connector. Who is frozen completes nothing. Expiries
+lie in a heap as they were when they were made; one that comes to the top is looked at again, so that an answer costs
+the same however much its engine holds. Stale tokens are cleared out when they prevail.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
 
@@ -34,9 +35,10 @@ class Reservations:
 
     def __init__(self) -> None:
         self._by_token: dict[int, Reservation] = {}
-        self._by_engine: dict[str, set[int]] = {}
-        #: When those that hold something answered last.
-        self._answered_at: dict[str, float] = {}
+        self._by_holder: dict[str, set[int]] = {}
+        #: How much each engine holds, over whatever connection; and when it last completed something.
+        self._counts: Counter[str] = Counter()
+        self._progressed_at: dict[str, float] = {}
         self._expiries: list[tuple[float, int]] = []
         self._next_token = 1
 
@@ -44,44 +46,49 @@ class Reservations:
         return len(self._by_token)
 
     def __repr__(self) -> str:
-        return f"<Reservations: {len(self._by_token)} held by {len(self._by_engine)} engines>"
+        return f"<Reservations: {len(self._by_token)} held by {len(self._counts)} engines>"
 
-    def make(self, entry: Entry, engine: str, now: float, timeout_s: float) -> Reservation:
-        """Reserve an entry for an engine."""
-        reservation = Reservation(self._next_token, entry, engine, entry.attempts + 1, now, timeout_s)
+    def make(self, entry: Entry, holder: str, now: float, timeout_s: float) -> Reservation:
+        """Reserve an entry for an engine, over one connection of it."""
+        reservation = Reservation(self._next_token, entry, holder, entry.attempts + 1, now, timeout_s)
         self._next_token += 1
         self._by_token[reservation.token] = reservation
-        self._by_engine.setdefault(engine, set()).add(reservation.token)
+        self._by_holder.setdefault(holder, set()).add(reservation.token)
+        self._counts[engine_of(holder)] += 1
         heappush(self._expiries, (now + timeout_s, reservation.token))
         if len(self._expiries) > 2 * len(self._by_token) + _STALE_ALLOWED:
             self._expiries = [(self.expires_at(held), token) for token, held in self._by_token.items()]
             heapify(self._expiries)
         return reservation
 
-    def answered(self, engine: str, now: float) -> None:
-        """The engine has answered something, whatever it was: all that it holds counts from now."""
-        if engine in self._by_engine:
-            self._answered_at[engine] = now
+    def progressed(self, engine: str, now: float) -> None:
+        """The engine has completed something, whosever it was: all that it holds counts from now."""
+        if engine in self._counts:
+            self._progressed_at[engine] = now
 
     def expires_at(self, reservation: Reservation) -> float:
-        """Return when a reservation that has not ended does so, unless its engine answers before."""
-        answered_at = self._answered_at.get(reservation.engine, reservation.made_at)
-        return max(reservation.made_at, answered_at) + reservation.timeout_s
+        """Return when a reservation that has not ended does so, unless its engine completes something before."""
+        progressed_at = self._progressed_at.get(engine_of(reservation.holder), reservation.made_at)
+        return max(reservation.made_at, progressed_at) + reservation.timeout_s
 
     def end(self, reservation: Reservation) -> bool:
         """End a reservation; False when it had ended before."""
         if self._by_token.pop(reservation.token, None) is None:
             return False
-        held = self._by_engine[reservation.engine]
+        held = self._by_holder[reservation.holder]
         held.discard(reservation.token)
         if not held:
-            del self._by_engine[reservation.engine]
-            self._answered_at.pop(reservation.engine, None)
+            del self._by_holder[reservation.holder]
+        engine = engine_of(reservation.holder)
+        self._counts[engine] -= 1
+        if not self._counts[engine]:
+            del self._counts[engine]
+            self._progressed_at.pop(engine, None)
         return True
 
-    def end_engine(self, engine: str) -> list[Reservation]:
-        """End what an engine holds; return it in the order in which it was reserved."""
-        return self._end_all([self._by_token[token] for token in sorted(self._by_engine.get(engine, ()))])
+    def end_holder(self, holder: str) -> list[Reservation]:
+        """End what was sent over a connection; return it in the order in which it was reserved."""
+        return self._end_all([self._by_token[token] for token in sorted(self._by_holder.get(holder, ()))])
 
     def end_where(self, is_meant: Callable[[Entry], bool]) -> list[Reservation]:
         """End the reservations of all entries that are meant."""

@@ -293,6 +293,21 @@ def test_an_answer_of_an_engine_renews_what_else_it_holds(desk: Desk) -> None:
     assert (desk.state("b"), desk.backlog.figures("plates").late_total) == ("done", 0)
 
 
+def test_whatever_an_engine_completes_renews_what_it_holds(desk: Desk) -> None:
+    desk.put("a")
+    ahead = desk.reserve("e1#7")
+    desk.clock.advance(80.0)
+    desk.backlog.engines_progressed(["e1"])
+    desk.clock.advance(80.0)
+    desk.backlog.tick()
+    assert desk.state("a") == "reserved"
+    desk.clock.advance(11.0)
+    desk.backlog.tick()
+    assert desk.state("a") == "waiting"
+    desk.backlog.settle(ahead, DONE)
+    assert desk.backlog.figures("plates").late_total == 1
+
+
 def test_an_answer_renews_nothing_of_other_engines_nor_what_is_held_later(desk: Desk) -> None:
     for message_id in "abc":
         desk.put(message_id)

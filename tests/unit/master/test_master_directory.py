@@ -54,6 +54,15 @@ def test_a_silent_worker_is_lost_with_its_engines(directory: Directory) -> None:
     assert directory.expire(now=7.0) == ()
 
 
+def test_engines_that_have_handled_more_than_before_are_told(directory: Directory) -> None:
+    slow, quick = engine("w1-slow"), engine("w1-quick")
+    directory.report("w1", report(0, slow, quick), now=1.0)
+    more = dataclasses.replace(quick, handled=3)
+    assert directory.report("w1", report(1, slow, more), now=2.0).progressed == ("w1-quick",)
+    assert directory.report("w1", report(2, slow, more), now=3.0).progressed == ()
+    assert directory.report("w1", report(1, slow, quick), now=4.0).progressed == ()
+
+
 def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory) -> None:
     directory.report("w1", report(0, engine()), now=1.0)
     directory.expire(now=20.0)
