@@ -38,7 +38,7 @@ def what_is_left(world: Any) -> Iterator[str]:
             yield f"message {entry.message_id!r} of {entry.stream} is {entry.state.name} at the master"
     for engine, daemon in _daemons(world):
         if daemon._slots.in_use:
-            yield f"engine {engine} runs something: {daemon!r}"
+            yield f"engine {engine} runs something: {daemon._slots!r}"
 
 
 def _daemons(world: Any) -> Iterator[tuple[str, Any]]:
@@ -55,12 +55,11 @@ def audit(world: Any) -> None:
     backlog = _backlog(world)
     for name in world.effects.rows:
         auditor.found(name, PROCESSED)
+        if name not in world.heard_done:
+            auditor.cut_short(name)
     world.effects.audit()
     for record in world.master.disk.stable.shed:
         auditor.found(record.message_id, SHED)
-        if record.message_id in world.effects.rows:
-            # An engine had it before, and was not heard any more; what the master still gives out is not shed.
-            auditor.cut_short(record.message_id)
     dead_bytes = 0
     for entry in _entries(backlog):
         auditor.found(entry.message_id, DEAD if entry.state is State.DEAD else WAITING)

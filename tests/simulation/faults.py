@@ -18,6 +18,7 @@ from simulation.schedule import Fault
 #: What ends a fault; what has no end has none.
 End = Callable[[], None] | None
 MAX_OUTAGE_S = 20.0
+UNDER_WAY_S = 20.0
 
 
 class NobodyThere(Exception):
@@ -65,6 +66,8 @@ class Faults:
             if not source.is_running and not source.is_done:
                 source.start()
         world.admin.spawn("declare", world.declare)
+        # What an administrator has asked for before may still be under way.
+        world.loop.after(UNDER_WAY_S, world.admin.spawn, "declare", world.declare)
         world.note("all faults have ended")
 
 
@@ -377,6 +380,8 @@ def _ask(world: Any, ask: Callable[[], object]) -> None:
 
     def act() -> None:
         for _ in range(5):
+            if world.faults.are_over:
+                return
             try:
                 ask()
                 return

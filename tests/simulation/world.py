@@ -65,6 +65,9 @@ class World:
         self.effects = Effects(self.auditor, self.planned)
         self._engines = 0
         self.damaged: set[str] = set()
+        #: Messages of which the master or the source has heard `done`, in time.
+        self.heard_done: set[str] = set()
+        self._declared = 0
         url = f"http://{MASTER}:{PORT}"
         options = {"lease_term_s": plan.lease_term_s}
         key = loop.random.randbytes(32).hex()
@@ -140,6 +143,7 @@ class World:
             self.auditor.told_safe(name, "stored")
         elif state is DeliveryState.DONE:
             if before is not DeliveryState.STORED:
+                self.heard_done.add(name)
                 self.auditor.told_safe(name, "done")
             self.auditor.told_end(name, PROCESSED)
         elif state is DeliveryState.FAILED:
@@ -198,7 +202,9 @@ class World:
         return violations + [f"an error of ours: {each}" for each in self.loop.bugs]
 
     def _is_over(self) -> bool:
-        return bool(self.loop.bugs) or (all(each.is_done for each in self.sources) and is_at_rest(self))
+        return bool(self.loop.bugs) or (
+            self._declared > 2 and all(each.is_done for each in self.sources) and is_at_rest(self)
+        )
 
     def declare(self) -> None:
         """Have all streams as planned; by an administrator who does not give up."""
@@ -212,6 +218,7 @@ class World:
                     break
                 except HarmonicIOError:
                     sleep(0.5)
+        self._declared += 1
 
 
 class _Log(logging.Handler):
