@@ -29,14 +29,21 @@ def main() -> int:
     if not ground.is_inside():
         ground.enter(sys.argv[1:])
     ground.be_first()
-    folder = given.folder.absolute()
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
     plan = Plan.read(given.plan) if given.plan else make_plan(given.seed, given.minutes * 60, every_s=given.every_s)
+    folder = _emptied(given.folder.absolute())
     plan.save(folder / "plan.json")
     print(f"{len(plan.faults)} faults of {len({each.kind for each in plan.faults})} kinds: {folder / 'plan.json'}")
     return Run(folder, plan, given.rate).run()
+
+
+def _emptied(folder: Path) -> Path:
+    """Make the folder of a run, in place of that of an earlier one; what is not one of ours is left alone."""
+    if folder.exists():
+        if any(folder.iterdir()) and not (folder / "plan.json").exists():
+            sys.exit(f"{folder} is not empty, and no folder of an earlier run: choose another one with --folder.")
+        shutil.rmtree(folder)
+    folder.mkdir(parents=True)
+    return folder
 
 
 def _arguments() -> argparse.Namespace:

@@ -91,8 +91,8 @@ def _path() -> str:
 
 def make_hosts() -> None:
     """Make the bridge and the hosts, each with one link to it."""
-    Path("/run/netns").mkdir(parents=True, exist_ok=True)
-    command("mount", "-t", "tmpfs", "none", "/run/netns")  # What `ip netns` writes there vanishes with the run.
+    command("mount", "-t", "tmpfs", "none", "/run")  # What `ip` and `iptables` write there vanishes with the run.
+    Path("/run/netns").mkdir()
     command("ip", "link", "set", "lo", "up")
     command("ip", "link", "add", "bridge", "type", "bridge")
     command("ip", "addr", "add", _RUNNER, "dev", "bridge")
@@ -140,4 +140,4 @@ class SmallDisk:
         self._resize(self.size_bytes)
 
     def _resize(self, size_bytes: int) -> None:
-        command("mount", "-o", f"remount,size={max(size_bytes, 4096)}", str(self.folder))
+        command("mount", "-o", f"remount,size={max(size_bytes, 4096)}", "none", str(self.folder))

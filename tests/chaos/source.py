@@ -123,7 +123,7 @@ def offers(journal: Path, seed: int, name: str) -> Iterator[tuple[Offer, int, bo
 class Proxies(Detour):
     """Proxies of the connectors of one source; those before engines that are gone are closed."""
 
-    KEPT = 16
+    KEPT = 8
 
     def __init__(self, client: LeaseClient, proxies: dict[Address, FaultProxy], lock: threading.Lock) -> None:
         super().__init__(client, proxies)
