@@ -110,6 +110,7 @@ class StreamConnector:
         settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
         self._exchange = Exchange(dispatch, self.source, settlement)
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
+        settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
             self._exchange, client, stream=stream, source=self.source, checksum_mode=settings.checksum
         )

@@ -48,9 +48,11 @@ class KnownIds:
         if len(self._known) > self._max_remembered:
             del self._known[next(iter(self._known))]
 
-    def forget(self, message_id: str) -> None:
-        """It was not sent."""
-        self._known.pop(message_id, None)
+    def forget(self, delivery: Delivery) -> None:
+        """It was not sent, or nobody has taken it: the source may send it again."""
+        known = self._known.get(delivery.message_id)
+        if known is not None and known[1]() is delivery:
+            del self._known[delivery.message_id]
 
     def find(self, owner: Awaiting, message_id: str, digest: bytes) -> Delivery | None:
         """Return the delivery of a message that was sent before; None: it is to be sent.

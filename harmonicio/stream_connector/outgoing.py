@@ -72,9 +72,14 @@ class Outgoing:
         try:
             return self._send(parcel, digest)
         except BaseException:
-            with self._drawing:
-                self._known.forget(message_id)
+            self.forget(delivery)
             raise
+
+    def forget(self, delivery: Delivery) -> None:
+        """Nobody has this message: it is sent when the source sends it again, with these or other bytes."""
+        if self._known is not None:
+            with self._drawing:
+                self._known.forget(delivery)
 
     def restore(self) -> int:
         """Send what is in the spool from before; return how many messages that is.

@@ -8,6 +8,8 @@ All but :meth:`Settlement.tidy` is called with the connector's lock held.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.stream_connector import failures
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
@@ -24,6 +26,9 @@ class Settlement:
     Args:
         spool: Where they are kept until they are safe.
         keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised.
+
+    Attributes:
+        on_rejected: Called with what was rejected for good; must not block.
     """
 
     def __init__(self, spool: Spool | None, *, keeps_outcomes: bool) -> None:
@@ -33,6 +38,7 @@ class Settlement:
         self.tally = Tally()
         self.results = Results()
         self.failures = Failures()
+        self.on_rejected: Callable[[Delivery], None] = lambda delivery: None
 
     def __repr__(self) -> str:
         return f"<Settlement: {self.tally!r}, {self.results!r}>"
@@ -82,6 +88,7 @@ class Settlement:
             return
         if delivery.state is DeliveryState.REJECTED:
             self.tally.rejected += 1
+            self.on_rejected(delivery)
         else:
             self.tally.failed += 1
         if self._keeps_outcomes:

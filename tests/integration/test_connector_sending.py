@@ -208,6 +208,24 @@ def test_an_id_conflict_is_final_and_damage_is_not(cluster: BareCluster) -> None
     assert caught.value.reason == "id_conflict"
 
 
+def test_what_was_rejected_is_sent_when_the_source_sends_it_again_under_its_id(cluster: BareCluster) -> None:
+    answers = iter([RejectReason.TOO_LARGE, RejectReason.ID_CONFLICT])
+
+    def answer(_: IncomingMessage) -> Outcome:
+        reason = next(answers, None)
+        return DONE if reason is None else Outcome(Kind.REJECTED, reason=reason)
+
+    engine = cluster.engine(answer)
+    with cluster.connect() as connector:
+        connector.send(b"image", message_id="plate 1")
+        with pytest.raises(MessageRejected, match="too_large"):
+            connector.flush("safe", timeout_s=10)
+        with pytest.raises(MessageRejected, match="id_conflict"):
+            connector.send(b"image", message_id="plate 1").result(10)
+        connector.send(b"mended", message_id="plate 1").result(10)
+    assert [payload for _, payload in engine.messages] == [b"image", b"image", b"mended"]
+
+
 # ── files ────────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
