@@ -59,6 +59,7 @@ class Exchange:
         self._peers: dict[Lane, Peer] = {}
         self._refusal: HarmonicIOError | None = None
         self._room_queue: deque[object] = deque()
+        self._spool_queue: deque[object] = deque()
         self._offered_at = 0.0
         self._due_at = math.inf
         self._was_wanted = (False, False)
@@ -86,11 +87,11 @@ class Exchange:
                 self._dispatch.offer(parcel, now)
 
     def wait_for_room(self, has_room: Callable[[], bool]) -> None:
-        """Wait until there is room elsewhere than in the byte budget, in one line with who waits for that."""
+        """Wait until the spool has room, in a line of its own: who waits for memory may be what fills the spool."""
         with self.lock:
             self._check_usable()
-            if self._room_queue or not has_room():
-                self._wait_for_room(has_room)
+            if self._spool_queue or not has_room():
+                self._wait_for_room(self._spool_queue, has_room)
 
     def has_memory(self, parcel: Parcel) -> bool:
         """Whether its payload may stay in memory beside the spool: half of the budget is for what lies only there."""
@@ -100,7 +101,7 @@ class Exchange:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
         with self.lock:
             if self._room_queue or not self._dispatch.has_room(parcel.cost_bytes):
-                self._wait_for_room(lambda: self._dispatch.has_room(parcel.cost_bytes))
+                self._wait_for_room(self._room_queue, lambda: self._dispatch.has_room(parcel.cost_bytes))
             self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
@@ -187,9 +188,9 @@ class Exchange:
             raise self._refusal
         return is_done()
 
-    def _wait_for_room(self, has_room: Callable[[], bool]) -> None:
+    def _wait_for_room(self, queue: deque[object], has_room: Callable[[], bool]) -> None:
         """First come, first served, so that a large message is not overtaken for ever."""
-        ticket, queue = object(), self._room_queue
+        ticket = object()
         queue.append(ticket)
         try:
             self.pump.wait(lambda: self._is_over or (queue[0] is ticket and has_room()))
@@ -324,7 +325,7 @@ class Exchange:
         with self.lock:
             leaving, unlogged = self._settlement.take_untidy()
         self._settlement.tidy(leaving, unlogged)
-        if leaving and self._room_queue:
+        if leaving and self._spool_queue:
             with self.lock:
                 self.pump.tell_waiters()
 

@@ -144,6 +144,28 @@ def test_what_cannot_be_sent_is_put_aside_only_if_nobody_else_has_it(
     assert f"message {delivery.message_id!r} could not be sent: It is too large." in said.read_text()
 
 
+def test_threads_that_wait_for_the_spool_and_for_memory_do_not_wait_for_each_other(
+    cluster: BareCluster, tmp_path: Path
+) -> None:
+    engine = cluster.engine()
+    sent = 0
+
+    def send() -> None:
+        for _ in range(10):
+            connector.send(bytes(60_000))
+
+    with cluster.connect(spool=tmp_path, spool_max_bytes=100_000) as connector:
+        threads = [threading.Thread(target=send, daemon=True) for _ in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(20)
+        sent = connector.figures().sent
+        connector.close(timeout_s=5)
+    assert sent == 30
+    assert len(engine.messages) == 30
+
+
 def test_a_message_that_send_refuses_does_not_stay_in_the_spool(cluster: BareCluster, tmp_path: Path) -> None:
     cluster.master.error = AWAY
     connector = cluster.connect(spool=tmp_path)

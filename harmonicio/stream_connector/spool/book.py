@@ -113,11 +113,15 @@ class Book:
         self._close(place.segment)
         return self.settled(place.segment)
 
-    def adopt(self, number: int, size_bytes: int, kept: int, *, is_spoilt: bool) -> list[Instruction]:
-        """Take in a segment that was found."""
+    def adopt(
+        self, number: int, size_bytes: int, kept: int, *, is_spoilt: bool, is_last: bool = False
+    ) -> list[Instruction]:
+        """Take in a segment that was found; the last one is filled up, so that restarts do not add up to segments."""
         self._segments[number] = _Segment(size_bytes, kept, is_spoilt)
         self.size_bytes += size_bytes
         self.kept += kept
+        if is_last and kept and not is_spoilt and size_bytes < self._segment_bytes:
+            self._active = number
         return self._end(number)
 
     # ── taking out ───────────────────────────────────────────────────────────────────────────────────────────────────
@@ -126,7 +130,9 @@ class Book:
         """A message of this segment is not kept any more; ``is_spoilt``: because it can never be sent."""
         segment = self._segments[number]
         segment.kept -= 1
-        segment.is_spoilt |= is_spoilt
+        if is_spoilt:
+            segment.is_spoilt = True
+            self._close(number)
         self.kept -= 1
         return self._end(number)
 

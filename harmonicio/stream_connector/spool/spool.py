@@ -149,10 +149,12 @@ class Spool:
                 place, instructions = self._book.place(draft.size_bytes)
             try:
                 file = self._written(place, draft)
-            except OSError as error:
+            except BaseException as error:  # Ctrl-C, too: what is not kept must not be counted, nor leave a hole.
                 with self._deciding:
                     instructions += self._book.unplace(place, draft.size_bytes)
-                raise self._broken("written", error) from None
+                if isinstance(error, OSError):
+                    raise self._broken("written", error) from None
+                raise
             finally:
                 with self._sweeping:
                     self._carry_out(instructions)
@@ -230,14 +232,17 @@ class Spool:
     def _recover(self) -> list[Entry]:
         self._book = Book(self._max_bytes, self._disk.next_number())
         entries: list[Entry] = []
-        for number in self._disk.numbers():
+        numbers = self._disk.numbers()
+        for number in numbers:
             file = self._disk.open(number)
             self._files[number] = file
             found = [entry for each in scan(file.read, file.size_bytes) if (entry := self._taken(number, file, each))]
+            is_spoilt = bool(self._why.get(number))
+            instructions = self._book.adopt(
+                number, file.size_bytes, len(found), is_spoilt=is_spoilt, is_last=number == numbers[-1]
+            )
             with self._sweeping:
-                self._carry_out(
-                    self._book.adopt(number, file.size_bytes, len(found), is_spoilt=bool(self._why.get(number)))
-                )
+                self._carry_out(instructions)
             entries += found
         return entries
 
@@ -278,7 +283,7 @@ class _GroupCommit:
         self._noting = threading.Lock()
         self._written = self._synced = 0
         self._unsynced: dict[SegmentFile, None] = {}
-        self._is_folder_unsynced = False
+        self._is_folder_unsynced = True  # Somebody before may have left it so.
         self._failure: tuple[int, OSError] | None = None
 
     def wrote(self, file: SegmentFile, *, is_new: bool) -> int:
@@ -310,6 +315,8 @@ class _GroupCommit:
                     self._disk.sync_folder()
             except OSError as error:
                 self._failure = (reached, error)
+                with self._noting:
+                    self._is_folder_unsynced |= is_folder_unsynced
                 raise
             self._synced = reached
 

@@ -113,6 +113,27 @@ def test_a_segment_goes_with_the_last_message_of_it() -> None:
     assert (book.size_bytes, book.kept) == (0, 0)
 
 
+def test_sources_that_come_and_go_fill_one_segment(tmp_path: Path) -> None:
+    """Else each of them would leave one, and sooner or later nobody could open them all."""
+    for number in range(5):
+        spool = spool_at(tmp_path, is_synced=True)
+        assert list(content(spool.open())) == [f"m-{before}" for before in range(number)]
+        put(spool, f"m-{number}", bytes([number]) * 10)
+        assert spool.close() == number + 1
+    assert len(segments(spool)) == 1
+
+
+def test_a_segment_of_which_something_is_refused_or_damaged_does_not_grow(tmp_path: Path) -> None:
+    book = Book(max_bytes=10**9, first=3)
+    assert book.adopt(1, 100, 2, is_spoilt=True, is_last=True) == []
+    assert book.adopt(2, 100, 2, is_spoilt=False, is_last=True) == []
+    assert book.reserve(10)
+    assert book.place(10)[0].segment == 2
+    assert book.settled(2, is_spoilt=True) == []
+    assert book.reserve(10)
+    assert book.place(10)[0].segment == 3
+
+
 def test_many_threads_share_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     syncs = []
     may_sync = threading.Event()
@@ -251,6 +272,46 @@ def test_a_sync_that_fails_is_an_error_for_all_who_waited_for_it(
     put(spool, "kept", b"image")
     assert spool.close() == 1
     assert list(content(spool_at(tmp_path).open())) == ["kept"]
+
+
+def test_the_name_of_a_segment_is_synced_again_after_a_sync_that_failed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(self: SpoolDisk, file: SegmentFile) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    synced: list[str] = []
+    spool = spool_at(tmp_path, is_synced=True)
+    spool.open()
+    put(spool, "before", b"image")
+    with monkeypatch.context() as patch:
+        patch.setattr(SpoolDisk, "sync", fail)
+        monkeypatch.setattr(SpoolDisk, "sync_folder", lambda self: synced.append("folder"))
+        with pytest.raises(StorageError):
+            put(spool, "large", bytes(20_000_000))
+        with pytest.raises(StorageError):
+            put(spool, "lost", b"image")
+    put(spool, "kept", b"image")
+    assert synced == ["folder"]
+
+
+def test_what_is_interrupted_while_it_is_written_is_not_kept_and_leaves_no_hole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> int:
+        raise KeyboardInterrupt
+
+    spool = spool_at(tmp_path)
+    spool.open()
+    put(spool, "first", b"image")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(os, "pwritev", interrupt)
+        put(spool, "interrupted", b"image")
+    put(spool, "second", b"image")
+    assert spool.close() == 2
+    again = spool_at(tmp_path)
+    assert list(content(again.open())) == ["first", "second"]
+    assert aside(again) == ""
 
 
 def test_a_closed_spool_takes_nothing(tmp_path: Path) -> None:
