@@ -122,6 +122,7 @@ class Clerk:
                 return
             self._ledger.shed(entry, self._clock.wall())
         self.tell_final(entry, outcome)
+        self.room_freed()  # It may have been larger than what it made room for.
 
     def repeat(self, now: float) -> None:
         """Try again what could not be written, and whether there is room on the disk."""

@@ -242,3 +242,16 @@ def test_whatever_waits_no_more_is_shed_than_needed_and_the_budget_agrees() -> N
                 waiting += [*held, gone]
                 held.clear()
         assert ledger.books.budget.used_bytes == sum(each.cost_bytes for each in (*waiting, *held))
+
+
+def test_whoever_found_no_room_is_told_of_what_was_shed() -> None:
+    desk = Desk(MemoryStore(), LedgerLimits(max_bytes=100_000))
+    desk.backlog.declare(SHEDDING)
+    has_room = threading.Event()
+    desk.backlog.set_listeners(on_room=has_room.set)
+    desk.put("large", bytes(90_000))
+    assert not desk.backlog.can_take(20_000, "frames")
+    desk.put("small", bytes(9_000))
+    assert desk.state("large") == "shed"
+    assert has_room.wait(20.0) and desk.backlog.can_take(20_000, "frames")
+    desk.backlog.close()
