@@ -8,7 +8,8 @@ Rules:
 
 - Nothing is thrown away: what cannot be read is put aside in ``quarantine``, for people to look at.
 - It is the only place where a file without a row is adopted. So a message that was finished just before may be
-  processed once more, which is better than one that is lost.
+  processed once more, which is better than one that is lost. Of several files of one message the latest counts: those
+  before it are of puts that were refused.
 - A rebuilt index counts from its renaming on; a start that finds one puts it in its place. A crash at any point before
   leaves the damaged index, and the next start begins anew.
 - An index that cannot be read because of the disk (EIO) or the user's rights is not damaged: that is an error.
@@ -30,9 +31,8 @@ from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
 CHECKED_MAX_BYTES = 256 * 1024**2
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SUFFIXES = ("", "-wal", "-shm")
-#: So many ranges of rows are tried, and so many in a row without a success; damage beyond that is given up.
-_MAX_RANGES = 20_000
-_MAX_FAILURES = 300
+#: So many ranges of rows are tried, which takes a minute or two; damage beyond that is given up.
+_MAX_RANGES = 1_000_000
 _MAX_KEY = 2**48
 #: The tables with their keys, in the order of their columns.
 _TABLES = {"entries": "sequence", "payloads": "sequence", "finished": "number", "shed": "number"}
@@ -107,7 +107,7 @@ def rebuild(index: Path, files: PayloadFiles, why: str) -> list[str]:
     return [
         f"The index was damaged ({why}) and was made anew: {counts['entries']} messages and dead letters and "
         f"{counts['finished']} finished ids were read from it, {adopted} messages were adopted from their payload "
-        f"files, {unknown} payload files told nothing. What was damaged lies in {aside}."
+        f"files, {unknown} payload files told nothing new. What was damaged lies in {aside}."
     ]
 
 
@@ -128,55 +128,60 @@ def _put_aside(index: Path) -> Path:
 
 
 def _copy(damaged: Path, new: sqlite3.Connection, table: str) -> int:
-    """Copy the rows of a table that can be read; return how many."""
+    """Copy the rows of a table that can be read; return how many. Raises sqlite3.Error when that cannot be written."""
     count = 0
-    try:
-        with closing(sqlite3.connect(damaged, isolation_level=None)) as old:
-            old.text_factory = lambda raw: raw.decode("utf-8", "replace")
-            for row in _rows(old, table):
-                marks = ", ".join("?" * len(row))
-                with suppress(sqlite3.IntegrityError):
-                    new.execute(f"INSERT INTO {table} VALUES ({marks})", row)
-                    count += 1
-    except sqlite3.DatabaseError:
-        return count  # Nothing more can be read of it.
+    names = [each[0] for each in new.execute(f"SELECT * FROM {table} LIMIT 0").description]
+    with closing(sqlite3.connect(damaged, isolation_level=None)) as old:
+        old.text_factory = lambda raw: raw.decode("utf-8", "replace")
+        for row in _rows(old, table):
+            columns = ", ".join(names[: len(row)])  # Earlier formats have fewer.
+            marks = ", ".join("?" * len(row))
+            with suppress(sqlite3.IntegrityError):
+                new.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
+                count += 1
     return count
 
 
 def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
-    """Yield what can be read: ranges of rows, halved wherever one cannot be."""
+    """Yield what can be read, one row at a time: behind a row that cannot be, what is left is halved until it can."""
     key = _TABLES[table]
-    old.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    try:
+        old.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.DatabaseError:
+        return  # Nothing can be read of it.
     ranges = [(0, _MAX_KEY)]
-    failures = 0
     for _ in range(_MAX_RANGES):
-        if not ranges or failures > _MAX_FAILURES:
+        if not ranges:
             return
         first, end = ranges.pop()
         try:
-            rows = old.execute(f"SELECT * FROM {table} WHERE {key} >= ? AND {key} < ?", (first, end)).fetchall()
+            rows = old.execute(f"SELECT * FROM {table} WHERE {key} >= ? AND {key} < ? ORDER BY {key}", (first, end))
+            for row in rows:
+                yield row
+                first = max(first, row[0] + 1)
         except sqlite3.DatabaseError:
-            failures += 1
             if end - first > 1:
                 middle = (first + end) // 2
                 ranges += [(middle, end), (first, middle)]
-            continue
-        failures = 0 if rows else failures
-        yield from rows
 
 
 def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[int, int]:
     """Give a row to each payload file that has none and says whose it is; put the others aside."""
-    known = {sequence for (sequence,) in new.execute("SELECT sequence FROM entries")}
+    known: set[int] = set()
+    taken: set[tuple[str, str]] = set()
+    for sequence, stream, message_id in new.execute("SELECT sequence, stream, message_id FROM entries"):
+        known.add(sequence)
+        taken.add((stream, message_id))
     adopted = unknown = 0
-    for sequence in sorted(files.sizes_bytes().keys() - known):
+    for sequence in sorted(files.sizes_bytes().keys() - known, reverse=True):
         entry = files.label(sequence)
-        if entry is None or entry.sequence != sequence:
+        if entry is None or entry.sequence != sequence or (entry.stream, entry.message_id) in taken:
             files.put_aside(sequence, aside)
             unknown += 1
             continue
         ids = (entry.stream, entry.message_id)
         if not new.execute("SELECT 1 FROM finished WHERE stream = ? AND message_id = ?", ids).fetchall():
             new.execute(sqlite_schema.INSERT_ENTRY, sqlite_schema.entry_row(entry, None))
+            taken.add(ids)
             adopted += 1
     return adopted, unknown

@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import os
 import random
+import sqlite3
 from collections.abc import Callable, Iterator
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
@@ -206,3 +208,53 @@ def test_a_disk_that_cannot_be_read_is_an_error_and_not_damage(folder: Path) -> 
 
     assert forks.run(start) == 0
     assert not (folder / "quarantine").exists()
+
+
+def test_what_lies_behind_a_hole_in_the_index_is_served_too(tmp_path: Path) -> None:
+    folder, count, hole_bytes = tmp_path / "backlog", 10_000, 16 * PAGE_BYTES
+    opened = OpenStore(SqliteStore(folder, LIMITS))
+    told = [opened.put_later(number, bytes(300))[1] for number in range(count)]
+    assert [each.wait() for each in told] == [None] * count
+    opened.store.close()
+    index = folder / "backlog.sqlite"
+    change(index, index.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES, b"\xff" * hole_bytes)
+    opened = OpenStore(SqliteStore(folder, LIMITS))
+    found = []
+    for entry in opened.recovery.entries:
+        with suppress(StorageError):
+            assert opened.read(entry) == bytes(300)
+            found.append(entry.sequence)
+    opened.store.close()
+    assert "made anew" in opened.recovery.repairs[0]
+    assert len(found) >= count - hole_bytes // 40  # No row is smaller.
+    assert found[-1] == count - 1
+
+
+def test_an_index_of_an_earlier_format_that_is_damaged_is_read_likewise(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    index = folder / "backlog.sqlite"
+    with closing(sqlite3.connect(index)) as connection:
+        connection.executescript("DROP TABLE shed; ALTER TABLE finished DROP COLUMN is_shed; PRAGMA user_version = 1;")
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'finished_by_id'").fetchone()
+    change(index, (page - 1) * PAGE_BYTES, b"\xff" * PAGE_BYTES)
+    recovery = open_store().recovery
+    assert "made anew" in recovery.repairs[0]
+    assert (len(recovery.entries), len(recovery.finished)) == (40, 3)
+
+
+def test_of_several_files_of_one_message_only_the_latest_is_adopted(
+    tmp_path: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    folder = tmp_path / "backlog"
+    stored = OpenStore(SqliteStore(folder, LIMITS))
+    for sequence, size_bytes in ((101, LARGE), (102, LARGE + 1), (103, LARGE + 2)):
+        stored.put(sequence, bytes(size_bytes), message_id="again")
+    stored.store.close()
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+    recovery = open_store().recovery
+    assert [(each.sequence, each.size_bytes) for each in recovery.entries if each.message_id == "again"] == [
+        (103, LARGE + 2)
+    ]
+    assert "2 payload files told nothing new" in recovery.repairs[0]
+    assert len(list(folder.glob("quarantine/1/10[12].bin"))) == 2
