@@ -34,7 +34,7 @@ from collections import deque
 from operator import itemgetter
 from typing import Any
 
-from harmonicio.engine.peer import IDLE_AFTER_S, Peer
+from harmonicio.engine.peer import Peer
 
 #: More messages are never open, however fast the handler is.
 LARGEST_WINDOW = 10_000
@@ -349,8 +349,7 @@ class EngineLoop:
 
     def _look_again_at(self, active: list[Peer]) -> float | None:
         """Return when the first peer that holds unused credit will count as idle."""
-        quiet = [peer.active_at for peer in active if peer.unused and not peer.credit.outstanding]
-        return min(quiet) + IDLE_AFTER_S if quiet else None
+        return min((peer.idle_at for peer in active if peer.unused and not peer.credit.outstanding), default=None)
 
 
 def _counted_sizes(peers: list[Peer]) -> list[float]:

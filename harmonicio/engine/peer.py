@@ -85,6 +85,11 @@ class Peer:
             self._seen = seen
             self.active_at = now
 
+    @property
+    def idle_at(self) -> float:
+        """When it counts as idle, unless something happens. Rounded once: who waits until then finds it so."""
+        return self.active_at + IDLE_AFTER_S
+
     def is_active(self, now: float) -> bool:
         """Whether this peer competes for the window: it has work here, has no credit, or was busy a moment ago."""
-        return self.credit.outstanding > 0 or self.unused == 0 or now - self.active_at < IDLE_AFTER_S
+        return self.credit.outstanding > 0 or self.unused == 0 or now < self.idle_at

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class ManualClock:
-    """Both clocks of :class:`~harmonicio.core.clock.Clock`; only :meth:`advance` moves them.
+    """Both clocks of :class:`~harmonicio.core.clock.Clock`; only tests move them.
 
     Args:
         now: Where the monotonic clock starts, in seconds.
@@ -28,3 +28,7 @@ class ManualClock:
         """Let time pass."""
         self._now += seconds
         self._wall += seconds
+
+    def set_wall(self, by_s: float) -> None:
+        """Somebody sets the wall clock forward, or back."""
+        self._wall += by_s

@@ -71,8 +71,10 @@ class HeldStore(MemoryStore):
 class Desk:
     """A backlog with shortcuts for one stream."""
 
-    def __init__(self, store: MemoryStore | SqliteStore, limits: LedgerLimits | None = None) -> None:
-        self.clock = ManualClock()
+    def __init__(
+        self, store: MemoryStore | SqliteStore, limits: LedgerLimits | None = None, clock: ManualClock | None = None
+    ) -> None:
+        self.clock = clock or ManualClock()
         self.store = store
         self.backlog = Backlog(store, limits, clock=self.clock, randomness=random.Random(7))
         self.backlog.declare(PLATES)

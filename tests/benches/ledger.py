@@ -35,11 +35,11 @@ class Desk:
             **(given | more),  # type: ignore[arg-type]
         )
 
-    def put(self, message_id: str, payload: bytes = b"cells", **more: object) -> Entry:
+    def put(self, message_id: str, payload: bytes = b"cells", now: float = 0.0, **more: object) -> Entry:
         """Put a message and have it stored."""
         entry = self.entry(message_id, payload, **more)
         assert self.ledger.admit(entry.size_bytes) is None
-        assert self.ledger.put(entry, 0.0)[0] is PutVerdict.NEW
+        assert self.ledger.put(entry, now)[0] is PutVerdict.NEW
         self.ledger.stored(entry)
         return entry
 
@@ -56,8 +56,8 @@ class Desk:
             taken.append(reservation.entry.message_id)
         return taken
 
-    def process(self, message_id: str, wall: float = 0.0) -> None:
+    def process(self, message_id: str, now: float = 0.0) -> None:
         """Put a message and have it processed."""
         entry = self.put(message_id)
         self.ledger.finish(self.reserve())
-        self.ledger.settled(entry, wall)
+        self.ledger.settled(entry, now)

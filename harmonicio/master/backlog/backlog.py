@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
-from harmonicio.core.clock import Clock, SystemClock
+from harmonicio.core.clock import Clock, SteadyWall, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
@@ -83,6 +83,7 @@ class Backlog:
         self._lock = threading.Lock()
         self._ledger = Ledger(limits)
         self._prune_at = 0.0
+        self._steady_wall = SteadyWall(self._clock)
         self._late_log = LogPace(LATE_LOG_INTERVAL_S)
         self._put_off_log = LogPace(PUT_OFF_LOG_INTERVAL_S)
         self._recover()
@@ -99,8 +100,9 @@ class Backlog:
 
     def _recover(self) -> None:
         recovery = self._store.recover()
+        now, wall = self._clock.monotonic(), self._clock.wall()
         for finished in recovery.finished:
-            self._ledger.restore_finished(finished)
+            self._ledger.restore_finished(finished, now, max(0.0, wall - finished.finished_at))
         for entries, is_dead in ((recovery.entries, False), (recovery.dead, True)):
             for entry in entries:
                 self._ledger.restore(entry, is_dead=is_dead)
@@ -127,7 +129,7 @@ class Backlog:
 
     def tick(self) -> None:
         """Let time pass; called a few times a second."""
-        now = self._clock.monotonic()
+        now, steady_wall = self._clock.monotonic(), self._steady_wall.look()
         with self._lock:
             decisions = self._ledger.expire(now)
             promoted = self._ledger.promote(now)
@@ -139,7 +141,7 @@ class Backlog:
             self._notifier.changed(stream)
         self._clerk.repeat(now)
         if is_prune_due:
-            self._store.prune(self._clock.wall())
+            self._store.prune(steady_wall)
 
     def close(self) -> None:
         """Write what waits, then end all threads and give everything back. May be repeated."""

@@ -120,7 +120,7 @@ class Clerk:
             if error is not None:
                 self._to_repeat.append(partial(self._write_shed, entry, record))
                 return
-            self._ledger.shed(entry, self._clock.wall())
+            self._ledger.shed(entry, self._clock.monotonic())
         self.tell_final(entry, outcome)
         self.room_freed()  # It may have been larger than what it made room for.
 
@@ -140,7 +140,7 @@ class Clerk:
             if error is not None:
                 self._to_repeat.append(partial(self.finish, entry, outcome))
                 return
-            self._ledger.settled(entry, self._clock.wall())
+            self._ledger.settled(entry, self._clock.monotonic())
         self.tell_final(entry, outcome)
         self.room_freed()
 

@@ -13,7 +13,7 @@ Rules:
   shows it.
 - A message id stays taken while its message waits or is dead, and for 24 h after it was finished.
 
-Pure: no I/O, no clock, no lock. ``now`` is monotonic seconds, ``wall`` seconds since the epoch.
+Pure: no I/O, no clock, no lock. ``now`` is monotonic seconds: a wall clock that is set makes nothing older.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Ledger:
             if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
                 return PutVerdict.CONFLICT, None
             return (PutVerdict.STORING if known.state is State.STORING else PutVerdict.KNOWN), None
-        finished = self._ended(entry.stream, entry.message_id, entry.put_at)
+        finished = self._ended(entry.stream, entry.message_id, now)
         if finished is not None:
             return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
         charge = self._charges.pop(entry.stream, entry.message_id, now)
@@ -139,10 +139,10 @@ class Ledger:
         else:
             self.books.of(entry).move(entry, State.READY)
 
-    def restore_finished(self, finished: Finished) -> None:
-        """Remember a message that an earlier run has finished or shed; the oldest come first."""
+    def restore_finished(self, finished: Finished, now: float, age_s: float) -> None:
+        """Remember a message that an earlier run has finished or shed, so long ago; the oldest come first."""
         ids = self._shed if finished.is_shed else self._finished
-        ids.put(finished.stream, finished.message_id, finished.digest, finished.finished_at)
+        ids.put(finished.stream, finished.message_id, finished.digest, now - age_s)
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -169,18 +169,18 @@ class Ledger:
         self.books.of(entry).move(entry, State.SETTLING)
         return Decision(Verdict.SETTLING, entry)
 
-    def settled(self, entry: Entry, wall: float) -> None:
+    def settled(self, entry: Entry, now: float) -> None:
         """The outcome of a finished message is on stable storage: only its id is remembered from here on."""
         if entry.state is State.SETTLING:
             self.books.of(entry).done_total += 1
-            self._finished.put(entry.stream, entry.message_id, entry.digest, wall)
+            self._finished.put(entry.stream, entry.message_id, entry.digest, now)
             self.books.remove(entry)
 
-    def shed(self, entry: Entry, wall: float) -> None:
+    def shed(self, entry: Entry, now: float) -> None:
         """The record of a message that had to make room is on stable storage."""
         if entry.state is State.SHEDDING:
             self.books.of(entry).shed_total += 1
-            self._shed.put(entry.stream, entry.message_id, entry.digest, wall)
+            self._shed.put(entry.stream, entry.message_id, entry.digest, now)
             self.books.remove(entry)
 
     def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
@@ -265,23 +265,23 @@ class Ledger:
                 decisions.append(self._reconsider(entry))
         return decisions
 
-    def is_known(self, stream: str, message_id: str, wall: float) -> bool:
+    def is_known(self, stream: str, message_id: str, now: float) -> bool:
         """Whether a message of this id waits, is being stored, is dead, or is remembered."""
         is_there = self.books.entry(stream, message_id) is not None
-        return is_there or self._ended(stream, message_id, wall) is not None
+        return is_there or self._ended(stream, message_id, now) is not None
 
-    def is_shed(self, stream: str, message_id: str, wall: float) -> bool:
+    def is_shed(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as shed."""
-        return self._shed.get(stream, message_id, wall) is not None
+        return self._shed.get(stream, message_id, now) is not None
 
-    def _ended(self, stream: str, message_id: str, wall: float) -> bytes | None:
+    def _ended(self, stream: str, message_id: str, now: float) -> bytes | None:
         """Return the digest of a message that is remembered as finished or shed."""
-        done = self._finished.get(stream, message_id, wall)
-        return self._shed.get(stream, message_id, wall) if done is None else done
+        done = self._finished.get(stream, message_id, now)
+        return self._shed.get(stream, message_id, now) if done is None else done
 
-    def is_finished(self, stream: str, message_id: str, wall: float) -> bool:
+    def is_finished(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as finished."""
-        return self._finished.get(stream, message_id, wall) is not None
+        return self._finished.get(stream, message_id, now) is not None
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

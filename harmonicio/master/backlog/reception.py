@@ -119,7 +119,7 @@ class Reception:
 
     def _is_known(self, stream: str, message_id: str) -> bool:
         """Whether this will be a second copy, for which nothing should be shed."""
-        return self._ledger.is_known(stream, message_id, self._clock.wall())
+        return self._ledger.is_known(stream, message_id, self._clock.monotonic())
 
     def _discarded(self, arrival: Arrival) -> None:
         with self._lock:

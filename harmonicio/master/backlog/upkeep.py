@@ -88,12 +88,12 @@ class Upkeep:
         Raises:
             StorageError: it cannot be read.
         """
-        wall = self._clock.wall()
+        now = self._clock.monotonic()
         with self._lock:
             entry = self._books.entry(stream, message)
             state = "" if entry is None else _STATES[entry.state]
-            is_finished = self._ledger.is_finished(stream, message, wall)
-            is_shed = self._ledger.is_shed(stream, message, wall)
+            is_finished = self._ledger.is_finished(stream, message, now)
+            is_shed = self._ledger.is_shed(stream, message, now)
         if entry is not None:
             death = self._clerk.kept_death(entry) if state == "dead" else None
             return OutcomeView(message, state, entry.attempts, None if death is None else _view(death.failure))

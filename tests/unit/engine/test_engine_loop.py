@@ -164,6 +164,17 @@ def test_an_idle_peer_keeps_its_message_and_does_not_hold_up_the_others() -> Non
     assert quiet.unused == 1
 
 
+def test_who_waits_until_a_peer_is_idle_finds_it_so() -> None:
+    for now in [2.0**power for power in range(30)]:
+        loop = loop_of(1, handler_s=1.0)
+        joined(loop, "quiet", now)
+        busy = joined(loop, "busy", now)
+        handle(busy)
+        _, again_at = loop.grants(now)
+        assert again_at is not None
+        assert loop.grants(again_at) == ([busy], None), "whatever the sum of two times is rounded to"
+
+
 def test_the_master_has_one_message_beyond_what_has_been_started() -> None:
     loop = loop_of(2, handler_s=0.001)
     master = joined(loop, is_backlog=True)

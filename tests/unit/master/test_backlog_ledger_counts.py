@@ -123,16 +123,17 @@ def test_the_same_id_in_another_stream_is_another_message(desk: Desk) -> None:
 
 
 def test_a_finished_message_is_remembered_for_a_day(desk: Desk) -> None:
-    desk.process("a", wall=1_000.0)
-    assert desk.ledger.is_finished("plates", "a", 1_000.0 + DAY_S - 1)
-    entry = desk.entry("a", put_at=1_000.0 + DAY_S - 1)
-    assert desk.ledger.put(entry, 0.0)[0] is PutVerdict.KNOWN
-    assert desk.put("a", put_at=1_000.0 + 3 * DAY_S).state is State.READY
+    desk.process("a", now=1_000.0)
+    last = 1_000.0 + DAY_S - 1
+    assert desk.ledger.is_finished("plates", "a", last)
+    assert desk.ledger.put(desk.entry("a"), last)[0] is PutVerdict.KNOWN
+    assert desk.put("a", now=1_000.0 + 3 * DAY_S).state is State.READY
 
 
 def test_a_finished_message_of_an_earlier_run_is_remembered(desk: Desk) -> None:
-    desk.ledger.restore_finished(Finished("plates", "a", digest_of(b"cells"), 1_000.0))
-    assert desk.ledger.put(desk.entry("a", put_at=2_000.0), 0.0)[0] is PutVerdict.KNOWN
+    desk.ledger.restore_finished(Finished("plates", "a", digest_of(b"cells"), 1_000.0), 50.0, age_s=DAY_S / 2)
+    assert desk.ledger.put(desk.entry("a"), 50.0)[0] is PutVerdict.KNOWN
+    assert desk.put("a", now=50.0 + 2 * DAY_S).state is State.READY
 
 
 def test_an_id_is_free_again_when_its_message_could_not_be_stored(desk: Desk) -> None:

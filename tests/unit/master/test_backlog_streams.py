@@ -19,6 +19,7 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.clock import ManualClock
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
 
@@ -103,6 +104,40 @@ def test_an_outcome_is_known_for_an_hour_and_that_it_was_done_for_a_day(desk: De
     desk.subscribe("a")
     assert desk.finals == [("a", None)]
     assert desk.state("never seen") is None
+
+
+@pytest.mark.parametrize("jumps_s", [[100 * 3_600.0], [-3_600.0, 3_600.0], [100 * 3_600.0, -100 * 3_600.0]])
+def test_a_wall_clock_that_is_set_makes_nothing_older(jumps_s: list[float]) -> None:
+    clock = ManualClock()
+    desk = Desk(MemoryStore(clock=clock), clock=clock)
+    for number, jump_s in enumerate(jumps_s):
+        desk.put(f"before {number}")
+        desk.backlog.settle(desk.reserve(), DONE)
+        clock.set_wall(jump_s)
+        clock.advance(1.0)
+        desk.backlog.tick()
+        clock.advance(600.0)
+        desk.backlog.tick()
+    for number in range(len(jumps_s)):
+        desk.subscribe(f"before {number}")
+        assert desk.finals[-1] == (f"before {number}", DONE)
+        desk.put(f"before {number}", b"other bytes")
+        assert desk.answers[-1].reason is RejectReason.ID_CONFLICT
+    desk.backlog.close()
+
+
+def test_what_is_old_is_forgotten_although_the_wall_clock_was_set_forward_in_between() -> None:
+    clock = ManualClock()
+    desk = Desk(MemoryStore(clock=clock), clock=clock)
+    desk.put("a")
+    desk.backlog.settle(desk.reserve(), DONE)
+    clock.set_wall(100 * 3_600.0)
+    for _ in range(2):
+        clock.advance(3_599.0)
+        desk.backlog.tick()
+    desk.subscribe("a")
+    assert desk.finals == [("a", None)]
+    desk.backlog.close()
 
 
 # ── streams, restarts, many threads ──────────────────────────────────────────────────────────────────────────────────
