@@ -8,6 +8,7 @@ FOLDER/backlog.sqlite, -wal, -shm    index
 FOLDER/payloads/<2 hex>/<n>.bin      payloads
 FOLDER/quarantine/<n>/               what was damaged
 FOLDER/ballast                       space for the case that the disk is full
+FOLDER/damage-met                    there while the next start has to read the index through
 FOLDER/lock                          held while a process has the store open
 """
 

@@ -27,7 +27,7 @@ from typing import Any
 from harmonicio.master.backlog import sqlite_schema
 from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
 
-#: Larger indexes are not read through at the start: damage in them shows when it is met.
+#: Larger indexes are not read through at the start: damage in them shows when it is met, and has the next start do it.
 CHECKED_MAX_BYTES = 256 * 1024**2
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 _SUFFIXES = ("", "-wal", "-shm")
@@ -52,10 +52,21 @@ def check(connection: sqlite3.Connection, index: Path, files: PayloadFiles) -> N
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0 and files.sizes_bytes():
         raise DamagedIndex("it is empty, or was missing, although there are payloads")
-    if version and index.stat().st_size <= CHECKED_MAX_BYTES:
+    if version and (index.stat().st_size <= CHECKED_MAX_BYTES or _met(index).exists()):
         (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         if found != "ok":
             raise DamagedIndex(found.replace("\n", " "))
+    _met(index).unlink(missing_ok=True)
+
+
+def note_damage(index: Path) -> None:
+    """Have the next start read the index through, however large it is. Raises OSError."""
+    _met(index).touch(mode=0o600)
+
+
+def _met(index: Path) -> Path:
+    """Return the file that says that damage was met in the index."""
+    return index.with_name("damage-met")
 
 
 @contextmanager

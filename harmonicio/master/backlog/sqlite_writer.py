@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from harmonicio.core.errors import StorageError
+from harmonicio.master.backlog import sqlite_salvage
 from harmonicio.master.backlog.ballast import Ballast
 from harmonicio.master.backlog.base import Callback, StoreLimits
 from harmonicio.master.backlog.payload_files import PayloadFiles
@@ -49,6 +50,7 @@ class SqliteWriter:
         remove_files: Callable[[list[int]], None],
     ) -> None:
         self._connection = connection
+        self._index = index
         self._files = files
         self._ballast = ballast
         self._remove_files = remove_files
@@ -155,6 +157,17 @@ class SqliteWriter:
             self._troubles.add(kind)
             is_foreseen = isinstance(error.__cause__, (OSError, sqlite3.Error))
             _log.error("The backlog cannot be written: %s", error, exc_info=None if is_foreseen else error)
+            self._note_damage(error)
+
+    def _note_damage(self, error: StorageError) -> None:
+        """Writing again does not help against damage in the index, and it stays until a start makes it anew."""
+        if not (isinstance(error.__cause__, sqlite3.Error) and sqlite_salvage.is_damage(error.__cause__)):
+            return
+        _log.error("The index of the backlog is damaged: restart the master, which makes it anew from what can be read")
+        try:
+            sqlite_salvage.note_damage(self._index)
+        except OSError as failed:
+            _log.error("That it is damaged could not be noted for the next start: %s", failed)
 
     def _end_trouble(self) -> None:
         """Writing is in order: what failed has succeeded. On a full disk puts fail while all else can be written."""

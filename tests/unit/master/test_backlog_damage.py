@@ -15,10 +15,11 @@ import pytest
 from benches import forks
 from benches.disk_calls import Call, Watch, watch_disk
 from harmonicio.core.errors import StorageError
+from harmonicio.master.backlog import sqlite_salvage
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import StoreLimits
 from harmonicio.master.backlog.sqlite import SqliteStore
-from harmonicio.testing.backlog_store_suite import OpenStore
+from harmonicio.testing.open_store import DONE, OpenStore, Told
 
 LIMITS = StoreLimits(hot_cache_bytes=0)
 LARGE, SMALL = 100_000, 3_000
@@ -258,3 +259,24 @@ def test_of_several_files_of_one_message_only_the_latest_is_adopted(
     ]
     assert "2 payload files told nothing new" in recovery.repairs[0]
     assert len(list(folder.glob("quarantine/1/10[12].bin"))) == 2
+
+
+def test_damage_that_is_met_in_a_large_index_is_mended_by_the_next_start(
+    folder: Path, open_store: Callable[[], OpenStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(sqlite_salvage, "CHECKED_MAX_BYTES", 0)
+    index = folder / "backlog.sqlite"
+    with closing(sqlite3.connect(index)) as connection:
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'finished_by_id'").fetchone()
+    change(index, (page - 1) * PAGE_BYTES, b"\xff" * PAGE_BYTES)
+    opened = open_store()
+    assert opened.recovery.repairs == ()
+    told = Told()
+    opened.store.finish(opened.recovery.entries[0], DONE, told)
+    assert isinstance(told.wait(), StorageError)
+    assert "restart the master" in caplog.text
+    opened = open_store()
+    assert "made anew" in opened.recovery.repairs[0]
+    opened.finish(opened.recovery.entries[0])
+    assert open_store().recovery.repairs == ()
+    assert not (folder / "damage-met").exists()
