@@ -18,7 +18,14 @@ import typer
 from harmonicio.cli import console, invocation
 from harmonicio.cli.foreground import Hopeless, Terminated, TimeIsUp, one_interrupt, time_limit
 from harmonicio.control.settings_files import read_token
-from harmonicio.core.errors import DeliveryError, HarmonicIOError, InvalidInput, MasterUnavailable, OutcomeTimeout
+from harmonicio.core.errors import (
+    DeliveryError,
+    HarmonicIOError,
+    InvalidInput,
+    MasterUnavailable,
+    OutcomeTimeout,
+    StorageError,
+)
 from harmonicio.core.printable import printable
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import Delivery, StreamConnector
@@ -87,12 +94,13 @@ def run(
         stopped = error
     rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
     _show(rows, as_json)
+    spooled = connector.figures().spooled
     if stopped is not None:
-        _tell(stopped, _what_is_safe(rows, folder), timeout_s)
+        _tell(stopped, f"{_trouble_before(stopped)} {_what_is_safe(rows, folder, spooled)}".lstrip(), timeout_s)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
-    if connector.figures().spooled:
-        raise OutcomeTimeout(_what_is_safe(rows, folder))
+    if spooled:
+        raise OutcomeTimeout(_what_is_safe(rows, folder, spooled))
 
 
 def _send(
@@ -190,10 +198,22 @@ def _tell(stopped: KeyboardInterrupt | HarmonicIOError, text: str, timeout_s: fl
     raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED)
 
 
-def _what_is_safe(rows: Sequence[Row], spool: Path | None) -> str:
+def _trouble_before(stopped: BaseException) -> str:
+    """Return why nothing more could be sent, where somebody has lost patience only after that."""
+    before = stopped.__context__
+    while before is not None and not isinstance(before, StorageError | InvalidInput):
+        before = before.__context__
+    return "" if before is None else str(before)
+
+
+def _what_is_safe(rows: Sequence[Row], spool: Path | None, spooled: int) -> str:
     unsafe = [str(row["file"]) for row in rows if not row["is_safe"] and row["state"] != DeliveryState.REJECTED]
+    if not unsafe and spooled:
+        earlier = console.count(spooled, "message")
+        return f"Of earlier ones, {earlier} stay in the spool {spool}; the next send with it delivers that first."
     if not unsafe:
-        return f"Nothing is lost: {console.count(len(rows), 'file')} arrived. See: harmonicio status"
+        arrived = f"{console.count(len(rows), 'file')} arrived" if rows else "the spool is empty"
+        return f"Nothing is lost: {arrived}. See: harmonicio status."
     named = ", ".join(unsafe[:NAMED]) + (f" and {len(unsafe) - NAMED:,} more" if len(unsafe) > NAMED else "")
     are = "is" if len(unsafe) == 1 else "are"
     text = f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} {are} not safe: {named}."

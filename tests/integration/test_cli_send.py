@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control.settings_files import write_token_file
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.stream_connector.spool.disk import SegmentFile, SpoolDisk
 from harmonicio.testing.waiting import wait_until
 
 PICKY = """
@@ -187,6 +189,32 @@ def test_sigterm_leaves_in_the_spool_what_is_not_safe_and_a_later_send_delivers_
         assert cluster.client.stream("plates").backlog.stored_total == 2
         assert main(["send", "plates"]) == 2
         assert "There is nothing to send. Name files" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("absent")
+def test_what_stays_in_the_spool_is_not_called_arrived(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["send", "plates", *files, "--spool", "spool", "--timeout-s", "0.3"]) == 1
+    assert main(["send", "plates", "--spool", "spool", "--timeout-s", "0.3"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: The time of 0.3 s is up. Of earlier ones, 2 messages stay in the spool spool; the")
+
+
+@pytest.mark.usefixtures("absent")
+def test_a_full_disk_is_named_also_when_the_time_is_up_after_that(
+    files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = SpoolDisk.write
+
+    def refuse(self: SpoolDisk, file: SegmentFile, offset: int, buffers: Sequence[bytes | memoryview]) -> None:
+        if offset:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(self, file, offset, buffers)
+
+    monkeypatch.setattr(SpoolDisk, "write", refuse)
+    assert main(["send", "plates", *files, "--spool", "spool", "--timeout-s", "1"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert "The time of 1 s is up. The spool spool/plates cannot be written: No space left on device." in said
+    assert "Of 2 files, 2 are not safe: a.tif, b.tif." in said
 
 
 @pytest.mark.usefixtures("absent")
