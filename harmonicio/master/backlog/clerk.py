@@ -153,6 +153,7 @@ class Clerk:
                 self._to_repeat.append(partial(self._bury, entry, death))
                 return
             self._burying.pop(entry.sequence, None)
+            self._ledger.buried(entry)
         self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=death.failure))
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -168,7 +169,7 @@ class Clerk:
         with self._lock:
             entry = self._ledger.books.entry(stream, message_id)
             # One that is replayed or purged now is answered when that is done.
-            if entry is not None and (entry.state is not State.DEAD or entry.sequence in self._burying):
+            if entry is not None and (entry.state is not State.DEAD or self._ledger.is_burying(entry)):
                 self._subscriptions.add(stream, message_id, on_final)
                 return
         outcome: Outcome | None = None
@@ -200,7 +201,7 @@ class Clerk:
 
     def locked_is_burying(self, entry: Entry) -> bool:
         """Whether a dead letter is not on stable storage yet."""
-        return entry.sequence in self._burying
+        return self._ledger.is_burying(entry)
 
     def kept_death(self, entry: Entry) -> Death | None:
         """Return why a dead letter was given up; None when it is none (any more). Raises StorageError."""

@@ -60,6 +60,8 @@ class Ledger:
         self._shed: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
         self._charges: RecentIds[Charge] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
         self._next_sequence = 1
+        #: Sequences of dead letters that are not on stable storage yet; :meth:`buried` takes them out.
+        self._burying: set[int] = set()
 
     def __repr__(self) -> str:
         return f"<Ledger {self.books!r}, {self._reservations!r}>"
@@ -236,6 +238,14 @@ class Ledger:
         entry = reservation.entry
         return self._bury(entry, failure) if self._reservations.end(reservation) else self._late(entry)
 
+    def buried(self, entry: Entry) -> None:
+        """The dead letter of a message that was given up is on stable storage."""
+        self._burying.discard(entry.sequence)
+
+    def is_burying(self, entry: Entry) -> bool:
+        """Whether a message was given up, and its dead letter is not on stable storage yet."""
+        return entry.sequence in self._burying
+
     # ── time, and what controllers report ────────────────────────────────────────────────────────────────────────────
 
     def expire(self, now: float) -> list[Decision]:
@@ -335,6 +345,7 @@ class Ledger:
 
     def _bury(self, entry: Entry, failure: Failure) -> Decision:
         self.books.bury(entry)
+        self._burying.add(entry.sequence)
         return Decision(Verdict.DEAD, entry, True, failure)
 
 

@@ -41,7 +41,7 @@ from harmonicio.master.backlog.notifier import Notifier
 #: How long a change may take to be written until its caller is told to look again.
 WRITTEN_WITHIN_S = 30.0
 #: Of what is dead and says nothing of why.
-_UNKNOWN = Death(Failure("Unknown", "It was being replayed or purged while it was looked at."))
+_UNKNOWN = Death(Failure("Unknown", "It was being given up, replayed or purged while it was looked at: look again."))
 
 _STATES = {
     State.STORING: "waiting",

@@ -341,3 +341,20 @@ def run_until_killed(folder: Path, number: int, verb: str) -> bool:
     _, status = os.waitpid(process, 0)
     assert status in (0, signal.SIGKILL), status
     return status == 0
+
+
+def test_one_that_is_given_up_just_now_is_neither_replayed_nor_unknown_to_who_waits_for_it(desk: Desk) -> None:
+    """The image is asked for between the decision and its writing, without any lock: others come in there."""
+    desk.put("a")
+    changes: list[DeadChange] = []
+
+    def find_image(engine: str) -> str:
+        desk.subscribe("a")
+        changes.append(desk.backlog.upkeep.replay("plates", DeadChoice(("a",))))
+        return ""
+
+    desk.backlog.set_image_finder(find_image)
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    assert changes == [DeadChange(0, ("a",))]
+    assert desk.finals == [("a", Outcome(OutcomeKind.FAILED, failure=FATAL))]
+    assert desk.backlog.upkeep.replay("plates", DeadChoice(("a",))) == DeadChange(1)
