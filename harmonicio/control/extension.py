@@ -1,7 +1,8 @@
 """What a master extension offers, found by name and never imported by the master.
 
-Routes beside the master's own, and a look at the options of the engine plugin of the same name when a stream is
-declared: what no engine could use is refused before it takes the place of what works.
+Routes beside the master's own; a look at the options of the engine plugin of the same name when a stream is declared:
+what no engine could use is refused before it takes the place of what works; and the outcomes that this plugin records,
+for messages whose engine died before it could tell.
 """
 
 from __future__ import annotations
@@ -53,5 +54,21 @@ class ChecksPlugin(Extension, Protocol):
 
         Raises:
             ConfigurationError: no engine could use it.
+        """
+        ...
+
+
+@runtime_checkable
+class RecordsOutcomes(Extension, Protocol):
+    """An extension whose engine plugin records what became of a message before the engine answers."""
+
+    def recorded(self, options: Mapping[str, Any], stream: str, message_id: str, size_bytes: int) -> Any:
+        """Return the result of a message that was processed, nothing of which is left to do; None when none is known.
+
+        Args:
+            options: The declaration's table ``plugins.<name>``.
+
+        Raises:
+            StorageError: it cannot be looked up now.
         """
         ...

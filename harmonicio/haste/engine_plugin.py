@@ -44,7 +44,7 @@ class HastePlugin:
             if error.retryable:
                 raise NotKept(error.text, hint=error.hint) from error
             raise
-        return {"score": row.score, "tier": row.tier, "features": dict(row.features), "reason": row.reason}
+        return row.result
 
     def _save(self, message: Message, features: Mapping[str, Any], reason: str) -> FeatureRow:
         return self._storage.save(
@@ -58,6 +58,7 @@ class HastePlugin:
             engine=self._context.engine,
             image=self._context.image,
             route=message.route,
+            emitted=len(message.emitted),
             unscored_because=reason,
         )
 

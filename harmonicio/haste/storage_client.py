@@ -160,6 +160,7 @@ class StorageClient:
         engine: str = "",
         image: str = "",
         route: str = "",
+        emitted: int | None = None,
         unscored_because: str = "",
     ) -> FeatureRow:
         """Keep one message; return its row, or that of an earlier attempt if that was first.
@@ -170,6 +171,7 @@ class StorageClient:
                 message to ``unscored``, as one of the function does.
             image: Digest of the engine's image; empty without one.
             route: How the message came to the engine, ``engine`` or ``backlog``; empty without a cluster.
+            emitted: Messages that the handler emitted for it; None where nobody knows.
             unscored_because: Why there are no features; the message goes to ``unscored``.
 
         Raises:
@@ -202,6 +204,7 @@ class StorageClient:
             engine=engine,
             image=image,
             route=route,
+            emitted=emitted,
             processed_at=time.time(),
         )
         row = canonical(row)

@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonicio.control.extension import ChecksPlugin
+from harmonicio.control.extension import ChecksPlugin, RecordsOutcomes
 from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError
+from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.endpoint import Call, Endpoint, Handler
 from harmonicio.master.master import Master
@@ -61,6 +62,23 @@ def check_plugins(extensions: Mapping[str, Extension], declaration: StreamDeclar
             extension.check(options)
         else:
             _log.info("Stream %s: the options of plugin %r are left to the engines to check.", declaration.name, name)
+
+
+def find_outcome(
+    extensions: Mapping[str, Extension], declaration: StreamDeclaration, message_id: str, size_bytes: int
+) -> Outcome | None:
+    """Return what an extension has recorded of a message whose engine could not tell; None when nothing is known.
+
+    Raises:
+        StorageError: it cannot be looked up now.
+    """
+    for name, options in declaration.plugins.items():
+        extension = extensions.get(name)
+        if isinstance(extension, RecordsOutcomes):
+            result = extension.recorded(options, declaration.name, message_id, size_bytes)
+            if result is not None:
+                return Outcome(OutcomeKind.DONE, result)
+    return None
 
 
 def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:

@@ -28,8 +28,9 @@ from types import TracebackType
 from typing import Self
 
 from harmonicio.core.clock import Clock, SystemClock
-from harmonicio.core.errors import ConfigurationError, Unavailable
+from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
 from harmonicio.core.lease import LEASE_TERM_S, Address
+from harmonicio.core.message import Outcome
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
 from harmonicio.master.backlog.backlog import Backlog
@@ -39,7 +40,7 @@ from harmonicio.master.backlog.stores import create_store
 from harmonicio.master.bridge import find_bridge
 from harmonicio.master.connector_session import CREDIT_NEEDS_BYTES
 from harmonicio.master.directory import LOST_AFTER_S, Directory
-from harmonicio.master.extensions import check_plugins, extension_endpoints, open_extensions
+from harmonicio.master.extensions import check_plugins, extension_endpoints, find_outcome, open_extensions
 from harmonicio.master.folder import DataFolder
 from harmonicio.master.http_server import HttpServer
 from harmonicio.master.intake import Intake
@@ -147,11 +148,12 @@ class MasterService:
         with ExitStack() as parts:
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
             store = parts.enter_context(closing(MasterStore(self._folder.database)))
-            waiting = parts.enter_context(closing(_open_backlog(self._folder.backlog, backlog or BacklogOptions())))
             self._extensions = open_extensions(options.data_folder)
             for extension in self._extensions.values():
                 parts.callback(extension.close)
+            waiting = parts.enter_context(closing(_open_backlog(self._folder.backlog, backlog or BacklogOptions())))
             self.master = self._new_master(store, waiting)
+            waiting.set_outcome_finder(self._find_outcome)
             self._intake = parts.enter_context(closing(self._new_intake(waiting)))
             self._parts = parts.pop_all()
 
@@ -191,6 +193,13 @@ class MasterService:
             clock=self._clock,
             check_plugins=partial(check_plugins, self._extensions),
         )
+
+    def _find_outcome(self, stream: str, message_id: str, size_bytes: int) -> Outcome | None:
+        try:
+            declaration = self.master.stream(stream)
+        except NotFound:
+            return None
+        return find_outcome(self._extensions, declaration, message_id, size_bytes)
 
     def _new_intake(self, backlog: Backlog) -> Intake:
         office = self.master.office

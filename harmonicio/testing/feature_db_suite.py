@@ -54,6 +54,7 @@ def row(number: int, **more: Any) -> FeatureRow:
         "processed_at": 1_800_000_000.25,
         "route": "backlog",
         "image": "sha256:1",
+        "emitted": 2,
     }
     return FeatureRow(**(given | more))
 

@@ -102,7 +102,7 @@ class Auditor:
                 self._blame(message, f"has other bytes in its tier: {digest}, sent {account.digest}")
 
     def cut_short(self, message: str) -> None:
-        """An attempt ended after its effect and before its answer, as when an engine is killed just then."""
+        """The message was given up before an effect of it could be seen: its engine worked on without being heard."""
         if account := self._known(message, "was cut short"):
             account.is_cut_short = True
 

@@ -48,7 +48,7 @@ class TestSqlite(FeatureDatabaseSuite):
         file = tmp_path / "features.sqlite"
         SqliteFeatureDatabase(file).close()
         with closing(sqlite3.connect(file)) as old:
-            for later in ("route", "image"):
+            for later in ("route", "image", "emitted"):
                 old.execute(f"ALTER TABLE feature_rows DROP COLUMN {later}")
             values = "1, 'plates', 'm0', '', 0, 'A', '', 1, '{}', 0.5, '', '{}', '', '', 0, '', 0"
             old.execute(f"INSERT INTO feature_rows VALUES ({values})")
@@ -119,6 +119,19 @@ class TestMaster(FeatureDatabaseSuite):
         assert raised.value.retryable
         database.routes.is_away = False
         assert database.commit(row(1)) == row(1)
+        database.close()
+
+    def test_the_master_knows_what_a_row_says_is_done(self, tmp_path: Path) -> None:
+        extension = create(tmp_path)
+        routes = Routes(extension)
+        database = _AtMaster(routes)
+        quiet, loud, unknown = row(1, emitted=0), row(2, emitted=1), row(3, emitted=None)
+        database.commit_many([quiet, loud, unknown])
+        found = [extension.recorded({}, "plates", each.message_id, each.size_bytes) for each in (quiet, loud, unknown)]
+        assert found == [quiet.result, None, None]
+        assert extension.recorded({}, "plates", "m1", quiet.size_bytes + 1) is None
+        elsewhere = {"feature_db": {"driver": "sqlite", "file": "/rows"}}
+        assert extension.recorded(elsewhere, "plates", "m1", quiet.size_bytes) is None
         database.close()
 
     def test_many_rows_travel_in_few_requests(self, tmp_path: Path) -> None:

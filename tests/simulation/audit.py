@@ -53,13 +53,14 @@ def audit(world: Any) -> None:
     """Tell the auditor where everything is."""
     auditor = world.auditor
     backlog = _backlog(world)
+    shed = [record.message_id for record in world.master.disk.stable.shed]
     for name in world.effects.rows:
         auditor.found(name, PROCESSED)
-        if name not in world.heard_done:
+        if name in shed or name in world.effects.sought_in_vain:
             auditor.cut_short(name)
     world.effects.audit()
-    for record in world.master.disk.stable.shed:
-        auditor.found(record.message_id, SHED)
+    for name in shed:
+        auditor.found(name, SHED)
     dead_bytes = 0
     for entry in _entries(backlog):
         auditor.found(entry.message_id, DEAD if entry.state is State.DEAD else WAITING)

@@ -5,7 +5,7 @@
                          └─ raises, dies, hangs    └── an engine may die here, and here ──────────────────────┘
 
 The commit is atomic: the first row of a message wins. Copies without a row are what a reconciler removes: they are no
-effects. What else of the message a crash leaves behind is told to the auditor, which decides what may follow from it.
+effects. The master looks for the row of a message whose engines died before it gives it up.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import hashlib
 from typing import Any
 
 from benches.auditor import Auditor
+from harmonicio.core.message import Outcome, OutcomeKind
 from simulation.loop import Process, check_alive, sleep
 from simulation.schedule import Deed, Planned
 
@@ -43,8 +44,8 @@ class Effects:
         self._copies: dict[tuple[str, int], str] = {}
         self._executions: dict[str, int] = {}
         self._next_copy = 0
-        #: Messages whose handlers run, by process.
-        self._running: dict[Process, list[str]] = {}
+        #: Messages that were given up when there was no row: one that comes later is of an engine that nobody hears.
+        self.sought_in_vain: set[str] = set()
         self.latecomers = 0
 
     def handle(self, message: Any) -> Any:
@@ -52,20 +53,11 @@ class Effects:
         process = check_alive()
         name = message.id
         plan = self._planned[name]
-        if process not in self._running:
-            self._running[process] = []
-            process.on_death.append(lambda: self._died(process))
-        running = self._running[process]
-        running.append(name)
-        try:
-            self._auditor.executed(name, digest_of(message.payload))
-            execution = self._executions[name] = self._executions.get(name, 0) + 1
-            sleep(plan.service_s)
-            self._misbehave(plan, execution, process)
-            self._commit(name, message.payload, plan)
-        finally:
-            if not process.is_dead:
-                running.remove(name)
+        self._auditor.executed(name, digest_of(message.payload))
+        execution = self._executions[name] = self._executions.get(name, 0) + 1
+        sleep(plan.service_s)
+        self._misbehave(plan, execution, process)
+        self._commit(name, message.payload, plan)
         return {"execution": execution} if plan.has_result else None
 
     @staticmethod
@@ -93,11 +85,12 @@ class Effects:
             self.rows[name] = self._copies[copy]
         sleep(plan.commit_s)
 
-    def _died(self, process: Process) -> None:
-        """What its handlers had committed has no answer; what comes of that counts as crashes and attempts."""
-        for name in self._running.pop(process, ()):
-            if name in self.rows:
-                self._auditor.cut_short(name)
+    def recorded(self, name: str) -> Outcome | None:
+        """Be the master's look at the rows."""
+        if name in self.rows:
+            return Outcome(OutcomeKind.DONE)
+        self.sought_in_vain.add(name)
+        return None
 
     def audit(self) -> None:
         """Tell the auditor what lies in the tiers, once the reconciler has removed what has no row."""

@@ -34,6 +34,7 @@ LEDGER_MOVES = frozenset(
         "RESERVED -> READY",
         "RESERVED -> DELAYED",
         "RESERVED -> SETTLING",
+        "DEAD -> SETTLING",
         "RESERVED -> DEAD",
         "SETTLING -> GONE",
         "SHEDDING -> GONE",
@@ -188,8 +189,6 @@ class Hits:
             for each in decided if isinstance(decided, list) else [decided]:
                 what = "late" if each.verdict == "late" else kind
                 world.hits[f"reservation ended: {what}"] += 1
-                if kind == "done" and what == "done":
-                    world.heard_done.add(each.entry.message_id)
                 if world.is_traced:
                     world.note(f"{each.entry.message_id!r} its reservation ends: {what}; {each.verdict}")
             return decided

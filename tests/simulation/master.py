@@ -115,6 +115,7 @@ class MasterHost:
             (place, "TokenBook", Tokens),
             (place, "open_extensions", lambda _: {}),
             (place, "extension_endpoints", lambda _: []),
+            (place, "find_outcome", lambda _, declaration, message, size_bytes: self._world.effects.recorded(message)),
             (place, "all_endpoints", list),
             (place, "create_app", lambda master, _: master),
             (place, "HttpServer", self._web_server),

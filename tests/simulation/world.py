@@ -65,8 +65,6 @@ class World:
         self.effects = Effects(self.auditor, self.planned)
         self._engines = 0
         self.damaged: set[str] = set()
-        #: Messages of which the master or the source has heard `done`, in time.
-        self.heard_done: set[str] = set()
         self._declared = 0
         url = f"http://{MASTER}:{PORT}"
         options = {"lease_term_s": plan.lease_term_s}
@@ -143,7 +141,6 @@ class World:
             self.auditor.told_safe(name, "stored")
         elif state is DeliveryState.DONE:
             if before is not DeliveryState.STORED:
-                self.heard_done.add(name)
                 self.auditor.told_safe(name, "done")
             self.auditor.told_end(name, PROCESSED)
         elif state is DeliveryState.FAILED:

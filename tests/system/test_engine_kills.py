@@ -29,6 +29,10 @@ HANDLER = """
     def die(*given, **more):
         os.kill(os.getpid(), signal.SIGKILL)
 
+    def commit_and_die(client, row, commit=StorageClient._commit):
+        commit(client, row)
+        die()
+
     def starve():
         resource.setrlimit(resource.RLIMIT_AS, (2**27, 2**27))
         raise MemoryError(len(bytes(2**30)))
@@ -40,6 +44,7 @@ HANDLER = """
         "exit 0": lambda: os._exit(0),
         "out of memory": starve,
         "before the row": lambda: setattr(StorageClient, "_commit", die),
+        "after the row": lambda: setattr(StorageClient, "_commit", commit_and_die),
         "before the answer": lambda: setattr(Answers, "message_handled", die),
     }
 
@@ -56,6 +61,7 @@ HANDLER = """
         return {"focus": 0.8}
 """
 FAULTS = ("killed", "segfault", "aborted", "exit 0", "out of memory", "before the row", "before the answer")
+LAST_CHANCE = "after the row"
 
 
 @pytest.fixture
@@ -64,13 +70,14 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
         yield running
 
 
-def declare(cluster: LocalCluster, folder: Path, stream: str) -> None:
+def declare(cluster: LocalCluster, folder: Path, stream: str, max_crashes: int = 3) -> None:
     haste = {
         "function": {"name": "feature", "feature": "focus"},
         "policy": {"intervals": [[0, 1, "A"]]},
         "tiers": {name: {"folder": str(folder / "tiers" / name)} for name in ("A", "unscored")},
     }
-    cluster.declare(StreamDeclaration(stream, handler=str(folder / "features.py"), plugins={"haste": haste}))
+    handler = str(folder / "features.py")
+    cluster.declare(StreamDeclaration(stream, handler=handler, max_crashes=max_crashes, plugins={"haste": haste}))
 
 
 @pytest.mark.timeout(180)
@@ -106,3 +113,18 @@ def test_a_message_whose_engine_dies_at_any_stage_is_processed_with_one_row_and_
             auditor.gauge(f"{name} of {figures.stream}", getattr(figures, name))
     assert auditor.violations() == []
     assert all((tmp_path / fault).exists() for fault in FAULTS), "each has happened"
+
+
+def test_a_message_whose_last_engine_dies_after_the_row_is_processed_and_no_dead_letter(
+    cluster: LocalCluster, tmp_path: Path
+) -> None:
+    (tmp_path / "features.py").write_text(dedent(HANDLER))
+    declare(cluster, tmp_path, "s", max_crashes=1)
+    cluster.wait_for_engines("s", 1)
+    with StreamConnector("s", master=cluster.url, token=cluster.source_token) as connector:
+        delivery = connector.send(b"cells", metadata={"fault": LAST_CHANCE})
+        assert delivery.result(timeout_s=30)["tier"] == "A"
+    (row,) = MasterFeatureDatabase(cluster.client).rows(RowFilter("s"))
+    assert (row.message_id, row.attempt) == (delivery.message_id, 1)
+    assert [(each.dead, each.ready, each.reserved) for each in cluster.client.backlog()] == [(0, 0, 0)]
+    assert (tmp_path / LAST_CHANCE).exists()

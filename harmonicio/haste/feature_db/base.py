@@ -75,6 +75,7 @@ class FeatureRow:
         image: Digest of the container image that processed it; empty without one.
         processed_at: Wall-clock seconds.
         route: How the message came: ``engine``, straight from its source, or ``backlog``; empty where nobody knows.
+        emitted: Messages that its handler emitted, which leave after the commit; None where nobody knows.
     """
 
     stream: str
@@ -95,6 +96,12 @@ class FeatureRow:
     processed_at: float = 0.0
     route: str = ""
     image: str = ""
+    emitted: int | None = None
+
+    @property
+    def result(self) -> dict[str, Any]:
+        """What the source of the message is told."""
+        return {"score": self.score, "tier": self.tier, "features": dict(self.features), "reason": self.reason}
 
 
 @dataclass(frozen=True, slots=True)
@@ -212,7 +219,7 @@ def from_plain(plain: Any) -> FeatureRow:
 def _check_types(row: FeatureRow) -> None:
     texts = [row.digest, row.tier, row.location, row.reason, row.function, row.policy_version]
     texts += [row.engine, row.route, row.image]
-    counts = (row.size_bytes, row.attempt, row.stream_version)
+    counts = (row.size_bytes, row.attempt, row.stream_version, 0 if row.emitted is None else row.emitted)
     numbers = (row.score, row.processed_at, *row.features.values()) if isinstance(row.features, Mapping) else ("",)
     is_right = (
         all(isinstance(text, str) for text in texts)

@@ -46,11 +46,12 @@ _ROWS = sa.Table(
     sa.Column("processed_at", sa.Float, nullable=False),
     sa.Column("route", sa.Text, nullable=False, server_default=""),
     sa.Column("image", sa.Text, nullable=False, server_default=""),
+    sa.Column("emitted", sa.Integer),
     sa.UniqueConstraint("stream", "message_id"),
     sa.Index("feature_rows_by_score", "stream", "score"),
 )
 #: What earlier releases did not have.
-_LATER_COLUMNS = ("route", "image")
+_LATER_COLUMNS = {"route": "TEXT NOT NULL DEFAULT ''", "image": "TEXT NOT NULL DEFAULT ''", "emitted": "INTEGER"}
 _PAGE_ROWS = 500
 #: How long a writer waits for another process that writes.
 BUSY_TIMEOUT_S = 30.0
@@ -151,10 +152,10 @@ def _prepare(connection: Any, _: Any) -> None:
 def _add_later_columns(engine: sa.Engine) -> None:
     """Give a file of an earlier release the columns that it lacks."""
     known = {column["name"] for column in sa.inspect(engine).get_columns(_ROWS.name)}
-    for name in _LATER_COLUMNS:
+    for name, kind in _LATER_COLUMNS.items():
         if name not in known:
             with engine.begin() as connection:
-                connection.execute(sa.text(f"ALTER TABLE feature_rows ADD COLUMN {name} TEXT NOT NULL DEFAULT ''"))
+                connection.execute(sa.text(f"ALTER TABLE feature_rows ADD COLUMN {name} {kind}"))
 
 
 def _commit(connection: sa.Connection, row: FeatureRow) -> FeatureRow:

@@ -27,7 +27,7 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
 from harmonicio.master.backlog.budget import LedgerLimits
-from harmonicio.master.backlog.clerk import Clerk
+from harmonicio.master.backlog.clerk import Clerk, FindOutcome
 from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation, RetryPolicy, Verdict
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.log_pace import LogPace
@@ -122,6 +122,10 @@ class Backlog:
             on_room: There is room again, after :meth:`can_take` or :meth:`new_payload` said that there was none.
         """
         self._notifier.set_listeners(on_change=on_change, on_room=on_room)
+
+    def set_outcome_finder(self, find_outcome: FindOutcome) -> None:
+        """Say who knows outcomes of messages whose engine could not tell them; it may raise StorageError."""
+        self._clerk.find_outcome = find_outcome
 
     def set_image_finder(self, find_image: Callable[[str], str]) -> None:
         """Say who knows the digest of the image that an engine runs, for the records of dead letters."""
@@ -236,7 +240,8 @@ class Backlog:
         with self._lock:
             if error.retryable:
                 return self._ledger.release(reservation, self._clock.monotonic(), READ_AGAIN_AFTER_S)
-            return self._ledger.bury(reservation, Failure("PayloadDamaged", error.text, retryable=False))
+            failure = Failure("PayloadDamaged", error.text, retryable=False)
+            return self._ledger.bury(reservation, failure, is_unanswered=True)
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> None:
         """Take an engine's answer; that of a reservation that was given up is counted, logged, and changes nothing.

@@ -65,6 +65,10 @@ class Books:
         self.of(entry).move(entry, State.READY)
         self.budget.unbury(entry)
 
+    def absolve(self, entry: Entry) -> None:
+        self.of(entry).move(entry, State.SETTLING)
+        self.budget.unbury(entry)
+
     def shed(self, entry: Entry) -> None:
         """An entry is being shed; it has left the budget."""
         self.of(entry).move(entry, State.SHEDDING)

@@ -30,6 +30,9 @@ from harmonicio.master.backlog.subscriptions import OnFinal, Subscriptions
 
 _log = logging.getLogger(__name__)
 
+#: Given a stream, a message id and the size of the payload.
+FindOutcome = Callable[[str, str, int], Outcome | None]
+
 REPEAT_INTERVAL_S = 5.0
 #: One log line about messages that were shed in so many seconds.
 SHED_LOG_INTERVAL_S = 10.0
@@ -59,6 +62,8 @@ class Clerk:
         self._burying: dict[int, Death] = {}
         #: Returns the digest of the image that an engine runs, empty without one. Called without the lock.
         self.find_image: Callable[[str], str] = lambda engine: ""
+        #: Returns the recorded outcome of a message whose engine did the work and could not say so; may raise.
+        self.find_outcome: FindOutcome = lambda stream, message_id, size_bytes: None
         self._to_repeat: list[Callable[[], None]] = []
         self._repeat_at = 0.0
         #: The smallest message for which there was no room.
@@ -81,10 +86,32 @@ class Clerk:
                 death = self.death(decision.entry, decision.failure)
                 with self._lock:
                     self._burying[decision.entry.sequence] = death
-                self._bury(decision.entry, death)
+                self._give_up(decision.entry, death, is_unanswered=decision.is_unanswered)
             elif decision.has_changed:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
+
+    def recorded(self, entry: Entry) -> Outcome | None:
+        """Return the outcome of a message whose engine did the work and could not say so. Raises StorageError."""
+        return self.find_outcome(entry.stream, entry.message_id, entry.size_bytes)
+
+    def _give_up(self, entry: Entry, death: Death, *, is_unanswered: bool) -> None:
+        """Have a dead letter written; but what its last engine has done after all is processed."""
+        try:
+            outcome = self.recorded(entry) if is_unanswered else None
+        except StorageError as error:
+            _log.warning("Whether message %r was processed is not known yet: %s", entry.message_id, error)
+            with self._lock:
+                self._to_repeat.append(partial(self._give_up, entry, death, is_unanswered=True))
+            return
+        if outcome is None:
+            self._bury(entry, death)
+            return
+        with self._lock:
+            self._burying.pop(entry.sequence, None)
+            is_absolved = self._ledger.absolve(entry)
+        if is_absolved:
+            self.finish(entry, outcome)
 
     def death(self, entry: Entry, failure: Failure) -> Death:
         """Return the record of a message that is given up now."""

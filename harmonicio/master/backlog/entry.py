@@ -11,6 +11,7 @@ The life of one entry:
                                                        ▲ │ replay ──► UNBURYING ──► READY
        stored, given up by its source ─────────────────┘ └ purge ───► UNBURYING ──► GONE
 
+One whose engines died may have been processed by the last one: DEAD ──► SETTLING, when the record of that is found.
 What is READY or DELAYED may be shed: SHEDDING ──► GONE; :mod:`~harmonicio.master.backlog.shedding` says when.
 
 STORING, SETTLING, UNBURYING and SHEDDING are the times in which the store writes: a message can be reserved only after
@@ -178,12 +179,15 @@ class Decision:
     Attributes:
         has_changed: Counters of the entry differ from what the store has.
         failure: Why the message is dead.
+        is_unanswered: It is dead although no engine has said so: its engines ended, or its payload is lost. One of them
+            may have done the work before.
     """
 
     verdict: Verdict
     entry: Entry
     has_changed: bool = False
     failure: Failure | None = None
+    is_unanswered: bool = False
 
 
 class PutVerdict(StrEnum):

@@ -171,6 +171,14 @@ class Ledger:
         self.books.of(entry).move(entry, State.SETTLING)
         return Decision(Verdict.SETTLING, entry)
 
+    def absolve(self, entry: Entry) -> bool:
+        """A dead message turns out to be processed; False when it is no dead letter now. :meth:`settled` follows."""
+        self._burying.discard(entry.sequence)
+        if entry.state is not State.DEAD:
+            return False
+        self.books.absolve(entry)
+        return True
+
     def settled(self, entry: Entry, now: float) -> None:
         """The outcome of a finished message is on stable storage: only its id is remembered from here on."""
         if entry.state is State.SETTLING:
@@ -233,10 +241,12 @@ class Ledger:
             decisions.append(self._give_back(entry, 0.0, has_changed=has_changed))
         return decisions
 
-    def bury(self, reservation: Reservation, failure: Failure) -> Decision:
-        """Give the message up whatever its attempts: it cannot be processed."""
+    def bury(self, reservation: Reservation, failure: Failure, *, is_unanswered: bool = False) -> Decision:
+        """Give the message up whatever its attempts: it cannot be processed, as its engine says or as is found here."""
         entry = reservation.entry
-        return self._bury(entry, failure) if self._reservations.end(reservation) else self._late(entry)
+        if not self._reservations.end(reservation):
+            return self._late(entry)
+        return self._bury(entry, failure, is_unanswered=is_unanswered)
 
     def buried(self, entry: Entry) -> None:
         """The dead letter of a message that was given up is on stable storage."""
@@ -327,7 +337,7 @@ class Ledger:
         book = self.books.of(entry)
         cause = _cause_of_death(entry, book.policy, failure)
         if cause is not None:
-            return self._bury(entry, cause)
+            return self._bury(entry, cause, is_unanswered=failure is None)
         entry.not_before = not_before
         if not_before > 0:
             book.move(entry, State.DELAYED)
@@ -340,13 +350,15 @@ class Ledger:
         """An entry's counters changed where it is: one that nobody holds may be dead by that."""
         if entry.state in (State.READY, State.DELAYED):
             cause = _cause_of_death(entry, self.books.of(entry).policy, None)
-            return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause)
+            return (
+                Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause, is_unanswered=True)
+            )
         return Decision(Verdict.RESERVED, entry, True)
 
-    def _bury(self, entry: Entry, failure: Failure) -> Decision:
+    def _bury(self, entry: Entry, failure: Failure, *, is_unanswered: bool = False) -> Decision:
         self.books.bury(entry)
         self._burying.add(entry.sequence)
-        return Decision(Verdict.DEAD, entry, True, failure)
+        return Decision(Verdict.DEAD, entry, True, failure, is_unanswered)
 
 
 def _count(entry: Entry, charge: Charge) -> None:

@@ -154,6 +154,8 @@ class Reception:
     def _put(self, arrival: Arrival, entry: Entry, message: IncomingMessage, answer: Answer) -> None:
         verdict, failure = self._decide(arrival, entry, message, answer)
         if verdict is PutVerdict.NEW:
+            if failure is not None and not message.is_dead and message.failure is None and self._is_recorded(entry):
+                failure = None  # It goes the way of all that waits, and that ends with the record.
             stored = partial(self._stored, arrival, entry, failure, answer)
             death = None if failure is None else self._clerk.death(entry, failure)
             self._store.put(entry, arrival.take(), stored, death)
@@ -181,6 +183,13 @@ class Reception:
                 assert known is not None
                 self._also_waiting.setdefault(known.sequence, []).append(answer)
             return verdict, failure
+
+    def _is_recorded(self, entry: Entry) -> bool:
+        """Whether a message whose engines died is known to be processed, or that cannot be said now."""
+        try:
+            return self._clerk.recorded(entry) is not None
+        except StorageError:
+            return True
 
     def _stored(
         self, arrival: Arrival, entry: Entry, failure: Failure | None, answer: Answer, error: StorageError | None

@@ -1,0 +1,127 @@
+"""A message whose engines died is not dead if the last one has done its work: the record of that is looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from benches.backlog import FATAL, Desk
+from harmonicio.control.messages import EngineExit
+from harmonicio.core.engine import ExitReason
+from harmonicio.core.errors import StorageError
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.master.backlog.base import PayloadLease, damaged
+from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.waiting import wait_until
+
+RECORDED = Outcome(OutcomeKind.DONE, {"tier": "A"})
+
+
+class Records:
+    """What was recorded; counts the questions."""
+
+    def __init__(self, outcome: Outcome | None = RECORDED) -> None:
+        self.outcome = outcome
+        self.error: StorageError | None = None
+        self.asked: list[tuple[str, str, int]] = []
+
+    def find(self, stream: str, message_id: str, size_bytes: int) -> Outcome | None:
+        self.asked.append((stream, message_id, size_bytes))
+        if self.error is not None:
+            raise self.error
+        return self.outcome
+
+
+@pytest.fixture
+def records() -> Records:
+    return Records()
+
+
+@pytest.fixture
+def desk(tmp_path: Path, records: Records) -> Iterator[Desk]:
+    desk = Desk(SqliteStore(tmp_path))
+    desk.backlog.set_outcome_finder(records.find)
+    yield desk
+    desk.backlog.close()
+
+
+def put(desk: Desk, message_id: str = "a", **more: object) -> None:
+    before = len(desk.answers)
+    desk.put(message_id, **more)
+    wait_until(lambda: len(desk.answers) > before)
+
+
+def crash_twice(desk: Desk) -> None:
+    for engine in ("e1", "e2"):
+        wait_until(lambda: desk.backlog.depth("plates"))
+        desk.reserve(f"{engine}#1")
+        desk.backlog.engine_gone(f"{engine}#1")
+        desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, "It ended by signal 9.", ("a",)))
+
+
+def test_a_message_that_its_last_engine_has_processed_is_done(desk: Desk, records: Records, tmp_path: Path) -> None:
+    put(desk)
+    desk.subscribe("a")
+    crash_twice(desk)
+    wait_until(lambda: desk.finals)
+    assert (desk.state("a"), desk.finals) == ("done", [("a", RECORDED)])
+    assert records.asked == [("plates", "a", 5)]
+    figures = desk.backlog.figures("plates")
+    assert (figures.dead, figures.ready, figures.reserved, figures.waiting_bytes) == (0, 0, 0, 0)
+    desk.backlog.close()
+    again = Desk(SqliteStore(tmp_path))
+    assert again.state("a") == "done"
+    again.backlog.close()
+
+
+def test_one_of_which_there_is_no_record_is_dead(desk: Desk, records: Records) -> None:
+    records.outcome = None
+    put(desk)
+    crash_twice(desk)
+    assert desk.state("a") == "dead"
+
+
+def test_what_an_engine_says_needs_no_record(desk: Desk, records: Records) -> None:
+    put(desk)
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    assert (desk.state("a"), records.asked) == ("dead", [])
+
+
+def test_while_records_cannot_be_read_nothing_is_said_and_they_are_asked_again(desk: Desk, records: Records) -> None:
+    records.error = StorageError("The disk is away.")
+    put(desk)
+    desk.subscribe("a")
+    crash_twice(desk)
+    desk.clock.advance(REPEAT_INTERVAL_S)
+    desk.backlog.tick()
+    assert (len(records.asked), desk.finals) == (2, [])
+    records.error = None
+    desk.clock.advance(REPEAT_INTERVAL_S)
+    desk.backlog.tick()
+    wait_until(lambda: desk.finals)
+    assert desk.finals == [("a", RECORDED)]
+
+
+def test_one_that_its_source_sends_again_when_its_crashes_are_used_up_is_done_too(desk: Desk) -> None:
+    for engine in ("e1", "e2"):
+        desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, "It ended by signal 9.", ("a",)))
+    put(desk)
+    wait_until(lambda: desk.state("a") == "done")
+    assert desk.backlog.figures("plates").dead == 0
+
+
+def test_one_whose_payload_is_damaged_is_done_if_that_was_recorded_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(entry: Entry) -> PayloadLease:
+        raise damaged("It is not what was stored.")
+
+    put(desk)
+    monkeypatch.setattr(desk.store, "read", fail)
+    with pytest.raises(StorageError):
+        desk.backlog.open_payload(desk.reserve())
+    wait_until(lambda: desk.state("a") == "done")
