@@ -67,9 +67,36 @@ format: install ## put the code into the house's format
 	$(BIN)/ruff check --fix-only .
 	$(BIN)/ruff format .
 
+# ── the long forms of tests ──────────────────────────────────────────────────────────────────────────────────────────
+
+# Each prints what it counted; CI runs a short form of each.
+
+.PHONY: simulate
+simulate: install ## run simulated clusters under faults and audit them; RUNS=, PLANT=; SEED=number alone shows that one run
+	cd tests && PYTHONPATH=. $(abspath $(BIN))/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) \
+		--jobs $(JOBS) $(if $(PLANT),--plant $(PLANT))
+
+.PHONY: chaos
+chaos: install ## kill, freeze, cut off and starve a real cluster under load; MINUTES=10, SEED= of another day, or PLAN=file
+	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
+		$(if $(PLAN),--plan "$(PLAN)")
+
+.PHONY: kill-master
+kill-master: install ## 20 kills of a master with 1,000 messages of 2 MB in its backlog; KILL_SEED=number
+	KILL_MASTER=full $(BIN)/python -m pytest -q -s tests/system/test_system_master_kills.py
+
+.PHONY: fill-disk
+fill-disk: install ## 400 MB sent to a master whose backlog has a disk of 200 MB
+	FILL_DISK=full $(BIN)/python -m pytest -q -s tests/system/test_system_full_disk.py
+
 .PHONY: store-faults
-store-faults: install ## the backlog's store, killed, refused and without power at every single call to its disk; 5 minutes
+store-faults: install ## the backlog's store killed, refused and without power at every single call to its disk
 	STORE_FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/integration/test_backlog_disk_faults.py
+
+.PHONY: outage
+outage: install ## a master that is away for 10 s and comes back to 200 connectors, and 10,000 idle connections
+	HARMONICIO_TEST_OUTAGE_S=10 HARMONICIO_TEST_CONNECTORS=200 HARMONICIO_TEST_CONNECTIONS=9990 \
+		$(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
 
 # What guides the fuzzer by coverage is needed by nobody else, and is installed by its first use.
 .PHONY: fuzz
@@ -85,38 +112,12 @@ endif
 fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its own document; SEED=1 says with which requests to begin
 	cd tests && $(abspath $(BIN))/python -m fuzzing.rest --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
-# ── to look for what can go wrong ───────────────────────────────────────────────────────────────────────────────────
-
-# With SEED alone, that seed with a trace; with RUNS, so many seeds from SEED (1) on.
-.PHONY: outage
-outage: install ## a master that is away for 10 s and comes back to 200 connectors, and 10,000 idle connections
-	HARMONICIO_TEST_OUTAGE_S=10 HARMONICIO_TEST_CONNECTORS=200 HARMONICIO_TEST_CONNECTIONS=9990 \
-		$(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
-
-.PHONY: simulate
-simulate: install ## run simulated clusters under faults and audit them; RUNS=, SEED=, JOBS=, PLANT=
-	cd tests && PYTHONPATH=. ../$(BIN)/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) --jobs $(JOBS) $(if $(PLANT),--plant $(PLANT))
-.PHONY: fill-disk
-fill-disk: install ## 400 MB sent to a master whose backlog has a disk of 200 MB, and what was counted
-	FILL_DISK=full $(BIN)/python -m pytest -q -s tests/system/test_system_full_disk.py
-
-.PHONY: kill-master
-kill-master: install ## 20 kills of a master with 1,000 messages of 2 MB in its backlog, and what was counted; KILL_SEED=number
-	KILL_MASTER=full $(BIN)/python -m pytest -q -s tests/system/test_system_master_kills.py
-
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo
 demo: install $(if $(filter docker,$(RUNTIME)),images) ## stream micrographs through a local cluster and report; IMAGES=folder for your own, RUNTIME=docker
 	$(BIN)/harmonicio demo $(if $(IMAGES),--images "$(IMAGES)") $(if $(RUNTIME),--runtime "$(RUNTIME)") \
 		$(if $(OUTPUT),--output "$(OUTPUT)")
-
-# ── the long forms of tests ──────────────────────────────────────────────────────────────────────────────────────────
-
-.PHONY: chaos
-chaos: install ## kill, freeze, cut off and starve a real cluster under load; MINUTES=10, SEED= of another day, or PLAN=file
-	PYTHONPATH=tests $(BIN)/python -m chaos $(if $(MINUTES),--minutes $(MINUTES)) $(if $(SEED),--seed $(SEED)) \
-		$(if $(PLAN),--plan "$(PLAN)")
 
 # ── container images ─────────────────────────────────────────────────────────────────────────────────────────────────
 
