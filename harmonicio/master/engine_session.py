@@ -198,6 +198,8 @@ class EngineSession:
         readable = []
         try:
             for reservation in batch:
+                if not self._backlog.sending(reservation):
+                    continue  # It has expired behind others: somebody else has it, or will.
                 try:
                     readable.append((reservation, self._backlog.open_payload(reservation)))
                 except StorageError:
@@ -213,6 +215,8 @@ class EngineSession:
                 for reservation, _ in readable:
                     self._sent[self._credit.message_sent(reservation.entry.size_bytes)] = reservation
             self._link.send(*buffers)
+            for reservation, _ in readable:
+                self._backlog.sent(reservation)
         finally:
             for _, payload in readable:
                 payload.close()

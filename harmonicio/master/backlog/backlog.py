@@ -222,6 +222,16 @@ class Backlog:
             self._notifier.changed(stream)
         return reservation
 
+    def sending(self, reservation: Reservation) -> bool:
+        """A reserved message is about to be sent; False when it was given up meanwhile, and is not to be."""
+        with self._lock:
+            return self._ledger.sending(reservation)
+
+    def sent(self, reservation: Reservation) -> None:
+        """A reserved message has been sent: the time of its reservation counts from now."""
+        with self._lock:
+            self._ledger.sent(reservation, self._clock.monotonic())
+
     def open_payload(self, reservation: Reservation) -> PayloadLease:
         """Return the payload of a reserved message, as a context.
 

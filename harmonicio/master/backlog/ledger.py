@@ -159,6 +159,14 @@ class Ledger:
         book.move(entry, State.RESERVED)
         return self._reservations.make(entry, holder, now, book.policy.reservation_timeout_s)
 
+    def sending(self, reservation: Reservation) -> bool:
+        """The message is on its way to its engine, however long that takes; False when it was given up before."""
+        return self._reservations.sending(reservation)
+
+    def sent(self, reservation: Reservation, now: float) -> None:
+        """The engine has all of the message: the time of its reservation counts from now."""
+        self._reservations.sent(reservation, now)
+
     def progressed(self, engine: str, now: float) -> None:
         """The engine has ended the work on a message, whosever that was: what it holds is held for another while."""
         self._reservations.progressed(engine, now)

@@ -4,7 +4,8 @@ Each reservation has a token that is never used again. Whoever ends one must pre
 nothing, and so a late outcome has no effect.
 
 An engine that completes messages is alive: what it holds counts from then, because a message that was pushed ahead
-waits there for the handler of another, which may have come from a connector. Who is frozen completes nothing. Expiries
+waits there for the handler of another, which may have come from a connector. Who is frozen completes nothing. While a
+payload is being sent, nothing expires: the connection sees to it that this goes on, or ends. Expiries
 lie in a heap as they were when they were made; one that comes to the top is looked at again, so that an answer costs
 the same however much its engine holds. Stale tokens are cleared out when they prevail.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from heapq import heapify, heappop, heappush
+from math import inf
 
 from harmonicio.master.backlog.entry import Entry, Reservation
 
@@ -39,6 +41,9 @@ class Reservations:
         #: How much each engine holds, over whatever connection; and when it last completed something.
         self._counts: Counter[str] = Counter()
         self._progressed_at: dict[str, float] = {}
+        #: Those whose payload is on its way, and since when others have been with their engine.
+        self._sending: set[int] = set()
+        self._sent_at: dict[int, float] = {}
         self._expiries: list[tuple[float, int]] = []
         self._next_token = 1
 
@@ -66,15 +71,34 @@ class Reservations:
         if engine in self._counts:
             self._progressed_at[engine] = now
 
+    def sending(self, reservation: Reservation) -> bool:
+        """The payload is on its way, however long that takes; False when the reservation has ended."""
+        if reservation.token not in self._by_token:
+            return False
+        self._sending.add(reservation.token)
+        return True
+
+    def sent(self, reservation: Reservation, now: float) -> None:
+        """The engine has the payload: the time counts from now."""
+        self._sending.discard(reservation.token)
+        if reservation.token in self._by_token:
+            self._sent_at[reservation.token] = now
+            heappush(self._expiries, (now + reservation.timeout_s, reservation.token))
+
     def expires_at(self, reservation: Reservation) -> float:
         """Return when a reservation that has not ended does so, unless its engine completes something before."""
-        progressed_at = self._progressed_at.get(engine_of(reservation.holder), reservation.made_at)
-        return max(reservation.made_at, progressed_at) + reservation.timeout_s
+        if reservation.token in self._sending:
+            return inf
+        begun_at = self._sent_at.get(reservation.token, reservation.made_at)
+        progressed_at = self._progressed_at.get(engine_of(reservation.holder), begun_at)
+        return max(begun_at, progressed_at) + reservation.timeout_s
 
     def end(self, reservation: Reservation) -> bool:
         """End a reservation; False when it had ended before."""
         if self._by_token.pop(reservation.token, None) is None:
             return False
+        self._sending.discard(reservation.token)
+        self._sent_at.pop(reservation.token, None)
         held = self._by_holder[reservation.holder]
         held.discard(reservation.token)
         if not held:
@@ -103,10 +127,11 @@ class Reservations:
                 continue
             expires_at = self.expires_at(reservation)
             if expires_at <= now:
+                self.end(reservation)
                 over.append(reservation)
-            else:
+            elif expires_at < inf:  # What is being sent comes back by :meth:`sent`.
                 heappush(self._expiries, (expires_at, reservation.token))
-        return self._end_all(over)
+        return over
 
     def _end_all(self, reservations: list[Reservation]) -> list[Reservation]:
         for reservation in reservations:

@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from benches.backlog import PLATES, Desk
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -167,3 +168,50 @@ def test_after_a_bug_in_a_session_nothing_is_sent_and_the_connection_ends(execut
     assert link.channel.is_shut_down.wait(20)
     session.depth_changed()
     assert link.sent == []
+
+
+class SlowLink(SeenLink):
+    """Takes longer to send a payload than a reservation lasts."""
+
+    def __init__(self, desk: Desk) -> None:
+        super().__init__()
+        self._desk = desk
+
+    def send(self, *buffers: bytes | memoryview) -> None:
+        if len(buffers) > 1:
+            self._desk.clock.advance(10 * PLATES.timeout_s)
+            self._desk.backlog.tick()
+        super().send(*buffers)
+
+
+def test_a_payload_that_is_sent_for_longer_than_a_reservation_lasts_is_held_meanwhile(
+    executor: ThreadPoolExecutor,
+) -> None:
+    desk = Desk(MemoryStore())
+    link = SlowLink(desk)
+    session = EngineSession(
+        link,  # type: ignore[arg-type]
+        "e-1",
+        "e-1#1",
+        "plates",
+        desk.backlog,
+        executor,
+        checksum="",
+        on_room=lambda _: None,
+        on_closed=lambda _: None,
+    )
+    session.opened()
+    session.handle(Credit(2, 1_000_000))
+    desk.put("a")
+    desk.put("b")
+    held, expired = desk.reserve(session.holder), desk.reserve(session.holder)
+    session.assign(held)
+    wait_until(lambda: b"cells" in link.sent)
+    assert desk.state("a") == "reserved"
+    session.assign(expired)  # Its time was over while the other one was being sent.
+    wait_until(lambda: session.load == 1)
+    assert link.sent.count(b"cells") == 1 and desk.backlog.depth("plates") == 1
+    session.handle(OutcomesReceived((OutcomeRange(0, 0, Outcome(OutcomeKind.DONE)),)))
+    wait_until(lambda: desk.state("a") == "done")
+    assert desk.backlog.figures("plates").late_total == 0
+    desk.backlog.close()
