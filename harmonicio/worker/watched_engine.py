@@ -267,7 +267,7 @@ def _messages(running: Iterable[RunningMessage]) -> Iterable[RunningMessage]:
 
 def is_same_recipe(one: StreamDeclaration, other: StreamDeclaration) -> bool:
     """Whether both say the same engine; how many of them there shall be does not matter."""
-    return replace(one, engines=0) == replace(other, engines=0)
+    return one is other or one == replace(other, engines=one.engines)
 
 
 def _described(exit_code: int | None) -> str:

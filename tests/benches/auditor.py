@@ -15,6 +15,7 @@ Rules, each of which is a violation when it is broken:
 - A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
   an attempt was cut short between its effect and its answer may be dead or shed and have its one effect.
 - One that its source has sent again under its id may be dead and processed: engines do not know of dead letters.
+- One that an administrator has replayed may be anything that it was not called before; a purged one may be nowhere.
 - A dead letter keeps the bytes that were sent.
 - Nothing is found that was never sent. Gauges are zero at the end.
 """
@@ -32,7 +33,7 @@ STATES = (PROCESSED, DEAD, SHED, WAITING)
 class Account:
     """All that was seen of one message."""
 
-    digest: str
+    digest: str = ""
     other_digests: set[str] = field(default_factory=set)
     told_safe: set[str] = field(default_factory=set)
     told_end: set[str] = field(default_factory=set)
@@ -41,6 +42,8 @@ class Account:
     executions: int = 0
     is_cut_short: bool = False
     offers: int = 0
+    is_replayed: bool = False
+    is_purged: bool = False
 
     def has_digest(self, digest: str) -> bool:
         return digest == self.digest or digest in self.other_digests
@@ -65,15 +68,15 @@ class Auditor:
 
     def sent(self, message: str, digest: str) -> None:
         """A source offered a message; it may offer the same bytes again."""
-        account = self._accounts.setdefault(message, Account(digest))
+        account = self._accounts.setdefault(message, Account())
         account.offers += 1
+        account.digest = account.digest or digest
         if account.digest != digest:
             self._blame(message, "was sent twice with other bytes, which is a fault of the test")
 
     def sent_others(self, message: str, digest: str) -> None:
-        """A source offers other bytes under an id that it has used, on purpose."""
-        if account := self._known(message, "was sent with other bytes"):
-            account.other_digests.add(digest)
+        """A source offers other bytes under an id that is or will be used, on purpose."""
+        self._accounts.setdefault(message, Account()).other_digests.add(digest)
 
     def told_safe(self, message: str, how: str) -> None:
         """The source was told that the message is safe: ``how`` is ``done`` or ``stored``."""
@@ -105,6 +108,16 @@ class Auditor:
         """The message was given up before an effect of it could be seen: its engine worked on without being heard."""
         if account := self._known(message, "was cut short"):
             account.is_cut_short = True
+
+    def replayed(self, message: str) -> None:
+        """Somebody lets a dead letter wait again."""
+        if account := self._known(message, "was replayed"):
+            account.is_replayed = True
+
+    def purged(self, message: str) -> None:
+        """Somebody deletes a dead letter."""
+        if account := self._known(message, "was purged"):
+            account.is_purged = True
 
     # ── where it is in the end ───────────────────────────────────────────────────────────────────────────────────────
 
@@ -150,10 +163,12 @@ class Auditor:
             return faults
         if len(places) > 1:
             faults.append(f"is in more than one place: {', '.join(places)}")
-        if not places and account.told_safe:
+        if not places and account.told_safe and not account.is_purged:
             faults.append(f"was called safe ({', '.join(sorted(account.told_safe))}) and is nowhere")
-        if len(account.told_end) > 1 or (account.told_end and places and account.told_end != set(places)):
-            faults.append(f"was called {', '.join(sorted(account.told_end))} and is {', '.join(places)}")
+        # Who has been told of a death is not told of a replay.
+        told_end = account.told_end - ({DEAD} if account.is_replayed or account.is_purged else set())
+        if len(told_end) > 1 or (told_end and places and told_end != set(places)):
+            faults.append(f"was called {', '.join(sorted(told_end))} and is {', '.join(places)}")
         if "done" in account.told_safe and places and places != [PROCESSED]:
             faults.append(f"was answered `done` and is {', '.join(places)}")
         if self._has_effects:

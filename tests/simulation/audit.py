@@ -16,6 +16,11 @@ def _backlog(world: Any) -> Any:
     return world.master.service.master.backlog
 
 
+def entries_of(world: Any) -> Iterator[Entry]:
+    """Return the messages that the master knows of."""
+    return _entries(_backlog(world))
+
+
 def _entries(backlog: Any) -> Iterator[Entry]:
     for _, book in sorted(backlog._ledger.books._by_stream.items()):
         yield from book.ids.values()

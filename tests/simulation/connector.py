@@ -30,7 +30,8 @@ class Source:
         self._world = world
         self.host = host
         self.name = host.name
-        self._messages = sorted(messages, key=lambda each: each.at_s)
+        self._number = number
+        self._messages = messages
         self._master_url = master_url
         self.process: Process | None = None
         self.connector: StreamConnector | None = None
@@ -62,6 +63,9 @@ class Source:
         for planned in self._messages:
             sleep(planned.at_s - world.loop.now)
             if planned.name in self.at_rest and not self.sends_all_again:
+                continue
+            if planned.source != self._number:
+                self._send(connector, planned, planned.payload + b"another's", is_other=True)
                 continue
             self._send(connector, planned, planned.payload)
             if planned.again == "same":

@@ -34,6 +34,9 @@ from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
 
+#: The trouble of a full disk.
+NO_ROOM = "No space left on device"
+
 
 @dataclass(slots=True)
 class Row:
@@ -81,6 +84,9 @@ class Disk:
         self.stable = Content()
         self.trouble = ""
         self.is_sync_removed = False
+        #: Told of each dead letter that somebody replays or purges, before anything is written.
+        self.on_revive: Callable[[str], None] = lambda _: None
+        self.on_purge: Callable[[str], None] = lambda _: None
         self._journal: list[tuple[Write, Callback | None]] = []
         self._syncing = 0
         self._opening = 0
@@ -158,7 +164,7 @@ class SimulatedStore(BacklogStore):
         )
 
     def new_payload(self, sequence: int, size_bytes: int, *, to_disk: bool) -> PendingPayload:
-        if self._disk.trouble:
+        if self._disk.trouble == NO_ROOM:  # Of another trouble only the sync hears.
             raise StorageError(f"There is no room on the disk: {self._disk.trouble}")
         return MemoryPayload(size_bytes)
 
@@ -203,6 +209,9 @@ class SimulatedStore(BacklogStore):
         self._apply(write, on_done)
 
     def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        for each in entries:
+            self._disk.on_revive(each.message_id)
+
         def write(target: Content) -> None:
             for row in [target.rows[entry.sequence] for entry in entries if entry.sequence in target.rows]:
                 row.death, row.entry.attempts, row.entry.crashes = None, 0, 0
@@ -239,6 +248,8 @@ class SimulatedStore(BacklogStore):
         return write
 
     def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
+        for each in entries:
+            self._disk.on_purge(each.message_id)
         self._apply(lambda target: [target.remove(entry.sequence) for entry in entries], on_done)
 
     def forget(self, entry: Entry) -> None:

@@ -1,28 +1,32 @@
 """What each kind of fault does, and how it ends.
 
-A fault chooses its victims when it begins, among what is there then, by its own seed. One that finds nobody has no
-effect and is not counted. All faults end before the audit: what is stopped goes on, what is dead is started again.
+A fault chooses its victims when it begins, among what is there then, by its own seed. One that finds nobody looks again
+for a while; then it has no effect and is not counted.
+
+All faults end before the audit: what is stopped goes on, what is dead is started again.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Collection
 from typing import Any
 
-from harmonicio.core.errors import HarmonicIOError
-from simulation.loop import Host, Process, sleep
+from harmonicio.master.backlog.reservations import engine_of
+from simulation import administrators
+from simulation.administrators import NobodyThere
+from simulation.disk import NO_ROOM
+from simulation.loop import Host, Process
 from simulation.schedule import Fault
 
 #: What ends a fault; what has no end has none.
 End = Callable[[], None] | None
 MAX_OUTAGE_S = 20.0
 UNDER_WAY_S = 20.0
-
-
-class NobodyThere(Exception):
-    """There is nobody whom the fault could concern."""
+#: Who finds nobody looks again so often, and for so long.
+LOOKS_AGAIN_S, LOOKS_FOR_S = 0.1, 15.0
+#: At most so long an engine is frozen that waits for the end of its reservation.
+BEYOND_S = 50.0
 
 
 class Faults:
@@ -40,14 +44,17 @@ class Faults:
     def _begin(self, number: int, fault: Fault) -> None:
         if self.are_over:
             return
+        loop = self._world.loop
         try:
             end = _BEGINNINGS[fault.kind](self._world, random.Random(fault.seed), fault.lasts_s)
         except NobodyThere:
+            if loop.now < fault.at_s + LOOKS_FOR_S:
+                loop.after(LOOKS_AGAIN_S, self._begin, number, fault)
             return
         self._world.hit(f"fault: {fault.kind}")
         if end is not None:
             self._ends[number] = end
-            self._world.loop.after(fault.lasts_s, self._end, number)
+            loop.after(_LASTS_S.get(fault.kind, fault.lasts_s), self._end, number)
 
     def _end(self, number: int) -> None:
         end = self._ends.pop(number, None)
@@ -80,9 +87,10 @@ def _one(chance: random.Random, among: list[Any]) -> Any:
     return chance.choice(among)
 
 
-def _engine(world: Any, chance: random.Random) -> tuple[Any, Any]:
-    """Return the worker's host and the handle of an engine that lives."""
-    return _one(chance, [(worker, handle) for worker in world.workers for handle in worker.running()])
+def _engine(world: Any, chance: random.Random, names: Collection[str] | None = None) -> tuple[Any, Any]:
+    """Return the worker's host and the handle of an engine that lives; where names are given, one of these."""
+    living = [(worker, handle) for worker in world.workers for handle in worker.running()]
+    return _one(chance, [each for each in living if names is None or each[1].spec.engine in names])
 
 
 def _hosts(world: Any, chance: random.Random) -> tuple[Host, Host]:
@@ -182,7 +190,7 @@ def _slow_disk(world: Any, chance: random.Random, lasts_s: float) -> End:
 
 def _failing_disk(world: Any, chance: random.Random, lasts_s: float) -> End:
     disk = world.master.disk
-    disk.trouble = chance.choice(("No space left on device", "Input/output error"))
+    disk.trouble = chance.choice((NO_ROOM, "Input/output error"))
 
     def end() -> None:
         disk.trouble = ""
@@ -191,11 +199,13 @@ def _failing_disk(world: Any, chance: random.Random, lasts_s: float) -> End:
 
 
 def _full_scratch(world: Any, chance: random.Random, lasts_s: float) -> End:
-    worker = chance.choice(world.workers)
-    worker.is_scratch_full = True
+    workers = world.workers if chance.random() < 0.5 else [chance.choice(world.workers)]
+    for worker in workers:
+        worker.is_scratch_full = True
 
     def end() -> None:
-        worker.is_scratch_full = False
+        for worker in workers:
+            worker.is_scratch_full = False
 
     return end
 
@@ -312,6 +322,36 @@ def _engine_and_controller_freeze(world: Any, chance: random.Random, lasts_s: fl
     return _stopped(handle.process, worker.process)
 
 
+def _freeze_beyond(world: Any, chance: random.Random, lasts_s: float) -> End:
+    """As before, when the engine has a message of the backlog, until that is given out again, or nearly so."""
+    if not world.master.is_running:
+        raise NobodyThere
+    held = world.master.service.master.backlog._ledger._reservations
+    holders = {engine_of(each.holder) for each in held._by_token.values()}
+    worker, handle = _engine(world, chance, holders)
+    if not worker.is_running:
+        raise NobodyThere
+    thaw = _stopped(handle.process, worker.process)
+    reservations = [each for each in held._by_token.values() if engine_of(each.holder) == handle.spec.engine]
+    is_over: list[bool] = []
+    later_s = chance.choice((0.0, 0.0, 0.05, 0.5, 3.0))
+
+    def end() -> None:
+        if not is_over:
+            is_over.append(True)
+            thaw()
+
+    def look() -> None:
+        if any(each.token in held._by_token for each in reservations):
+            if not is_over:
+                world.loop.after(0.02, look)
+        else:
+            world.loop.after(later_s, end)
+
+    look()
+    return end
+
+
 def _master_freeze(world: Any, chance: random.Random, lasts_s: float) -> End:
     return _stopped(_running(chance, [world.master]).process)
 
@@ -372,44 +412,6 @@ def _source_kill(world: Any, chance: random.Random, lasts_s: float) -> End:
     return None
 
 
-# ── administrators ───────────────────────────────────────────────────────────────────────────────────────────────────
-
-
-def _ask(world: Any, ask: Callable[[], object]) -> None:
-    """Have an administrator do something, a few times if the master does not answer."""
-
-    def act() -> None:
-        for _ in range(5):
-            if world.faults.are_over:
-                return
-            try:
-                ask()
-                return
-            except HarmonicIOError:
-                sleep(1.0)
-
-    world.admin.spawn("act", act)
-
-
-def _scale(world: Any, chance: random.Random, lasts_s: float) -> End:
-    stream = world.plan.streams[0]
-    count = chance.choice((0, 1, 2, stream.engines + 2))
-    _ask(world, lambda: world.admin_client.scale_stream(stream.name, count))
-    return lambda: _ask(world, lambda: world.admin_client.scale_stream(stream.name, stream.engines))
-
-
-def _declare_anew(world: Any, chance: random.Random, lasts_s: float) -> End:
-    stream = chance.choice(world.plan.streams)
-    changed = replace(stream, timeout_s=stream.timeout_s + chance.choice((0.5, 2.0)))
-    _ask(world, lambda: world.admin_client.declare_stream(changed))
-    return lambda: _ask(world, lambda: world.admin_client.declare_stream(stream))
-
-
-def _revoke(world: Any, chance: random.Random, lasts_s: float) -> End:
-    _ask(world, world.admin_client.revoke_all_leases)
-    return None
-
-
 #: Kinds with their weights.
 _TABLE: dict[str, tuple[float, Callable[[Any, random.Random, float], End]]] = {
     "a connection is cut": (4, _cut),
@@ -420,26 +422,32 @@ _TABLE: dict[str, tuple[float, Callable[[Any, random.Random, float], End]]] = {
     "delays": (2, _storm),
     "requests are lost, doubled and late": (3, _control_plane),
     "the disk is slow": (2, _slow_disk),
-    "the disk fails": (2, _failing_disk),
-    "the scratch volume is full": (1, _full_scratch),
+    "the disk fails": (4, _failing_disk),
+    "the scratch volume is full": (3, _full_scratch),
     "a clock jumps": (2, _clock_jump),
     "the master crashes": (5, _master_crash),
     "the master is told to end": (2, _master_end),
-    "the master is frozen": (1, _master_freeze),
+    "the master is frozen": (2, _master_freeze),
     "a controller crashes": (3, _worker_crash),
     "a worker is told to end": (2, _worker_end),
-    "a controller is frozen": (1, _controller_freeze),
+    "a controller is frozen": (2, _controller_freeze),
     "an engine crashes": (4, _engine_crash),
     "an engine is told to end": (2, _engine_end),
     "an engine is frozen": (3, _engine_freeze),
-    "an engine and its controller are frozen": (3, _engine_and_controller_freeze),
+    "an engine and its controller are frozen": (2, _engine_and_controller_freeze),
+    "an engine is frozen beyond its reservation": (6, _freeze_beyond),
     "a host is suspended": (2, _suspend),
     "a worker's host loses its power": (2, _host_lost),
     "a source is killed": (2, _source_kill),
-    "a source is frozen": (1, _source_freeze),
-    "a stream is scaled": (2, _scale),
-    "a stream is declared anew": (2, _declare_anew),
-    "all leases are revoked": (1, _revoke),
+    "a source is frozen": (2, _source_freeze),
+    "a stream is scaled": (2, administrators.scale),
+    "a stream is declared anew": (2, administrators.declare_anew),
+    "all leases are revoked": (2, administrators.revoke),
+    "dead letters are replayed": (3, administrators.replay),
+    "dead letters are purged": (3, administrators.purge),
+    "messages get other priorities": (3, administrators.prioritise),
 }
+#: Those which last otherwise than their schedule says.
+_LASTS_S = {"an engine is frozen beyond its reservation": BEYOND_S}
 KINDS = {name: float(weight) for name, (weight, _) in _TABLE.items()}
 _BEGINNINGS = {name: begin for name, (_, begin) in _TABLE.items()}

@@ -38,10 +38,14 @@ LEDGER_MOVES = frozenset(
         "RESERVED -> DEAD",
         "SETTLING -> GONE",
         "SHEDDING -> GONE",
+        "DEAD -> UNBURYING",
+        "UNBURYING -> READY",
+        "UNBURYING -> GONE",
+        "UNBURYING -> DEAD",
     }
 )
 #: Moves that are legal, and that no schedule brings about often enough to be asked for.
-SELDOM = frozenset({"STORING -> DELAYED", "DELAYED -> DEAD", "DELAYED -> SHEDDING"})
+SELDOM = frozenset({"STORING -> DELAYED", "DELAYED -> DEAD", "DELAYED -> SHEDDING", "UNBURYING -> DEAD"})
 EXPECTED = (
     *(f"ledger {move}" for move in sorted(LEDGER_MOVES - SELDOM)),
     *(

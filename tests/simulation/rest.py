@@ -6,10 +6,18 @@ master's process, on the real :class:`~harmonicio.master.master.Master`; records
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from harmonicio.control import json_codec
+from harmonicio.control.backlog_messages import (
+    BacklogView,
+    DeadChange,
+    DeadChoice,
+    DeadLetterPage,
+    PriorityChange,
+    PriorityRequest,
+)
 from harmonicio.control.messages import (
     Desired,
     LeaseGrant,
@@ -193,6 +201,24 @@ class Client:
 
     def scale_stream(self, stream: str, engines: int) -> Any:
         return self._ask(lambda master, _: master.scale(stream, engines), is_repeatable=False)
+
+    def stream_backlog(self, stream: str, limit: int) -> BacklogView:
+        return self._ask(lambda master, _: master.backlog.upkeep.backlog(stream, limit))
+
+    def prioritise(self, stream: str, messages: Sequence[str], priority: int) -> PriorityChange:
+        def prioritise(master: Master, given: PriorityRequest) -> PriorityChange:
+            return master.backlog.upkeep.prioritise(stream, given.messages, given.priority)
+
+        return self._ask(prioritise, PriorityRequest(tuple(messages), priority))
+
+    def dead_letters(self, stream: str, limit: int) -> DeadLetterPage:
+        return self._ask(lambda master, _: master.backlog.upkeep.dead_letters(stream, "", limit))
+
+    def replay_dead(self, stream: str, choice: DeadChoice) -> DeadChange:
+        return self._ask(lambda master, given: master.backlog.upkeep.replay(stream, given), choice, is_repeatable=False)
+
+    def purge_dead(self, stream: str, choice: DeadChoice) -> DeadChange:
+        return self._ask(lambda master, given: master.backlog.upkeep.purge(stream, given), choice, is_repeatable=False)
 
     def revoke_all_leases(self) -> None:
         self._ask(lambda master, _: master.revoke_leases(), is_repeatable=False)

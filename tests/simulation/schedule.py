@@ -7,7 +7,7 @@ fault does.
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 
 from harmonicio.core.stream import REFUSE, SHED, StreamDeclaration
@@ -42,6 +42,7 @@ class Planned:
         times: In how many executions the deed is done.
         at_s: When its source sends it, after the start.
         again: It is sent once more: ``same`` bytes, or ``other`` ones under its id; else empty.
+        usurper: A source that sends other bytes under its id, too; None where there is none.
     """
 
     name: str
@@ -56,6 +57,7 @@ class Planned:
     commit_s: float
     has_result: bool
     again: str = ""
+    usurper: int | None = None
 
     @property
     def payload(self) -> bytes:
@@ -86,6 +88,7 @@ class Schedule:
     backlog_bytes: int
     connector_bytes: int
     payload_budget_bytes: int
+    reservation_margin_s: float
     lease_term_s: float
     orphan_after_s: float
     engine_start_s: tuple[float, float]
@@ -93,7 +96,11 @@ class Schedule:
     sync_s: tuple[float, float]
     awaits_results: bool
     faults_until_s: float
-    wall_offsets_s: dict[str, float] = field(default_factory=dict)
+
+    def of_source(self, number: int) -> list[Planned]:
+        """Return what a source sends, in this order."""
+        own = [each for each in self.messages if number in (each.source, each.usurper)]
+        return sorted(own, key=lambda each: each.at_s)
 
 
 def draw(seed: int, kinds: dict[str, float], *, faults: bool = True) -> Schedule:
@@ -121,6 +128,7 @@ def draw(seed: int, kinds: dict[str, float], *, faults: bool = True) -> Schedule
         backlog_bytes=chance.choice((2 * MIB, 3 * MIB, 64 * MIB)),
         connector_bytes=chance.choice((64 * KIB, MIB, 64 * MIB)),
         payload_budget_bytes=chance.choice((256 * KIB, MIB, 64 * MIB)),
+        reservation_margin_s=chance.choice((2.0, 2.0, 5.0, 30.0)),
         lease_term_s=chance.choice((3.0, 10.0, 60.0)),
         orphan_after_s=chance.choice((5.0, 30.0, 120.0)),
         engine_start_s=(0.05, chance.choice((0.2, 2.0))),
@@ -137,7 +145,7 @@ def _draw_streams(chance: random.Random, engines: int) -> tuple[StreamDeclaratio
         handler="plan.py",
         engines=engines,
         concurrency=chance.choice((1, 1, 2, 4)),
-        timeout_s=chance.choice((1.0, 3.0, 8.0)),
+        timeout_s=chance.choice((0.5, 1.0, 3.0, 8.0)),
         max_attempts=chance.choice((1, 3, 3, 5)),
         max_crashes=chance.choice((1, 2, 3)),
         max_message_bytes=chance.choice((150 * KIB, 64 * MIB)),
@@ -164,20 +172,19 @@ def _draw_messages(
 ) -> tuple[Planned, ...]:
     count = MIN_MESSAGES + chance.randrange(40)
     service_s = chance.choice((0.001, 0.02, 0.1))
-    return tuple(
-        _draw_message(chance, seed, number, number % sources, streams, spread_s, service_s) for number in range(count)
-    )
+    return tuple(_draw_message(chance, seed, number, sources, streams, spread_s, service_s) for number in range(count))
 
 
 def _draw_message(
     chance: random.Random,
     seed: int,
     number: int,
-    source: int,
+    sources: int,
     streams: tuple[StreamDeclaration, ...],
     spread_s: float,
     service_s: float,
 ) -> Planned:
+    source = number % sources
     deed, times = Deed.WELL, FOR_EVER
     draw = chance.random()
     if draw < 0.02:
@@ -194,6 +201,7 @@ def _draw_message(
     # Every source serves one stream; ids are of both kinds: 32 hex digits, and texts of the source's own.
     name = f"{seed & 0xFFFFFFFF:016x}{number:016x}" if source % 2 else f"image {seed}/{number}"
     again = chance.choice(("same", "other")) if chance.random() < AGAIN_SHARE else ""
+    rivals = [each for each in range(sources) if each != source and each % len(streams) == source % len(streams)]
     return Planned(
         name=name,
         source=source,
@@ -207,6 +215,7 @@ def _draw_message(
         commit_s=chance.choice((0.0, 0.0005, 0.01)),
         has_result=chance.random() < 0.5,
         again=again,
+        usurper=chance.choice(rivals) if rivals and chance.random() < AGAIN_SHARE / 2 else None,
     )
 
 

@@ -37,7 +37,14 @@ def test_a_run_depends_on_its_seed_alone(seed: int) -> None:
 
 @pytest.mark.parametrize(
     ("plant", "seed"),
-    [("fsync-removed", 24), ("done-before-handler", 2), ("suspects-dropped", 1), ("budget-leak", 19)],
+    [
+        ("fsync-removed", 8),
+        ("done-before-handler", 1),
+        ("not-fenced", 4),
+        ("suspects-dropped", 2),
+        ("budget-leak", 2),
+        ("crashes-not-counted", 1),
+    ],
 )
 def test_a_planted_bug_is_found(plant: str, seed: int) -> None:
     """Else the auditor would see nothing. Schedules that were changed need other seeds: ``make simulate PLANT=…``."""

@@ -12,6 +12,7 @@ from collections import Counter
 from typing import Any
 
 from benches.auditor import DEAD, PROCESSED, SHED, Auditor
+from harmonicio.master.backlog import entry
 from harmonicio.stream_connector import delivery as deliveries
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from simulation import engine, stage, worker
@@ -20,7 +21,7 @@ from simulation.connector import Source
 from simulation.effects import Effects
 from simulation.faults import Faults
 from simulation.hits import Hits
-from simulation.loop import Host, Loop, Process
+from simulation.loop import Host, Loop, Process, current
 from simulation.master import PORT, MasterHost
 from simulation.network import Network
 from simulation.plants import PLANTS
@@ -70,6 +71,7 @@ class World:
         options = {"lease_term_s": plan.lease_term_s}
         key = loop.random.randbytes(32).hex()
         self.master = MasterHost(self, self._host(MASTER), options, plan.backlog_bytes, key)
+        self.master.disk.on_revive, self.master.disk.on_purge = self.auditor.replayed, self.auditor.purged
         self.workers = [
             WorkerHost(
                 self,
@@ -82,7 +84,7 @@ class World:
             for number in range(plan.workers)
         ]
         self.sources = [
-            Source(self, self._host(f"s{number}"), number, [m for m in plan.messages if m.source == number], url)
+            Source(self, self._host(f"s{number}"), number, plan.of_source(number), url)
             for number in range(plan.sources)
         ]
         self.admin = Process("admin", self._host("admin"))
@@ -146,7 +148,8 @@ class World:
         elif state is DeliveryState.FAILED:
             is_shed = outcome is not None and outcome.failure is not None and outcome.failure.error_type == "Shed"
             self.auditor.told_end(name, SHED if is_shed else DEAD)
-        self.sources[self.planned[name].source].told(delivery)
+        host = current().process.host
+        next(source for source in self.sources if source.host is host).told(delivery)
 
     # ── the run ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -155,6 +158,7 @@ class World:
         Client.web = self.web
         self._real_settle = deliveries.Delivery.settle
         substitutes = [
+            (entry, "RESERVATION_MARGIN_S", self.plan.reservation_margin_s),
             *self.master.substitutes(),
             *worker.substitutes(),
             *engine.substitutes(self),
