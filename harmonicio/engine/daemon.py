@@ -7,8 +7,9 @@
 A drain tells every peer, refuses what has not been started, lets handlers finish and sends their outcomes.
 
 A handler shares its process with all this, and can break it: close every file, say. An engine whose own parts are gone
-must not look idle for ever. Each ``LOOK_EVERY_S``, and when a suspect has returned, the daemon looks whether they are
-there; if not, its process ends, which is a crash: of the suspect, when one had the engine, else of nobody.
+must not look idle for ever. Each ``LOOK_EVERY_S``, before a suspect begins and when it has returned, the daemon looks
+whether they are there; if not, its process ends, which is a crash: of the suspect, when one had the engine, else of
+nobody.
 """
 
 from __future__ import annotations
@@ -101,7 +102,7 @@ class Daemon:
             declaration.prefetch_s,
             configuration.payload_budget_bytes,
             on_busy=self._control.report_soon,
-            on_alone_over=self._look_at_parts,
+            on_alone=self._look_at_parts,
         )
         self._board: HandlerBoard | None = None
         self._backlog = BacklogConnection(configuration, self._open_backlog)

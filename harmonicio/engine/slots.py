@@ -112,7 +112,7 @@ class Slots:
 
     Args:
         on_busy: Called when a slot is taken after :meth:`is_idle` has said that none was; must not block.
-        on_alone_over: Called when the handler of a suspect has returned, while the board still names it.
+        on_alone: Called before the handler of a suspect begins, and when it has returned, while the board names it.
     """
 
     def __init__(
@@ -122,7 +122,7 @@ class Slots:
         budget_bytes: int,
         *,
         on_busy: Callable[[], None] = lambda: None,
-        on_alone_over: Callable[[], None] = lambda: None,
+        on_alone: Callable[[], None] = lambda: None,
     ) -> None:
         self._loop = EngineLoop(concurrency, prefetch_s, budget_bytes)
         self._lock = threading.Lock()
@@ -131,7 +131,7 @@ class Slots:
         self._concurrency = concurrency
         self._sessions: dict[Peer, Session] = {}
         self._on_busy = on_busy
-        self._on_alone_over = on_alone_over
+        self._on_alone = on_alone
         self._is_told_idle = True
         self._taken = 0
         self._taken_before = 0
@@ -213,9 +213,14 @@ class Slots:
         if slot is not None:
             if self._is_told_idle:
                 self._say_busy()
-            waiter.granted(slot)
+            self._grant(waiter, slot, is_alone=is_suspect)
         elif not is_waiting:
             waiter.refused()
+
+    def _grant(self, waiter: Waiter, slot: Slot, *, is_alone: bool) -> None:
+        if is_alone:
+            self._on_alone()  # What those before it have broken is not its fault.
+        waiter.granted(slot)
 
     def _take_idle_slot(self) -> Slot:
         self._taken += 1
@@ -224,7 +229,7 @@ class Slots:
     def release(self, slot: Slot, messages: int, seconds: float) -> None:
         """Give a slot back after running ``messages`` handlers in ``seconds``."""
         if self._loop.is_alone:
-            self._on_alone_over()
+            self._on_alone()
         slot.end()
         with self._lock:
             now = time.monotonic()
@@ -233,8 +238,9 @@ class Slots:
             is_credit_due = self._loop.is_backlog_next(now) or self._loop.is_kept_for_suspect
             self._idle_slots.append(slot)
             granted = [(waiter, self._take_idle_slot()) for waiter in self._loop.free_slot(now)]
+            is_alone = self._loop.is_alone
         for waiter, its_slot in granted:
-            waiter.granted(its_slot)
+            self._grant(waiter, its_slot, is_alone=is_alone)
         if is_credit_due:
             self.flusher.review_at(now)
 

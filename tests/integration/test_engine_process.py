@@ -181,6 +181,33 @@ def test_an_engine_whose_own_parts_are_gone_ends_and_only_a_suspect_is_blamed(
     assert [each.message for each in board] == blamed
 
 
+CLOSES_LISTENER = """
+    import os, socket, stat, time
+    @handler
+    def close(message):
+        time.sleep(message.metadata["seconds"])
+        for fd in range(3, 200):
+            try:
+                if stat.S_ISSOCK(os.fstat(fd).st_mode):
+                    with socket.socket(fileno=os.dup(fd)) as each:
+                        if each.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                            os.close(fd)
+            except OSError:
+                pass
+"""
+
+
+def test_a_suspect_is_not_blamed_for_what_was_broken_before_it(start: Start, tmp_path: Path) -> None:
+    engine = start(CLOSES_LISTENER)
+    with engine.connector() as connector:
+        connector.send(message_id="m-1", metadata={"seconds": 1.0})
+        wait_until(lambda: engine.master.is_connected and engine.controller.last and engine.controller.last.running)
+        engine.master.push(message_id="m-2", flags=int(Flag.SUSPECT), metadata={"seconds": 60})
+        assert engine.exit_code() == 4
+    assert "The data port of the engine is gone" in engine.last_line
+    assert read_board(tmp_path / BOARD_NAME, 1) == ()
+
+
 def test_an_engine_whose_board_is_gone_ends(start: Start, tmp_path: Path) -> None:
     engine = start("import os\n@handler\ndef f(message): os.unlink(message.metadata['path'])")
     with engine.connector() as connector:
