@@ -18,7 +18,7 @@ import threading
 from collections.abc import Callable, Iterable
 
 from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
-from harmonicio.core.clock import Clock, SteadyWall, SystemClock
+from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
@@ -33,6 +33,7 @@ from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.outcome_codec import check_answer
+from harmonicio.master.backlog.past import Past
 from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.reservations import engine_of
 from harmonicio.master.backlog.subscriptions import OnFinal
@@ -45,7 +46,6 @@ ARRIVING_MEMORY_BYTES = 256 * 1024**2
 #: An engine that refused a message is not offered it again at once.
 REFUSED_AGAIN_AFTER_S = 0.1
 READ_AGAIN_AFTER_S = 1.0
-PRUNE_INTERVAL_S = 10.0
 #: Of what an engine says.
 MAX_LOGGED_LENGTH = 200
 #: One log line about late outcomes in so many seconds.
@@ -82,8 +82,7 @@ class Backlog:
         self._random = randomness or random.Random()
         self._lock = threading.Lock()
         self._ledger = Ledger(limits)
-        self._prune_at = 0.0
-        self._steady_wall = SteadyWall(self._clock)
+        self._past = Past(store, self._clock)
         self._late_log = LogPace(LATE_LOG_INTERVAL_S)
         self._put_off_log = LogPace(PUT_OFF_LOG_INTERVAL_S)
         self._recover()
@@ -100,12 +99,7 @@ class Backlog:
 
     def _recover(self) -> None:
         recovery = self._store.recover()
-        now, wall = self._clock.monotonic(), self._clock.wall()
-        for finished in recovery.finished:
-            self._ledger.restore_finished(finished, now, max(0.0, wall - finished.finished_at))
-        for entries, is_dead in ((recovery.entries, False), (recovery.dead, True)):
-            for entry in entries:
-                self._ledger.restore(entry, is_dead=is_dead)
+        self._past.restore(self._ledger, recovery)
         for repair in recovery.repairs:
             _log.warning("Recovery of the backlog: %s", repair)
         #: What the start has found and done, in sentences.
@@ -133,19 +127,15 @@ class Backlog:
 
     def tick(self) -> None:
         """Let time pass; called a few times a second."""
-        now, steady_wall = self._clock.monotonic(), self._steady_wall.look()
+        now = self._clock.monotonic()
         with self._lock:
             decisions = self._ledger.expire(now)
             promoted = self._ledger.promote(now)
-            is_prune_due = now >= self._prune_at
-            if is_prune_due:
-                self._prune_at = now + PRUNE_INTERVAL_S
         self._clerk.carry_out(decisions)
         for stream in promoted:
             self._notifier.changed(stream)
         self._clerk.repeat(now)
-        if is_prune_due:
-            self._store.prune(steady_wall)
+        self._past.tick(now)
 
     def close(self) -> None:
         """Write what waits, then end all threads and give everything back. May be repeated."""
