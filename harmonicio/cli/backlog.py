@@ -132,6 +132,10 @@ def _show_stream(view: BacklogView) -> None:
 
 def _show_waiting(view: BacklogView) -> None:
     columns = ("message", "state", "priority", "size", "age", "attempts", "crashes", "engine")
+    if {each.message for each in view.next} == {each.message for each in view.oldest}:
+        rows = [_message_row(each) for each in view.next]
+        console.show_table(columns, rows, title="Goes next, and has waited for longest")
+        return
     console.show_table(
         columns, [_message_row(each) for each in view.next], title="Goes next", empty="Nothing is ready now."
     )

@@ -189,7 +189,8 @@ def _raise_for(stream: str, missing: Sequence[str]) -> None:
     if missing:
         shown = ", ".join(missing[:10]) + (f" and {len(missing) - 10} more" if len(missing) > 10 else "")
         raise NotFound(
-            f"No dead letters of stream {stream!r}: {shown}.", hint=f"List them with: harmonicio dead ls {stream}"
+            f"These are no dead letters of stream {stream!r}: {shown}.",
+            hint=f"List them with: harmonicio dead ls {stream}",
         )
 
 

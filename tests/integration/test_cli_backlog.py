@@ -83,6 +83,14 @@ def test_a_stream_is_shown_with_what_goes_next_and_what_is_oldest(service: Maste
     assert code == 1 and "There is no stream 'rows'" in said
 
 
+def test_what_goes_next_and_has_waited_for_longest_is_shown_once(service: MasterService, run: Command) -> None:
+    put(service, "a", "b", "c")
+    shown = run("backlog", "show", "plates")[1]
+    cells = [line.split() for line in shown.splitlines()]
+    assert [each[0] for each in cells if each and each[0] in "abc"] == ["a", "b", "c"]
+    assert "Goes next, and has waited for longest" in shown
+
+
 def test_messages_that_wait_can_be_put_in_another_order_which_outlives_the_master(
     service: MasterService, run: Command, tmp_path: Path
 ) -> None:

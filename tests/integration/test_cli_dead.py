@@ -121,7 +121,9 @@ def test_replayed_letters_wait_again(command: Command, refused: Command, kill: C
     kill("c", "d", "e", failure=NO_DISK)
     assert command("dead", "replay", "plates", "a") == "1 message of stream 'plates' waits again.\n"
     assert command("dead", "replay", "plates", "--error", "OSError") == "3 messages of stream 'plates' wait again.\n"
-    assert "No dead letters of stream 'plates': a, nobody." in refused("dead", "replay", "plates", "a", "nobody")
+    assert "These are no dead letters of stream 'plates': a, nobody." in refused(
+        "dead", "replay", "plates", "a", "nobody"
+    )
     assert command("dead", "replay", "plates", "--all") == "1 message of stream 'plates' waits again.\n"
     assert command("dead", "replay", "plates", "--all") == "Stream 'plates' has no such dead letters.\n"
     figures = json.loads(command("backlog", "show", "plates", "--json"))["figures"]
