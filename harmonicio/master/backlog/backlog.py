@@ -22,15 +22,14 @@ from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
-from harmonicio.core.printable import one_line
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.answer_log import AnswerLog
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import Clerk, FindOutcome
 from harmonicio.master.backlog.entry import Charge, Decision, Entry, Reservation, RetryPolicy, Verdict
 from harmonicio.master.backlog.ledger import Ledger
-from harmonicio.master.backlog.log_pace import LogPace
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.backlog.outcome_codec import check_answer
 from harmonicio.master.backlog.past import Past
@@ -46,12 +45,6 @@ ARRIVING_MEMORY_BYTES = 256 * 1024**2
 #: An engine that refused a message is not offered it again at once.
 REFUSED_AGAIN_AFTER_S = 0.1
 READ_AGAIN_AFTER_S = 1.0
-#: Of what an engine says.
-MAX_LOGGED_LENGTH = 200
-#: One log line about late outcomes in so many seconds.
-LATE_LOG_INTERVAL_S = 10.0
-#: One about messages for which engines have no room.
-PUT_OFF_LOG_INTERVAL_S = 60.0
 
 
 class Backlog:
@@ -83,8 +76,7 @@ class Backlog:
         self._lock = threading.Lock()
         self._ledger = Ledger(limits)
         self._past = Past(store, self._clock)
-        self._late_log = LogPace(LATE_LOG_INTERVAL_S)
-        self._put_off_log = LogPace(PUT_OFF_LOG_INTERVAL_S)
+        self._answer_log = AnswerLog()
         self._recover()
         self._notifier = Notifier()
         self._clerk = Clerk(self._lock, self._ledger, store, self._notifier, self._clock)
@@ -253,39 +245,13 @@ class Backlog:
         with self._lock:
             decision = self._decide_settled(reservation, outcome)
         if decision.verdict is Verdict.LATE:
-            self._log_late(reservation, outcome)
+            self._answer_log.late(reservation, outcome, self._clock.monotonic())
         elif outcome.reason is RejectReason.STORAGE and decision.verdict is Verdict.READY:
-            self._log_put_off(reservation, outcome)
+            self._answer_log.put_off(reservation, outcome, self._clock.monotonic())
         if decision.verdict is Verdict.SETTLING:
             self._clerk.finish(decision.entry, outcome)
         else:
             self._clerk.carry_out([decision])
-
-    def _log_late(self, reservation: Reservation, outcome: Outcome) -> None:
-        if count := self._late_log.count(self._clock.monotonic()):
-            _log.warning(
-                "Outcomes came for attempts that had been given up, and change nothing: %d; the last was `%s` from %s "
-                "for message %r of stream %r, attempt %d",
-                count,
-                outcome.kind.name.lower(),
-                engine_of(reservation.holder),
-                reservation.entry.message_id,
-                reservation.entry.stream,
-                reservation.attempt,
-            )
-
-    def _log_put_off(self, reservation: Reservation, outcome: Outcome) -> None:
-        if count := self._put_off_log.count(self._clock.monotonic()):
-            _log.warning(
-                "Engines could not keep messages, which stay in the backlog and are offered again: %d; the last was "
-                "message %r of stream %r, %d bytes, at %s: %s",
-                count,
-                reservation.entry.message_id,
-                reservation.entry.stream,
-                reservation.entry.size_bytes,
-                engine_of(reservation.holder),
-                one_line(outcome.text)[:MAX_LOGGED_LENGTH],
-            )
 
     def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()

@@ -19,7 +19,7 @@ from harmonicio.core.errors import (
     StorageError,
 )
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
-from harmonicio.master.backlog.backlog import LATE_LOG_INTERVAL_S
+from harmonicio.master.backlog.answer_log import LATE_LOG_INTERVAL_S
 from harmonicio.master.backlog.base import MemoryPayload, PayloadLease, damaged
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
