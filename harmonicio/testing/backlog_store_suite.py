@@ -305,6 +305,16 @@ class BacklogStoreSuite(ABC):
 
     # ── streams and closing ──────────────────────────────────────────────────────────────────────────────────────────
 
+    def test_what_was_dropped_leaves_no_outcome_and_no_record_behind(self, reopen: Callable[[], OpenStore]) -> None:
+        opened = reopen()
+        finished, shed = opened.put(1, b"x", message_id="a"), opened.put(2, b"x", message_id="b")
+        opened.store.drop_stream("plates", before_sequence=3)
+        opened.put(4, b"x", message_id="a")
+        opened.finish(finished)
+        opened.shed(shed, Shed("plates", "b", 0, 5, 0.0, "It was full."))
+        assert (opened.store.outcome("plates", "a"), opened.store.outcome("plates", "b")) == (None, None)
+        assert opened.store.shed_records("plates", 10) == ()
+
     def test_a_dropped_stream_leaves_only_what_arrived_later_and_other_streams(
         self, reopen: Callable[[], OpenStore]
     ) -> None:

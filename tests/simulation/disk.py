@@ -225,6 +225,8 @@ class SimulatedStore(BacklogStore):
         finish = self._finished(entry, KeptOutcome(outcome, entry.attempts))
 
         def write(target: Content) -> None:
+            if entry.sequence not in target.rows:
+                return
             finish(target)
             target.shed = [*target.shed, record][-self._limits.max_shed_records :]
 
@@ -236,6 +238,8 @@ class SimulatedStore(BacklogStore):
         finished = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall())
 
         def write(target: Content) -> None:
+            if entry.sequence not in target.rows:
+                return
             target.remove(entry.sequence)
             target.outcomes.pop(key, None)
             target.finished.pop(key, None)

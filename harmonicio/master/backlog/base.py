@@ -197,11 +197,11 @@ class BacklogStore(ABC):
 
     @abstractmethod
     def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        """Replace a stored entry by its outcome."""
+        """Replace a stored entry by its outcome; nothing is kept of one that is not there (any more)."""
 
     @abstractmethod
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
-        """Replace a stored entry by its outcome and by the record of its shedding."""
+        """Replace a stored entry by its outcome and by the record of its shedding; likewise."""
 
     @abstractmethod
     def forget(self, entry: Entry) -> None:

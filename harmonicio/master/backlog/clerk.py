@@ -6,7 +6,8 @@
              └─► store.shed ──flush──► ledger.shed, subscribers   what had to make room
 
 What must be written but could not be is tried again every few seconds. Until then the message is not forgotten; after a
-restart it is simply ready again.
+restart it is simply ready again. What its stream's deletion has taken away meanwhile is not written any more: its id
+may be that of another message by now.
 """
 
 from __future__ import annotations
@@ -127,7 +128,8 @@ class Clerk:
 
     def finish(self, entry: Entry, outcome: Outcome) -> None:
         """Have the outcome of a message written that the ledger calls finished."""
-        self._store.finish(entry, outcome, partial(self._finished, entry, outcome))
+        if entry.state is not State.GONE:
+            self._store.finish(entry, outcome, partial(self._finished, entry, outcome))
 
     def shed(self, entries: Iterable[Entry], why: str) -> None:
         """Have it written that messages had to make room."""
@@ -139,11 +141,15 @@ class Clerk:
             self._write_shed(entry, record)
 
     def _write_shed(self, entry: Entry, record: Shed) -> None:
+        if entry.state is State.GONE:
+            return
         outcome = Outcome(OutcomeKind.FAILED, failure=Failure("Shed", record.why, retryable=False))
         self._store.shed(entry, record, outcome, partial(self._shed, entry, record, outcome))
 
     def _shed(self, entry: Entry, record: Shed, outcome: Outcome, error: StorageError | None) -> None:
         with self._lock:
+            if entry.state is State.GONE:
+                return
             if error is not None:
                 self._to_repeat.append(partial(self._write_shed, entry, record))
                 return
@@ -164,6 +170,8 @@ class Clerk:
 
     def _finished(self, entry: Entry, outcome: Outcome, error: StorageError | None) -> None:
         with self._lock:
+            if entry.state is State.GONE:
+                return
             if error is not None:
                 self._to_repeat.append(partial(self.finish, entry, outcome))
                 return
@@ -176,11 +184,14 @@ class Clerk:
 
     def _buried(self, entry: Entry, death: Death, error: StorageError | None) -> None:
         with self._lock:
-            if error is not None:
+            is_gone = entry.state is State.GONE
+            if error is not None and not is_gone:
                 self._to_repeat.append(partial(self._bury, entry, death))
                 return
             self._burying.pop(entry.sequence, None)
             self._ledger.buried(entry)
+        if is_gone:
+            return
         self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=death.failure))
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -107,19 +107,22 @@ class MemoryStore(BacklogStore):
         on_done(None)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
-        self._finish(entry, KeptOutcome(outcome, entry.attempts), is_shed=True)
-        with self._lock:
-            self._shed.append(record)
+        self._finish(entry, KeptOutcome(outcome, entry.attempts), record)
         on_done(None)
 
-    def _finish(self, entry: Entry, outcome: KeptOutcome, *, is_shed: bool = False) -> None:
+    def _finish(self, entry: Entry, outcome: KeptOutcome, record: Shed | None = None) -> None:
         key = (entry.stream, entry.message_id)
         kept = encode_outcome(outcome)
+        finished = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall(), record is not None)
         with self._lock:
+            if entry.sequence not in self._entries:
+                return
+            if record is not None:
+                self._shed.append(record)
             self._remove(entry.sequence)
             self._drop_outcome(key)
             self._finished.pop(key, None)
-            self._finished[key] = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall(), is_shed)
+            self._finished[key] = finished
             self._outcomes[key] = kept
             self._outcome_bytes += len(kept)
             while self._outcome_bytes > self._limits.outcome_bytes:

@@ -180,13 +180,19 @@ class BatchWriter:
             "UPDATE entries SET failure = NULL, attempts = 0, crashes = 0 WHERE sequence = ?",
             [(entry.sequence,) for revival in batch.revivals for entry in revival.entries],
         )
+        endings = [ending for ending in batch.endings if self._has_row(ending.entry)]
         self._remove(batch.entries_removed())
-        self._add_finished(batch.endings)
-        self._add_shed([ending.shed for ending in batch.endings if ending.shed is not None])
+        self._add_finished(endings)
+        self._add_shed([ending.shed for ending in endings if ending.shed is not None])
         files = [sequence for drop in batch.drops for sequence in self._drop(*drop)]
         if batch.prune_at is not None:
             self._prune(batch.prune_at)
         return files
+
+    def _has_row(self, entry: Entry) -> bool:
+        """Whether an entry is still there: its stream may have been deleted, and its id be another message's by now."""
+        rows = self._connection.execute("SELECT 1 FROM entries WHERE sequence = ?", (entry.sequence,))
+        return rows.fetchone() is not None
 
     def _remove(self, entries: list[Entry]) -> None:
         self._connection.executemany("DELETE FROM entries WHERE sequence = ?", [(each.sequence,) for each in entries])

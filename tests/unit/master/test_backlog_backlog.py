@@ -413,3 +413,26 @@ def test_what_could_not_be_written_is_tried_again_and_not_forgotten(held: tuple[
     desk.backlog.tick()
     assert [message_id for message_id, _ in desk.finals] == ["a", "b"]
     assert (desk.state("a"), desk.backlog.figures("plates").reserved) == ("done", 0)
+
+
+@pytest.mark.parametrize("ends", ["done", "dead"])
+def test_what_could_not_be_written_of_a_deleted_stream_says_nothing_of_the_next_stream_of_its_name(
+    held: tuple[Desk, HeldStore], ends: str
+) -> None:
+    desk, store = held
+    desk.put("a")
+    store.release()
+    outcome = DONE if ends == "done" else Outcome(OutcomeKind.FAILED, failure=FATAL)
+    desk.backlog.settle(desk.reserve(), outcome)
+    store.release(StorageError("The disk is full."))
+    store.is_holding = False
+    desk.backlog.drop_stream("plates", is_forced=True)
+    desk.backlog.declare(PLATES)
+    desk.put("a")
+    desk.subscribe("a")
+    desk.clock.advance(REPEAT_INTERVAL_S)
+    desk.backlog.tick()
+    assert (desk.state("a"), desk.finals) == ("waiting", [])
+    assert desk.store.outcome("plates", "a") is None
+    desk.backlog.settle(desk.reserve(), DONE)
+    assert desk.finals == [("a", DONE)]
