@@ -128,7 +128,7 @@ class Condition:
         try:
             is_woken = task.park(number, timeout)
         finally:
-            if not is_woken:
+            if not is_woken and self._waiting:
                 self._waiting = deque(each for each in self._waiting if each[0] is not task)
             if isinstance(lock, RLock):
                 lock.acquire_again(count)

@@ -14,6 +14,7 @@ from typing import Any
 from benches.auditor import DEAD, PROCESSED, SHED, Auditor
 from harmonicio.master.backlog import entry
 from harmonicio.stream_connector import delivery as deliveries
+from harmonicio.stream_connector import pump
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from simulation import engine, stage, worker
 from simulation.audit import audit, is_at_rest, what_is_left
@@ -30,6 +31,9 @@ from simulation.schedule import Planned, Schedule
 from simulation.worker import EngineHandle, WorkerHost
 
 REST_WITHIN_S = 900.0
+#: How often a connector's own thread looks whether somebody else still waits; by the product's 5 ms every third call
+#: would be one of these.
+PARKED_S = 0.05
 #: For releases, reports and outcomes that are under way when all is at rest.
 LAST_WORDS_S = 5.0
 MASTER = "m"
@@ -159,6 +163,7 @@ class World:
         self._real_settle = deliveries.Delivery.settle
         substitutes = [
             (entry, "RESERVATION_MARGIN_S", self.plan.reservation_margin_s),
+            (pump, "PARKED_S", PARKED_S),
             *self.master.substitutes(),
             *worker.substitutes(),
             *engine.substitutes(self),
