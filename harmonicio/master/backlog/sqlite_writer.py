@@ -92,9 +92,13 @@ class SqliteWriter:
 
     def _run(self) -> None:
         while batch := self._take():
-            error = self._write(batch)
-            if error is not None:
-                error = self._write_without_puts(batch, error)
+            try:
+                error = self._write(batch)
+                if error is not None:
+                    error = self._write_without_puts(batch, error)
+            except Exception as failed:  # noqa: BLE001  without this thread nobody would be answered any more
+                error = storage_error("write to the backlog", failed)
+                self._note_trouble(error)
             _call(batch.callbacks(), error)
 
     def _take(self) -> Batch:
@@ -117,26 +121,32 @@ class SqliteWriter:
             self._has_put_failed = self._has_put_failed or bool(batch.puts)
             self._note_trouble(mapped)
             return mapped
-        if self._troubles and (batch.puts or not self._has_put_failed):
-            self._end_trouble()
         self._transactions += 1
         doubtful, self._doubtful = self._doubtful, []
-        self._remove_files([*doubtful, *batch.files_removed(), *dropped])
-        self._tidy()
+        is_tidy = self._tidy([*doubtful, *batch.files_removed(), *dropped])
+        if is_tidy and self._troubles and (batch.puts or not self._has_put_failed):
+            self._end_trouble()
         return None
 
     def _keep_log_short(self) -> None:
         if self._log.is_long:
             self._log.shorten()
 
-    def _tidy(self) -> None:
-        """Keep the log short, and make room for the ballast where it was given up; both can wait."""
+    def _tidy(self, files: list[int]) -> bool:
+        """Remove files that are not needed, keep the log short, and make room for the ballast where it was given up.
+
+        All of it can wait, and what was written is written: whatever goes wrong here is no error of the batch.
+        Returns whether nothing did.
+        """
         try:
+            self._remove_files(files)
             self._keep_log_short()
             if self._has_put_failed:
                 self._log.give_back()
-        except sqlite3.Error as error:
+        except Exception as error:  # noqa: BLE001  it is logged, and tried again behind the next batch
             self._note_trouble(storage_error("tidy the backlog's index", error))
+            return False
+        return True
 
     def _write_without_puts(self, batch: Batch, error: StorageError) -> StorageError | None:
         self._doubtful += batch.files_put()
@@ -145,7 +155,7 @@ class SqliteWriter:
         try:
             self._ballast.rest()
             self._keep_log_short()
-        except (OSError, sqlite3.Error) as failed:
+        except Exception as failed:  # noqa: BLE001  what is finished is to be written all the same
             self._note_trouble(storage_error("give up the ballast", failed))
         return self._write(batch)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -21,7 +23,9 @@ from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.master.backlog.base import StoreLimits
 from harmonicio.master.backlog.entry import Entry, Shed
 from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.master.backlog.sqlite_log import WriteAheadLog
 from harmonicio.master.backlog.sqlite_schema import SCHEMA_VERSION
+from harmonicio.master.backlog.sqlite_writer import SqliteWriter
 from harmonicio.testing.open_store import OpenStore, Told
 
 CHILD = Path(__file__).with_name("backlog_child.py")
@@ -177,6 +181,35 @@ def test_each_trouble_with_the_disk_and_its_end_are_logged_once_although_nothing
     index.fail("finished", "the second trouble")
     assert finish(opened, entries[0]) is not None
     assert len(told(caplog)) == 1
+
+
+def test_a_disk_that_fails_where_the_log_is_looked_at_leaves_nobody_without_an_answer(
+    reopen: Callable[[], OpenStore], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    opened = reopen()
+    entries = [opened.put(number, b"cells") for number in range(1, 4)]
+
+    def fail(log: WriteAheadLog) -> bool:
+        raise OSError(errno.EIO, "Input/output error")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(WriteAheadLog, "is_long", property(fail))
+        assert [finish(opened, entry) for entry in entries] == [None] * 3
+        assert len(told(caplog)) == 1
+        assert opened.put_later(4, b"cells")[1].wait() is not None
+    opened.put(5, b"cells")
+    assert [entry.sequence for entry in reopen().recovery.entries] == [5]
+
+
+def test_an_error_that_nobody_has_thought_of_does_not_end_the_thread_that_writes(
+    reopen: Callable[[], OpenStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened = reopen()
+    with monkeypatch.context() as patched:
+        patched.setattr(SqliteWriter, "_write", Mock(side_effect=MemoryError("no memory")))
+        answer = opened.put_later(1, b"cells")[1].wait()
+    assert answer is not None and "no memory" in str(answer)
+    opened.put(2, b"cells")
 
 
 def test_trouble_with_puts_lasts_until_one_succeeds_and_hides_no_other(
