@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -218,6 +219,20 @@ class BacklogStoreSuite(ABC):
         assert (dead.message_id, dead.attempts) == ("m1", 3)
         assert opened.store.death(dead) == DEATH
         assert opened.read(dead) == b"x" * 100_000
+
+    def test_texts_that_no_disk_can_keep_fail_neither_their_burial_nor_what_is_written_beside_it(
+        self, reopen: Callable[[], OpenStore]
+    ) -> None:
+        opened = reopen()
+        death = replace(DEATH, engine="cells-\udcff", image="sha256:\ud800")
+        entries = [opened.put(1, b"cells"), opened.put(2, b"cells", death=death)]
+        opened.bury(entries[0], death)
+        opened.put(3, b"cells")
+        opened = reopen()
+        assert [entry.sequence for entry in opened.recovery.dead] == [1, 2]
+        for entry in opened.recovery.dead:
+            kept = opened.store.death(entry)
+            assert kept is not None and kept.failure == DEATH.failure and kept.engine.startswith("cells-")
 
     def test_a_message_can_be_dead_from_the_start(self, reopen: Callable[[], OpenStore]) -> None:
         entry = reopen().put(1, b"x", death=DEATH)

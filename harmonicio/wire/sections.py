@@ -130,9 +130,9 @@ def source_section(metadata: Metadata | None, message_id: str) -> bytes:
 def failure_map(failure: Failure) -> dict[str, Any]:
     """Return a failure as it stands in sections and stores; of a long traceback the end is kept."""
     return {
-        "type": _sendable(failure.error_type[:MAX_ERROR_TYPE_LENGTH]),
-        "text": _sendable(failure.text[:MAX_FAILURE_TEXT_LENGTH]),
-        "traceback": _sendable(failure.traceback[-MAX_TRACEBACK_LENGTH:]),
+        "type": sendable(failure.error_type[:MAX_ERROR_TYPE_LENGTH]),
+        "text": sendable(failure.text[:MAX_FAILURE_TEXT_LENGTH]),
+        "traceback": sendable(failure.traceback[-MAX_TRACEBACK_LENGTH:]),
         "retryable": failure.retryable,
     }
 
@@ -142,7 +142,7 @@ def outcome_detail(outcome: Outcome) -> Any:
     if outcome.failure is not None:
         return failure_map(outcome.failure)
     if outcome.kind is OutcomeKind.REJECTED:
-        return {"reason": str(outcome.reason or ""), "text": _sendable(outcome.text)}
+        return {"reason": str(outcome.reason or ""), "text": sendable(outcome.text)}
     return outcome.result
 
 
@@ -327,6 +327,6 @@ def _reason(text: str) -> str:
     return one_line(text[:MAX_GOODBYE_LENGTH])[:MAX_GOODBYE_LENGTH]
 
 
-def _sendable(text: str) -> str:
-    """Texts of exceptions may hold undecodable file names, which UTF-8 cannot express."""
+def sendable(text: str) -> str:
+    """Return the text as UTF-8 can express it: texts of exceptions may hold file names that it cannot."""
     return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode()

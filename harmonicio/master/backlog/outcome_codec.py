@@ -15,7 +15,7 @@ from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind
 from harmonicio.core.names import MAX_NAME_LENGTH
 from harmonicio.master.backlog.entry import Death
 from harmonicio.wire.codec import pack, unpack
-from harmonicio.wire.sections import failure_map, outcome_detail, packed_detail, read_failure, read_outcome
+from harmonicio.wire.sections import failure_map, outcome_detail, packed_detail, read_failure, read_outcome, sendable
 
 #: A longer digest is none.
 MAX_IMAGE_LENGTH = 200
@@ -69,8 +69,8 @@ def decode_outcome(data: bytes) -> KeptOutcome:
 
 
 def encode_death(death: Death) -> bytes:
-    """Return why a message died as a store keeps it."""
-    who = {"engine": death.engine[:MAX_NAME_LENGTH], "image": death.image[:MAX_IMAGE_LENGTH]}
+    """Return why a message died as a store keeps it, whatever texts it has."""
+    who = {"engine": sendable(death.engine[:MAX_NAME_LENGTH]), "image": sendable(death.image[:MAX_IMAGE_LENGTH])}
     when = {"died_at": death.died_at, "version": death.stream_version}
     return pack({**failure_map(death.failure), **who, **when})
 

@@ -46,7 +46,13 @@ from harmonicio.master.backlog.byte_gate import ByteGate
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import Death, Entry, Shed
 from harmonicio.master.backlog.hot_cache import HotCache
-from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_death, decode_outcome, encode_outcome
+from harmonicio.master.backlog.outcome_codec import (
+    KeptOutcome,
+    decode_death,
+    decode_outcome,
+    encode_death,
+    encode_outcome,
+)
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
 from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Ending, Put
 from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
@@ -179,7 +185,8 @@ class SqliteStore(BacklogStore):
             on_stored(error)
             return
         is_inline = entry.size_bytes <= INLINE_MAX_BYTES
-        put = Put(entry, payload.buffer if is_inline else None, death, on_stored)
+        failure = None if death is None else encode_death(death)
+        put = Put(entry, payload.buffer if is_inline else None, failure, on_stored)
         put = put._replace(on_stored=partial(self._put_done, put, payload, waiting_bytes, on_stored))
         if is_inline:
             self._put_row(put)
@@ -238,7 +245,8 @@ class SqliteStore(BacklogStore):
 
     def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
         self._hot.drop(entry.sequence)
-        self._gather(lambda batch: batch.burials.append(Burial(entry, death, on_done)), on_done)
+        burial = Burial(entry, encode_death(death), on_done)
+        self._gather(lambda batch: batch.burials.append(burial), on_done)
 
     def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
         self._gather(lambda batch: batch.revivals.append(Change(entries, on_done)), on_done)

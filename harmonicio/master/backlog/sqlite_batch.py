@@ -1,7 +1,8 @@
 """What waits to be written to the index, and how it is written in one transaction.
 
 Within a batch the kinds are written in the order in which they can concern the same entry: put, update, bury, revive,
-finish, forget, drop. Counters are read from the entries here and not before, so the newest are written.
+finish, forget, drop. Counters are read from the entries here and not before, so the newest are written. All else is
+encoded before it gets here: what cannot be must not fail what others write.
 """
 
 from __future__ import annotations
@@ -12,8 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from harmonicio.master.backlog.base import OUTCOMES_KEPT_S, Callback, StoreLimits
-from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Shed
-from harmonicio.master.backlog.outcome_codec import encode_death
+from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Entry, Shed
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES, INSERT_ENTRY, SCHEMA_VERSION, entry_row
 
 _CHUNK_ROWS = 5_000
@@ -24,13 +24,13 @@ class Put(NamedTuple):
 
     entry: Entry
     payload: memoryview | None
-    death: Death | None
+    death: bytes | None
     on_stored: Callback
 
 
 class Burial(NamedTuple):
     entry: Entry
-    death: Death
+    death: bytes
     on_done: Callback
 
 
@@ -174,7 +174,7 @@ class BatchWriter:
         )
         many(
             "UPDATE entries SET failure = ? WHERE sequence = ?",
-            [(encode_death(burial.death), burial.entry.sequence) for burial in batch.burials],
+            [(burial.death, burial.entry.sequence) for burial in batch.burials],
         )
         many(
             "UPDATE entries SET failure = NULL, attempts = 0, crashes = 0 WHERE sequence = ?",

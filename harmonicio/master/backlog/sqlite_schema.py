@@ -140,8 +140,8 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
     return Recovery(tuple(entries), tuple(dead), finished, tuple(repairs))
 
 
-def entry_row(entry: Entry, death: Death | None) -> tuple[Any, ...]:
-    """Return an entry's row as ``INSERT_ENTRY`` wants it, with its counters as they are now."""
+def entry_row(entry: Entry, death: bytes | None) -> tuple[Any, ...]:
+    """Return an entry's row as ``INSERT_ENTRY`` wants it, with its counters as they are now; the death encoded."""
     return (
         entry.sequence,
         entry.stream,
@@ -154,7 +154,7 @@ def entry_row(entry: Entry, death: Death | None) -> tuple[Any, ...]:
         entry.crashes,
         entry.is_suspect,
         entry.put_at,
-        None if death is None else encode_death(death),
+        death,
     )
 
 
