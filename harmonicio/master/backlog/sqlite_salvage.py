@@ -17,6 +17,7 @@ Rules:
 
 from __future__ import annotations
 
+import logging
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -26,6 +27,8 @@ from typing import Any
 
 from harmonicio.master.backlog import sqlite_schema
 from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
+
+_log = logging.getLogger(__name__)
 
 #: Larger indexes are not read through at the start: damage in them shows when it is met, and has the next start do it.
 CHECKED_MAX_BYTES = 256 * 1024**2
@@ -110,7 +113,7 @@ def rebuild(index: Path, files: PayloadFiles, why: str) -> list[str]:
         sqlite_schema.prepare(new)
         new.execute("BEGIN")
         counts = {table: _copy(aside / index.name, new, table) for table in _TABLES}
-        adopted, unknown = _adopt(new, files, aside)
+        adopted, unknown, unreadable = _adopt(new, files, aside)
         new.execute("COMMIT")
     os.replace(part, index.with_name("rebuilt.sqlite"))
     sync_folder(index.parent)
@@ -118,7 +121,8 @@ def rebuild(index: Path, files: PayloadFiles, why: str) -> list[str]:
     return [
         f"The index was damaged ({why}) and was made anew: {counts['entries']} messages and dead letters and "
         f"{counts['finished']} finished ids were read from it, {adopted} messages were adopted from their payload "
-        f"files, {unknown} payload files told nothing new. What was damaged lies in {aside}."
+        f"files, {unknown} payload files told nothing new, {unreadable} could not be read. What was damaged lies in "
+        f"{aside}."
     ]
 
 
@@ -176,16 +180,25 @@ def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
                 ranges += [(middle, end), (first, middle)]
 
 
-def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[int, int]:
-    """Give a row to each payload file that has none and says whose it is; put the others aside."""
+def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[int, int, int]:
+    """Give a row to each payload file that has none and says whose it is; put the others aside.
+
+    Returns how many were adopted, told nothing new, and could not be read: one bad sector does not stop the start.
+    """
     known: set[int] = set()
     taken: set[tuple[str, str]] = set()
     for sequence, stream, message_id in new.execute("SELECT sequence, stream, message_id FROM entries"):
         known.add(sequence)
         taken.add((stream, message_id))
-    adopted = unknown = 0
+    adopted = unknown = unreadable = 0
     for sequence in sorted(files.sizes_bytes().keys() - known, reverse=True):
-        entry = files.label(sequence)
+        try:
+            entry = files.label(sequence)
+        except OSError as error:
+            _log.error("Payload file %d.bin cannot be read, and is put aside in %s: %s", sequence, aside, error)
+            files.put_aside(sequence, aside)
+            unreadable += 1
+            continue
         if entry is None or entry.sequence != sequence or (entry.stream, entry.message_id) in taken:
             files.put_aside(sequence, aside)
             unknown += 1
@@ -195,4 +208,4 @@ def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[i
             new.execute(sqlite_schema.INSERT_ENTRY, sqlite_schema.entry_row(entry, None))
             taken.add(ids)
             adopted += 1
-    return adopted, unknown
+    return adopted, unknown, unreadable

@@ -18,6 +18,8 @@ from harmonicio.core.errors import StorageError
 from harmonicio.master.backlog import sqlite_salvage
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.payload_files import PayloadFiles
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.open_store import DONE, OpenStore, Told
 
@@ -153,6 +155,24 @@ def test_a_payload_file_that_tells_nothing_is_put_aside_when_the_index_is_lost(
     opened = open_store()
     assert served(opened) == [3, 5, *range(9, 45, 2)]
     assert (folder / "quarantine" / "1" / "7.bin").stat().st_size == 50_000
+
+
+def test_a_payload_file_that_cannot_be_read_is_put_aside_when_the_index_is_lost_and_the_rest_is_served(
+    folder: Path, open_store: Callable[[], OpenStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change(folder / "backlog.sqlite", 0, b"\xff" * 100)
+    read = PayloadFiles.label
+
+    def fail(files: PayloadFiles, sequence: int) -> Entry | None:
+        if sequence == 7:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(files, sequence)
+
+    monkeypatch.setattr(PayloadFiles, "label", fail)
+    opened = open_store()
+    assert served(opened) == [3, 5, *range(9, 45, 2)]
+    assert "0 payload files told nothing new, 1 could not be read" in opened.recovery.repairs[0]
+    assert (folder / "quarantine" / "1" / "7.bin").stat().st_size > LARGE
 
 
 @pytest.mark.parametrize("point", ["rename", "link", "mkdir", "sync", "write", "unlink"])
