@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 FindOutcome = Callable[[str, str, int], Outcome | None]
 
 REPEAT_INTERVAL_S = 5.0
+#: The type of error that a dead letter shows whose record is damaged.
+UNREADABLE = "RecordUnreadable"
 #: One log line about messages that were shed in so many seconds.
 SHED_LOG_INTERVAL_S = 10.0
 #: A disk that has taken no message is tried again after pauses that double: each try costs what sources send in vain.
@@ -214,7 +216,7 @@ class Clerk:
         if entry is None:
             kept = self.kept_outcome(stream, message_id)
             outcome = None if kept is None else kept.outcome
-        elif (death := self._store.death(entry)) is not None:
+        elif (death := self.kept_death(entry)) is not None:
             outcome = Outcome(OutcomeKind.FAILED, failure=death.failure)
         on_final(message_id, outcome)
 
@@ -223,7 +225,11 @@ class Clerk:
         with self._lock:
             subscribers = self._subscriptions.take(entry.stream, entry.message_id)
         for on_final in subscribers:
-            self.subscribe(entry.stream, entry.message_id, on_final)
+            try:
+                self.subscribe(entry.stream, entry.message_id, on_final)
+            except StorageError as error:
+                _log.warning("What became of message %r is not known: %s", entry.message_id, error)
+                on_final(entry.message_id, None)
 
     def unsubscribe(self, stream: str, message_ids: Iterable[str], on_final: OnFinal) -> None:
         with self._lock:
@@ -242,10 +248,23 @@ class Clerk:
         return self._ledger.is_burying(entry)
 
     def kept_death(self, entry: Entry) -> Death | None:
-        """Return why a dead letter was given up; None when it is none (any more). Raises StorageError."""
+        """Return why a dead letter was given up; None when it is none (any more).
+
+        One whose record is damaged says so: it can be replayed and purged as the others.
+
+        Raises:
+            StorageError: it cannot be read now.
+        """
         with self._lock:
             death = self._burying.get(entry.sequence)
-        return self._store.death(entry) if death is None else death
+        if death is not None:
+            return death
+        try:
+            return self._store.death(entry)
+        except StorageError as error:
+            if error.retryable:
+                raise
+            return Death(Failure(UNREADABLE, f"Its record cannot be read. {error.text}", retryable=False))
 
     # ── room ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

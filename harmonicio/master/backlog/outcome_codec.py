@@ -91,7 +91,9 @@ def decode_death(data: bytes) -> Death:
             int(fields.get("version", 0)),
         )
     except (RemoteProtocolError, ValueError, TypeError, OverflowError) as error:
-        raise StorageError(f"Why a message died cannot be read: {error}") from error
+        unreadable = StorageError(f"Why a message died cannot be read: {error}")
+        unreadable.retryable = False  # Reading it again would not help.
+        raise unreadable from error
 
 
 @lru_cache(maxsize=64)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import os
 import signal
+import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
@@ -22,8 +23,10 @@ from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import InvalidInput, NotFound, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.budget import LedgerLimits
+from harmonicio.master.backlog.clerk import UNREADABLE
 from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES
 from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.backlog.outcome_codec import KeptOutcome
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.open_store import DEATH, OpenStore
 from harmonicio.testing.waiting import wait_until
@@ -358,3 +361,43 @@ def test_one_that_is_given_up_just_now_is_neither_replayed_nor_unknown_to_who_wa
     assert changes == [DeadChange(0, ("a",))]
     assert desk.finals == [("a", Outcome(OutcomeKind.FAILED, failure=FATAL))]
     assert desk.backlog.upkeep.replay("plates", DeadChoice(("a",))) == DeadChange(1)
+
+
+def test_a_letter_whose_record_cannot_be_read_says_so_and_the_others_are_shown(tmp_path: Path) -> None:
+    folder = tmp_path / "backlog"
+    desk = Desk(SqliteStore(folder))
+    kill(desk, "a", "b")
+    wait_until(lambda: len(desk.answers) == 2)
+    desk.backlog.close()
+    index = folder / "backlog.sqlite"
+    with closing(sqlite3.connect(index)) as connection, connection:
+        connection.execute("UPDATE entries SET failure = ? WHERE message_id = 'a'", (b"no record",))
+    desk = Desk(SqliteStore(folder))
+    letters = desk.backlog.upkeep.dead_letters("plates").letters
+    assert [(each.message, each.error_type) for each in letters] == [("a", UNREADABLE), ("b", "ValueError")]
+    assert "Its record cannot be read" in letters[0].text
+    desk.subscribe("a")
+    ((_, outcome),) = desk.finals
+    assert outcome is not None and outcome.failure is not None and outcome.failure.error_type == UNREADABLE
+    assert desk.backlog.upkeep.replay("plates", DeadChoice(error_type=UNREADABLE)) == DeadChange(1)
+    desk.backlog.close()
+
+
+class Unreadable(MemoryStore):
+    """A store whose outcomes cannot be read."""
+
+    def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
+        raise StorageError("The disk does not answer.")
+
+
+def test_when_a_letter_is_purged_and_its_outcome_cannot_be_read_all_who_wait_are_answered() -> None:
+    desk = Desk(Unreadable())
+    desk.put("a")
+    entry = desk.backlog.entry("plates", "a")
+    assert entry is not None
+    desk.subscribe("a")
+    desk.subscribe("a")
+    desk.backlog._ledger.books.remove(entry)
+    desk.backlog._clerk.ask_again(entry)
+    assert desk.finals == [("a", None)] * 2
+    desk.backlog.close()
