@@ -32,7 +32,7 @@ from chaos import journals
 from chaos.load import STREAMS, Offer, digest_of, offer
 from harmonicio.control.client import MasterClient
 from harmonicio.control.settings_files import load_settings, read_token
-from harmonicio.core.errors import OutcomeTimeout, UndeliveredError
+from harmonicio.core.errors import HarmonicIOError, UndeliveredError
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import StreamConnector
@@ -93,7 +93,7 @@ class Notes:
             is_done = state is DeliveryState.DONE and delivery.route == "engine"
             self._journal.write(safe=delivery.message_id, how="done" if is_done else "stored")
         if state is DeliveryState.STORED:
-            with suppress(OutcomeTimeout):
+            with suppress(HarmonicIOError):  # It may have come to its end just now, which is noted next.
                 delivery.result(0)  # Has the connector ask for the outcome.
         self._unfinished.append(delivery)
         return True
