@@ -17,7 +17,7 @@ from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, StorageErro
 from harmonicio.engine.daemon import Daemon
 from harmonicio.engine.handler import Handler
 from simulation.loop import Host, Process, check_alive, current
-from simulation.network import Waitable
+from simulation.readiness import Waitable
 
 EXIT_DRAINED, EXIT_FORCED, EXIT_CANNOT_START = 0, 1, 3
 

@@ -31,9 +31,11 @@ from harmonicio.engine import daemon, payloads, session
 from harmonicio.master import connector_session
 from harmonicio.stream_connector import peers
 from harmonicio.transport import data_port, tcp
+from simulation.channel import Tcp
 from simulation.clock import TimeModule
 from simulation.loop import Loop
-from simulation.network import Network, SelectModule, SelectorsModule, SocketModule, Tcp
+from simulation.network import Network
+from simulation.readiness import SelectModule, SelectorsModule, SocketModule
 from simulation.threads import Executor, QueueModule, ThreadingModule
 
 master_service, worker_service = harmonicio.master.service, harmonicio.worker.service
