@@ -83,7 +83,7 @@ class HasteExtension:
 
 def create(data_folder: Path) -> HasteExtension:
     """Open the feature database of a master."""
-    return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME))
+    return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME, is_alone=True))
 
 
 def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:

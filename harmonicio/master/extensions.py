@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from harmonicio.control.extension import ChecksPlugin, RecordsOutcomes
 from harmonicio.control.members import Family
-from harmonicio.core.errors import ConfigurationError
+from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.endpoint import Call, Endpoint, Handler
@@ -102,6 +102,10 @@ def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:
 
 def _handler(route: ExtensionRoute) -> Handler:
     def handle(master: Master, call: Call) -> Any:
-        return route.handler(call.names, call.body, call.query)
+        try:
+            return route.handler(call.names, call.body, call.query)
+        except StorageError:
+            master.backlog.make_room()  # What is processed leaves a full disk only if its rows can be written.
+            raise
 
     return handle

@@ -147,7 +147,7 @@ class MasterService:
         self._http: HttpServer | None = None
         with ExitStack() as parts:
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
-            store = parts.enter_context(closing(MasterStore(self._folder.database)))
+            store = parts.enter_context(closing(MasterStore(self._folder.database, lambda: waiting.make_room())))
             self._extensions = open_extensions(options.data_folder)
             for extension in self._extensions.values():
                 parts.callback(extension.close)

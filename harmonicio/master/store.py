@@ -1,7 +1,8 @@
 """What of the master survives a restart: streams, tokens, the ticket key and the epoch, in one SQLite file.
 
 Messages are the backlog's; workers, engines and leases are rebuilt from reports. Every change is on stable storage
-(WAL, synchronous FULL) before it is answered.
+(WAL, synchronous FULL) before it is answered. To open what an earlier run has left writes nothing: a full disk is no
+reason not to start, because what fills it can only leave it through a master that runs.
 """
 
 from __future__ import annotations
@@ -9,13 +10,15 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from harmonicio.control import json_codec, tickets
 from harmonicio.control.locked_folder import OWNER_ONLY_FILE
+from harmonicio.control.lone_sqlite import lone_uri
 from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
@@ -43,18 +46,23 @@ class StoredToken:
 class MasterStore:
     """The master's own database. Safe to use from several threads.
 
+    Args:
+        path: Its file.
+        make_room: Called when the disk takes nothing, before the one other try.
+
     Raises:
         StorageError: the file cannot be opened, read or written.
         ConfigurationError: it was written by a newer version.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, make_room: Callable[[], None] = lambda: None) -> None:
         self._path = path
+        self._make_room = make_room
         self._lock = threading.Lock()
         with self._mapped():
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE))
             os.chmod(path, OWNER_ONLY_FILE)
-            self._database = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(lone_uri(path), uri=True, isolation_level=None, check_same_thread=False)
             try:
                 self._prepare()
             except BaseException:
@@ -72,10 +80,12 @@ class MasterStore:
             raise ConfigurationError(
                 f"{self._path} was written by a newer version of HarmonicIO.", hint="Use that version, or a new folder."
             )
+        if version == SCHEMA_VERSION:
+            return
         self._database.executescript(_SCHEMA)
-        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
         self._database.execute("INSERT OR IGNORE INTO facts VALUES ('ticket_key', ?)", (tickets.new_key(),))
         self._database.execute("INSERT OR IGNORE INTO facts VALUES ('epoch', '1')")
+        self._database.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
 
     @contextmanager
     def _mapped(self) -> Iterator[None]:
@@ -84,16 +94,21 @@ class MasterStore:
         except (sqlite3.Error, OSError) as error:
             raise StorageError(f"The master's database {self._path} failed: {error}.") from error
 
-    @contextmanager
-    def _transaction(self) -> Iterator[sqlite3.Connection]:
+    def _write(self, statement: str, *rows: Sequence[Any]) -> None:
+        """Execute a statement for all rows, or for none; on a full disk once more when there may be room."""
         with self._lock, self._mapped():
-            self._database.execute("BEGIN IMMEDIATE")
             try:
-                yield self._database
-            except BaseException:
-                self._database.execute("ROLLBACK")
-                raise
-            self._database.execute("COMMIT")
+                self._transact(statement, rows)
+            except sqlite3.Error as error:
+                if getattr(error, "sqlite_errorcode", None) != sqlite3.SQLITE_FULL:
+                    raise
+                self._make_room()
+                self._transact(statement, rows)
+
+    def _transact(self, statement: str, rows: Sequence[Sequence[Any]]) -> None:
+        with self._database:
+            self._database.execute("BEGIN IMMEDIATE")
+            self._database.executemany(statement, rows)
 
     # ── facts ────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -109,8 +124,8 @@ class MasterStore:
 
     def raise_epoch(self) -> int:
         """Count the epoch up and return it."""
-        with self._transaction() as database:
-            database.execute("UPDATE facts SET value = CAST(CAST(value AS INTEGER) + 1 AS TEXT) WHERE name = 'epoch'")
+        raise_by = "UPDATE facts SET value = CAST(CAST(value AS INTEGER) + ? AS TEXT) WHERE name = 'epoch'"
+        self._write(raise_by, (1,))
         return self.epoch
 
     def _fact(self, name: str) -> str:
@@ -135,13 +150,11 @@ class MasterStore:
 
     def put_stream(self, declaration: StreamDeclaration) -> None:
         values = (declaration.name, declaration.version, json_codec.dumps(declaration).decode())
-        with self._transaction() as database:
-            database.execute("INSERT OR REPLACE INTO streams VALUES (?, ?, ?)", values)
+        self._write("INSERT OR REPLACE INTO streams VALUES (?, ?, ?)", values)
 
     def drop_stream(self, stream: str) -> None:
         """Forget a stream's declaration; its version number stays used."""
-        with self._transaction() as database:
-            database.execute("UPDATE streams SET declaration = NULL WHERE name = ?", (stream,))
+        self._write("UPDATE streams SET declaration = NULL WHERE name = ?", (stream,))
 
     # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -154,12 +167,10 @@ class MasterStore:
     def put_tokens(self, given: Iterable[StoredToken]) -> None:
         """Add tokens, all of them or none."""
         rows = [(token.name, token.role.value, token.digest, token.created_at) for token in given]
-        with self._transaction() as database:
-            database.executemany("INSERT INTO tokens VALUES (?, ?, ?, ?)", rows)
+        self._write("INSERT INTO tokens VALUES (?, ?, ?, ?)", *rows)
 
     def drop_token(self, name: str) -> None:
-        with self._transaction() as database:
-            database.execute("DELETE FROM tokens WHERE name = ?", (name,))
+        self._write("DELETE FROM tokens WHERE name = ?", (name,))
 
     def close(self) -> None:
         with self._lock, self._mapped():

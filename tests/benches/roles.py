@@ -70,9 +70,11 @@ class Roles:
         )
 
     @contextmanager
-    def running(self, role: str, *flags: str, through: Sequence[str] = COMMAND) -> Iterator[subprocess.Popen[bytes]]:
-        """Run a role, or ``up``, until the block ends; ``through`` is the program that runs the command."""
-        process = self.start(role, *(() if role == "up" else ("run",)), *flags, through=through)
+    def running(
+        self, role: str, *flags: str, through: Sequence[str] = COMMAND, on: Sequence[str] = ()
+    ) -> Iterator[subprocess.Popen[bytes]]:
+        """Run a role, or ``up``, until the block ends; ``through`` and ``on`` as :meth:`start` has them."""
+        process = self.start(role, *(() if role == "up" else ("run",)), *flags, through=through, on=on)
         try:
             yield process
         finally:

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from ctypes import CFUNCTYPE, POINTER, Structure, byref, c_char_p, c_int, c_int64, c_void_p, cast, sizeof
 from typing import Any, Protocol
 
+from harmonicio.control.lone_sqlite import VFS
+
 SQLITE_OK, _IOERR, _FULL, _CANTOPEN = 0, 10, 13, 14
 #: What SQLite's own VFS would return for a call that fails, unless there is no space.
 _ERRORS = {"open": _CANTOPEN, "write": _IOERR | 3 << 8, "sync": _IOERR | 4 << 8, "truncate": _IOERR | 6 << 8}
@@ -72,10 +74,10 @@ def watch_sqlite(watch: SqliteWatch) -> None:
     """Have every connection that is opened from now on watched, for the life of this process."""
     library = ctypes.CDLL(_sqlite3.__file__)
     library.sqlite3_vfs_find.restype = POINTER(_Vfs)
-    usual = library.sqlite3_vfs_find(None).contents
+    usual = library.sqlite3_vfs_find(VFS.encode()).contents
     vfs = _Vfs()
     ctypes.pointer(vfs)[0] = usual
-    vfs.zName = b"watched"
+    vfs.zName = VFS.encode()  # By which the product asks for it; the one made last is found.
     shim = _Shim(watch, usual)
     vfs.xOpen, vfs.xDelete = _address(shim.open), _address(shim.delete)
     _kept.extend((vfs, shim))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import signal
 import subprocess
@@ -56,7 +55,6 @@ class Cluster:
     Attributes:
         processes: Those that run, by name.
         starts, forced: How often each was started; and ended by SIGTERM with an exit code other than 0.
-        full_until: When each disk had room again, in monotonic seconds; infinity while it is full.
     """
 
     def __init__(self, folder: Path, seed: int, rate: float) -> None:
@@ -68,7 +66,6 @@ class Cluster:
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.starts: Counter[str] = Counter()
         self.forced: Counter[str] = Counter()
-        self.full_until = dict.fromkeys(self.disks, -math.inf)
         self.locks = {name: threading.RLock() for name in ROLES}
         self._seed, self._rate = seed, rate
         path = os.pathsep.join((str(_TESTS), os.environ.get("PYTHONPATH", "")))

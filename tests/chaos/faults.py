@@ -7,12 +7,10 @@ faster; then it raises :class:`Missed`, which is counted apart.
 from __future__ import annotations
 
 import json
-import math
 import os
 import random
 import signal
 import subprocess
-import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 
@@ -210,12 +208,10 @@ def impaired(**faults: float | bool) -> Strike:
 def full_disk(cluster: Cluster, fault: Fault) -> Iterator[None]:
     disk = cluster.disks[fault.target]
     disk.fill()
-    cluster.full_until[fault.target] = math.inf
     try:
         yield
     finally:
         disk.free()
-        cluster.full_until[fault.target] = time.monotonic()
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections import Counter
@@ -19,8 +18,6 @@ from harmonicio.control.messages import Status
 from harmonicio.testing.waiting import wait_until
 
 REST_WITHIN_S = 300.0
-#: A master that starts on a full disk says so and ends, and is started again; it may take so long to get there.
-STARTS_WITHIN_S = 20.0
 
 
 class Run:
@@ -41,7 +38,6 @@ class Run:
         self._missed: Counter[str] = Counter()
         self._violations: list[str] = []
         self._lock = threading.Lock()
-        self._refused_starts = 0
 
     def run(self) -> int:
         """Return 0 when the ledger is clean and nothing grew, else 1."""
@@ -106,11 +102,7 @@ class Run:
             try:
                 process = self._cluster.processes.get(name)
                 if process is not None and process.poll() is not None:
-                    is_full = self._cluster.full_until.get(name, -math.inf) + STARTS_WITHIN_S > time.monotonic()
-                    if is_full:
-                        self._refused_starts += 1
-                    else:
-                        self._blame(f"{name} ended by itself, with code {process.returncode}")
+                    self._blame(f"{name} ended by itself, with code {process.returncode}")
                     self._cluster.kill(name)
                     self._cluster.start(name)
             finally:
@@ -192,7 +184,6 @@ class Run:
             f"at least {self._figures.late_outcomes} late outcomes fenced off; {self._figures.deepest} waited at once"
         )
         print("started again: " + ", ".join(f"{name} {count}" for name, count in started.items()))
-        print(f"masters that found no room to start: {self._refused_starts}")
         print(f"ended by force at the deadline of their drain: {dict(+self._cluster.forced) or 'none'}")
         print(
             f"growth after minute {FROM_S / 60:g}, of lives of {LONG_ENOUGH_S:g} s or more beyond their first minute:"

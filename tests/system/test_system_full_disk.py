@@ -7,6 +7,7 @@ The master gets a small disk of its own, and settings that allow far more. CI se
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -94,6 +95,53 @@ def test_a_source_is_slowed_while_the_disk_is_full_and_all_is_processed_in_the_e
     assert auditor.figures()["processed"] == messages > sent
     assert peak_mb < MASTER_MAX_MB
     assert again_mb < DISK_MB
+
+
+@pytest.mark.parametrize("is_ballast_held", [True, False], ids=["the ballast is held", "there is no ballast"])
+def test_a_master_that_was_killed_starts_again_on_a_full_disk_and_empties_it(
+    tmp_path: Path, free_ports: tuple[int, int], is_ballast_held: bool
+) -> None:
+    small_disk.check_mounts()
+    home = tmp_path / "home"
+    roles = Roles(home, *free_ports)
+    plates = Plates(tmp_path, size_bytes=1_000_000, pause_s=0.0)
+    with small_disk.Disk("30m", home / "master") as disk:
+        ballast = disk.seen_from_outside / "backlog" / "ballast"
+        with roles.running("master", on=disk.on) as master:
+            wait_until(roles.is_up, 20)
+            shutil.copytree(disk.seen_from_outside / "tokens", home / "master" / "tokens")
+            with roles.client() as client:
+                client.declare_stream(plates.declaration(engines=0 if is_ballast_held else 2))
+            connector = StreamConnector(stream=STREAM, master=roles.url, token=roles.token("source"))
+            for _ in range(10):
+                plates.send(connector)
+            connector.flush("safe", timeout_s=20)
+            master.kill()
+            master.wait()
+        if not is_ballast_held:
+            ballast.unlink()
+        disk.fill()
+        with connector, roles.running("master", on=disk.on), roles.client() as client:
+            wait_until(roles.is_up, 20)
+            refused = plates.send(connector)
+            with roles.running("worker"):
+                if is_ballast_held:
+                    client.scale_stream(STREAM, 2)
+                else:
+                    wait_until(lambda: len(plates.handled) > 1, 20, what="messages to be given out")
+                    assert client.stream(STREAM).backlog.ready + client.stream(STREAM).backlog.reserved == 10
+                    assert not refused.is_safe
+                    disk.free()
+                connector.flush("processed", timeout_s=60)
+            if is_ballast_held:
+                disk.free()
+            plates.send(connector)
+            wait_until(lambda: client.stream(STREAM).backlog.ready == 1, 20, what="messages to be taken again")
+            wait_until(ballast.exists, 20, what="the ballast to be held again")
+        shutil.copytree(disk.seen_from_outside, tmp_path / "left")
+    auditor = plates.audit(tmp_path / "left")
+    assert auditor.violations() == []
+    assert auditor.figures()["processed"] == 11
 
 
 def _wait_until_still(plates: Plates) -> None:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.sqlite import insert
 from sqlalchemy.exc import SQLAlchemyError
 
+from harmonicio.control.lone_sqlite import VFS
 from harmonicio.core.errors import StorageError
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, plain_value
 from harmonicio.haste.options import check_options, path_option
@@ -60,16 +61,21 @@ BUSY_TIMEOUT_S = 30.0
 class SqliteFeatureDatabase(FeatureDatabase):
     """Keeps rows in one file.
 
+    Args:
+        is_alone: Nobody else opens the file meanwhile; it can then be opened on a full disk, too.
+
     Raises:
         StorageError: the file cannot be opened or written.
     """
 
-    def __init__(self, file: Path) -> None:
+    def __init__(self, file: Path, *, is_alone: bool = False) -> None:
         self._file = file
         self._writing = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             url = sa.URL.create("sqlite", database=str(file))
+            if is_alone:
+                url = url.set(database=file.absolute().as_uri(), query={"vfs": VFS, "uri": "true"})
             self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
             sa.event.listen(self._engine, "connect", _prepare)
             with _alone_in(file.parent):

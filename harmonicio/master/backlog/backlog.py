@@ -330,6 +330,10 @@ class Backlog:
             self._ledger.set_policy(declaration.name, RetryPolicy.of(declaration))
             self._reception.locked_declare(declaration.name, declaration.memory_payload_max_bytes)
 
+    def make_room(self) -> None:
+        """Others that write to this disk have found it full: they may have what is held back. Raises StorageError."""
+        self._store.make_room()
+
     def figures(self, stream: str) -> BacklogFigures:
         with self._lock:
             return self._ledger.books.figures(stream, self._clock.wall())

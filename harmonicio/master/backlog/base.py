@@ -243,6 +243,13 @@ class BacklogStore(ABC):
     def prune(self, wall: float) -> None:
         """Let go of outcomes and ids whose time is over; called every few seconds."""
 
+    def make_room(self) -> None:  # noqa: B027  what holds nothing back has nothing to give up
+        """The disk is full: give up what is held back, so that others who keep something there can write, too.
+
+        Raises:
+            StorageError: it cannot be given up.
+        """
+
     @abstractmethod
     def close(self) -> None:
         """Write what waits, then give everything back. May be repeated."""

@@ -4,7 +4,7 @@ put ─┬─ at most 64 KiB ─────────────────
      └─ larger ──► a file thread writes and flushes the file ────────►   └─ flush ──► on_stored
                    (or flushes the one that it arrived in)
 
-FOLDER/backlog.sqlite, -wal, -shm    index
+FOLDER/backlog.sqlite, -wal          index
 FOLDER/payloads/<2 hex>/<n>.bin      payloads
 FOLDER/quarantine/<n>/               what was damaged
 FOLDER/ballast                       space for the case that the disk is full
@@ -97,7 +97,7 @@ class SqliteStore(BacklogStore):
     def recover(self) -> Recovery:
         self._acquire_lock()
         try:
-            self._ballast.give_up()  # To open an index takes some space, too; the first put holds it again.
+            self._ballast.give_up()  # Whoever starts may need some space; the first put holds it again.
             recovery, connection = self._open_index()
             self._writer = SqliteWriter(
                 connection, self._index, self._files, self._ballast, self._limits, self._remove_files
@@ -276,6 +276,12 @@ class SqliteStore(BacklogStore):
     def prune(self, wall: float) -> None:
         self._files.tidy()
         self._gather(lambda batch: setattr(batch, "prune_at", wall))
+
+    def make_room(self) -> None:
+        try:
+            self._ballast.rest()
+        except OSError as error:
+            raise storage_error("give up the ballast", error) from error
 
     def _gather(self, add: Callable[[Batch], None], on_done: Callback | None = None) -> None:
         """Have something written with the next batch; a closed store tells those who want to know."""

@@ -14,6 +14,7 @@ import sqlite3
 from pathlib import Path
 from typing import Any
 
+from harmonicio.control.lone_sqlite import lone_uri
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure
 from harmonicio.master.backlog.base import Recovery
@@ -24,6 +25,7 @@ from harmonicio.master.backlog.payload_files import PayloadFiles
 #: Part of the format: it says where a payload is.
 INLINE_MAX_BYTES = 64 * 1024
 SCHEMA_VERSION = 2
+_INCREMENTAL = 2
 
 _SCHEMA = """
 CREATE TABLE entries (
@@ -71,10 +73,14 @@ _STEPS = (_SCHEMA, _SHED)
 
 
 def connect(path: Path) -> sqlite3.Connection:
-    """Return a connection with the store's guarantees: what is committed is flushed. Raises sqlite3.Error."""
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=10.0)
+    """Return a connection with the store's guarantees: what is committed is flushed. Raises sqlite3.Error.
+
+    To open an index that is there writes nothing, so that a full disk can be emptied.
+    """
+    connection = sqlite3.connect(lone_uri(path), uri=True, isolation_level=None, check_same_thread=False, timeout=10.0)
     try:
-        connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # Counts for a new index only.
+        if connection.execute("PRAGMA auto_vacuum").fetchone() != (_INCREMENTAL,):  # It would be written again.
+            connection.execute("PRAGMA auto_vacuum = INCREMENTAL")  # Counts for a new index only.
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")  # sqlite_log.py sees to it.

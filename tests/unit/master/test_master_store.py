@@ -79,9 +79,26 @@ def test_only_the_owner_can_read_the_file_even_if_it_was_open_to_all_before(path
 
 
 def test_every_change_is_synced(store: MasterStore) -> None:
-    with store._transaction() as database:
-        assert database.execute("PRAGMA synchronous").fetchone() == (2,)
-        assert database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    assert store._database.execute("PRAGMA synchronous").fetchone() == (2,)
+    assert store._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_on_a_full_disk_a_change_is_tried_once_more_when_room_was_made(path: Path) -> None:
+    def make_room() -> None:
+        asked.append(True)
+        store._database.execute(f"PRAGMA max_page_count = {pages + 100 * len(asked)}")
+
+    asked: list[bool] = []
+    store = MasterStore(path, make_room)
+    (pages,) = store._database.execute("PRAGMA page_count").fetchone()
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    large = replace(PLATES, parameters={"text": "x" * 50_000})
+    store.put_stream(large)
+    assert (store.streams(), asked) == ((large,), [True])
+    with pytest.raises(StorageError, match="full"):
+        store.put_stream(replace(large, parameters={"text": "x" * 5_000_000}))
+    assert (store.streams(), asked) == ((large,), [True, True])
+    store.close()
 
 
 def test_a_file_of_a_newer_version_is_left_alone(store: MasterStore, path: Path) -> None:
