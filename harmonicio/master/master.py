@@ -3,6 +3,7 @@
     routes ──► Master ──┬── state     decides, under the lock
                         ├── store     keeps, before the state learns of it
                         ├── office    signs, outside the lock
+                        ├── streams   declares, scales and deletes them
                         ├── logs      brings parts of engines' logs from workers to readers
                         └── backlog
 
@@ -38,17 +39,17 @@ from harmonicio.control.messages import (
     WorkerWelcome,
 )
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import Conflict, NotFound, StorageError, Unavailable
+from harmonicio.core.errors import NotFound, Unavailable
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
-from harmonicio.master.declaration_version import next_declaration
 from harmonicio.master.held_requests import HeldRequests
 from harmonicio.master.intake import Intake
 from harmonicio.master.log_desk import LogDesk
 from harmonicio.master.state import MasterState
 from harmonicio.master.store import MasterStore
+from harmonicio.master.stream_desk import StreamDesk
 from harmonicio.master.ticket_office import INTAKE_TERM_S, TicketOffice
 from harmonicio.master.tokens import Identity, TokenBook
 
@@ -58,7 +59,6 @@ REPORT_INTERVAL_S = 1.0
 MAX_WAIT_S = 30.0
 #: Requests for desired engines that may be held at the same time; the web server has more threads for all others.
 MAX_HELD_REQUESTS = 64
-MAX_STREAMS = 1_000
 
 
 class Master:
@@ -69,6 +69,7 @@ class Master:
         office: Signs and checks tickets.
         backlog: Messages that wait here.
         logs: Where logs of engines are asked for.
+        streams: Where streams are changed.
 
     Args:
         check_plugins: Looks at the plugins of a declaration; raises ConfigurationError.
@@ -93,11 +94,11 @@ class Master:
         self._state = state
         self._store = store
         self._clock = clock
-        self._check_plugins = check_plugins
         self._changed = threading.Condition()
-        self._declaring = threading.RLock()
         self._held = HeldRequests(self._changed, MAX_HELD_REQUESTS)
         self.logs = LogDesk(state, self._changed)
+        self.streams = StreamDesk(state, store, backlog, self._deciding, self._end_connectors, check_plugins)
+        self._raising = threading.Lock()
         self._started_at = clock.monotonic()
         self._lease_requests = 0
         self._control_received_bytes = 0
@@ -231,63 +232,6 @@ class Master:
         with self._changed:
             return self._state.stream(name)
 
-    def declare(self, given: StreamDeclaration) -> StreamDeclaration:
-        """Take a declaration; return it with its version.
-
-        Raises:
-            InvalidInput: a value of it cannot be used; what was declared before stays.
-            Conflict: there are too many streams.
-        """
-        given.checked()
-        self._check_plugins(given)
-        with self._declaring:
-            with self._changed:
-                streams = self._state.streams()
-            current = streams.get(given.name)
-            if current is None and len(streams) >= MAX_STREAMS:
-                raise Conflict(f"There are {MAX_STREAMS} streams already.", hint="Delete those that nobody uses.")
-            declaration = next_declaration(given, current, self._store.last_version(given.name))
-            if declaration != current:
-                self._store.put_stream(declaration)
-                self.backlog.declare(declaration)
-                with self._deciding() as now:
-                    self._state.put_stream(declaration, now)
-        if current is not None and current.ordered != declaration.ordered:
-            # Those that come again get the credit of such a stream.
-            self._end_connectors(lambda claims: claims.stream == declaration.name)
-        return declaration
-
-    def scale(self, stream: str, engines: int) -> StreamView:
-        """Want another number of engines of a stream.
-
-        Raises:
-            NotFound: the stream is not declared.
-            InvalidInput: the number cannot be used.
-        """
-        with self._declaring:
-            self.declare(replace(self.stream(stream), engines=engines))
-        return self.stream_view(stream)
-
-    def delete_stream(self, stream: str, *, is_forced: bool) -> None:
-        """Forget a stream, its messages and dead letters.
-
-        Raises:
-            NotFound: it is not declared.
-            Conflict: there are messages or dead letters of it, and the deletion is not forced.
-            StorageError: it cannot be written; the stream is still there.
-        """
-        with self._declaring:
-            declaration = self.stream(stream)
-            self.backlog.drop_stream(stream, is_forced=is_forced)
-            try:
-                self._store.drop_stream(stream)
-            except StorageError:
-                self.backlog.declare(declaration)
-                raise
-            with self._deciding() as now:
-                self._state.drop_stream(stream, now)
-        self._end_connectors(lambda claims: claims.stream == stream)
-
     def _end_connectors(self, is_ended: Callable[[Claims], bool]) -> None:
         if self._intake is not None:
             self._intake.end_connectors(is_ended)
@@ -364,7 +308,7 @@ class Master:
 
     def revoke_leases(self) -> None:
         """End every lease and refuse every ticket made so far: the epoch goes up."""
-        with self._declaring:
+        with self._raising:
             epoch = self._store.raise_epoch()
             self.office.epoch = epoch
             with self._deciding():

@@ -31,7 +31,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterS
     monkeypatch.chdir(tmp_path)
     with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
         monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
-        running.master.declare(StreamDeclaration("plates", handler="plates.py"))
+        running.master.streams.declare(StreamDeclaration("plates", handler="plates.py"))
         yield running
 
 
@@ -164,7 +164,7 @@ def test_a_full_backlog_sheds_what_is_least_important_where_the_stream_says_so(
     options = MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)
     with MasterService(options, BacklogOptions(max_disk_bytes=4_000_000)) as small:
         token = small.token_file(Role.SOURCE).read_text().strip()
-        small.master.declare(StreamDeclaration("live", handler="live.py", when_full="shed"))
+        small.master.streams.declare(StreamDeclaration("live", handler="live.py", when_full="shed"))
         with StreamConnector("live", master=small.url, token=token, patience_s=0.05) as connector:
             keep = connector.send(bytes(500_000), priority=5)
             connector.flush("safe", timeout_s=30)

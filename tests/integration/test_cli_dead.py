@@ -34,7 +34,7 @@ def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterS
     with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
         monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
         for name in ("plates", "wells"):
-            running.master.declare(StreamDeclaration(name, handler="plates.py"))
+            running.master.streams.declare(StreamDeclaration(name, handler="plates.py"))
         yield running
 
 

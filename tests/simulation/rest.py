@@ -197,10 +197,10 @@ class Client:
         raise NotImplementedError("Nobody reads logs here.")
 
     def declare_stream(self, declaration: StreamDeclaration) -> StreamDeclaration:
-        return self._ask(lambda master, given: master.declare(given), declaration)
+        return self._ask(lambda master, given: master.streams.declare(given), declaration)
 
     def scale_stream(self, stream: str, engines: int) -> Any:
-        return self._ask(lambda master, _: master.scale(stream, engines), is_repeatable=False)
+        return self._ask(lambda master, _: master.streams.scale(stream, engines), is_repeatable=False)
 
     def stream_backlog(self, stream: str, limit: int) -> BacklogView:
         return self._ask(lambda master, _: master.backlog.upkeep.backlog(stream, limit))

@@ -38,16 +38,17 @@ def declare(master: Master, call: Call) -> StreamDeclaration:
     """Declare a stream; the answer names the version. The same declaration again changes nothing."""
     if call.body.name != call.names["stream"]:
         raise InvalidInput(f"The path names stream {call.names['stream']!r}, the declaration {call.body.name[:100]!r}.")
-    return master.declare(call.body)
+    return master.streams.declare(call.body)
 
 
 @routes.post(paths.STREAM_SCALE, ADMIN_ONLY, body=EngineCount, answer=StreamView)
 def scale(master: Master, call: Call) -> StreamView:
     """Run another number of engines; none that goes on is restarted."""
-    return master.scale(call.names["stream"], call.body.engines)
+    master.streams.scale(call.names["stream"], call.body.engines)
+    return master.stream_view(call.names["stream"])
 
 
 @routes.delete(paths.STREAM, ADMIN_ONLY, query=DeleteQuery)
 def delete(master: Master, call: Call) -> None:
     """Delete a stream; refused while messages of it wait or arrive, unless forced."""
-    master.delete_stream(call.names["stream"], is_forced=call.query.force)
+    master.streams.delete(call.names["stream"], is_forced=call.query.force)
