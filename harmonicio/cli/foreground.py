@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -14,6 +15,8 @@ import typer
 
 #: How often it is asked whether waiting makes sense.
 ASK_EVERY_S = 0.5
+#: How often a role looks whether all of it is there.
+LOOK_EVERY_S = 1.0
 #: Exit code of a role that was stopped and could not hand over everything in time.
 EXIT_FORCED = 4
 DRAIN_S = 30.0
@@ -69,6 +72,30 @@ def end(is_drained: bool, text: str) -> None:
     if not is_drained:
         print(text, file=sys.stderr)
         raise typer.Exit(EXIT_FORCED)
+
+
+@contextmanager
+def ending_when_broken(role: str, gone_parts: Callable[[], Sequence[str]]) -> Iterator[None]:
+    """While the block runs, end the process as soon as a part of the role is gone, so that it is started again.
+
+    It ends at once, with exit code 1: to close what is broken may take for ever, and what is stored is safe.
+    """
+    is_over = threading.Event()
+
+    def watch() -> None:
+        while not is_over.wait(LOOK_EVERY_S):
+            if gone := gone_parts():
+                print(f"error: Of the {role} the {' and the '.join(gone)} is gone. Start it again.", file=sys.stderr)
+                sys.stderr.flush()
+                os._exit(1)
+
+    thread = threading.Thread(target=watch, name="parts-watch", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        is_over.set()
+        thread.join()
 
 
 @contextmanager

@@ -138,6 +138,12 @@ class LocalCluster:
         return sum((wanted | {each.name: each.engines for each in self._streams}).values())
 
     @property
+    def gone_parts(self) -> tuple[str, ...]:
+        """Parts of master and worker that have ended although nobody closed them."""
+        roles = {"master": self._master, "worker": self._worker}
+        return tuple(f"{role}'s {part}" for role, service in roles.items() if service for part in service.gone_parts)
+
+    @property
     def url(self) -> str:
         """Where the master's REST API is."""
         assert self._master is not None, "the cluster has been entered"

@@ -52,7 +52,8 @@ def run(
         opened_master(master_options(settings), backlog_options(settings)) as service,
     ):
         console.say(f"The master listens on {service.url}, and on {service.data_address} for messages.")
-        interrupted.wait()
+        with foreground.ending_when_broken("master", lambda: service.gone_parts):
+            interrupted.wait()
         is_drained = service.drain(drain_s, interrupted.forced)
     foreground.end(is_drained, UNANSWERED)
 

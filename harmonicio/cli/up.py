@@ -63,7 +63,8 @@ def run(
             name = view.declaration.name
             if name not in names:
                 console.say(f"{_declared_earlier(view, cluster)} Remove it: harmonicio stream rm {name}")
-        readiness.follow(cluster.client, names, interrupted)
+        with foreground.ending_when_broken("cluster", lambda: cluster.gone_parts):
+            readiness.follow(cluster.client, names, interrupted)
         console.say("Finishing what runs …")
         is_drained = cluster.stop(drain_s, interrupted.forced)
     foreground.end(is_drained, UNFINISHED)

@@ -63,7 +63,8 @@ def run(
         service.start()
         try:
             console.say(f"Worker {options.name!r} reports to {settings.master.url}.")
-            interrupted.wait()
+            with foreground.ending_when_broken("worker", lambda: service.gone_parts):
+                interrupted.wait()
         finally:
             is_drained = service.stop(drain_s, interrupted.forced)
     foreground.end(is_drained, UNFINISHED)

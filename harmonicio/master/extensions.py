@@ -8,7 +8,7 @@ not installed is left out, and the log says so.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,9 +45,13 @@ def open_extensions(data_folder: Path) -> dict[str, Extension]:
     return opened
 
 
-def extension_endpoints(extensions: dict[str, Extension]) -> list[Endpoint]:
-    """Return the routes of the extensions as endpoints like all others."""
-    return [_endpoint(name, route) for name, extension in extensions.items() for route in extension.routes]
+def extension_endpoints(extensions: dict[str, Extension], make_room: Callable[[], None]) -> list[Endpoint]:
+    """Return the routes of the extensions as endpoints like all others.
+
+    Args:
+        make_room: Called when one of them could not write.
+    """
+    return [_endpoint(name, route, make_room) for name, extension in extensions.items() for route in extension.routes]
 
 
 def check_plugins(extensions: Mapping[str, Extension], declaration: StreamDeclaration) -> None:
@@ -81,7 +85,7 @@ def find_outcome(
     return None
 
 
-def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:
+def _endpoint(tag: str, route: ExtensionRoute, make_room: Callable[[], None]) -> Endpoint:
     method = route.method.upper()
     name = f"{tag}.{method.lower()}.{route.path.rsplit('/', 1)[-1].strip('{}')}"
     text = (route.handler.__doc__ or f"Belongs to the extension {tag}.").strip()
@@ -89,7 +93,7 @@ def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:
     return Endpoint(
         method,
         route.path,
-        _handler(route),
+        _handler(route, make_room),
         frozenset(route.roles),
         Any,
         tag,
@@ -100,12 +104,12 @@ def _endpoint(tag: str, route: ExtensionRoute) -> Endpoint:
     )
 
 
-def _handler(route: ExtensionRoute) -> Handler:
+def _handler(route: ExtensionRoute, make_room: Callable[[], None]) -> Handler:
     def handle(master: Master, call: Call) -> Any:
         try:
             return route.handler(call.names, call.body, call.query)
         except StorageError:
-            master.backlog.make_room()  # What is processed leaves a full disk only if its rows can be written.
+            make_room()  # What is processed leaves a full disk only if its rows can be written.
             raise
 
     return handle

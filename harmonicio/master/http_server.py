@@ -81,6 +81,11 @@ class HttpServer:
         return f"<HttpServer {self.url} {'serving' if self._server.ready else 'closed'}>"
 
     @property
+    def is_intact(self) -> bool:
+        """Whether it still serves."""
+        return self._thread.is_alive()
+
+    @property
     def url(self) -> str:
         return f"http://{self.address}"
 

@@ -87,6 +87,11 @@ class Intake:
         return self._ports[0].address
 
     @property
+    def is_intact(self) -> bool:
+        """Whether it still serves."""
+        return all(port.is_intact for port in self._ports)
+
+    @property
     def received_bytes(self) -> int:
         """Every byte that reached the data port."""
         return sum(port.received_bytes for port in self._ports)

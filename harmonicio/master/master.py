@@ -91,6 +91,7 @@ class Master:
         self.backlog = backlog
         self._intake: Intake | None = None
         self._data_address = Address("127.0.0.1", 0)
+        self._find_gone: Callable[[], tuple[str, ...]] = lambda: ()
         self._state = state
         self._store = store
         self._clock = clock
@@ -116,13 +117,18 @@ class Master:
             if self._state.generation != before:
                 self._changed.notify_all()
 
-    def attach(self, intake: Intake, address: Address) -> None:
-        """The intake listens, and can be reached at this address."""
-        self._intake, self._data_address = intake, address
+    def attach(self, intake: Intake, address: Address, find_gone: Callable[[], tuple[str, ...]] = lambda: ()) -> None:
+        """The intake listens, and can be reached at this address; ``find_gone`` names parts that have ended."""
+        self._intake, self._data_address, self._find_gone = intake, address, find_gone
 
     @property
     def is_ready(self) -> bool:
         return not self._held.is_ended
+
+    def check_parts(self) -> None:
+        """Raise Unavailable when a part of this master is gone; says which."""
+        if gone := self._find_gone():
+            raise Unavailable(f"Of the master the {' and the '.join(gone)} is gone.", hint="Start it again.")
 
     def identify(self, bearer: str) -> Identity:
         """Return who presents this bearer token.

@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Protocol, Self
 
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
@@ -34,7 +34,7 @@ from harmonicio.core.message import Outcome
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
 from harmonicio.master.backlog.backlog import Backlog
-from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.base import BacklogStore, StoreLimits
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.stores import create_store
 from harmonicio.master.bridge import find_bridge
@@ -147,14 +147,16 @@ class MasterService:
         self._http: HttpServer | None = None
         with ExitStack() as parts:
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
-            store = parts.enter_context(closing(MasterStore(self._folder.database, lambda: waiting.make_room())))
+            self._messages = _create_store(self._folder.backlog, backlog or BacklogOptions())
+            store = parts.enter_context(closing(MasterStore(self._folder.database, self._messages.make_room)))
             self._extensions = open_extensions(options.data_folder)
             for extension in self._extensions.values():
                 parts.callback(extension.close)
-            waiting = parts.enter_context(closing(_open_backlog(self._folder.backlog, backlog or BacklogOptions())))
+            waiting = parts.enter_context(closing(_open_backlog(self._messages, backlog or BacklogOptions())))
             self.master = self._new_master(store, waiting)
             waiting.set_outcome_finder(self._find_outcome)
             self._intake = parts.enter_context(closing(self._new_intake(waiting)))
+            self._running: dict[str, _Part] = {"backlog": waiting}
             self._parts = parts.pop_all()
 
     def __repr__(self) -> str:
@@ -230,16 +232,20 @@ class MasterService:
 
     def _listen(self) -> None:
         self._intake.start()
-        self.master.attach(self._intake, self.data_address)
-        self._parts.enter_context(closing(_Ticker(self.master.tick)))
-        app = create_app(self.master, [*all_endpoints(), *extension_endpoints(self._extensions)])
+        self.master.attach(self._intake, self.data_address, lambda: self.gone_parts)
+        ticker = self._parts.enter_context(closing(_Ticker(self.master.tick)))
+        app = create_app(
+            self.master, [*all_endpoints(), *extension_endpoints(self._extensions, self._messages.make_room)]
+        )
         address = Address(self.options.host, self.options.port)
         self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + MAX_HELD_LOGS + FREE_THREADS)
         self._parts.callback(self._http.close)
+        self._running |= {"data port": self._intake, "ticker": ticker, "web server": self._http}
         if self._bridge is not None:
             at_bridge = Address(self._bridge.host, self._http.address.port)
             inner = HttpServer(at_bridge, app, threads=FREE_THREADS, device=self._bridge.device)
             self._parts.callback(inner.close)
+            self._running["web server for containers"] = inner
         self._parts.callback(self.master.stop_waiting)
 
     def drain(self, within_s: float, hurry: threading.Event | None = None) -> bool:
@@ -262,6 +268,11 @@ class MasterService:
         self._parts.close()
 
     # ── what others want to know ─────────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def gone_parts(self) -> tuple[str, ...]:
+        """Parts that have ended although the service has not: without them it only looks well."""
+        return tuple(name for name, part in list(self._running.items()) if not part.is_intact)
 
     @property
     def url(self) -> str:
@@ -288,11 +299,21 @@ class MasterService:
         return self._folder.token_file(role)
 
 
-def _open_backlog(folder: Path, options: BacklogOptions) -> Backlog:
-    store = create_store(options.store, folder, StoreLimits(hot_cache_bytes=options.hot_cache_bytes))
+def _create_store(folder: Path, options: BacklogOptions) -> BacklogStore:
+    return create_store(options.store, folder, StoreLimits(hot_cache_bytes=options.hot_cache_bytes))
+
+
+def _open_backlog(store: BacklogStore, options: BacklogOptions) -> Backlog:
     return Backlog(
         store, LedgerLimits(max_bytes=options.max_disk_bytes, dead_letter_bytes=options.dead_letter_max_bytes)
     )
+
+
+class _Part(Protocol):
+    """What must run for as long as the service does."""
+
+    @property
+    def is_intact(self) -> bool: ...
 
 
 class _Ticker:
@@ -306,6 +327,10 @@ class _Ticker:
 
     def __repr__(self) -> str:
         return f"<_Ticker {'ended' if self._is_ending.is_set() else 'running'}>"
+
+    @property
+    def is_intact(self) -> bool:
+        return self._thread.is_alive()
 
     def _run(self) -> None:
         while not self._is_ending.wait(TICK_S):

@@ -113,6 +113,10 @@ class Reporter:
         self._reporting.start()
         self._asking.start()
 
+    @property
+    def is_intact(self) -> bool:
+        return self._reporting.is_alive() and self._asking.is_alive()
+
     def report_within(self, seconds: float) -> None:
         """There is something new: report it within so many seconds."""
         with self._changed:

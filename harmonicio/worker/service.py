@@ -205,6 +205,16 @@ class WorkerService:
     # ── what others want to know ─────────────────────────────────────────────────────────────────────────────────────
 
     @property
+    def gone_parts(self) -> tuple[str, ...]:
+        """Parts that have ended although the service has not: without them it only looks well."""
+        parts = {
+            "main thread": self._thread.is_alive(),
+            "reporter": self._reporter.is_intact,
+            "watch over engines": self._runtime.is_intact,
+        }
+        return () if self._is_ending.is_set() else tuple(name for name, is_intact in parts.items() if not is_intact)
+
+    @property
     def engines(self) -> tuple[str, ...]:
         """The ids of all engines that have not ended."""
         with self._lock:

@@ -89,6 +89,11 @@ class Backlog:
     def __repr__(self) -> str:
         return f"<Backlog {self._ledger!r} in {self._store!r}>"
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether its threads run, those of the store included."""
+        return self._notifier.is_intact and self._store.is_intact
+
     def _recover(self) -> None:
         recovery = self._store.recover()
         self._past.restore(self._ledger, recovery)
@@ -329,10 +334,6 @@ class Backlog:
         with self._lock:
             self._ledger.set_policy(declaration.name, RetryPolicy.of(declaration))
             self._reception.locked_declare(declaration.name, declaration.memory_payload_max_bytes)
-
-    def make_room(self) -> None:
-        """Others that write to this disk have found it full: they may have what is held back. Raises StorageError."""
-        self._store.make_room()
 
     def figures(self, stream: str) -> BacklogFigures:
         with self._lock:

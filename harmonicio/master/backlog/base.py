@@ -243,6 +243,11 @@ class BacklogStore(ABC):
     def prune(self, wall: float) -> None:
         """Let go of outcomes and ids whose time is over; called every few seconds."""
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether an open store still works: a thread of its own may have ended."""
+        return True
+
     def make_room(self) -> None:  # noqa: B027  what holds nothing back has nothing to give up
         """The disk is full: give up what is held back, so that others who keep something there can write, too.
 

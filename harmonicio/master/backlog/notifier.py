@@ -29,6 +29,10 @@ class Notifier:
     def __repr__(self) -> str:
         return f"<Notifier {'closing' if self._is_closing else 'open'}, {len(self._streams)} streams to tell of>"
 
+    @property
+    def is_intact(self) -> bool:
+        return self._thread.is_alive()
+
     def set_listeners(self, *, on_change: Callable[[str], None] | None, on_room: Callable[[], None] | None) -> None:
         """Say who is told; None tells nobody."""
         self._on_change, self._on_room = on_change, on_room

@@ -92,6 +92,10 @@ class SqliteStore(BacklogStore):
     def __repr__(self) -> str:
         return f"<SqliteStore in {self._folder}: {self._writer or 'closed'}, {self._hot!r}, {self._gate!r}>"
 
+    @property
+    def is_intact(self) -> bool:
+        return self._writer is not None and self._writer.is_intact
+
     # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
 
     def recover(self) -> Recovery:

@@ -71,6 +71,10 @@ class SqliteWriter:
     def __repr__(self) -> str:
         return f"<SqliteWriter {'closing' if self._is_closing else 'open'}, {self._transactions} transactions>"
 
+    @property
+    def is_intact(self) -> bool:
+        return self._thread.is_alive()
+
     def gather(self, add: Callable[[Batch], None]) -> bool:
         """Add to the batch that is written next; False when the writer has been closed."""
         with self._gathered:

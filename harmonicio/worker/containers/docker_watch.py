@@ -51,6 +51,10 @@ class DockerWatch:
     def __repr__(self) -> str:
         return f"<DockerWatch {'connected' if self._events else 'not connected'} to {self._host!r}>"
 
+    @property
+    def is_intact(self) -> bool:
+        return self._thread.is_alive()
+
     def start(self) -> None:
         self._thread.start()
 

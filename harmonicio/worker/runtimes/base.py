@@ -97,6 +97,11 @@ class Runtime(ABC):
         """User and group id to whom the engines' socket folders belong; ``None``: to the worker itself."""
         return None
 
+    @property
+    def is_intact(self) -> bool:
+        """Whether the ends of engines can still be heard: its own thread may have ended."""
+        return True
+
     @abstractmethod
     def start(self, spec: EngineSpec) -> None:
         """Begin to start an engine.

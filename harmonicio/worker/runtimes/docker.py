@@ -102,6 +102,10 @@ class DockerRuntime(Runtime):
         return f"<DockerRuntime {self._host.url} {'closed' if self._is_closed else f'{len(self._containers)} engines'}>"
 
     @property
+    def is_intact(self) -> bool:
+        return self._watch.is_intact
+
+    @property
     def owner(self) -> tuple[int, int] | None:
         return self._maker.owner
 

@@ -100,6 +100,10 @@ class ProcessRuntime(Runtime):
     def __repr__(self) -> str:
         return f"<ProcessRuntime {self._folder} {'closed' if self._is_closed else f'{len(self._processes)} running'}>"
 
+    @property
+    def is_intact(self) -> bool:
+        return self._watcher.is_alive()
+
     # ── starting and finding ─────────────────────────────────────────────────────────────────────────────────────────
 
     def start(self, spec: EngineSpec) -> None:
