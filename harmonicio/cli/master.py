@@ -8,6 +8,7 @@ from contextlib import closing, contextmanager
 import typer
 
 from harmonicio.cli import console, foreground, invocation, logs
+from harmonicio.control import open_file_limit
 from harmonicio.core.errors import Conflict, Unavailable
 from harmonicio.core.settings import Settings
 from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
@@ -47,6 +48,7 @@ def run(
     }
     settings = invocation.of(context).settings(flags)
     logs.start()
+    open_file_limit.raise_own()
     with (
         foreground.until_interrupted() as interrupted,
         opened_master(master_options(settings), backlog_options(settings)) as service,

@@ -11,6 +11,7 @@ import typer
 from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.cli.worker import UNFINISHED
+from harmonicio.control import open_file_limit
 from harmonicio.control.messages import StreamView
 from harmonicio.control.settings_files import token_file, write_token_file
 from harmonicio.control.stream_files import load_streams
@@ -48,6 +49,7 @@ def run(
     declarations = declarations_of(what, image, stream, engines)
     _have_images(declarations, settings.docker)
     logs.start("WARNING")
+    open_file_limit.raise_own()
     with foreground.until_interrupted() as interrupted, LocalCluster.of(settings, declarations) as cluster:
         for role in (Role.ADMIN, Role.SOURCE):
             write_token_file(token_file(settings, role), cluster.token(role))

@@ -17,6 +17,7 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from harmonicio.control import open_file_limit
 from harmonicio.core.errors import InvalidInput, ProgramFailed
 from harmonicio.core.message import MAX_RESULT_BYTES
 
@@ -63,9 +64,11 @@ def run(arguments: Sequence[str], given: memoryview, environment: Mapping[str, s
 def _start(arguments: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
     try:
-        return subprocess.Popen(arguments, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
+        process = subprocess.Popen(arguments, bufsize=0, stdin=pipe, stdout=pipe, stderr=pipe, env=environment)
     except OSError as error:
         raise ProgramFailed(f"The program {arguments[0]} cannot be started: {error.strerror or error}.") from None
+    open_file_limit.give_usual(process.pid)
+    return process
 
 
 class _Exchange:

@@ -21,7 +21,7 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from harmonicio.control import json_codec
+from harmonicio.control import json_codec, open_file_limit
 from harmonicio.control.engine_description import to_labels
 from harmonicio.control.engine_messages import CONFIGURATION_PATH, EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
@@ -83,6 +83,7 @@ def run(configuration: EngineConfiguration, file_or_module: str) -> int:
     """Run one engine in the main thread until it has drained; return the process's exit code."""
     # Temporary files, of the handler and of what it starts, have their place where there is room for payloads.
     os.environ["TMPDIR"] = os.path.abspath(configuration.scratch_folder)
+    open_file_limit.raise_own()
     daemon = Daemon(configuration, file_or_module, _end_broken)
     try:
         with _signals_end(daemon):

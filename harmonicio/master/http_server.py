@@ -128,6 +128,7 @@ def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:
 
 class _Server(wsgi.Server):
     _connections: Any
+    _accept: Any
     device = ""
 
     max_request_header_size = MAX_HEADER_BYTES
@@ -149,6 +150,24 @@ class _Server(wsgi.Server):
             socket_.close()
             raise
         return socket_
+
+    def prepare(self) -> None:
+        super().prepare()
+        self._accept, self._connections._from_server_socket = self._connections._from_server_socket, self._attempt
+        self._can_accept = True
+
+    def _attempt(self, listener: socket.socket) -> Any:
+        """Accept a connection; where there is no room for one, serve those that are open, and try again in a moment."""
+        try:
+            connection = self._accept(listener)
+        except OSError as error:
+            if self._can_accept:
+                _log.warning("A connection cannot be accepted: %s. It waits until it can.", error.strerror or error)
+            self._can_accept = False
+            time.sleep(SELECTOR_INTERVAL_S)  # It stays ready, so without a rest the selector would spin.
+            return None
+        self._can_accept = True
+        return connection
 
     def process_conn(self, conn: Any) -> None:
         """Give a connection with something to read to a thread; let a new one wait until it has."""

@@ -61,8 +61,10 @@ class SessionTask:
             self._is_active = True
         try:
             self._executor.submit(self._run)
-        except RuntimeError:
-            self.end()  # The pool is closed: the port ends and nothing has to be sent any more.
+        except RuntimeError as error:
+            # The port ends, and nothing has to be sent any more; or no thread can be started: then one that is there
+            # does the work when it has time, for the pool keeps it.
+            _log.debug("No thread is started for a session: %s", error)
 
     def end(self) -> None:
         """Start the work no more."""

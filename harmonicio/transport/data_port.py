@@ -134,6 +134,7 @@ class DataPort:
         self._unfinished: dict[_Served, float] = {}  # Those in the middle of a frame, by deadline, too.
         self._returned: deque[_Served] = deque()
         self._accept_again_at: float | None = None
+        self._has_room = True
         self._waiting_for_thread = 0
         self._ended_bytes = 0
         self._is_closing = False
@@ -213,12 +214,14 @@ class DataPort:
             try:
                 channel = tcp.accept(self._listener, slow_after_s=self._slow_after_s)
             except Unavailable as error:
-                _log.warning("%s %d connections are open on %s", error, len(self._served), self.address)
+                level, self._has_room = logging.WARNING if self._has_room else logging.DEBUG, False
+                _log.log(level, "%s %d connections are open on %s", error, len(self._served), self.address)
                 self._selector.unregister(self._listener)
                 self._accept_again_at = now + ACCEPT_PAUSE_S
                 return
             if channel is None:
                 return
+            self._has_room = True
             if len(self._served) >= self._max_connections:
                 channel.close()
                 continue
@@ -240,7 +243,10 @@ class DataPort:
     def _hand_over(self, served: _Served) -> None:
         with self._lock:
             self._waiting_for_thread += 1
-        self._pool.submit(self._serve, served)
+        try:
+            self._pool.submit(self._serve, served)
+        except RuntimeError as error:  # It waits for a thread that is there, or for one that can be started later.
+            _log.warning("A thread for %s cannot be started: %s", served.link.channel.peer, error)
 
     def _seconds_to_deadline(self, now: float) -> float:
         with self._lock:

@@ -29,7 +29,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from harmonicio.control import json_codec
+from harmonicio.control import json_codec, open_file_limit
 from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.core.errors import InvalidInput, Unavailable
@@ -155,6 +155,7 @@ class ProcessRuntime(Runtime):
             # Python ignores the first two, a shell perhaps the others; what is ignored would stay so in the engine.
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
         )
+        open_file_limit.give_usual(pid)
         return _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
 
     def list(self) -> tuple[EngineFound, ...]:

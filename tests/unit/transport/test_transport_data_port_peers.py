@@ -259,6 +259,25 @@ def test_a_port_without_file_descriptors_waits_for_some(
     wait_until(lambda: port.connections == 1)
 
 
+def test_a_port_goes_on_while_no_thread_can_be_started(
+    ports: Ports, dialled: Callable[..., Link], raw: Callable[[Address], socket.socket], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    port = ports()
+
+    def refuse(_: threading.Thread) -> None:
+        refused.append(True)
+        raise RuntimeError("can't start new thread")
+
+    refused: list[bool] = []
+    with monkeypatch.context() as patched:
+        patched.setattr(threading.Thread, "start", refuse)
+        raw(port.address).sendall(b"x")
+        wait_until(lambda: refused)
+    link = dialled(port.address)
+    link.send(message_prefix("small", 3), b"abc")
+    assert isinstance(next_event(link), OutcomesReceived)
+
+
 def test_connections_that_come_and_go_from_many_threads_leave_nothing(
     ports: Ports, dialled: Callable[..., Link]
 ) -> None:
