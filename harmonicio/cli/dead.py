@@ -9,7 +9,7 @@ from datetime import datetime
 
 import typer
 
-from harmonicio.cli import console, invocation
+from harmonicio.cli import console, invocation, readiness
 from harmonicio.control.backlog_messages import (
     MAX_NAMED,
     MAX_PAGE,
@@ -113,8 +113,15 @@ def replay(
     choices = _choices(messages, error_type, is_all)
     with invocation.of(context).master(invocation.CHANGING) as master:
         count, missing = _carry_out(master.replay_dead, stream, choices)
+        version = master.stream(stream).declaration.version
+        old = readiness.earlier_engines(master, stream, version)
     if count:
         console.say(f"{console.count(count, 'message')} of stream {stream!r} wait{'s' if count == 1 else ''} again.")
+        console.say(
+            f"Version {version} of the stream processes them"
+            + (f", and an earlier one on {console.count(old, 'engine')}" if old else "")
+            + f", as its engines have loaded it. If you have edited it since: harmonicio stream restart {stream}"
+        )
     elif not missing:
         _say_none(stream)
     _raise_for(stream, missing)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Sequence
 from harmonicio.cli import console
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import StreamView, WorkerView
+from harmonicio.core.engine import Availability
 from harmonicio.core.errors import Unavailable
 
 #: Engines need a moment to find their place, and longer to start; before that their absence is no news.
@@ -99,6 +100,13 @@ def show_troubles(workers: Sequence[WorkerView], stream: str | None = None) -> N
         for each in worker.troubles:
             if stream in (None, each.stream):
                 console.say(f"{worker.worker}, stream {each.stream}: {each.text} Next try in {each.retry_in_s:.0f} s.")
+
+
+def earlier_engines(master: MasterClient, stream: str, version: int) -> int:
+    """Return how many engines of a stream's earlier versions still take messages."""
+    ended = (Availability.DRAINING, Availability.LOST)
+    engines = [each for each in master.engines() if each.stream == stream and each.state not in ended]
+    return sum(each.stream_version != version for each in engines)
 
 
 def follow(master: MasterClient, streams: Iterable[str], interrupted: threading.Event) -> None:

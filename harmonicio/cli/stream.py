@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from harmonicio.cli import backlog, console, invocation, readiness
 from harmonicio.control.json_codec import as_plain
 from harmonicio.control.messages import BacklogFigures, StreamView
 from harmonicio.control.stream_files import load_streams
-from harmonicio.core.errors import Conflict
+from harmonicio.core.errors import Conflict, Unavailable
 from harmonicio.core.sizes import format_size
 
 app = typer.Typer(no_args_is_help=True)
@@ -26,17 +27,23 @@ def apply(
     file: Path = typer.Argument(help=r"TOML file with a table \[streams.NAME] for each stream."),
     as_json: bool = console.AS_JSON,
 ) -> None:
-    """Declare every stream of a file; what is the same already is left alone."""
+    """Declare every stream of a file; what is the same already is left alone, its engines with the code they loaded."""
     declarations = load_streams(file)
     with invocation.of(context).master(invocation.CHANGING) as master:
+        before = [view.declaration for view in master.streams()]
         declared = [master.declare_stream(each) for each in declarations]
     if as_json:
         console.show_json(declared)
         return
     for each in declared:
-        console.say(
-            f"Stream {each.name!r} is declared: version {each.version}, {console.count(each.engines, 'engine')}."
-        )
+        what = f"version {each.version}, {console.count(each.engines, 'engine')}"
+        if each in before:
+            console.say(
+                f"Stream {each.name!r} has not changed: {what}. They keep the code that they have loaded; "
+                f"to have it loaded anew: harmonicio stream restart {each.name}"
+            )
+        else:
+            console.say(f"Stream {each.name!r} is declared: {what}.")
 
 
 @app.command("ls")
@@ -76,6 +83,27 @@ def scale(
         view = master.scale_stream(name, engines)
     running = f"running now: {view.running}{_not_placed(view)}"
     console.say(f"Stream {name!r} shall have {console.count(view.desired, 'engine')}; {running}.")
+
+
+@app.command("restart")
+def restart(
+    context: typer.Context,
+    name: str = NAME,
+    wait_s: float = typer.Option(readiness.READY_WITHIN_S, min=0.0, help="Seconds to wait until all are replaced."),
+) -> None:
+    """Replace a stream's engines one after another, so that they load their handler as it is now."""
+    with invocation.of(context).master(invocation.CHANGING) as master:
+        version = master.restart_stream(name).declaration.version
+        deadline = time.monotonic() + wait_s
+        while old := readiness.earlier_engines(master, name, version):
+            if time.monotonic() > deadline:
+                raise Unavailable(
+                    f"Stream {name!r} is version {version} now, and {console.count(old, 'engine')} of an earlier one "
+                    "still take messages.",
+                    hint=f"Why: harmonicio stream show {name}",
+                )
+            time.sleep(readiness.POLL_S)
+    console.say(f"Stream {name!r} is version {version} now: no engine of an earlier one takes messages any more.")
 
 
 @app.command("rm")

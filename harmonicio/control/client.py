@@ -125,6 +125,10 @@ class MasterClient(MasterCaller):
     def scale_stream(self, stream: str, engines: int) -> StreamView:
         return self._ask(StreamView, "POST", paths.fill(paths.STREAM_SCALE, stream=stream), EngineCount(engines))
 
+    def restart_stream(self, stream: str) -> StreamView:
+        """Replace a stream's engines one after another: they load their handler anew."""
+        return self._ask(StreamView, "POST", paths.fill(paths.STREAM_RESTART, stream=stream))
+
     def delete_stream(self, stream: str, *, is_forced: bool = False) -> None:
         """Delete a stream; ``is_forced`` deletes messages that wait, too."""
         query = {"force": "true"} if is_forced else None

@@ -288,6 +288,7 @@ class EngineView:
     pid: int = 0
     running: tuple[RunningMessage, ...] = ()
     image: str = ""
+    stream_version: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -388,4 +388,5 @@ class MasterState:
             pid=report.pid,
             running=report.running,
             image=report.image,
+            stream_version=report.stream_version,
         )

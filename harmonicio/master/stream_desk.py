@@ -1,4 +1,4 @@
-"""Where streams are declared, scaled and deleted: one change at a time, each kept before it counts."""
+"""Where streams are declared, scaled, restarted and deleted: one change at a time, each kept before it counts."""
 
 from __future__ import annotations
 
@@ -68,10 +68,7 @@ class StreamDesk:
                 raise Conflict(f"There are {MAX_STREAMS} streams already.", hint="Delete those that nobody uses.")
             declaration = next_declaration(given, current, self._store.last_version(given.name))
             if declaration != current:
-                self._store.put_stream(declaration)
-                self._backlog.declare(declaration)
-                with self._deciding() as now:
-                    self._state.put_stream(declaration, now)
+                self._keep(declaration)
         if current is not None and current.ordered != declaration.ordered:
             # Those that come again get the credit of such a stream.
             self._end_connectors(lambda claims: claims.stream == declaration.name)
@@ -86,6 +83,21 @@ class StreamDesk:
         """
         with self._declaring:
             self.declare(replace(self._declared(stream), engines=engines))
+
+    def restart(self, stream: str) -> None:
+        """Have engines of a stream replaced, which load their handler anew: the same declaration gets a new version.
+
+        Raises:
+            NotFound: the stream is not declared.
+        """
+        with self._declaring:
+            self._keep(replace(self._declared(stream), version=self._store.last_version(stream) + 1))
+
+    def _keep(self, declaration: StreamDeclaration) -> None:
+        self._store.put_stream(declaration)
+        self._backlog.declare(declaration)
+        with self._deciding() as now:
+            self._state.put_stream(declaration, now)
 
     def delete(self, stream: str, *, is_forced: bool) -> None:
         """Forget a stream, its messages and dead letters.

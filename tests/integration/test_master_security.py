@@ -132,6 +132,7 @@ ALLOWED: dict[tuple[str, str], set[Role]] = {
     ("PUT", paths.STREAM): set(),
     ("DELETE", paths.STREAM): set(),
     ("POST", paths.STREAM_SCALE): set(),
+    ("POST", paths.STREAM_RESTART): set(),
     ("POST", paths.LEASES): {Role.SOURCE},
     ("POST", paths.LEASES_RENEW): {Role.SOURCE},
     ("POST", paths.LEASES_RELEASE): {Role.SOURCE},

@@ -90,10 +90,10 @@ def test_a_poison_message_is_found_out_its_63_neighbours_are_processed_and_it_ca
     assert letter["engine"] and letter["stream_version"] == 1
 
     write_handler("taste", MENDED)
-    command("stream", "scale", "s", "0")
-    wait_until(lambda: not cluster.client.stream("s").running, 30, what="the engines to end")
-    command("stream", "apply", str(declared))
-    assert "1 message of stream 's' waits again." in command("dead", "replay", "s", letter["message"])
+    assert "harmonicio stream restart s" in command("stream", "apply", str(declared))
+    assert "Stream 's' is version 2 now" in command("stream", "restart", "s")
+    replayed = command("dead", "replay", "s", letter["message"])
+    assert "1 message of stream 's' waits again." in replayed and "Version 2 of the stream processes them" in replayed
     wait_until(lambda: cluster.client.outcome("s", letter["message"]).state == "done", 30, what="the replay")
     assert lines.read_text().split().count(str(POISON)) == 1
     assert "Stream 's' has no dead letters." in command("dead", "ls", "s")

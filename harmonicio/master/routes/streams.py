@@ -48,6 +48,13 @@ def scale(master: Master, call: Call) -> StreamView:
     return master.stream_view(call.names["stream"])
 
 
+@routes.post(paths.STREAM_RESTART, ADMIN_ONLY, answer=StreamView)
+def restart(master: Master, call: Call) -> StreamView:
+    """Replace a stream's engines one after another, by a new version of the same declaration."""
+    master.streams.restart(call.names["stream"])
+    return master.stream_view(call.names["stream"])
+
+
 @routes.delete(paths.STREAM, ADMIN_ONLY, query=DeleteQuery)
 def delete(master: Master, call: Call) -> None:
     """Delete a stream; refused while messages of it wait or arrive, unless forced."""
