@@ -1,4 +1,4 @@
-"""Texts of others, made fit to stand in a log or on a terminal: nothing in them is obeyed."""
+"""What stands in a log or on a terminal: texts of others, of which nothing is obeyed, and things that are counted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,11 @@ from __future__ import annotations
 def printable(text: str) -> str:
     r"""Return the text with everything that a terminal could obey made visible: ``\x1b``, ``\n`` …"""
     return text if text.isprintable() else "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
+
+
+def counted(number: int, singular: str, plural: str = "") -> str:
+    """Return so many things in words: `1 message`, `2 messages`."""
+    return f"{number} {singular if number == 1 else plural or singular + 's'}"
 
 
 def printable_lines(text: str) -> str:

@@ -22,6 +22,7 @@ from types import TracebackType
 
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Outcome
+from harmonicio.core.printable import counted
 from harmonicio.master.backlog.entry import Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
 
@@ -72,10 +73,11 @@ class Recovery:
 
     def summary(self) -> str:
         """Return in one sentence what was found."""
-        broken = f"{len(self.repairs)} things were repaired" if self.repairs else "nothing had to be repaired"
+        repaired = counted(len(self.repairs), "thing was repaired", "things were repaired")
         return (
-            f"At its start the backlog had {len(self.entries)} messages, {len(self.dead)} dead letters and "
-            f"{len(self.finished)} ids of finished messages; {broken}."
+            f"At its start the backlog had {counted(len(self.entries), 'message')}, "
+            f"{counted(len(self.dead), 'dead letter')} and {counted(len(self.finished), 'id')} of finished messages; "
+            f"{repaired if self.repairs else 'nothing had to be repaired'}."
         )
 
 

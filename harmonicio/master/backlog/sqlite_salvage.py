@@ -25,6 +25,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harmonicio.core.printable import counted
 from harmonicio.master.backlog import sqlite_schema
 from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
 
@@ -113,16 +114,17 @@ def rebuild(index: Path, files: PayloadFiles, why: str) -> list[str]:
         sqlite_schema.prepare(new)
         new.execute("BEGIN")
         counts = {table: _copy(aside / index.name, new, table) for table in _TABLES}
+        lost = _count_lost(new)
         adopted, unknown, unreadable = _adopt(new, files, aside)
         new.execute("COMMIT")
     os.replace(part, index.with_name("rebuilt.sqlite"))
     sync_folder(index.parent)
     take_place(index)
     return [
-        f"The index was damaged ({why}) and was made anew: {counts['entries']} messages and dead letters and "
-        f"{counts['finished']} finished ids were read from it, {adopted} messages were adopted from their payload "
-        f"files, {unknown} payload files told nothing new, {unreadable} could not be read. What was damaged lies in "
-        f"{aside}."
+        f"The index was damaged ({why}) and was made anew. Read from it: {counts['entries']} of messages and dead "
+        f"letters, {counts['finished']} of finished ids; rows of small messages that are known to be lost: {lost}. "
+        f"Payload files: {counted(adopted, 'message was', 'messages were')} adopted from them, {unknown} told nothing "
+        f"new, {unreadable} could not be read. What was damaged lies in {aside}."
     ]
 
 
@@ -155,6 +157,19 @@ def _copy(damaged: Path, new: sqlite3.Connection, table: str) -> int:
                 new.execute(f"INSERT INTO {table} ({columns}) VALUES ({marks})", row)
                 count += 1
     return count
+
+
+def _count_lost(new: sqlite3.Connection) -> int:
+    """Return of how many small messages one of the two rows was read, and the other could not be.
+
+    Where both are lost nothing tells that there was a message.
+    """
+    queries = (
+        "SELECT count(*) FROM payloads WHERE sequence NOT IN (SELECT sequence FROM entries)",
+        f"SELECT count(*) FROM entries WHERE size_bytes <= {sqlite_schema.INLINE_MAX_BYTES}"
+        " AND sequence NOT IN (SELECT sequence FROM payloads)",
+    )
+    return sum(int(new.execute(query).fetchone()[0]) for query in queries)
 
 
 def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:

@@ -17,6 +17,7 @@ from typing import Any
 from harmonicio.control.lone_sqlite import lone_uri
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure
+from harmonicio.core.printable import counted
 from harmonicio.master.backlog.base import Recovery
 from harmonicio.master.backlog.entry import Death, Entry, Finished
 from harmonicio.master.backlog.outcome_codec import encode_death
@@ -140,7 +141,10 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
     for sequence in sizes_bytes:
         files.remove(sequence)
     if sizes_bytes:
-        repairs.append(f"{len(sizes_bytes)} payload files without a message were removed.")
+        repairs.append(
+            counted(len(sizes_bytes), "payload file without a message was", "payload files without a message were")
+            + " removed."
+        )
     rows = connection.execute("SELECT stream, message_id, digest, finished_at, is_shed FROM finished ORDER BY number")
     finished = tuple(Finished(*row, bool(is_shed)) for *row, is_shed in rows)  # type: ignore[call-arg]
     return Recovery(tuple(entries), tuple(dead), finished, tuple(repairs))

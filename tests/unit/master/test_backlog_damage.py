@@ -17,8 +17,8 @@ from benches.disk_calls import Call, Watch, watch_disk
 from harmonicio.core.errors import StorageError
 from harmonicio.master.backlog import sqlite_salvage
 from harmonicio.master.backlog.backlog import Backlog
-from harmonicio.master.backlog.base import StoreLimits
-from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.base import Recovery, StoreLimits
+from harmonicio.master.backlog.entry import Entry, Finished
 from harmonicio.master.backlog.payload_files import PayloadFiles
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.open_store import DONE, OpenStore, Told
@@ -171,7 +171,7 @@ def test_a_payload_file_that_cannot_be_read_is_put_aside_when_the_index_is_lost_
     monkeypatch.setattr(PayloadFiles, "label", fail)
     opened = open_store()
     assert served(opened) == [3, 5, *range(9, 45, 2)]
-    assert "0 payload files told nothing new, 1 could not be read" in opened.recovery.repairs[0]
+    assert "0 told nothing new, 1 could not be read" in opened.recovery.repairs[0]
     assert (folder / "quarantine" / "1" / "7.bin").stat().st_size > LARGE
 
 
@@ -213,8 +213,30 @@ def test_a_start_says_what_it_has_found_also_when_all_is_well(folder: Path) -> N
     assert started() == (counted.format(40, 2, 3, "nothing had to be repaired"),)
     change(folder / "backlog.sqlite", 0, b"\xff" * 100)
     summary, repair = started()
-    assert summary == counted.format(21, 0, 0, "1 things were repaired") and "made anew" in repair
+    assert summary == counted.format(21, 0, 0, "1 thing was repaired") and "made anew" in repair
     assert started() == (counted.format(21, 0, 0, "nothing had to be repaired"),)
+
+
+def test_a_start_counts_in_the_singular_and_the_plural() -> None:
+    entry, finished = Entry("plates", "m1", 1, 5), Finished("plates", "m2", b"", 0.0)
+    assert Recovery((entry,), (entry,), (finished,), ("One.",)).summary() == (
+        "At its start the backlog had 1 message, 1 dead letter and 1 id of finished messages; 1 thing was repaired."
+    )
+    assert "2 messages, 0 dead letters and 2 ids of finished messages; 2 things were repaired" in (
+        Recovery((entry, entry), (), (finished, finished), ("One.", "Two.")).summary()
+    )
+
+
+def test_an_index_that_is_made_anew_says_how_many_rows_are_known_to_be_lost(
+    folder: Path, open_store: Callable[[], OpenStore]
+) -> None:
+    with closing(sqlite3.connect(folder / "backlog.sqlite")) as connection:
+        connection.execute("DELETE FROM payloads WHERE sequence IN (6, 8)")
+        connection.execute("DELETE FROM entries WHERE sequence = 10")
+        connection.commit()
+        (page,) = connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'finished_by_id'").fetchone()
+    change(folder / "backlog.sqlite", (page - 1) * PAGE_BYTES, b"\xff" * PAGE_BYTES)
+    assert "rows of small messages that are known to be lost: 3." in open_store().recovery.repairs[0]
 
 
 def test_a_disk_that_cannot_be_read_is_an_error_and_not_damage(folder: Path) -> None:
@@ -277,7 +299,7 @@ def test_of_several_files_of_one_message_only_the_latest_is_adopted(
     assert [(each.sequence, each.size_bytes) for each in recovery.entries if each.message_id == "again"] == [
         (103, LARGE + 2)
     ]
-    assert "2 payload files told nothing new" in recovery.repairs[0]
+    assert "2 told nothing new" in recovery.repairs[0]
     assert len(list(folder.glob("quarantine/1/10[12].bin"))) == 2
 
 

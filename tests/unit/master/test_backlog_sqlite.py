@@ -249,7 +249,7 @@ def test_files_without_a_message_are_removed_and_strange_ones_are_left(
         (folder / name).write_bytes(b"y" * 10)
     opened = reopen()
     assert sorted(path.name for path in folder.iterdir()) == ["1.bin", "1.bin.old", "99999.bin", "notes.txt"]
-    assert opened.recovery.repairs == ("1 payload files without a message were removed.",)
+    assert opened.recovery.repairs == ("1 payload file without a message was removed.",)
     assert opened.read(opened.recovery.entries[0]) == b"x" * 100_000
 
 
