@@ -93,13 +93,9 @@ class ConnectorSession:
 
     def _begin(self, message: IncomingMessage) -> None:
         """A large payload follows: give it a buffer, or say why not."""
-        if self._draining_s is not None:
-            self._refuse(DRAINING)
-            return
-        most = self.declaration.max_message_bytes
-        if message.size_bytes > most:
-            text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
-            self._refuse(Outcome.rejected(RejectReason.TOO_LARGE, text))
+        refusal = self._refusal_of(message)
+        if refusal is not None:
+            self._refuse(refusal)
             return
         try:
             self._pending = self._backlog.new_payload(self.stream, message.size_bytes, message.id, message.priority)
@@ -107,6 +103,16 @@ class ConnectorSession:
             self._refuse(refusal_of(error))
         else:
             self._link.receive_payload(self._pending.buffer)
+
+    def _refusal_of(self, message: IncomingMessage) -> Outcome | None:
+        """Return why no message like this is taken, whatever its payload."""
+        if self._draining_s is not None:
+            return DRAINING
+        most = self.declaration.max_message_bytes
+        if message.size_bytes <= most:
+            return None
+        text = f"The message has {message.size_bytes} bytes; stream {self.stream!r} takes {most}."
+        return Outcome.rejected(RejectReason.TOO_LARGE, text)
 
     def _refuse(self, refusal: Outcome) -> None:
         """Read the payload and forget it, however large it is: closing would bring it back, and hold up its neighbours.
@@ -121,8 +127,8 @@ class ConnectorSession:
             is_within_credit = self._credit.message_received(message.size_bytes)
         refusal, self._refusal = self._refusal, None
         pending, self._pending = self._pending, None
-        if refusal is None and pending is None and self._draining_s is not None:
-            refusal = DRAINING
+        if refusal is None and pending is None:
+            refusal = self._refusal_of(message)
         if refusal is None and not is_within_credit:
             refusal = Outcome.rejected(RejectReason.NO_CREDIT, "It came without credit.")
         if refusal is None and not message.is_intact:

@@ -363,3 +363,21 @@ def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, back
         worker.wait_for(MessageReceived)
         worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
         wait_until(lambda: backlog.figures("images").done_total == 1)
+
+
+def test_a_small_message_that_is_larger_than_its_stream_takes_is_refused_too(backlog: Backlog) -> None:
+    claims = Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
+    intake = Intake(
+        "127.0.0.1",
+        0,
+        backlog,
+        verify_intake=lambda ticket: claims,
+        verify_engine=lambda worker, engine, ticket: Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine),
+        find_stream=lambda _: replace(STREAM, max_message_bytes=7),
+    )
+    intake.start()
+    with closing(intake), closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(message_prefix("large", 8), b"12345678", message_prefix("small", 7), b"1234567")
+        answers = source.outcomes(2)
+    assert (answers[0].reason, answers[1].kind) == (RejectReason.TOO_LARGE, OutcomeKind.STORED)
