@@ -111,10 +111,10 @@ class MasterHost:
         place = stage.master_service
         return [
             (place, "DataFolder", Folder),
-            (place, "MasterStore", lambda _: self.records),
+            (place, "MasterStore", lambda *_: self.records),
             (place, "TokenBook", Tokens),
             (place, "open_extensions", lambda _: {}),
-            (place, "extension_endpoints", lambda _: []),
+            (place, "extension_endpoints", lambda *_: []),
             (place, "find_outcome", lambda _, declaration, message, size_bytes: self._world.effects.recorded(message)),
             (place, "all_endpoints", list),
             (place, "create_app", lambda master, _: master),
