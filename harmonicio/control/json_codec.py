@@ -34,8 +34,9 @@ def dumps(record: Any) -> bytes:
 
 def as_plain(record: Any) -> Any:
     """Return the record as dicts, lists and plain values."""
-    if dataclasses.is_dataclass(record) and not isinstance(record, type):
-        return {item.name: as_plain(getattr(record, item.name)) for item in dataclasses.fields(record)}
+    kind: Any = type(record)
+    if (fields := _fields(kind)) is not None:
+        return {each.name: as_plain(getattr(record, each.name)) for each in fields}
     if isinstance(record, enum.Enum):
         return record.value
     if isinstance(record, (list, tuple)):
@@ -76,9 +77,29 @@ def _finite(text: str) -> float:
     return number
 
 
+@dataclasses.dataclass(frozen=True, slots=True)
+class _Field:
+    """One field of a record, and what it holds."""
+
+    name: str
+    kind: Any
+    is_required: bool
+
+
 @functools.cache
-def _hints(kind: type) -> dict[str, Any]:
-    return get_type_hints(kind)
+def _fields(kind: Any) -> tuple[_Field, ...] | None:
+    """Return the fields of a record; None where it is none."""
+    if not dataclasses.is_dataclass(kind):
+        return None
+    hints = get_type_hints(kind)
+    return tuple(
+        _Field(
+            item.name,
+            hints[item.name],
+            item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING,
+        )
+        for item in dataclasses.fields(kind)
+    )
 
 
 def _convert(kind: Any, plain: Any, where: str) -> Any:
@@ -94,23 +115,22 @@ def _convert(kind: Any, plain: Any, where: str) -> Any:
     if origin is not None and issubclass(origin, Mapping):
         _expect(isinstance(plain, dict), "an object", where)
         return {key: _convert(get_args(kind)[1], item, f"{where}.{key}") for key, item in plain.items()}
-    if dataclasses.is_dataclass(kind):
-        return _convert_record(kind, plain, where)
+    if (fields := _fields(kind)) is not None:
+        return _convert_record(kind, fields, plain, where)
     if isinstance(kind, type) and issubclass(kind, enum.Enum):
         _expect(plain in [member.value for member in kind], f"one of {[member.value for member in kind]}", where)
         return kind(plain)
     return _convert_scalar(kind, plain, where)
 
 
-def _convert_record(kind: Any, plain: Any, where: str) -> Any:
+def _convert_record(kind: Any, fields: tuple[_Field, ...], plain: Any, where: str) -> Any:
     _expect(isinstance(plain, dict), "an object", where)
-    hints = _hints(kind)
     given = {}
-    for item in dataclasses.fields(kind):
-        if item.name in plain:
-            given[item.name] = _convert(hints[item.name], plain[item.name], f"{where}.{item.name}")
-        elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
-            raise InvalidInput(f"{where}.{item.name} is missing.")
+    for each in fields:
+        if each.name in plain:
+            given[each.name] = _convert(each.kind, plain[each.name], f"{where}.{each.name}")
+        elif each.is_required:
+            raise InvalidInput(f"{where}.{each.name} is missing.")
     return kind(**given)
 
 

@@ -9,8 +9,9 @@ nothing but its seed, so what is found once can be looked at as often as one lik
     make simulate RUNS=10000        many seeds: violations, and hits for each kind of fault and each move of a state
     make simulate SEED=4711         one of them, with the trace of the messages in question
 
-Times are the product's but two: ``RESERVATION_MARGIN_S`` is mostly a few seconds, as schedules draw it, so that
-reservations expire within a run; and ``PARKED_S`` of a connector is longer, which saves a third of all calls.
+Times are the product's but three: ``RESERVATION_MARGIN_S`` is mostly a few seconds, as schedules draw it, so that
+reservations expire within a run; ``PARKED_S`` of a connector and ``TICK_S`` of a worker are longer, which saves half of
+all calls.
 
 What is not simulated: SQLite (``tests/unit/master`` and the chaos tests have that), HTTP and JSON beyond plain
 records, bearer tokens, containers, files of source applications, streaming handlers, TLS.

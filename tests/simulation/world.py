@@ -34,6 +34,8 @@ REST_WITHIN_S = 900.0
 #: How often a connector's own thread looks whether somebody else still waits; by the product's 5 ms every third call
 #: would be one of these.
 PARKED_S = 0.05
+#: Likewise how often a worker looks at its engines; still shorter than any time-out of a message here.
+WORKER_TICK_S = 0.25
 #: For releases, reports and outcomes that are under way when all is at rest.
 LAST_WORDS_S = 5.0
 MASTER = "m"
@@ -164,6 +166,7 @@ class World:
         substitutes = [
             (entry, "RESERVATION_MARGIN_S", self.plan.reservation_margin_s),
             (pump, "PARKED_S", PARKED_S),
+            (stage.worker_service, "TICK_S", WORKER_TICK_S),
             *self.master.substitutes(),
             *worker.substitutes(),
             *engine.substitutes(self),
