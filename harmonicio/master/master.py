@@ -256,9 +256,13 @@ class Master:
         )
 
     def backlog_figures(self) -> tuple[BacklogFigures, ...]:
+        """Return each declared stream's backlog; then those of others that have messages, and must be declared again.
+
+        A deletion that could not be written to the end leaves such messages, or a database of streams that is lost.
+        """
         with self._changed:
-            names = list(self._state.streams())
-        return tuple(self.backlog.figures(name) for name in names)
+            declared = list(self._state.streams())
+        return tuple(self.backlog.figures(name) for name in dict.fromkeys([*declared, *self.backlog.streams()]))
 
     def outcome(self, stream: str, message: str) -> OutcomeView:
         """Return what became of a message that took the backlog.

@@ -175,6 +175,7 @@ class MasterService:
         streams, now = store.streams(), self._clock.monotonic()
         for declaration in streams:
             backlog.declare(declaration)
+        backlog.tell_undeclared()
         tokens = TokenBook(store, self._clock)
         tokens.make_first(self._folder)
         state = MasterState(

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import replace
 
-from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.core.errors import Conflict, StorageError, Unavailable
 from harmonicio.core.lease import Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -106,13 +106,14 @@ class StreamDesk:
             NotFound: it is not declared.
             Conflict: there are messages or dead letters of it, and the deletion is not forced.
             StorageError: it cannot be written; the stream is still there.
+            Unavailable: it is not written yet that its messages are gone; the stream is still there.
         """
         with self._declaring:
             declaration = self._declared(stream)
-            self._backlog.drop_stream(stream, is_forced=is_forced)
             try:
+                self._backlog.drop_stream(stream, is_forced=is_forced)
                 self._store.drop_stream(stream)
-            except StorageError:
+            except (StorageError, Unavailable):
                 self._backlog.declare(declaration)
                 raise
             with self._deciding() as now:

@@ -116,7 +116,7 @@ class BacklogStoreSuite(ABC):
     def test_a_forgotten_message_is_gone(self, reopen: Callable[[], OpenStore], size_bytes: int) -> None:
         opened = reopen()
         entry, other = opened.put(1, b"x" * size_bytes), opened.put(2, b"y" * size_bytes)
-        opened.store.forget(entry)
+        opened.forget(entry)
         opened = reopen()
         assert [found.sequence for found in opened.recovery.entries] == [2]
         assert opened.read(opened.recovery.entries[0]) == b"y" * size_bytes
@@ -323,7 +323,7 @@ class BacklogStoreSuite(ABC):
     def test_what_was_dropped_leaves_no_outcome_and_no_record_behind(self, reopen: Callable[[], OpenStore]) -> None:
         opened = reopen()
         finished, shed = opened.put(1, b"x", message_id="a"), opened.put(2, b"x", message_id="b")
-        opened.store.drop_stream("plates", before_sequence=3)
+        opened.drop_stream("plates", 3)
         opened.put(4, b"x", message_id="a")
         opened.finish(finished)
         opened.shed(shed, Shed("plates", "b", 0, 5, 0.0, "It was full."))
@@ -342,7 +342,7 @@ class BacklogStoreSuite(ABC):
         opened.bury(opened.put(6, b"x"))
         opened.shed(opened.put(7, b"x"), Shed("plates", "m7", 0, 1, 0.0, "The backlog was full."))
         opened.put(8, b"later")
-        opened.store.drop_stream("plates", before_sequence=7)
+        opened.drop_stream("plates", 7)
         opened = reopen()
         assert [entry.sequence for entry in opened.recovery.entries] == [3, 8]
         assert opened.recovery.dead == ()

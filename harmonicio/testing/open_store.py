@@ -84,6 +84,12 @@ class OpenStore:
         outcome = Outcome(OutcomeKind.FAILED, failure=Failure("Shed", record.why, retryable=False))
         self._wait(lambda told: self.store.shed(entry, record, outcome, told))
 
+    def forget(self, entry: Entry) -> None:
+        self._wait(lambda told: self.store.forget(entry, told))
+
+    def drop_stream(self, stream: str, before_sequence: int) -> None:
+        self._wait(lambda told: self.store.drop_stream(stream, before_sequence, told))
+
     def _wait(self, ask: Callable[[Told], None]) -> None:
         told = Told()
         ask(told)

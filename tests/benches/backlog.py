@@ -61,6 +61,12 @@ class HeldStore(MemoryStore):
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
         self._hold(on_done, lambda: super(HeldStore, self).shed(entry, record, outcome, on_done))
 
+    def forget(self, entry: Entry, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).forget(entry, on_done))
+
+    def drop_stream(self, stream: str, before_sequence: int, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).drop_stream(stream, before_sequence, on_done))
+
     def _hold(self, callback: Callback, act: Callable[[], None]) -> None:
         if self.is_holding:
             self.held.append(lambda error: act() if error is None else callback(error))

@@ -205,14 +205,21 @@ class Teller:
 
     def forget(self, name: str) -> None:
         self._notes.note("asked", name, NOWHERE)
-        self.store.forget(self._entries[name])
+        told = Told()
+        self.store.forget(self._entries[name], told)
+        if told.wait() is None:
+            self._notes.note("answered", name)
 
     def drop_stream(self, stream: str) -> None:
-        for name, entry in self._entries.items():
-            if entry.stream == stream:
-                self._notes.note("asked", name, NOWHERE)
+        names = [name for name, entry in self._entries.items() if entry.stream == stream]
+        for name in names:
+            self._notes.note("asked", name, NOWHERE)
         self._sequence += 1
-        self.store.drop_stream(stream, self._sequence)
+        told = Told()
+        self.store.drop_stream(stream, self._sequence, told)
+        if told.wait() is None:
+            for name in names:
+                self._notes.note("answered", name)
 
     def discard(self) -> None:
         """Give up a payload that was arriving in a file."""

@@ -23,7 +23,9 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
+from harmonicio.master.folder import DataFolder
 from harmonicio.master.service import MasterService
+from harmonicio.master.store import MasterStore
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
@@ -138,6 +140,21 @@ def test_a_stream_with_waiting_messages_is_deleted_by_force_only(
     assert admin.streams() == () and admin.backlog() == ()
     with pytest.raises(NotFound):
         admin.delete_stream("plates")
+
+
+def test_messages_of_a_stream_that_is_not_declared_any_more_are_told_of(tmp_path: Path, wait_until: WaitUntil) -> None:
+    with run_master(tmp_path) as service, client_of(service, Role.ADMIN) as admin:
+        admin.declare_stream(PLATES)
+        with closing(dial(service, ask(admin, "s1").backlog.ticket)) as link:
+            put(link, "m1", b"x" * 1_000, wait_until)
+    with closing(DataFolder(tmp_path)) as folder, closing(MasterStore(folder.database)) as store:
+        store.drop_stream("plates")
+    with run_master(tmp_path) as service, client_of(service, Role.ADMIN) as admin:
+        assert [(each.stream, each.ready) for each in admin.backlog()] == [("plates", 1)]
+        assert "Messages of stream 'plates' are kept, which is not declared" in admin.status().recovered[-1]
+        admin.declare_stream(PLATES)
+        admin.delete_stream("plates", is_forced=True)
+        assert admin.backlog() == ()
 
 
 def test_messages_that_wait_survive_a_restart(tmp_path: Path, wait_until: WaitUntil) -> None:

@@ -347,7 +347,7 @@ class LedgerMachine(RuleBasedStateMachine):
         assert all(known.state == "dead" for known in self.known.values())
         self.gauges_agree_with_the_model()
         for stream in STREAMS:
-            self.ledger.drop_stream(stream)
+            self.ledger.drop_stream(stream, self.ledger.draw_sequence())
         budget = self.ledger.books.budget
         assert (budget.messages, budget.used_bytes, budget.section_bytes, budget.dead_bytes) == (0, 0, 0, 0)
 

@@ -256,10 +256,10 @@ class SimulatedStore(BacklogStore):
             self._disk.on_purge(each.message_id)
         self._apply(lambda target: [target.remove(entry.sequence) for entry in entries], on_done)
 
-    def forget(self, entry: Entry) -> None:
-        self._apply(lambda target: target.remove(entry.sequence), None)
+    def forget(self, entry: Entry, on_done: Callback) -> None:
+        self._apply(lambda target: target.remove(entry.sequence), on_done)
 
-    def drop_stream(self, stream: str, before_sequence: int) -> None:
+    def drop_stream(self, stream: str, before_sequence: int, on_done: Callback) -> None:
         def write(target: Content) -> None:
             for sequence, row in list(target.rows.items()):
                 if row.entry.stream == stream and sequence < before_sequence:
@@ -269,7 +269,7 @@ class SimulatedStore(BacklogStore):
                 target.outcomes.pop(key, None)
             target.shed = [record for record in target.shed if record.stream != stream]
 
-        self._apply(write, None)
+        self._apply(write, on_done)
 
     def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
         kept = self._live.outcomes.get((stream, message_id))

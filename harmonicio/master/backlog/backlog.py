@@ -16,6 +16,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
 from harmonicio.core.clock import Clock, SystemClock
@@ -37,6 +38,7 @@ from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.reservations import engine_of
 from harmonicio.master.backlog.subscriptions import OnFinal
 from harmonicio.master.backlog.upkeep import Upkeep
+from harmonicio.master.backlog.written import wait_until_written
 from harmonicio.wire.events import IncomingMessage
 
 _log = logging.getLogger(__name__)
@@ -93,6 +95,15 @@ class Backlog:
     def is_intact(self) -> bool:
         """Whether its threads run, those of the store included."""
         return self._notifier.is_intact and self._store.is_intact
+
+    def tell_undeclared(self) -> None:
+        """All streams that are known have been declared: see that people hear of messages of others."""
+        with self._lock:
+            streams = [each for each in self._ledger.books.streams() if not self._reception.locked_takes(each)]
+        for stream in streams:
+            told = f"Messages of stream {stream!r} are kept, which is not declared: declare it, or then delete it."
+            _log.warning("%s", told)
+            self.recovered += (told,)
 
     def _recover(self) -> None:
         recovery = self._store.recover()
@@ -335,20 +346,27 @@ class Backlog:
             self._ledger.set_policy(declaration.name, RetryPolicy.of(declaration))
             self._reception.locked_declare(declaration.name, declaration.memory_payload_max_bytes)
 
+    def streams(self) -> list[str]:
+        """Return the streams of which there are messages, whether they are declared or not."""
+        with self._lock:
+            return self._ledger.books.streams()
+
     def figures(self, stream: str) -> BacklogFigures:
         with self._lock:
             return self._ledger.books.figures(stream, self._clock.wall())
 
     def drop_stream(self, stream: str, *, is_forced: bool = False) -> None:
-        """A stream is deleted: forget its outcomes, and refuse what still comes for it.
+        """A stream is deleted: forget its outcomes, and refuse what still comes for it until it is declared again.
 
-        Who asked for outcomes gets None.
+        All of it stays known until it is gone from stable storage. Who asked for outcomes gets None then.
 
         Args:
             is_forced: Delete the messages that are to be processed and the dead letters, too.
 
         Raises:
             Conflict: there are messages of it, and the deletion is not forced; nothing has changed.
+            StorageError: it could not be written: what was stored is still there.
+            Unavailable: it is not written yet.
         """
         with self._lock:
             waiting, arriving = self._ledger.books.waiting(stream), self._reception.locked_arriving(stream)
@@ -359,11 +377,21 @@ class Backlog:
                     f"dead letters: {dead}.",
                     hint="End its sources and let the messages be processed, or use force to delete them all.",
                 )
-            self._ledger.drop_stream(stream)
             self._reception.locked_drop_stream(stream)
             before_sequence = self._ledger.draw_sequence()
+        wait_until_written(
+            partial(self._store.drop_stream, stream, before_sequence), partial(self._dropped, stream, before_sequence)
+        )
+
+    def _dropped(self, stream: str, before_sequence: int, error: StorageError | None) -> None:
+        if error is not None:
+            return
+        with self._lock:
+            policy = self._ledger.books.policy(stream)
+            self._ledger.drop_stream(stream, before_sequence)
+            if self._reception.locked_takes(stream):  # It was declared again while the disk was slow.
+                self._ledger.set_policy(stream, policy)
             subscribers = self._clerk.locked_subscribers(stream)
-        self._store.drop_stream(stream, before_sequence)
         for message_id, on_final in subscribers:
             on_final(message_id, None)
         self._notifier.changed(stream)

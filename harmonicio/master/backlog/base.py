@@ -206,7 +206,7 @@ class BacklogStore(ABC):
         """Replace a stored entry by its outcome and by the record of its shedding; likewise."""
 
     @abstractmethod
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry, on_done: Callback) -> None:
         """Remove a stored entry without an outcome."""
 
     @abstractmethod
@@ -214,7 +214,7 @@ class BacklogStore(ABC):
         """Remove dead letters, all or none of them, without an outcome."""
 
     @abstractmethod
-    def drop_stream(self, stream: str, before_sequence: int) -> None:
+    def drop_stream(self, stream: str, before_sequence: int, on_done: Callback) -> None:
         """Remove all of a stream that arrived before this sequence, and all of its outcomes and records."""
 
     @abstractmethod

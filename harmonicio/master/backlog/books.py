@@ -41,14 +41,19 @@ class Books:
         """Return the page on which an entry stands."""
         return self._by_stream[entry.stream]
 
-    def drop(self, stream: str) -> int:
-        """Forget a stream with all of its entries; return how many these were."""
-        book = self._by_stream.get(stream)
-        entries = [] if book is None else list(book.ids.values())
+    def drop(self, stream: str, before_sequence: int) -> int:
+        """Forget a stream with its entries that arrived before this sequence; return how many these were."""
+        book = self.open(stream)
+        entries = [entry for entry in book.ids.values() if entry.sequence < before_sequence]
         for entry in entries:
             self.remove(entry)
-        self._by_stream.pop(stream, None)
+        if not book.ids:
+            del self._by_stream[stream]
         return len(entries)
+
+    def streams(self) -> list[str]:
+        """Return the streams of which there are messages."""
+        return [stream for stream, book in self._by_stream.items() if book.ids]
 
     # ── entries ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -116,8 +116,10 @@ class Ledger:
             return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
         return PutVerdict.NEW, _cause_of_death(entry, book.policy, failure)
 
-    def stored(self, entry: Entry, *, is_dead: bool = False) -> Decision:
-        """Say that the entry is on stable storage, as a dead letter if ``is_dead``."""
+    def stored(self, entry: Entry, *, is_dead: bool = False, is_void: bool = False) -> Decision:
+        """Say that the entry is on stable storage, as a dead letter if ``is_dead``; nobody wants one that is void."""
+        if is_void:
+            self.abandon(entry)
         if entry.state is not State.STORING:
             return Decision(Verdict.LATE, entry)
         self.books.of(entry).stored_total += 1
@@ -317,12 +319,12 @@ class Ledger:
         """Say how the stream's messages are retried from now on."""
         self.books.open(stream).policy = policy
 
-    def drop_stream(self, stream: str) -> int:
-        """Forget a stream with everything in it; return how many messages that were."""
+    def drop_stream(self, stream: str, before_sequence: int) -> int:
+        """Forget a stream with everything that arrived before this sequence; return how many messages that were."""
         if self.books.find(stream) is None:
             return 0
-        self._reservations.end_where(lambda entry: entry.stream == stream)
-        dropped = self.books.drop(stream)
+        self._reservations.end_where(lambda entry: entry.stream == stream and entry.sequence < before_sequence)
+        dropped = self.books.drop(stream, before_sequence)
         self._delays = [item for item in self._delays if item[2].state is State.DELAYED]
         heapify(self._delays)
         self._finished.drop_stream(stream)

@@ -130,9 +130,10 @@ class MemoryStore(BacklogStore):
             while len(self._finished) > self._limits.max_finished_ids:
                 self._finished.popitem(last=False)
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry, on_done: Callback) -> None:
         with self._lock:
             self._remove(entry.sequence)
+        on_done(None)
 
     def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
         with self._lock:
@@ -140,7 +141,7 @@ class MemoryStore(BacklogStore):
                 self._remove(entry.sequence)
         on_done(None)
 
-    def drop_stream(self, stream: str, before_sequence: int) -> None:
+    def drop_stream(self, stream: str, before_sequence: int, on_done: Callback) -> None:
         with self._lock:
             for entry in list(self._entries.values()):
                 if entry.stream == stream and entry.sequence < before_sequence:
@@ -151,6 +152,7 @@ class MemoryStore(BacklogStore):
             kept = [record for record in self._shed if record.stream != stream]
             self._shed.clear()
             self._shed.extend(kept)
+        on_done(None)
 
     def outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
         with self._lock:

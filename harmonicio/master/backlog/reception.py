@@ -76,6 +76,10 @@ class Reception:
         """Take messages of this stream from now on; larger payloads arrive in files."""
         self._memory_payload_max_bytes[stream] = memory_payload_max_bytes
 
+    def locked_takes(self, stream: str) -> bool:
+        """Whether messages of this stream are taken."""
+        return stream in self._memory_payload_max_bytes
+
     def locked_arriving(self, stream: str) -> int:
         """Return how many messages of this stream are being received or stored."""
         return sum(arrival.stream == stream for arrival in self._arrivals)
@@ -201,18 +205,15 @@ class Reception:
             self._clerk.locked_put_ended(is_stored=error is None)
             answers = [answer, *self._also_waiting.pop(entry.sequence, ())]
             if error is None:
-                decision = self._ledger.stored(entry, is_dead=failure is not None)
+                decision = self._ledger.stored(entry, is_dead=failure is not None, is_void=arrival.is_void)
             else:
                 self._ledger.abandon(entry)
-        if decision is None:
-            outcome = Outcome.rejected(RejectReason.STORAGE, str(error))
-        elif decision.verdict is Verdict.LATE:
-            self._store.forget(entry)
-            outcome = _deleted(entry)
-        else:
-            outcome = STORED
-        for each in answers:
-            each(outcome)
+        if decision is not None and decision.verdict is Verdict.LATE:
+            self._store.forget(entry, lambda _: _answer(answers, _deleted(entry)))
+            self._clerk.room_freed()
+            return
+        outcome = STORED if decision is not None else Outcome.rejected(RejectReason.STORAGE, str(error))
+        _answer(answers, outcome)
         if decision is not None and failure is None:
             self._clerk.carry_out([decision])  # What its engine's exit was charged meanwhile may make it a dead letter.
             return
@@ -237,6 +238,11 @@ def _entry(arrival: Arrival, message: IncomingMessage, wall: float) -> Entry:
         is_suspect=message.is_suspect,
         put_at=wall,
     )
+
+
+def _answer(answers: list[Answer], outcome: Outcome) -> None:
+    for each in answers:
+        each(outcome)
 
 
 def refusal_of(error: HarmonicIOError) -> Outcome:

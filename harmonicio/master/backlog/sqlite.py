@@ -54,7 +54,7 @@ from harmonicio.master.backlog.outcome_codec import (
     encode_outcome,
 )
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
-from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Ending, Put
+from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Drop, Ending, Put
 from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
 from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
@@ -266,16 +266,16 @@ class SqliteStore(BacklogStore):
         ending = Ending(entry, encode_outcome(outcome), self._clock.wall(), shed, on_done)
         self._gather(lambda batch: batch.endings.append(ending), on_done)
 
-    def forget(self, entry: Entry) -> None:
+    def forget(self, entry: Entry, on_done: Callback) -> None:
         self._hot.drop(entry.sequence)
-        self._gather(lambda batch: batch.removals.append(entry))
+        self.purge([entry], on_done)
 
     def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
         self._gather(lambda batch: batch.purges.append(Change(entries, on_done)), on_done)
 
-    def drop_stream(self, stream: str, before_sequence: int) -> None:
+    def drop_stream(self, stream: str, before_sequence: int, on_done: Callback) -> None:
         self._hot.drop_stream(stream, before_sequence)
-        self._gather(lambda batch: batch.drops.append((stream, before_sequence)))
+        self._gather(lambda batch: batch.drops.append(Drop(stream, before_sequence, on_done)), on_done)
 
     def prune(self, wall: float) -> None:
         self._files.tidy()

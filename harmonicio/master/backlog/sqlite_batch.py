@@ -49,6 +49,14 @@ class Change(NamedTuple):
     on_done: Callback
 
 
+class Drop(NamedTuple):
+    """All of a stream that arrived before a sequence, and all of its outcomes and records."""
+
+    stream: str
+    before_sequence: int
+    on_done: Callback
+
+
 @dataclass(slots=True, repr=False)
 class Batch:
     """Everything that one transaction writes."""
@@ -59,9 +67,8 @@ class Batch:
     burials: list[Burial] = field(default_factory=list)
     revivals: list[Change] = field(default_factory=list)
     endings: list[Ending] = field(default_factory=list)
-    removals: list[Entry] = field(default_factory=list)
     purges: list[Change] = field(default_factory=list)
-    drops: list[tuple[str, int]] = field(default_factory=list)
+    drops: list[Drop] = field(default_factory=list)
     prune_at: float | None = None
 
     def __bool__(self) -> bool:
@@ -72,7 +79,6 @@ class Batch:
             or self.burials
             or self.revivals
             or self.endings
-            or self.removals
             or self.purges
             or self.drops
             or self.prune_at is not None
@@ -82,7 +88,7 @@ class Batch:
         return (
             f"<Batch of {len(self.puts)} puts, {len(self.updates) + len(self.revisions)} updates, "
             f"{len(self.burials)} burials, {len(self.revivals)} revivals, {len(self.endings)} endings, "
-            f"{len(self.removals) + len(self.purges)} removals, {len(self.drops)} drops>"
+            f"{len(self.purges)} purges, {len(self.drops)} drops>"
         )
 
     def split_puts(self, max_bytes: int) -> list[Put]:
@@ -102,6 +108,7 @@ class Batch:
             *(burial.on_done for burial in self.burials),
             *(ending.on_done for ending in self.endings),
             *(change.on_done for change in (*self.revisions, *self.revivals, *self.purges)),
+            *(drop.on_done for drop in self.drops),
         ]
 
     def entries_updated(self) -> list[Entry]:
@@ -112,7 +119,7 @@ class Batch:
     def entries_removed(self) -> list[Entry]:
         """Return what is not needed once the batch is written, entries of dropped streams aside."""
         purged = (entry for purge in self.purges for entry in purge.entries)
-        return [*(ending.entry for ending in self.endings), *self.removals, *purged]
+        return [*(ending.entry for ending in self.endings), *purged]
 
     def files_put(self) -> list[int]:
         """Return the sequences of new payload files."""
@@ -184,7 +191,7 @@ class BatchWriter:
         self._remove(batch.entries_removed())
         self._add_finished(endings)
         self._add_shed([ending.shed for ending in endings if ending.shed is not None])
-        files = [sequence for drop in batch.drops for sequence in self._drop(*drop)]
+        files = [sequence for drop in batch.drops for sequence in self._drop(drop.stream, drop.before_sequence)]
         if batch.prune_at is not None:
             self._prune(batch.prune_at)
         return files

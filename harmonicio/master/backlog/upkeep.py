@@ -29,7 +29,7 @@ from harmonicio.control.backlog_messages import (
 )
 from harmonicio.control.messages import FailureView, OutcomeView
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import InvalidInput, NotFound, StorageError, Unavailable
+from harmonicio.core.errors import InvalidInput, NotFound, StorageError
 from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Failure
 from harmonicio.master.backlog.base import BacklogStore, Callback
 from harmonicio.master.backlog.clerk import Clerk
@@ -37,9 +37,8 @@ from harmonicio.master.backlog.dead_letters import DeadLetters
 from harmonicio.master.backlog.entry import Death, Entry, Shed, State
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.notifier import Notifier
+from harmonicio.master.backlog.written import wait_until_written
 
-#: How long a change may take to be written until its caller is told to look again.
-WRITTEN_WITHIN_S = 30.0
 #: Of what is dead and says nothing of why.
 _UNKNOWN = Death(Failure("Unknown", "It was being given up, replayed or purged while it was looked at: look again."))
 
@@ -200,7 +199,7 @@ class Upkeep:
         changed = [answer for answer in answers.values() if isinstance(answer, Entry)]
         refused = [NotChanged(message, why) for message, why in answers.items() if isinstance(why, str)]
         if changed:
-            self._write(changed, self._store.revise)
+            wait_until_written(partial(self._store.revise, changed))
         return PriorityChange(len(changed), tuple(refused))
 
     def replay(self, stream: str, choice: DeadChoice) -> DeadChange:
@@ -225,7 +224,7 @@ class Upkeep:
             # One that is not written yet would be written as dead behind the change.
             taken = self._dead.take(entry for entry in entries if not self._clerk.locked_is_burying(entry))
         if taken:
-            self._write(taken, write, partial(self._written, on_written, taken))
+            wait_until_written(partial(write, taken), partial(self._written, on_written, taken))
         changed = {entry.message_id for entry in taken}
         missing = tuple(each for each in dict.fromkeys(choice.messages) if each not in changed)
         return DeadChange(len(taken), missing, following)
@@ -244,24 +243,6 @@ class Upkeep:
     def _error_type(self, entry: Entry) -> str:
         death = self._clerk.kept_death(entry)
         return "" if death is None else death.failure.error_type
-
-    def _write(self, entries: list[Entry], write: Write, on_done: Callback = lambda _: None) -> None:
-        """Have a change written and wait for it; the change goes on if nobody waits any more."""
-        is_over = threading.Event()
-        errors: list[StorageError] = []
-
-        def done(error: StorageError | None) -> None:
-            try:
-                on_done(error)
-            finally:
-                errors.extend([] if error is None else [error])
-                is_over.set()
-
-        write(entries, done)
-        if not is_over.wait(WRITTEN_WITHIN_S):
-            raise Unavailable("The backlog's disk is slow: the change goes on.", hint="Look again in a minute.")
-        if errors:
-            raise errors[0]
 
     def _written(
         self, on_written: Callable[[list[Entry]], None], taken: list[Entry], error: StorageError | None

@@ -249,13 +249,13 @@ def test_a_dropped_stream_gives_everything_back(desk: Desk) -> None:
     held = desk.reserve()
     desk.ledger.fail(desk.reserve(), ERROR, 0.0, 0.5)
     desk.ledger.bury(desk.reserve(), FATAL)
-    assert desk.ledger.drop_stream("plates") == 5
+    assert desk.ledger.drop_stream("plates", desk.ledger.draw_sequence()) == 5
     assert desk.ledger.books.budget.messages == 1 and desk.ledger.books.budget.dead_bytes == 0
     assert desk.ledger.finish(held).verdict is Verdict.LATE
     assert desk.ledger.stored(storing).verdict is Verdict.LATE
     assert desk.ledger.promote(1e9) == set()
     assert desk.put("z", b"anew").state is State.READY
-    assert desk.ledger.drop_stream("nobody") == 0
+    assert desk.ledger.drop_stream("nobody", 1_000) == 0
 
 
 def test_many_small_messages_are_held_and_given_out_in_order() -> None:

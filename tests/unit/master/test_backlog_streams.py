@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -13,13 +15,17 @@ from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, HeldStore,
 from harmonicio.core.errors import (
     Conflict,
     NotFound,
+    StorageError,
+    Unavailable,
 )
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog import written
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.clock import ManualClock
+from harmonicio.testing.open_store import SEVERAL_SECONDS
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
 
@@ -37,6 +43,18 @@ def held() -> Iterator[tuple[Desk, HeldStore]]:
     desk = Desk(store)
     yield desk, store
     desk.backlog.close()
+
+
+@contextmanager
+def dropping(desk: Desk, store: HeldStore) -> Iterator[None]:
+    """Delete the stream; within, the store is about to write that. Raises what the deletion raises."""
+    before = len(store.held)
+    with ThreadPoolExecutor(1) as threads:
+        deletion = threads.submit(desk.backlog.drop_stream, "plates", is_forced=True)
+        wait_until(lambda: len(store.held) > before or deletion.done(), what="the deletion to be written")
+        assert not deletion.done(), "it was answered before it was written"
+        yield
+        deletion.result(SEVERAL_SECONDS)
 
 
 # ── listeners and subscribers ────────────────────────────────────────────────────────────────────────────────────────
@@ -150,8 +168,11 @@ def test_a_dropped_stream_is_gone_with_all_that_was_on_its_way(held: tuple[Desk,
     desk.subscribe("a")
     desk.put("storing")
     arriving = desk.backlog.new_payload("plates", 5)
-    desk.backlog.drop_stream("plates", is_forced=True)
+    with dropping(desk, store):
+        assert (desk.finals, desk.state("a")) == ([], "waiting")
+        store.release()
     assert desk.finals == [("a", None)]
+    assert desk.answers == [STORED], "before it is forgotten for good, nothing is said of what was being stored"
     store.release()
     desk.backlog.put("plates", message("b", b"cells"), arriving, desk.answers.append)
     assert [answer.reason for answer in desk.answers[1:]] == [RejectReason.STORAGE] * 2
@@ -185,6 +206,42 @@ def test_a_stream_with_messages_or_dead_letters_is_dropped_by_force_only(held: t
         desk.backlog.drop_stream("plates")
     desk.backlog.drop_stream("plates", is_forced=True)
     assert desk.state("a") is None
+
+
+def test_a_deletion_that_cannot_be_written_leaves_everything_there(held: tuple[Desk, HeldStore]) -> None:
+    desk, store = held
+    desk.put("a")
+    store.release()
+    desk.subscribe("a")
+    with pytest.raises(StorageError, match="disk is full"), dropping(desk, store):
+        store.release(StorageError("The disk is full."))
+    assert (desk.state("a"), desk.finals) == ("waiting", [])
+    desk.backlog.declare(PLATES)
+    desk.put("b")
+    store.release()
+    assert desk.answers == [STORED, STORED]
+    desk.backlog.close()
+    assert [entry.message_id for entry in store.recover().entries] == ["a", "b"]
+
+
+def test_what_a_stream_got_after_a_slow_deletion_had_begun_stays(
+    held: tuple[Desk, HeldStore], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    desk, store = held
+    monkeypatch.setattr(written, "WRITTEN_WITHIN_S", 0.01)
+    desk.put("a")
+    store.release()
+    with pytest.raises(Unavailable, match="the change goes on"):
+        desk.backlog.drop_stream("plates", is_forced=True)
+    desk.backlog.declare(PLATES)
+    desk.put("b")
+    store.release()
+    assert (desk.state("a"), desk.state("b")) == (None, "waiting")
+    store.is_holding = False
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    assert desk.state("b") == "waiting", "it is treated as its declaration says"
+    desk.backlog.close()
+    assert [entry.message_id for entry in store.recover().entries] == ["b"]
 
 
 def test_nothing_is_taken_for_a_stream_that_is_gone(desk: Desk) -> None:
