@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 
-from harmonicio.core.errors import (
-    StorageError,
-)
+from harmonicio.control.messages import EngineExit
+from harmonicio.core.engine import ExitReason
+from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -118,3 +118,9 @@ def message(
     arrived = IncomingMessage(0, message_id, flags, attempts, 0, priority, len(payload), b"\x80", {}, failure)
     arrived.payload = memoryview(payload)
     return arrived
+
+
+def crash(desk: Desk, engine: str, text: str = "It ended by signal 9.", held: tuple[str, ...] = ("a",)) -> None:
+    """An engine that had the message ends; its controller says so."""
+    desk.backlog.engine_gone(f"{engine}#1")
+    desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, text, held))

@@ -65,7 +65,7 @@ class DeadLetters:
         """Those taken wait again, by what is on stable storage."""
         for entry in self._taken(entries):
             entry.attempts = entry.crashes = entry.times_put_off = 0
-            entry.is_put_off = False
+            entry.is_put_off = entry.is_timed_out = False
             entry.last_words = ""
             self._books.revive(entry)
 

@@ -70,6 +70,7 @@ class Entry:
         is_put_off: Nobody has taken it since an engine's host had no room for it.
         times_put_off: How often that happened, since the master was started.
         engine: Which had it last, and ``last_words``: how an engine ended that had it. Neither outlives the master.
+        is_timed_out: Its last attempt that counted was stopped for taking too long; does not outlive the master.
     """
 
     __slots__ = (
@@ -79,6 +80,7 @@ class Entry:
         "engine",
         "is_put_off",
         "is_suspect",
+        "is_timed_out",
         "last_words",
         "message_id",
         "not_before",
@@ -123,6 +125,7 @@ class Entry:
         self.times_put_off = 0
         self.engine = ""
         self.last_words = ""
+        self.is_timed_out = False
         self.state = State.STORING
 
     def __repr__(self) -> str:

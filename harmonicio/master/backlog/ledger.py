@@ -26,6 +26,7 @@ from harmonicio.core.message import Failure
 from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.budget import LedgerLimits, Refusal
+from harmonicio.master.backlog.cause_of_death import cause_of_death, count
 from harmonicio.master.backlog.entry import (
     FINISHED_KEPT_S,
     Charge,
@@ -110,11 +111,11 @@ class Ledger:
             return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
         charge = self._charges.pop(entry.stream, entry.message_id, now)
         if charge is not None:
-            _count(entry, charge)
+            count(entry, charge)
         self.books.enter(entry)
         if is_given_up:
             return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
-        return PutVerdict.NEW, _cause_of_death(entry, book.policy, failure)
+        return PutVerdict.NEW, cause_of_death(entry, book.policy, failure)
 
     def stored(self, entry: Entry, *, is_dead: bool = False, is_void: bool = False) -> Decision:
         """Say that the entry is on stable storage, as a dead letter if ``is_dead``; nobody wants one that is void."""
@@ -213,6 +214,7 @@ class Ledger:
         if not self._reservations.end(reservation):
             return self._late(entry)
         entry.attempts += 1
+        entry.is_timed_out = False
         if not failure.retryable:
             return self._bury(entry, failure)
         backed_off_s = delay_s(entry.attempts, first_s=BACK_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
@@ -291,7 +293,7 @@ class Ledger:
                 before = self._charges.get(stream, message_id, now)
                 self._charges.put(stream, message_id, charge.after(before), now)
             elif entry.state in (State.STORING, State.READY, State.DELAYED, State.RESERVED):
-                _count(entry, charge)
+                count(entry, charge)
                 decisions.append(self._reconsider(entry))
         return decisions
 
@@ -345,7 +347,7 @@ class Ledger:
     ) -> Decision:
         """Make an entry ready, at once or later, unless its attempts or crashes are used up."""
         book = self.books.of(entry)
-        cause = _cause_of_death(entry, book.policy, failure)
+        cause = cause_of_death(entry, book.policy, failure)
         if cause is not None:
             return self._bury(entry, cause, is_unanswered=failure is None)
         entry.not_before = not_before
@@ -359,7 +361,7 @@ class Ledger:
     def _reconsider(self, entry: Entry) -> Decision:
         """An entry's counters changed where it is: one that nobody holds may be dead by that."""
         if entry.state in (State.READY, State.DELAYED):
-            cause = _cause_of_death(entry, self.books.of(entry).policy, None)
+            cause = cause_of_death(entry, self.books.of(entry).policy, None)
             if cause is not None:
                 return self._bury(entry, cause, is_unanswered=True)
             return Decision(Verdict.READY, entry, True)
@@ -369,23 +371,3 @@ class Ledger:
         self.books.bury(entry)
         self._burying.add(entry.sequence)
         return Decision(Verdict.DEAD, entry, True, failure, is_unanswered)
-
-
-def _count(entry: Entry, charge: Charge) -> None:
-    entry.attempts += charge.attempts
-    entry.crashes += charge.crashes
-    entry.last_words = charge.words
-    if entry.state is not State.RESERVED:
-        entry.engine = charge.engine
-
-
-def _cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) -> Failure | None:
-    """Return why the entry cannot be tried again; None when it can."""
-    last = f" The last one: {entry.last_words}" if entry.last_words else ""
-    if entry.attempts >= policy.max_attempts:
-        text = f"Its handler was stopped for taking too long; {entry.attempts} attempts are used up.{last}"
-        return failure or Failure("TimedOut", text)
-    if entry.crashes >= policy.max_crashes:
-        text = f"Engines that crashed while they handled it: {entry.crashes}.{last}"
-        return failure or Failure("EngineCrashed", text)
-    return None

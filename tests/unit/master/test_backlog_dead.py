@@ -1,4 +1,4 @@
-"""Dead letters: what they say of how a message died, and what people do with them."""
+"""Dead letters: what people do with them."""
 
 from __future__ import annotations
 
@@ -8,18 +8,15 @@ import sqlite3
 import threading
 from collections.abc import Iterator
 from contextlib import closing, suppress
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from benches.backlog import DONE, FATAL, PLATES, Desk, HeldStore
+from benches.backlog import DONE, FATAL, Desk, HeldStore, crash
 from benches.crash_points import CrashPoint
 from benches.disk_calls import Call, watch_disk
 from harmonicio.control.backlog_messages import LISTED_TEXT_LENGTH, MAX_PAGE, DeadChange, DeadChoice
-from harmonicio.control.messages import EngineExit
-from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import InvalidInput, NotFound, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.budget import LedgerLimits
@@ -32,75 +29,12 @@ from harmonicio.testing.open_store import DEATH, OpenStore
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
 
-#: Ends of engines for which no message is to blame.
-INNOCENT = [each for each in ExitReason if each not in (ExitReason.CRASHED, ExitReason.TIMED_OUT)]
-
 
 @pytest.fixture
 def desk() -> Iterator[Desk]:
     desk = Desk(MemoryStore())
     yield desk
     desk.backlog.close()
-
-
-def crash(desk: Desk, engine: str, text: str = "It ended by signal 9.", held: tuple[str, ...] = ("a",)) -> None:
-    """An engine that had the message ends; its controller says so."""
-    desk.backlog.engine_gone(f"{engine}#1")
-    desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, text, held))
-
-
-def test_a_dead_letter_says_how_the_last_engine_ended_and_which_it_was(desk: Desk) -> None:
-    desk.backlog.set_image_finder(lambda engine: f"sha256:{engine}")
-    desk.backlog.declare(replace(PLATES, version=4))
-    desk.put("a")
-    for engine, text in (("e1", "It ended with exit code 3."), ("e2", "It ended by signal 9. Killed: no memory.")):
-        desk.reserve(f"{engine}#1")
-        crash(desk, engine, text)
-    entry = desk.backlog.entry("plates", "a")
-    assert entry is not None
-    death = desk.store.death(entry)
-    assert death is not None
-    assert death.failure.error_type == "EngineCrashed"
-    assert death.failure.text == (
-        "Engines that crashed while they handled it: 2. The last one: It ended by signal 9. Killed: no memory."
-    )
-    assert (death.engine, death.image, death.stream_version) == ("e2", "sha256:e2", 4)
-    assert death.died_at == desk.clock.wall()
-
-
-def test_a_message_that_arrives_after_it_ended_its_engines_is_dead_at_once_and_says_how(desk: Desk) -> None:
-    for engine in ("e1", "e2"):
-        crash(desk, engine)
-    desk.put("a")
-    entry = desk.backlog.entry("plates", "a")
-    assert entry is not None
-    death = desk.store.death(entry)
-    assert death is not None and (death.engine, death.failure.error_type) == ("e2", "EngineCrashed")
-    assert death.failure.text.endswith("it: 2. The last one: It ended by signal 9.")
-
-
-def test_who_has_it_now_is_not_overwritten_by_word_of_an_engine_that_had_it_before(desk: Desk) -> None:
-    desk.put("a")
-    desk.reserve("e1#1")
-    desk.backlog.engine_gone("e1#1")
-    current = desk.reserve("e2#1")
-    crash(desk, "e1")
-    desk.backlog.settle(current, Outcome(OutcomeKind.FAILED, failure=FATAL))
-    entry = desk.backlog.entry("plates", "a")
-    assert entry is not None
-    death = desk.store.death(entry)
-    assert death is not None and (death.engine, death.failure, entry.crashes) == ("e2", FATAL, 1)
-
-
-@pytest.mark.parametrize("reason", INNOCENT)
-def test_an_end_that_is_no_fault_of_a_message_counts_nothing(desk: Desk, reason: ExitReason) -> None:
-    desk.put("a")
-    for _ in range(5):
-        desk.reserve("e1#1")
-        desk.backlog.engine_gone("e1#1")
-        desk.backlog.engine_exited(EngineExit("e1", "plates", reason, held=("a",)))
-    found = desk.backlog.outcome("plates", "a")
-    assert found is not None and (found.state, found.attempts) == ("waiting", 0)
 
 
 # ── replay and purge ─────────────────────────────────────────────────────────────────────────────────────────────────
