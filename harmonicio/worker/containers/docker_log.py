@@ -24,6 +24,8 @@ from harmonicio.control.log_messages import LogPart
 
 #: So many entries are asked for first; most often all that is wanted is among them.
 FEW_ENTRIES = 1_000
+#: No frame is longer: entries are of 16 KiB, of some log drivers 256 KiB. What says more is no Docker engine's log.
+MAX_FRAME_BYTES = 1024**2
 _FRAME_HEADER_BYTES = 8
 _NEVER = 2**63
 _FULL, _PARTIAL = b"F", b"P"
@@ -76,13 +78,17 @@ def entries(chunks: Iterable[bytes]) -> Iterator[LogEntry]:
     """Return the entries in what the Docker engine sends: frames, each with a header (output, length) and a stamp.
 
     Raises:
-        ValueError: it says that it cannot go on.
+        ValueError: it says that it cannot go on, or announces a frame that no Docker engine sends.
     """
     buffer = bytearray()
     for chunk in chunks:
         buffer += chunk
         while len(buffer) >= _FRAME_HEADER_BYTES:
             end = _FRAME_HEADER_BYTES + int.from_bytes(buffer[4:8], "big")
+            if end > MAX_FRAME_BYTES:
+                raise ValueError(
+                    f"The log has an entry of {end} bytes; the Docker engine sends {MAX_FRAME_BYTES} at most."
+                )
             if len(buffer) < end:
                 break
             stamp, _, text = bytes(buffer[_FRAME_HEADER_BYTES:end]).partition(b" ")

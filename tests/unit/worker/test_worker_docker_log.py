@@ -54,6 +54,23 @@ def test_what_the_docker_engine_says_in_between_is_an_error() -> None:
         list(entries([b"\3\0\0\0\0\0\0\x15error log was removed"]))
 
 
+def test_an_entry_longer_than_a_docker_engine_sends_is_refused_before_it_is_gathered() -> None:
+    read = 0
+
+    def endless() -> Iterable[bytes]:
+        nonlocal read
+        yield b"\1\0\0\0\xff\xff\xff\xff"
+        while True:
+            read += 1
+            yield bytes(65536)
+
+    with pytest.raises(ValueError, match="4294967303 bytes"):
+        list(entries(endless()))
+    assert read == 0
+    longest = entry("x" * 262_144, 1)
+    assert list(entries([frames(longest)])) == [longest]
+
+
 def test_each_part_begins_where_the_last_one_ended() -> None:
     log = Container(entry("one\n", 1))
     assert (log.read(), log.read()) == ("one\n", "")
