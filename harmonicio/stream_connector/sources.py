@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Protocol
 
@@ -15,20 +16,20 @@ from harmonicio.core.errors import InvalidInput
 SMALL_FILE_BYTES = 1024**2
 
 
-class PiecewisePayload:
+class PiecewisePayload(ABC):
     """A payload that is read piece by piece when its turn comes."""
 
     __slots__ = ()
 
     size_bytes: int
 
+    @abstractmethod
     def reader(self) -> PieceReader:
         """Return what reads it.
 
         Raises:
             InvalidInput: it cannot be read, or is not any more what was sent.
         """
-        raise NotImplementedError
 
 
 class PieceReader(Protocol):

@@ -35,7 +35,8 @@ class Waitable:
         return self
 
     def is_readable(self) -> bool:
-        raise NotImplementedError
+        """There is nothing to read unless a class says what."""
+        return False
 
     def is_writable(self) -> bool:
         return True

@@ -29,7 +29,7 @@ from harmonicio.control.messages import (
     WorkerReport,
     WorkerWelcome,
 )
-from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, MasterUnavailable
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, MasterUnavailable, NotFound
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.master import Master
 from simulation.loop import Process, Task, check_alive, current, sleep
@@ -194,7 +194,7 @@ class Client:
         self._ask(lambda master, _: master.leave(worker), is_repeatable=False)
 
     def answer_log(self, worker: str, answer: object) -> None:
-        raise NotImplementedError("Nobody reads logs here.")
+        raise NotFound("No logs are kept here.")
 
     def declare_stream(self, declaration: StreamDeclaration) -> StreamDeclaration:
         return self._ask(lambda master, given: master.streams.declare(given), declaration)

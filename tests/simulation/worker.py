@@ -11,6 +11,7 @@ from typing import Any
 
 from harmonicio.control.engine_messages import EngineOrder
 from harmonicio.control.messages import EngineReport, HostLoad
+from harmonicio.core.errors import NotFound
 from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted
 from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
@@ -235,7 +236,7 @@ class Runtime:
             del self._host.handles[engine]
 
     def log_part(self, *_: object) -> Any:
-        raise NotImplementedError("Nobody reads logs here.")
+        raise NotFound("No logs are kept here.")
 
     def close(self) -> None:
         if self._host.listener is self:
