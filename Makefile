@@ -95,8 +95,11 @@ store-faults: install ## the backlog's store killed, refused and without power a
 
 .PHONY: outage
 outage: install ## a master that is away for 10 s and comes back to 200 connectors, and 10,000 idle connections
-	HARMONICIO_TEST_OUTAGE_S=10 HARMONICIO_TEST_CONNECTORS=200 HARMONICIO_TEST_CONNECTIONS=9990 \
-		$(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
+	OUTAGE=full $(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
+
+.PHONY: sizes
+sizes: install ## messages of 2 and 4 GiB, and of a byte more and less
+	SIZES=full $(BIN)/python -m pytest -q -rA --durations=0 tests/integration/test_connector_sizes.py
 
 # What guides the fuzzer by coverage is needed by nobody else, and is installed by its first use.
 .PHONY: fuzz

@@ -28,8 +28,8 @@ def weigh(message):
     return {"size": size, "crc": crc}
 """
 SIZES = [0, 1, *(base + step for base in (JOINED_BYTES, PIECE_BYTES, 2**25) for step in (-1, 0, 1))]
-#: Gigabytes over loopback and into scratch files take minutes, so only who asks for it.
-IS_LONG = bool(os.environ.get("HARMONICIO_TEST_LARGE"))
+#: Gigabytes over loopback and into scratch files take minutes, so only who asks for it: ``make sizes``.
+IS_FULL = os.environ.get("SIZES") == "full"
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_every_size_arrives_whole(cluster: LocalCluster, tmp_path: Path, way: st
             assert delivery.result(60) == {"size": size, "crc": zlib.crc32(payload)}, f"{size} bytes"
 
 
-@pytest.mark.skipif(not IS_LONG, reason="takes minutes and gigabytes; HARMONICIO_TEST_LARGE=1 runs it")
+@pytest.mark.skipif(not IS_FULL, reason="takes minutes and gigabytes; `make sizes` runs it")
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("size", [2**31 - 1, 2**31, 2**31 + 1, 2**32 + 1])
 def test_sizes_around_those_of_numbers_arrive_whole(cluster: LocalCluster, tmp_path: Path, size: int) -> None:

@@ -1,7 +1,4 @@
-"""A master that is away and comes back to a crowd. The short form is for CI; ``make outage`` has the long one.
-
-The environment says how long and how many: HARMONICIO_TEST_OUTAGE_S, …_CONNECTORS, …_CONNECTIONS.
-"""
+"""A master that is away and comes back to a crowd. The short form is for CI; ``make outage`` has the long one."""
 
 from __future__ import annotations
 
@@ -30,10 +27,11 @@ from harmonicio.transport.data_port import MAX_THREADS
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
+IS_FULL = os.environ.get("OUTAGE") == "full"
 #: Ten minutes with all time settings divided by 60 are ten seconds.
-OUTAGE_S = float(os.environ.get("HARMONICIO_TEST_OUTAGE_S", "3"))
-CONNECTORS = int(os.environ.get("HARMONICIO_TEST_CONNECTORS", "60"))
-CONNECTIONS = int(os.environ.get("HARMONICIO_TEST_CONNECTIONS", "2000"))
+OUTAGE_S = 10.0 if IS_FULL else 3.0
+CONNECTORS = 200 if IS_FULL else 60
+CONNECTIONS = 9_990 if IS_FULL else 2_000
 PER_PROCESS = 50
 MESSAGES_EACH, MESSAGE_BYTES = 5, 20_000
 #: Of one process of ours that is not busy with payloads.
