@@ -63,11 +63,15 @@ class Roles:
         """
         return subprocess.Popen(
             [*on, sys.executable, *through, *words],
-            env={**self._environ, **{f"HARMONICIO_{name}": value for name, value in settings.items()}},
+            env=self.environ(**settings),
             stdin=subprocess.PIPE if takes_orders else subprocess.DEVNULL,
             stdout=log,
             stderr=log,
         )
+
+    def environ(self, **settings: str) -> dict[str, str]:
+        """Return the environment of a command, with these settings of its own."""
+        return {**self._environ, **{f"HARMONICIO_{name}": value for name, value in settings.items()}}
 
     @contextmanager
     def running(
