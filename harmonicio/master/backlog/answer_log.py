@@ -1,9 +1,10 @@
-"""What the log says of engines' answers that change nothing: a line for many of them, now and then."""
+"""What the log says of messages that could not be given out or kept: a line for many of them, now and then."""
 
 from __future__ import annotations
 
 import logging
 
+from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Outcome
 from harmonicio.core.printable import one_line
 from harmonicio.master.backlog.entry import Reservation
@@ -18,14 +19,17 @@ MAX_LOGGED_LENGTH = 200
 LATE_LOG_INTERVAL_S = 10.0
 #: One about messages for which engines have no room.
 PUT_OFF_LOG_INTERVAL_S = 60.0
+#: One about payloads that cannot be read.
+UNREADABLE_LOG_INTERVAL_S = 10.0
 
 
 class AnswerLog:
-    """Logs late outcomes, and messages that engines could not keep."""
+    """Logs late outcomes, messages that engines could not keep, and those whose payloads cannot be read."""
 
     def __init__(self) -> None:
         self._late = LogPace(LATE_LOG_INTERVAL_S)
         self._put_off = LogPace(PUT_OFF_LOG_INTERVAL_S)
+        self._unreadable = LogPace(UNREADABLE_LOG_INTERVAL_S)
 
     def __repr__(self) -> str:
         return f"<AnswerLog: late {self._late!r}, put off {self._put_off!r}>"
@@ -56,4 +60,16 @@ class AnswerLog:
                 reservation.entry.size_bytes,
                 engine_of(reservation.holder),
                 one_line(outcome.text)[:MAX_LOGGED_LENGTH],
+            )
+
+    def unreadable(self, reservation: Reservation, error: StorageError, now: float) -> None:
+        """A payload could not be read."""
+        if count := self._unreadable.count(now):
+            _log.error(
+                "Messages cannot be given out: %d; the last was %r of stream %r, which %s: %s",
+                count,
+                reservation.entry.message_id,
+                reservation.entry.stream,
+                "is tried again" if error.retryable else "becomes a dead letter",
+                error,
             )

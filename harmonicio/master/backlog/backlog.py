@@ -46,7 +46,6 @@ _log = logging.getLogger(__name__)
 ARRIVING_MEMORY_BYTES = 256 * 1024**2
 #: An engine that refused a message is not offered it again at once.
 REFUSED_AGAIN_AFTER_S = 0.1
-READ_AGAIN_AFTER_S = 1.0
 
 
 class Backlog:
@@ -235,19 +234,24 @@ class Backlog:
 
         Raises:
             StorageError: it cannot be read. The reservation has ended: a damaged message is a dead letter now, another
-                one is ready again in a second.
+                one is tried again after a pause.
         """
         try:
-            return self._store.read(reservation.entry)
+            payload = self._store.read(reservation.entry)
         except StorageError as error:
-            _log.error("Message %r cannot be given out: %s", reservation.entry.message_id, error)
+            self._answer_log.unreadable(reservation, error, self._clock.monotonic())
             self._clerk.carry_out([self._decide_unreadable(reservation, error)])
             raise
+        if reservation.entry.times_unreadable:
+            with self._lock:
+                self._ledger.has_read(reservation.entry)
+        return payload
 
     def _decide_unreadable(self, reservation: Reservation, error: StorageError) -> Decision:
         with self._lock:
             if error.retryable:
-                return self._ledger.release(reservation, self._clock.monotonic(), READ_AGAIN_AFTER_S)
+                failure = Failure("PayloadUnreadable", error.text)
+                return self._ledger.hold_back(reservation, failure, self._clock.monotonic(), self._random.random())
             failure = Failure("PayloadDamaged", error.text, retryable=False)
             return self._ledger.bury(reservation, failure, is_unanswered=True)
 

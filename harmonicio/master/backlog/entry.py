@@ -69,6 +69,7 @@ class Entry:
         not_before: Monotonic seconds before which it is not given out again.
         is_put_off: Nobody has taken it since an engine's host had no room for it.
         times_put_off: How often that happened, since the master was started.
+        times_unreadable: Tries to read its payload that have failed in a row, and ``unreadable_since``: the first one.
         engine: Which had it last, and ``last_words``: how an engine ended that had it. Neither outlives the master.
         is_timed_out: Its last attempt that counted was stopped for taking too long; does not outlive the master.
     """
@@ -92,6 +93,8 @@ class Entry:
         "state",
         "stream",
         "times_put_off",
+        "times_unreadable",
+        "unreadable_since",
     )
 
     def __init__(
@@ -123,6 +126,8 @@ class Entry:
         self.not_before = 0.0
         self.is_put_off = False
         self.times_put_off = 0
+        self.times_unreadable = 0
+        self.unreadable_since = 0.0
         self.engine = ""
         self.last_words = ""
         self.is_timed_out = False

@@ -47,6 +47,9 @@ MAX_CHARGES = 20_000
 BACK_OFF_FIRST_S = 0.2
 PUT_OFF_FIRST_S = 0.1
 BACK_OFF_MAX_S = 30.0
+#: A payload that cannot be read is given up after so many tries, and not before so long: a share or disk may come back.
+UNREADABLE_TRIES, UNREADABLE_S = 10, 3600.0
+UNREADABLE_FIRST_S, UNREADABLE_MAX_S = 1.0, 60.0
 
 
 class Ledger:
@@ -238,6 +241,27 @@ class Ledger:
         entry.times_put_off += 1
         pause_s = delay_s(entry.times_put_off, first_s=PUT_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
         return self._give_back(entry, now + pause_s)
+
+    def hold_back(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
+        """The payload cannot be read now: it is tried again after pauses that grow, and given up in the end.
+
+        Args:
+            failure: Why it cannot.
+            jitter: A random number in [0, 1), for the pause.
+        """
+        entry = reservation.entry
+        if not entry.times_unreadable:
+            entry.unreadable_since = now
+        entry.times_unreadable += 1
+        if entry.times_unreadable >= UNREADABLE_TRIES and now - entry.unreadable_since >= UNREADABLE_S:
+            entry.times_unreadable = 0
+            return self.bury(reservation, failure, is_unanswered=True)
+        pause_s = delay_s(entry.times_unreadable, first_s=UNREADABLE_FIRST_S, longest_s=UNREADABLE_MAX_S, chance=jitter)
+        return self.release(reservation, now, pause_s)
+
+    def has_read(self, entry: Entry) -> None:
+        """The payload could be read: what failed before does not count any more."""
+        entry.times_unreadable = 0
 
     def recall(self, stream: str) -> None:
         """An engine may have room: make ready what would be the next message if it had not been put off."""

@@ -90,21 +90,29 @@ class PayloadFiles:
     """
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
         #: Files that could not be removed, to be tried again.
         self._left_over: set[Path] = set()
         self._lock = threading.Lock()
 
     def __repr__(self) -> str:
-        return f"<PayloadFiles in {self._folder}>"
+        return f"<PayloadFiles in {self.folder}>"
+
+    @property
+    def is_there(self) -> bool:
+        """Whether the folder has been prepared before, and is not away. Raises OSError."""
+        try:
+            return bool(os.listdir(self.folder))
+        except FileNotFoundError:
+            return False
 
     def prepare(self) -> None:
         """Make the folders. Raises OSError."""
-        self._folder.mkdir(mode=0o700, exist_ok=True)
-        sync_folder(self._folder.parent)
-        for name in {f"{number:02x}" for number in range(_FOLDERS)}.difference(os.listdir(self._folder)):
-            (self._folder / name).mkdir(mode=0o700)
-        sync_folder(self._folder)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        sync_folder(self.folder.parent)
+        for name in {f"{number:02x}" for number in range(_FOLDERS)}.difference(os.listdir(self.folder)):
+            (self.folder / name).mkdir(mode=0o700)
+        sync_folder(self.folder)
 
     def allocate(self, sequence: int, size_bytes: int) -> FilePayload:
         """Return room for a payload. Raises OSError."""
@@ -188,10 +196,12 @@ class PayloadFiles:
                 self._left_over.add(path)
 
     def sizes_bytes(self) -> dict[int, int]:
-        """Return the size of each payload file by its sequence. Raises OSError."""
-        sizes = {}
+        """Return the size of each payload file by its sequence, none without a folder. Raises OSError."""
+        sizes: dict[int, int] = {}
+        if not self.is_there:
+            return sizes
         for number in range(_FOLDERS):
-            with os.scandir(self._folder / f"{number:02x}") as items:
+            with os.scandir(self.folder / f"{number:02x}") as items:
                 for item in items:
                     stem, _, suffix = item.name.partition(".")
                     if suffix == "bin" and stem.isdecimal() and self._path(int(stem)) == Path(item.path):
@@ -199,7 +209,7 @@ class PayloadFiles:
         return sizes
 
     def _path(self, sequence: int) -> Path:
-        return self._folder / f"{sequence // 256 % _FOLDERS:02x}" / f"{sequence}.bin"
+        return self.folder / f"{sequence // 256 % _FOLDERS:02x}" / f"{sequence}.bin"
 
 
 def _chunks(fd: int, size_bytes: int) -> Iterator[memoryview]:

@@ -14,7 +14,6 @@ FOLDER/lock                          held while a process has the store open
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import os
@@ -62,8 +61,6 @@ from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
 _log = logging.getLogger(__name__)
 
 FILE_THREADS = 4
-#: Errors on reading that say nothing of the file.
-_PASSING = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR})
 
 
 class SqliteStore(BacklogStore):
@@ -112,11 +109,11 @@ class SqliteStore(BacklogStore):
         return recovery
 
     def _open_index(self) -> tuple[Recovery, sqlite3.Connection]:
-        self._files.prepare()
         sqlite_salvage.take_place(self._index)
         try:
             return self._open_and_load()
         except DamagedIndex as damage:
+            sqlite_salvage.check_folder(self._files)
             repairs = sqlite_salvage.rebuild(self._index, self._files, str(damage))
         recovery, connection = self._open_and_load()
         return replace(recovery, repairs=(*repairs, *recovery.repairs)), connection
@@ -128,6 +125,8 @@ class SqliteStore(BacklogStore):
             with sqlite_salvage.telling_damage():
                 sqlite_salvage.check(connection, self._index, self._files)
                 sqlite_schema.prepare(connection)
+                sqlite_salvage.check_folder(self._files, connection)
+                self._files.prepare()
                 recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
@@ -318,9 +317,8 @@ class SqliteStore(BacklogStore):
         try:
             return self._files.read(entry)
         except OSError as error:
-            mapped = storage_error(f"read the payload of message {entry.message_id!r}", error)
-            mapped.retryable = error.errno in _PASSING
-            raise mapped from error
+            # A file that is not there, too: the disk or the share that it is on may come back.
+            raise storage_error(f"read the payload of message {entry.message_id!r}", error) from error
 
     def _read_inline(self, entry: Entry) -> PayloadLease:
         row = self._row("SELECT payload FROM payloads WHERE sequence = ?", entry.sequence)

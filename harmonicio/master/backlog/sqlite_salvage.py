@@ -25,6 +25,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from harmonicio.core.errors import StorageError
 from harmonicio.core.printable import counted
 from harmonicio.master.backlog import sqlite_schema
 from harmonicio.master.backlog.payload_files import PayloadFiles, sync_folder
@@ -61,6 +62,31 @@ def check(connection: sqlite3.Connection, index: Path, files: PayloadFiles) -> N
         if found != "ok":
             raise DamagedIndex(found.replace("\n", " "))
     _met(index).unlink(missing_ok=True)
+
+
+def check_folder(files: PayloadFiles, connection: sqlite3.Connection | None = None) -> None:
+    """See that the folder of payloads is there where the index names files in it; without an index it must be.
+
+    An empty one is what a share or a disk leaves that is not mounted. All messages in it would be dead letters.
+
+    Raises:
+        StorageError: it is not there.
+        OSError, sqlite3.Error: that cannot be seen.
+    """
+    if files.is_there:
+        return
+    of_which = "and the index is damaged"
+    if connection is not None:
+        query = f"SELECT count(*) FROM entries WHERE size_bytes > {sqlite_schema.INLINE_MAX_BYTES}"
+        (count,) = connection.execute(query).fetchone()
+        if not count:
+            return
+        of_which = f"of which the index names {counted(count, 'payload')}"
+    raise StorageError(
+        f"The folder {files.folder} is missing, or nothing is in it, {of_which}.",
+        hint="Mount it, or bring it back from where it is, and start again. If what was in it is lost, say so with "
+        f"`mkdir -p {files.folder}/00`: its messages become dead letters then.",
+    )
 
 
 def note_damage(index: Path) -> None:
