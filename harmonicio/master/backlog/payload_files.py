@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import mmap
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -196,7 +197,10 @@ class PayloadFiles:
                 self._left_over.add(path)
 
     def sizes_bytes(self) -> dict[int, int]:
-        """Return the size of each payload file by its sequence, none without a folder. Raises OSError."""
+        """Return the size of each payload file by its sequence, none without a folder. Raises OSError.
+
+        Of one that cannot be looked at it is taken for granted that it is whole: that shows when it is read.
+        """
         sizes: dict[int, int] = {}
         if not self.is_there:
             return sizes
@@ -205,11 +209,19 @@ class PayloadFiles:
                 for item in items:
                     stem, _, suffix = item.name.partition(".")
                     if suffix == "bin" and stem.isdecimal() and self._path(int(stem)) == Path(item.path):
-                        sizes[int(stem)] = item.stat().st_size
+                        sizes[int(stem)] = _size_bytes(item)
         return sizes
 
     def _path(self, sequence: int) -> Path:
         return self.folder / f"{sequence // 256 % _FOLDERS:02x}" / f"{sequence}.bin"
+
+
+def _size_bytes(item: os.DirEntry[str]) -> int:
+    try:
+        return item.stat().st_size
+    except OSError as error:
+        _log.error("Payload file %s cannot be looked at: %s", item.path, error)
+        return sys.maxsize
 
 
 def _chunks(fd: int, size_bytes: int) -> Iterator[memoryview]:

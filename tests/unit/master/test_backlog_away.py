@@ -166,3 +166,24 @@ def test_an_index_without_large_messages_needs_no_folder_of_payloads(
     opened = reopen()
     opened.put(2, PAYLOAD)
     assert [entry.sequence for entry in reopen().recovery.entries] == [1, 2]
+
+
+def test_one_file_that_cannot_be_looked_at_does_not_keep_the_others_from_being_served(
+    tmp_path: Path, reopen: Callable[[], OpenStore]
+) -> None:
+    opened = reopen()
+    for number in (1, 2):
+        opened.put(number, PAYLOAD)
+    opened.store.close()
+    (path,) = tmp_path.glob("backlog/payloads/*/1.bin")
+    elsewhere = tmp_path / "elsewhere.bin"
+    path.rename(elsewhere)
+    path.symlink_to(path)  # It leads to itself: whoever looks at it gets an error.
+    opened = reopen()
+    assert [entry.sequence for entry in opened.recovery.entries] == [1, 2]
+    with pytest.raises(StorageError) as caught:
+        opened.read(opened.recovery.entries[0])
+    assert caught.value.retryable and opened.read(opened.recovery.entries[1]) == PAYLOAD
+    path.unlink()
+    elsewhere.rename(path)
+    assert opened.read(opened.recovery.entries[0]) == PAYLOAD
