@@ -20,6 +20,7 @@ Rules (1 to 3 and 12 of docs/guarantees.md):
 - A message that is rejected again and again is held back a while before it is sent again, others are not; the third
   time it goes to the master only, which keeps it for as long as no engine can take it.
 - Nothing that may wait for an engine goes to the master before what only the master may have and it has room for.
+- A message that cannot be read when its turn comes is held back likewise; it has not left, and others go on.
 - An engine that does not answer a message in time is given up.
 - Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
 
@@ -29,18 +30,16 @@ holds what is to be written next on its connection.
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
 
-from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S, BacklogPause
 from harmonicio.stream_connector.delivery import DeliveryState
-from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel, best_engine
+from harmonicio.stream_connector.held_back import HeldBack
+from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel, Settled, best_engine
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
 from harmonicio.stream_connector.waiting_line import PartedLine
 from harmonicio.wire.frames import Flag
@@ -51,8 +50,6 @@ SEEK_AFTER_S = 0.01
 FEW_MESSAGES = 4
 #: … but later while there is one with nothing to do: it will give credit soon.
 SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
-#: How long a message is held back after its second rejection and, doubled each time, at most.
-HOLD_FIRST_S, HOLD_MAX_S = 0.05, 5.0
 #: What was rejected so often goes to the master only.
 MAX_REJECTIONS = 3
 #: A master that has messages of ours and says nothing for so long is given up.
@@ -62,15 +59,6 @@ HANDLER_TIMEOUT_S, GRACE_S = 600.0, 30.0
 
 _IN_FLIGHT, _WAITING = DeliveryState.IN_FLIGHT, DeliveryState.WAITING
 _SUSPECT, _DEAD = int(Flag.SUSPECT), int(Flag.DEAD)
-
-
-@dataclass(slots=True)
-class Settled:
-    """What has become of a parcel: it is safe, or rejected for good."""
-
-    parcel: Parcel
-    outcome: Outcome
-    is_backlog: bool
 
 
 class Dispatch:
@@ -93,10 +81,9 @@ class Dispatch:
         self.handler_timeout_s = HANDLER_TIMEOUT_S
         self.engines_from = 0.0
         self._patience = Patience(patience_s)
-        self._jitter = jitter
         self._waiting = PartedLine()
         self._for_master = PartedLine()
-        self._held_back: list[tuple[float, int, Parcel]] = []  # A heap by time; the number keeps parcels uncompared.
+        self._held_back = HeldBack(jitter)
         self.pause = BacklogPause()
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
@@ -179,7 +166,7 @@ class Dispatch:
         if self._waiting or self._for_master:
             due_at.append(self.pause.ends_at)
         if self._held_back:
-            due_at.append(self._held_back[0][0])
+            due_at.append(self._held_back.next_at)
         return min((at - now for at in due_at if at > now), default=None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -248,10 +235,32 @@ class Dispatch:
                 parcel.is_for_master = True
                 if not lane.is_backlog:
                     parcel.flags |= _SUSPECT
-            if parcel.trouble:
-                self._settle(parcel, Outcome.rejected(RejectReason.STORAGE, parcel.trouble), lane.is_backlog)
-            else:
-                self._return(parcel)
+            self._put_back(lane, parcel, now)
+
+    def unreadable(self, lane: Lane, now: float) -> None:
+        """The next message that this lane would write cannot be read: it does not hold up what is behind it.
+
+        What was not begun is given out anew; the receiver has not heard of it.
+        """
+        for sequence in [each for each in lane.in_flight if each >= lane.begun]:
+            parcel = lane.in_flight.pop(sequence)
+            lane.credit.message_taken_back(parcel.size_bytes)
+            self._put_back(lane, parcel, now)
+        lane.outbox.clear()
+
+    def _put_back(self, lane: Lane, parcel: Parcel, now: float) -> None:
+        """It was not answered here: send it again; later, if it cannot be read now; never, if it cannot be at all."""
+        if parcel.trouble:
+            self._settle(parcel, Outcome.rejected(RejectReason.STORAGE, parcel.trouble), lane.is_backlog)
+        elif not parcel.is_away:
+            self._return(parcel)
+        else:
+            parcel.is_away = False
+            parcel.absences += 1
+            until = now + self._held_back.until_s(parcel.absences)
+            if self.pause.keeps_order:
+                self.pause.begin(until)
+            self._return(parcel, None if self.pause.keeps_order else until)
 
     def hurry(self) -> None:
         """The connector closes: what waits has less patience from now on."""
@@ -259,7 +268,7 @@ class Dispatch:
 
     def withdraw_all(self) -> list[Parcel]:
         """Give up everything that is not safe; the connector closes."""
-        parcels = [*self._waiting, *self._for_master, *(parcel for _, _, parcel in self._held_back)]
+        parcels = [*self._waiting, *self._for_master, *self._held_back]
         for lane in (*self._engines, *([self._backlog] if self._backlog else [])):
             parcels += lane.in_flight.values()
             lane.in_flight.clear()
@@ -280,8 +289,8 @@ class Dispatch:
     def assign(self, now: float) -> list[Lane]:
         """Give what waits to whoever has credit; return the lanes whose outbox has grown."""
         touched: list[Lane] = []
-        while self._held_back and self._held_back[0][0] <= now:
-            self._line_up(heapq.heappop(self._held_back)[2])
+        for parcel in self._held_back.take(now):
+            self._line_up(parcel)
         if now >= self.pause.ends_at:
             self._for_master.recall()
             self._waiting.recall()
@@ -350,27 +359,19 @@ class Dispatch:
         if outcome.reason is RejectReason.DRAINING:
             lane.is_draining = True
         elif lane.is_backlog and outcome.reason is not RejectReason.CHECKSUM:
-            self._master_refused(parcel, outcome.reason, now)
+            if outcome.reason is RejectReason.BACKLOG_FULL:
+                self.pause.is_full(parcel.size_bytes, now)
+            else:
+                self.pause.begin(now + MASTER_PAUSE_S)
         else:
             parcel.rejections += 1
             if not lane.is_backlog:
                 parcel.refused_by = (*parcel.refused_by, lane)
             parcel.is_for_master |= parcel.rejections >= MAX_REJECTIONS
-            not_before = now + self._hold_s(parcel.rejections)
+            # Somebody else is asked at the second try; what is refused again has time.
+            not_before = now + self._held_back.until_s(parcel.rejections - 1) if parcel.rejections > 1 else now
         self._return(parcel, not_before)
         return False
-
-    def _master_refused(self, parcel: Parcel, reason: RejectReason | None, now: float) -> None:
-        if reason is RejectReason.BACKLOG_FULL:
-            self.pause.is_full(parcel.size_bytes, now)
-        else:
-            self.pause.begin(now + MASTER_PAUSE_S)
-
-    def _hold_s(self, rejections: int) -> float:
-        """Somebody else is asked at the second try; what is refused again has time."""
-        if rejections < 2:
-            return 0.0
-        return delay_s(rejections - 1, first_s=HOLD_FIRST_S, longest_s=HOLD_MAX_S, chance=self._jitter())
 
     def _failed(self, parcel: Parcel, failure: Failure | None) -> None:
         parcel.attempts += 1
@@ -386,7 +387,7 @@ class Dispatch:
         if not_before is None:
             self._line_up(parcel)
         else:
-            heapq.heappush(self._held_back, (not_before, self.resent, parcel))
+            self._held_back.put(parcel, not_before)
 
     def _line_up(self, parcel: Parcel) -> None:
         line = self._for_master if parcel.is_for_master else self._waiting

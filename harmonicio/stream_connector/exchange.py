@@ -15,7 +15,6 @@ import logging
 import math
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterable
 
 from harmonicio.control.messages import LeaseGrant
@@ -33,6 +32,7 @@ from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.pump import Pump
+from harmonicio.stream_connector.room_line import RoomLine
 from harmonicio.stream_connector.settlement import Settlement
 from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived, ResultsReceived
 from harmonicio.wire.sections import subscribe_frame
@@ -58,8 +58,8 @@ class Exchange:
         self._results = settlement.results
         self._peers: dict[Lane, Peer] = {}
         self._refusal: HarmonicIOError | None = None
-        self._room_queue: deque[object] = deque()
-        self._spool_queue: deque[object] = deque()
+        self._room_line = RoomLine(self.pump, lambda: self._is_over)
+        self._spool_line = RoomLine(self.pump, lambda: self._is_over)
         self._offered_at = 0.0
         self._due_at = math.inf
         self._was_wanted = (False, False)
@@ -90,8 +90,9 @@ class Exchange:
         """Wait until the spool has room, in a line of its own: who waits for memory may be what fills the spool."""
         with self.lock:
             self._check_usable()
-            if self._spool_queue or not has_room():
-                self._wait_for_room(self._spool_queue, has_room)
+            if self._spool_line or not has_room():
+                self._spool_line.wait(has_room)
+                self._check_usable()
 
     def has_memory(self, parcel: Parcel) -> bool:
         """Whether its payload may stay in memory beside the spool: half of the budget is for what lies only there."""
@@ -100,8 +101,8 @@ class Exchange:
     def offer(self, parcel: Parcel) -> None:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
         with self.lock:
-            if self._room_queue or not self._dispatch.has_room(parcel.cost_bytes):
-                self._wait_for_room(self._room_queue, lambda: self._dispatch.has_room(parcel.cost_bytes))
+            if self._room_line or not self._dispatch.has_room(parcel.cost_bytes):
+                self._room_line.wait(lambda: self._dispatch.has_room(parcel.cost_bytes))
             self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
@@ -188,17 +189,6 @@ class Exchange:
             raise self._refusal
         return is_done()
 
-    def _wait_for_room(self, queue: deque[object], has_room: Callable[[], bool]) -> None:
-        """First come, first served, so that a large message is not overtaken for ever."""
-        ticket = object()
-        queue.append(ticket)
-        try:
-            self.pump.wait(lambda: self._is_over or (queue[0] is ticket and has_room()))
-        finally:
-            queue.remove(ticket)
-            self.pump.tell_waiters()
-        self._check_usable()
-
     @property
     def _is_over(self) -> bool:
         return self.is_closed or self._refusal is not None
@@ -242,6 +232,18 @@ class Exchange:
         _log.info("The connection to %s ended: %s", peer.lane.name, error)
         self._flush(touched)
         self.on_wanted()
+
+    def peer_stuck(self, peer: Peer) -> None:
+        now = time.monotonic()
+        with self.lock:
+            if self.is_closed:
+                return
+            self._dispatch.unreadable(peer.lane, now)
+            peer.is_stuck = False
+            touched = self._advance(now)
+        for each in {peer, *touched}:
+            self.pump.flush_soon(each)  # Not at once: what comes next may be just as unreadable, and so on.
+        self.tidy()
 
     def next_due_s(self) -> float | None:
         now = time.monotonic()
@@ -325,7 +327,7 @@ class Exchange:
         with self.lock:
             leaving, unlogged = self._settlement.take_untidy()
         self._settlement.tidy(leaving, unlogged)
-        if leaving and self._spool_queue:
+        if leaving and self._spool_line:
             with self.lock:
                 self.pump.tell_waiters()
 

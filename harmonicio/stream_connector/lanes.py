@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections import deque
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure
+from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure, Outcome
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.wire.credit import SenderCredit
 
@@ -35,16 +36,20 @@ class Parcel:
         rejections: How often a receiver did not take it, and others, or the same later, may.
         refused_by: The engines that did not; others are asked first.
         trouble: Why it cannot be sent at all, once that is known.
+        is_away: Whether its payload could not be read just now.
+        absences: How often that was so.
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
     __slots__ = (
+        "absences",
         "attempts",
         "cost_bytes",
         "delivery",
         "entry",
         "failure",
         "flags",
+        "is_away",
         "is_for_master",
         "offered_at",
         "payload",
@@ -65,10 +70,10 @@ class Parcel:
         self.size_bytes = delivery.size_bytes
         self.cost_bytes = max(delivery.size_bytes + len(section), MIN_COST_BYTES)
         self.flags = 0
-        self.attempts = self.rejections = 0
+        self.attempts = self.rejections = self.absences = 0
         self.refused_by: tuple[Lane, ...] = ()
         self.failure: Failure | None = None
-        self.is_for_master = False
+        self.is_for_master = self.is_away = False
         self.offered_at = 0.0
         self.sent_at = 0.0
         self.trouble = ""
@@ -82,6 +87,15 @@ class Parcel:
         self.payload = payload
         self.cost_bytes = STORED_COST_BYTES + len(self.section)
         self.delivery.released = True
+
+
+@dataclass(slots=True)
+class Settled:
+    """What has become of a parcel: it is safe, or rejected for good."""
+
+    parcel: Parcel
+    outcome: Outcome
+    is_backlog: bool
 
 
 class Lane:

@@ -5,12 +5,14 @@ goes on when there is room again. Small messages leave many in one call, large o
 files piece by piece:
 
       lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
-                  └─► file: prefix, then pieces through one kept buffer ──► kernel
+                  ├─► file: prefix, then pieces through one kept buffer ──► kernel
+                  └─► cannot be read: stuck, until the owner has taken it, and what is behind it, back
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import threading
 import time
 from collections import deque
@@ -21,12 +23,14 @@ from enum import Enum
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
-from harmonicio.stream_connector.sources import PieceReader, PiecewisePayload, read_whole
+from harmonicio.stream_connector.sources import PayloadAway, PieceReader, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer
 from harmonicio.wire.connection import message_prefix, prefix_with_section
 from harmonicio.wire.sections import read_message_section
+
+_log = logging.getLogger(__name__)
 
 #: What is written together is gathered up to about this size.
 BATCH_BYTES = 256 * 1024
@@ -49,6 +53,8 @@ class Written(Enum):
     FULL = "full"
     #: There is more to write, and the kernel would take it.
     SOME = "some"
+    #: What is to be written next cannot be read.
+    STUCK = "stuck"
 
 
 class Peer:
@@ -63,6 +69,7 @@ class Peer:
         self.lane = lane
         self.is_blocked = False
         self.is_ended = False
+        self.is_stuck = False
         #: Whether the I/O thread has been told to flush.
         self.is_flush_due = False
         self._checksum_flag = checksum_flag
@@ -99,12 +106,12 @@ class Peer:
 
         Returns:
             FULL or SOME to the one caller who must see to it that the rest is flushed, when the kernel takes more or at
-            once; ALL to everybody else.
+            once, STUCK to the one who must see to it that the outbox is taken back; ALL to everybody else.
 
         Raises:
             ConnectionEnded: the connection broke, or what is being written cannot be read.
         """
-        while self.has_unwritten and not self.is_blocked and not self.is_ended:
+        while self.has_unwritten and not (self.is_blocked or self.is_ended or self.is_stuck):
             if not self._writing.acquire(blocking=False):
                 return Written.ALL  # Whoever writes sees what was added, because they look again after letting go.
             written: Written | None = None
@@ -161,7 +168,7 @@ class Peer:
         except ConnectionEnded as error:
             self._note_unreadable(error)
             raise
-        return Written.ALL
+        return Written.ALL if not self.is_stuck else Written.STUCK
 
     def _gather(self) -> bool:
         """Make ready what is written next; return whether there is something."""
@@ -175,11 +182,16 @@ class Peer:
             joined.append(self._controls.popleft())
         while outbox and size < BATCH_BYTES and self._file is None:
             try:
-                parcel = outbox.popleft()
+                parcel = outbox[0]
+                payload = self._payload(parcel)
+                outbox.popleft()
             except IndexError:
                 break  # The connector closes, and has just withdrawn what was left.
+            except InvalidInput as error:
+                _note_trouble(parcel, error)
+                self.is_stuck = not joined and not gathered  # Else when it is the first of those to be written.
+                break
             self.lane.begun += 1
-            payload = self._payload(parcel)
             joined.append(self._prefix(parcel))
             size += parcel.size_bytes + len(joined[-1])
             if payload is None:
@@ -205,10 +217,10 @@ class Peer:
         if not isinstance(payload, PiecewisePayload):
             whole: Payload = payload
             return whole
-        with _giving_up(parcel):
-            reader = payload.reader()
-            if parcel.size_bytes <= JOINED_BYTES:
-                return read_whole(reader)
+        reader = payload.reader()
+        parcel.is_away = False
+        if parcel.size_bytes <= JOINED_BYTES:
+            return read_whole(reader)
         self._file = _FileProgress(parcel, reader, self._checksum_flag)
         return None
 
@@ -287,12 +299,22 @@ class Peer:
 
 @contextmanager
 def _giving_up(parcel: Parcel) -> Iterator[None]:
-    """What cannot be read is not sent again, and ends the connection, which waits for the rest of it."""
+    """What cannot be read any further ends the connection, which waits for the rest of it."""
     try:
         yield
     except InvalidInput as error:
-        parcel.trouble = error.text
+        _note_trouble(parcel, error)
         raise ConnectionEnded(f"The connection was given up with half a message: {error.text}") from None
+
+
+def _note_trouble(parcel: Parcel, error: InvalidInput) -> None:
+    """What is only away is tried again where it has a name to be found by, in the spool; all else never."""
+    if isinstance(error, PayloadAway) and parcel.entry is not None:
+        if not parcel.absences and not parcel.is_away:
+            _log.warning("%s Message %r waits until it can be.", error.text, parcel.delivery.message_id)
+        parcel.is_away = True
+    else:
+        parcel.trouble = error.text
 
 
 class _FileProgress:

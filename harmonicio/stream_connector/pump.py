@@ -42,6 +42,10 @@ class PumpOwner(Protocol):
 
     def peer_ended(self, peer: Peer, error: HarmonicIOError) -> None: ...
 
+    def peer_stuck(self, peer: Peer) -> None:
+        """What it would write next cannot be read."""
+        ...
+
     def next_due_s(self) -> float | None:
         """Seconds until time alone changes something; called with the lock held."""
         ...
@@ -119,6 +123,8 @@ class Pump:
                 self._request(self._watch, peer)
             elif written is Written.SOME:
                 self.flush_soon(peer)
+            elif written is Written.STUCK:
+                self._owner.peer_stuck(peer)
         except HarmonicIOError as error:
             self.end(peer, error)
 
@@ -269,6 +275,8 @@ class Pump:
             self._watch(peer)
         elif written is Written.SOME:
             self.flush_soon(peer)
+        elif written is Written.STUCK:
+            self._owner.peer_stuck(peer)
 
     def _read(self, peer: Peer) -> None:
         connection = peer.link.connection

@@ -13,9 +13,10 @@ from collections.abc import Callable
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.stream_connector import failures
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
-from harmonicio.stream_connector.dispatch import Dispatch, Settled
+from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.failures import Failures
 from harmonicio.stream_connector.figures import Figures, Tally
+from harmonicio.stream_connector.lanes import Settled
 from harmonicio.stream_connector.results import Results
 from harmonicio.stream_connector.spool.spool import Entry, Spool
 

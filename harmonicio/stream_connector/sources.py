@@ -16,6 +16,10 @@ from harmonicio.core.errors import InvalidInput
 SMALL_FILE_BYTES = 1024**2
 
 
+class PayloadAway(InvalidInput):
+    """A payload cannot be read now, and perhaps later: its share is away, or the disk has not given it back."""
+
+
 class PiecewisePayload(ABC):
     """A payload that is read piece by piece when its turn comes."""
 
@@ -28,7 +32,8 @@ class PiecewisePayload(ABC):
         """Return what reads it.
 
         Raises:
-            InvalidInput: it cannot be read, or is not any more what was sent.
+            PayloadAway: it cannot be read now.
+            InvalidInput: it is not any more what was sent.
         """
 
 
@@ -41,7 +46,8 @@ class PieceReader(Protocol):
         """Read a piece that starts at ``offset``; return its length, which is at most that of the buffer.
 
         Raises:
-            InvalidInput: it has changed, or cannot be read any more.
+            PayloadAway: it cannot be read now.
+            InvalidInput: it has changed.
         """
         ...
 
@@ -52,7 +58,7 @@ class FileSource(PiecewisePayload):
     It must stay as it was when this was made: else its last piece cannot be read, so that nobody gets a mixture.
 
     Raises:
-        InvalidInput: the file cannot be read.
+        PayloadAway: the file cannot be read now.
     """
 
     __slots__ = ("_descriptor", "changed_ns", "path", "size_bytes")
@@ -67,7 +73,7 @@ class FileSource(PiecewisePayload):
             self.size_bytes, self.changed_ns = status.st_size, status.st_mtime_ns
             self._check_kind(status.st_mode)
         except (OSError, ValueError) as error:
-            raise InvalidInput(f"The file {self.path} cannot be sent: {_reason(error)}.") from None
+            raise PayloadAway(f"The file {self.path} cannot be sent: {_reason(error)}.") from None
 
     def __repr__(self) -> str:
         return f"<FileSource {self.path}, {self.size_bytes} bytes>"
@@ -88,7 +94,7 @@ class FileSource(PiecewisePayload):
             count = os.preadv(self._descriptor, [wanted], offset)
             status = os.fstat(self._descriptor)
         except OSError as error:
-            raise InvalidInput(f"The file {self.path} cannot be read any more: {_reason(error)}.") from None
+            raise PayloadAway(f"The file {self.path} cannot be read any more: {_reason(error)}.") from None
         if count == 0:
             raise InvalidInput(
                 f"The file {self.path} became shorter than its {self.size_bytes} bytes while it was sent."

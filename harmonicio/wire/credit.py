@@ -47,6 +47,11 @@ class SenderCredit:
         self.sent_bytes += size_bytes
         return number
 
+    def message_taken_back(self, size_bytes: int) -> None:
+        """The message that was counted last does not leave."""
+        self.sent -= 1
+        self.sent_bytes -= size_bytes
+
     def outcomes_received(self, first: int, last: int) -> None:
         """Count the answers to the messages ``first`` to ``last``.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from harmonicio.core.errors import InvalidInput
-from harmonicio.stream_connector.sources import FileSource, PiecewisePayload
+from harmonicio.stream_connector.sources import FileSource, PayloadAway, PiecewisePayload
 from harmonicio.stream_connector.spool.disk import SegmentFile
 
 
@@ -30,7 +30,7 @@ class SegmentPayload(PiecewisePayload):
         try:
             count = self._file.read_into(wanted, self._offset + offset)
         except OSError as error:
-            raise InvalidInput(f"The spool cannot be read ({self._file.name}): {error.strerror}.") from None
+            raise PayloadAway(f"The spool cannot be read ({self._file.name}): {error.strerror}.") from None
         if not count and len(wanted):
             raise InvalidInput(f"The spool has become shorter ({self._file.name}).")
         return count

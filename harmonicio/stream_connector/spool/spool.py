@@ -252,14 +252,7 @@ class Spool:
             _log.error("The spool %s is damaged: at byte %d %s.", file.name, each.offset, each.what)
             return None
         record = each.record
-        entry = Entry(record, number, each.offset, _payload(record, file, each.payload_offset), is_recovered=True)
-        try:
-            entry.payload.reader()
-        except InvalidInput as error:
-            self._note(number, f"message {record.message_id!r} cannot be sent: {error.text}")
-            _log.error("Message %r is in the spool %s and cannot be sent: %s", record.message_id, file.name, str(error))
-            return None
-        return entry
+        return Entry(record, number, each.offset, _payload(record, file, each.payload_offset), is_recovered=True)
 
     def _broken(self, what: str, error: OSError) -> StorageError:
         return StorageError(

@@ -9,12 +9,11 @@ from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.dispatch import (
     FEW_MESSAGES,
     GRACE_S,
-    HOLD_FIRST_S,
-    HOLD_MAX_S,
     MAX_REJECTIONS,
     SEEK_AFTER_S,
     SEEK_BEYOND_IDLE_S,
 )
+from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
 from harmonicio.stream_connector.lanes import FIRST_MESSAGES
 from harmonicio.wire.outcomes import DONE, STORED
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from harmonicio.core.errors import Conflict, InvalidInput, StorageError
-from harmonicio.stream_connector.sources import read_whole
+from harmonicio.stream_connector.sources import PayloadAway, read_whole
 from harmonicio.stream_connector.spool.book import Book, Drop, PutAside
 from harmonicio.stream_connector.spool.disk import SegmentFile, SpoolDisk
 from harmonicio.stream_connector.spool.records import Draft, Record
@@ -200,10 +200,10 @@ def test_what_was_put_aside_is_tried_again_when_somebody_moves_it_back(tmp_path:
     assert content(spool_at(tmp_path).open()) == {"m": b"image"}
 
 
-def test_a_file_that_changed_or_is_gone_is_put_aside_with_its_name(tmp_path: Path) -> None:
+def test_a_file_that_has_changed_is_told_from_one_that_is_away(tmp_path: Path) -> None:
     spool = spool_at(tmp_path)
     spool.open()
-    for name in ("same", "gone", "changed"):
+    for name in ("same", "away", "changed"):
         path = tmp_path / name
         path.write_bytes(bytes(10))
         record = Record(name, 0, b"", 10, path=os.fsencode(path), changed_ns=path.stat().st_mtime_ns)
@@ -211,15 +211,16 @@ def test_a_file_that_changed_or_is_gone_is_put_aside_with_its_name(tmp_path: Pat
         assert spool.reserve(draft)
         spool.keep(record, draft)
     spool.close()
-    (tmp_path / "gone").unlink()
+    (tmp_path / "away").rename(tmp_path / "elsewhere")
     (tmp_path / "changed").write_bytes(bytes(11))
-    again = spool_at(tmp_path)
-    found = again.open()
-    assert content(found) == {"same": bytes(10)}
-    again.settle([(found[0], "")])
-    assert f"{tmp_path / 'gone'} cannot be sent: No such file" in aside(again)
-    assert f"{tmp_path / 'changed'} has changed since it was sent" in aside(again)
-    again.close()
+    same, away, changed = spool_at(tmp_path).open()
+    assert content([same]) == {"same": bytes(10)}
+    with pytest.raises(PayloadAway, match="away cannot be sent: No such file"):
+        away.payload.reader()
+    with pytest.raises(InvalidInput, match="changed has changed since it was sent"):
+        changed.payload.reader()
+    (tmp_path / "elsewhere").rename(tmp_path / "away")
+    assert content([away]) == {"away": bytes(10)}
 
 
 FULL_DISK = """

@@ -1,0 +1,78 @@
+"""What cannot be read when its turn comes, as the dispatch sees it."""
+
+from __future__ import annotations
+
+from benches.dispatch import Bench
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
+from harmonicio.wire.outcomes import DONE, STORED
+
+
+def test_what_cannot_be_read_is_held_back_and_what_is_behind_it_goes_on_under_the_same_numbers() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=3)
+    first, away, behind = bench.offer(), bench.offer(), bench.offer()
+    engine.outbox.popleft()
+    engine.begun = 1
+    away.is_away = True
+    bench.dispatch.unreadable(engine, bench.now)
+    bench.dispatch.assign(bench.now)
+    assert bench.written(engine) == [behind]
+    assert engine.in_flight == {0: first, 1: behind}
+    bench.dispatch.outcomes_received(engine, 0, 1, DONE, bench.now)
+    bench.wait(HOLD_FIRST_S)
+    assert bench.written(engine) == [away]
+    assert (away.flags, away.is_for_master, bench.dispatch.resent) == (0, False, 0)
+
+
+def test_pauses_grow_to_a_bound_while_it_cannot_be_read() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    away = bench.offer()
+    for _ in range(20):
+        away.is_away = True
+        bench.dispatch.unreadable(engine, bench.now)
+        assert bench.dispatch.assign(bench.now) == []
+        due_s = bench.dispatch.next_due_s(bench.now)
+        assert due_s is not None
+        assert bench.wait(due_s + 1e-6) == [engine]
+    assert 0.9 * HOLD_MAX_S < due_s <= HOLD_MAX_S
+
+
+def test_what_can_never_be_read_comes_to_its_end_and_the_connection_stays() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=2)
+    changed, other = bench.offer(), bench.offer()
+    changed.trouble = "It has changed."
+    bench.dispatch.unreadable(engine, bench.now)
+    bench.dispatch.assign(bench.now)
+    (settled,) = bench.dispatch.take_settled()
+    assert settled.parcel is changed
+    assert settled.outcome == Outcome.rejected(RejectReason.STORAGE, "It has changed.")
+    assert bench.written(engine) == [other]
+    assert bench.dispatch.used_bytes == other.cost_bytes
+
+
+def test_in_an_ordered_stream_nothing_overtakes_what_cannot_be_read() -> None:
+    bench = Bench(patience_s=0.0)
+    bench.dispatch.pause.keeps_order = True
+    master = bench.lane(is_backlog=True, messages=2)
+    away, behind = bench.offer(), bench.offer()
+    away.is_away = True
+    bench.dispatch.unreadable(master, bench.now)
+    assert bench.dispatch.assign(bench.now) == []
+    bench.wait(HOLD_FIRST_S)
+    assert bench.written(master) == [away, behind]
+    bench.answer(master, 0, STORED)
+    assert [each.outcome.kind for each in bench.dispatch.take_settled()] == [OutcomeKind.STORED]
+
+
+def test_a_connection_that_ends_meanwhile_has_nothing_left_to_take_back() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=1)
+    away = bench.offer()
+    away.is_away = True
+    bench.dispatch.lane_closed(engine, bench.now)
+    bench.dispatch.unreadable(engine, bench.now)
+    assert bench.dispatch.waiting == 1
+    assert bench.dispatch.waiting_bytes == away.cost_bytes
