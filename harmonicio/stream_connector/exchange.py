@@ -324,10 +324,8 @@ class Exchange:
         """Do what settling left to do without the lock."""
         if self._settlement.is_tidy:
             return
-        with self.lock:
-            leaving, unlogged = self._settlement.take_untidy()
-        self._settlement.tidy(leaving, unlogged)
-        if leaving and self._spool_line:
+        self._settlement.tidy()
+        if self._spool_line:
             with self.lock:
                 self.pump.tell_waiters()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 
@@ -17,7 +18,7 @@ class Failures:
 
     def __init__(self) -> None:
         self._unheard: list[Delivery] = []
-        self._unlogged: list[Delivery] = []
+        self._unlogged: deque[Delivery] = deque()
 
     def __repr__(self) -> str:
         return f"<Failures: {len(self._unheard)} unheard>"
@@ -40,14 +41,12 @@ class Failures:
         self._unheard = [each for each in left if each.state not in states]
         return [each for each in left if each.state in states]
 
-    def take_unlogged(self) -> list[Delivery]:
-        """Return what is to be logged, once."""
-        unlogged, self._unlogged = self._unlogged, []
-        return unlogged
-
-
-def log(failed: list[Delivery]) -> None:
-    """Log each failure; without the connector's lock."""
-    for delivery in failed:
-        if not delivery.is_awaited:
-            _log.error("%s", delivery.error())
+    def log(self) -> None:
+        """Log each failure once; without the connector's lock."""
+        while self._unlogged:
+            try:
+                delivery = self._unlogged.popleft()
+            except IndexError:
+                return  # Another thread has logged it.
+            if not delivery.is_awaited:
+                _log.error("%s", delivery.error())

@@ -8,10 +8,10 @@ All but :meth:`Settlement.tidy` is called with the connector's lock held.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable
 
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.stream_connector import failures
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_after
 from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.failures import Failures
@@ -35,7 +35,7 @@ class Settlement:
     def __init__(self, spool: Spool | None, *, keeps_outcomes: bool) -> None:
         self._spool = spool
         self._keeps_outcomes = keeps_outcomes
-        self._leaving: list[tuple[Entry, str]] = []
+        self._leaving: deque[tuple[Entry, str]] = deque()
         self.tally = Tally()
         self.results = Results()
         self.failures = Failures()
@@ -95,13 +95,16 @@ class Settlement:
         if self._keeps_outcomes:
             self.failures.add(delivery)
 
-    def take_untidy(self) -> tuple[list[tuple[Entry, str]], list[Delivery]]:
-        """Return what :meth:`tidy` is to do, once."""
-        leaving, self._leaving = self._leaving, []
-        return leaving, self.failures.take_unlogged()
-
-    def tidy(self, leaving: list[tuple[Entry, str]], unlogged: list[Delivery]) -> None:
-        """Let go of what has left the spool, and log failures; without the lock."""
-        if self._spool is not None and leaving:
-            self._spool.settle(leaving)
-        failures.log(unlogged)
+    def tidy(self) -> None:
+        """Let go of what has left the spool, and log failures; without the lock, by any thread, one after another."""
+        while self._spool is not None and self._leaving:
+            try:
+                leaving = self._leaving.popleft()
+            except IndexError:
+                break  # Another thread has it.
+            try:
+                self._spool.settle([leaving])
+            except BaseException:  # Ctrl-C: what is safe must not count as unsafe for that.
+                self._leaving.appendleft(leaving)
+                raise
+        self.failures.log()

@@ -120,13 +120,10 @@ class SpoolDisk:
     def remove(self, number: int) -> None:
         self._path(number).unlink(missing_ok=True)
 
-    def put_aside(self, number: int, text: str, *, is_kept: bool) -> None:
-        """Move a segment away, or only remove it, with a text beside it that says why."""
+    def put_aside(self, number: int, text: str) -> None:
+        """Move a segment away, with a text beside it that says why."""
         self._write_text(self.folder / ASIDE / f"{number:010}.txt", text)
-        if is_kept:
-            os.rename(self._path(number), self.folder / ASIDE / self._path(number).name)
-        else:
-            self.remove(number)
+        os.rename(self._path(number), self.folder / ASIDE / self._path(number).name)
 
     def _write_text(self, path: Path, text: str) -> None:
         path.write_text(text, encoding="utf-8")

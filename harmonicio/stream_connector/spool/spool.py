@@ -17,7 +17,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from weakref import WeakSet
@@ -33,13 +34,14 @@ from harmonicio.stream_connector.spool.records import Damage, Draft, Found, Reco
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Entry:
     """A message in the spool.
 
     Attributes:
         payload: What to send.
         is_recovered: Somebody before this connector put it in, who will not hear what becomes of it.
+        is_settled: Whether its end has been counted.
     """
 
     record: Record
@@ -47,6 +49,7 @@ class Entry:
     offset: int
     payload: PiecewisePayload
     is_recovered: bool
+    is_settled: bool = False
 
 
 class Spool:
@@ -66,6 +69,9 @@ class Spool:
         self._book = Book(max_bytes)
         self._files: dict[int, SegmentFile] = {}
         self._why: dict[int, list[str]] = {}
+        self._unsendable: list[str] = []
+        self._aside_bytes = 0
+        self._instructions: deque[Instruction] = deque()  # what the book has said and is not carried out yet
         self._folder: LockedFolder | None = None
         self._is_open = False
         self._appending = threading.Lock()
@@ -84,6 +90,16 @@ class Spool:
     def kept(self) -> int:
         """How many messages are in it."""
         return self._book.kept
+
+    @property
+    def unsendable(self) -> tuple[str, ...]:
+        """What of it was found damaged or was refused for good since it was opened, so that it is put aside."""
+        return tuple(self._unsendable)
+
+    @property
+    def aside_folder(self) -> Path:
+        """Where that is, each with a text beside it that says what to do."""
+        return self.folder / ASIDE
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -114,8 +130,8 @@ class Spool:
         with self._appending, self._sweeping:
             self._is_open = False
             with self._deciding:
-                instructions = self._book.rest()
-            self._carry_out(instructions)
+                self._instructions += self._book.rest()
+            self._carry_out()
             for file in self._files.values():
                 file.close()
             self._files.clear()
@@ -131,7 +147,18 @@ class Spool:
     # ── putting in ───────────────────────────────────────────────────────────────────────────────────────────────────
 
     def reserve(self, draft: Draft) -> bool:
-        """Reserve room for this; return whether there is."""
+        """Reserve room for this; return whether there is.
+
+        Raises:
+            StorageError: what was put aside fills the disk space of the spool, and only people can say what to do.
+        """
+        if self._aside_bytes >= self._max_bytes:
+            self._measure_aside()  # Somebody may have made room.
+            if self._aside_bytes >= self._max_bytes:
+                raise StorageError(
+                    f"What was put aside takes {self._aside_bytes} bytes, as much as the spool {self.folder} may have.",
+                    hint=f"Look at the texts in {self.aside_folder}; move segments away, or delete what is not needed.",
+                )
         with self._deciding:
             return self._book.reserve(draft.size_bytes)
 
@@ -147,17 +174,19 @@ class Spool:
                 raise InvalidInput("The connector is closed.", hint="Open a new one.")
             with self._deciding:
                 place, instructions = self._book.place(draft.size_bytes)
+                self._instructions += instructions
             try:
                 file = self._written(place, draft)
             except BaseException as error:  # Ctrl-C, too: what is not kept must not be counted, nor leave a hole.
                 with self._deciding:
-                    instructions += self._book.unplace(place, draft.size_bytes)
+                    self._instructions += self._book.unplace(place, draft.size_bytes)
                 if isinstance(error, OSError):
                     raise self._broken("written", error) from None
                 raise
             finally:
-                with self._sweeping:
-                    self._carry_out(instructions)
+                if self._instructions:
+                    with self._sweeping:
+                        self._carry_out()
             turn = self._commit.wrote(file, is_new=place.is_new) if self._is_synced else 0
         payload = _payload(record, file, place.offset + draft.head_bytes)
         entry = Entry(record, place.segment, place.offset, payload, is_recovered=False)
@@ -181,18 +210,23 @@ class Spool:
     def settle(self, settled: Iterable[tuple[Entry, str]]) -> None:
         """These are safe, and kept no longer; or, with a text that says why, they can never be sent.
 
-        Of what can never be sent, that which somebody before left here is put aside: nobody else has it.
+        Of what can never be sent, that which somebody before left here is put aside: nobody else has it. May be called
+        again for the same ones when it was interrupted.
         """
         with self._sweeping:
             for entry, trouble in settled:
                 is_spoilt = bool(trouble) and entry.is_recovered
-                if is_spoilt:
-                    self._note(entry.segment, f"message {entry.record.message_id!r} could not be sent: {trouble}")
                 with self._deciding:
-                    instructions = self._book.settled(entry.segment, is_spoilt=is_spoilt)
-                if not is_spoilt and Drop(entry.segment) not in instructions:
+                    if not entry.is_settled:
+                        if is_spoilt:
+                            self._note(
+                                entry.segment, f"message {entry.record.message_id!r} could not be sent: {trouble}"
+                            )
+                        self._instructions += self._book.settled(entry.segment, is_spoilt=is_spoilt)
+                        entry.is_settled = True
+                if not is_spoilt and Drop(entry.segment) not in self._instructions:
                     self._mark_gone(entry)
-                self._carry_out(instructions)
+                self._carry_out()
 
     def _mark_gone(self, entry: Entry) -> None:
         file = self._files.get(entry.segment)
@@ -202,8 +236,10 @@ class Spool:
         except OSError as error:
             _log.warning("%s", self._broken("written", error))
 
-    def _carry_out(self, instructions: Sequence[Instruction]) -> None:
-        for each in instructions:
+    def _carry_out(self) -> None:
+        """Do what the book has said; what is interrupted is done the next time."""
+        while self._instructions:
+            each = self._instructions[0]
             self._files.pop(each.segment, None)
             try:
                 if isinstance(each, Drop):
@@ -212,25 +248,34 @@ class Spool:
                     self._put_aside(each)
             except OSError as error:
                 _log.warning("%s", self._broken("written", error))
+            self._instructions.popleft()
 
     def _put_aside(self, instruction: PutAside) -> None:
         number = instruction.segment
         lines = [f"{time.strftime('%Y-%m-%d %H:%M:%S%z')} put aside by the connector of {self.folder}"]
-        lines += self._why.pop(number, [])
+        lines += self._why.get(number, [])
         lines.append("To try again what is whole in it, move the segment back when no connector uses the folder.")
-        is_kept = self._disk.aside_bytes() <= self._max_bytes
-        if not is_kept:
-            lines.append("The segment itself was removed: what was put aside before takes as much as the spool may.")
-        self._disk.put_aside(number, "\n".join(lines) + "\n", is_kept=is_kept)
-        _log.warning("Something of the spool cannot be sent; see %s.", self.folder / ASIDE / f"{number:010}.txt")
+        self._disk.put_aside(number, "\n".join(lines) + "\n")
+        self._why.pop(number, None)
+        self._measure_aside()
+        _log.warning("Something of the spool cannot be sent; see %s.", self.aside_folder / f"{number:010}.txt")
+
+    def _measure_aside(self) -> None:
+        try:
+            self._aside_bytes = self._disk.aside_bytes()
+        except OSError as error:
+            _log.warning("%s", self._broken("read", error))
 
     def _note(self, number: int, text: str) -> None:
         self._why.setdefault(number, []).append(text)
+        self._unsendable.append(text)
 
     # ── what was left ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def _recover(self) -> list[Entry]:
         self._book = Book(self._max_bytes, self._disk.next_number())
+        self._unsendable.clear()
+        self._measure_aside()
         entries: list[Entry] = []
         numbers = self._disk.numbers()
         for number in numbers:
@@ -238,11 +283,11 @@ class Spool:
             self._files[number] = file
             found = [entry for each in scan(file.read, file.size_bytes) if (entry := self._taken(number, file, each))]
             is_spoilt = bool(self._why.get(number))
-            instructions = self._book.adopt(
+            self._instructions += self._book.adopt(
                 number, file.size_bytes, len(found), is_spoilt=is_spoilt, is_last=number == numbers[-1]
             )
             with self._sweeping:
-                self._carry_out(instructions)
+                self._carry_out()
             entries += found
         return entries
 

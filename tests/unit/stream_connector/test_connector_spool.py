@@ -223,6 +223,66 @@ def test_a_file_that_has_changed_is_told_from_one_that_is_away(tmp_path: Path) -
     assert content([away]) == {"away": bytes(10)}
 
 
+def test_a_full_folder_of_what_was_put_aside_deletes_nothing_and_refuses_what_is_new(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path, max_bytes=100_000)
+    for number in range(3):
+        spool.open()
+        assert spool.reserve(draft := Draft(record := Record(f"m-{number}", 0, b"", 45_000), bytes(45_000)))
+        spool.keep(record, draft)
+        spool.close()
+        again = spool_at(tmp_path, max_bytes=100_000)
+        again.settle([(each, "too large") for each in again.open()])
+        again.close()
+        spool = spool_at(tmp_path, max_bytes=100_000)
+    kept = sorted((spool.folder / "aside").glob("*.segment"))
+    assert len(kept) == 3, "nobody else has these messages"
+    spool.open()
+    with pytest.raises(StorageError, match="put aside takes") as caught:
+        spool.reserve(draft)
+    assert str(spool.folder / "aside") in str(caught.value)
+    for each in kept:
+        each.unlink()
+    assert spool.reserve(draft), "there is room as soon as somebody has made some"
+
+
+def test_it_tells_what_it_cannot_send(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path)
+    spool.open()
+    entries = [put(spool, f"m-{number}", bytes([number]) * 1000) for number in range(3)]
+    spool.close()
+    (path,) = segments(spool)
+    damaged = bytearray(path.read_bytes())
+    damaged[entries[1].offset + 500] ^= 1
+    path.write_bytes(damaged)
+    again = spool_at(tmp_path)
+    first, last = again.open()
+    assert len(again.unsendable) == 1
+    again.settle([(first, "too large"), (last, "")])
+    assert again.unsendable == (
+        f"at byte {entries[1].offset} the payload of message 'm-1' is damaged",
+        "message 'm-0' could not be sent: too large",
+    )
+
+
+@pytest.mark.parametrize("name", ["mark_gone", "remove"])
+def test_what_is_interrupted_while_it_is_let_go_of_is_let_go_of_the_next_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    spool = spool_at(tmp_path, max_bytes=64 * 64 * 1024)
+    spool.open()
+    first, second = put(spool, "first", bytes(60_000)), put(spool, "second", bytes(60_000))
+    leaving = [(first, ""), (second, "")]
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(SpoolDisk, name, interrupt)
+        spool.settle(leaving)
+    spool.settle(leaving)
+    assert spool.close() == 0
+    assert segments(spool) == []
+
+
 FULL_DISK = """
 import resource, sys
 from pathlib import Path
