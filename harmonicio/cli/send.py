@@ -90,13 +90,18 @@ def run(
             _send(connector, files, deliveries, priority, is_result_wanted, is_shown=not as_json)
     except (KeyboardInterrupt, HarmonicIOError) as error:
         if isinstance(error, HarmonicIOError) and not any(each.is_safe for each in deliveries):
+            error.hint = f"{error.hint} {connector.spool_trouble}".strip()
             raise
         stopped = error
     rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
     _show(rows, as_json)
     spooled = connector.figures().spooled
+    trouble = connector.spool_trouble
     if stopped is not None:
-        _tell(stopped, f"{_trouble_before(stopped)} {_what_is_safe(rows, folder, spooled)}".lstrip(), timeout_s)
+        texts = (_trouble_before(stopped), _what_is_safe(rows, folder, spooled), trouble)
+        _tell(stopped, " ".join(filter(None, texts)), timeout_s)
+    if trouble:
+        raise StorageError(trouble)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
     if spooled:
@@ -112,6 +117,7 @@ def _send(
     *,
     is_shown: bool,
 ) -> None:
+    is_shown = is_shown and bool(files)  # Else only what is in the spool is sent, which has no bar.
     with Progress("queued", len(files), is_shown=is_shown) as progress:
         for path in files:
             deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))

@@ -332,6 +332,11 @@ class StreamConnector:
         """Seconds for which neither the master nor an engine could be reached; may be asked in a signal handler."""
         return 0.0 if self._exchange.has_connections else self._leasing.away_s
 
+    @property
+    def spool_trouble(self) -> str:
+        """What somebody before left in the spool and can never be sent, and what to do; empty when there is nothing."""
+        return "" if self._spool is None else self._spool.trouble
+
     def _raise_unheard(self, *states: DeliveryState) -> None:
         """Raise the first failure that nobody has awaited; all of them have been logged."""
         unheard = self._exchange.take_unheard(*states)

@@ -199,6 +199,55 @@ def test_what_stays_in_the_spool_is_not_called_arrived(files: list[str], capsys:
     assert said.startswith("error: The time of 0.3 s is up. Of earlier ones, 2 messages stay in the spool spool; the")
 
 
+def damage(spool: Path, what: bytes) -> None:
+    """Flip a bit of a payload that a source has left in its spool."""
+    (segment,) = spool.rglob("*.segment")
+    content = segment.read_bytes()
+    segment.write_bytes(content.replace(what, bytes([what[0] ^ 1]) + what[1:]))
+
+
+@pytest.fixture
+def left_behind(absent: str, files: list[str]) -> Path:
+    """A spool with two files that could not be sent."""
+    assert main(["--master", absent, "send", "plates", *files, "--spool", "spool", "--timeout-s", "0.3"]) == 1
+    return Path("spool")
+
+
+def test_what_of_the_spool_cannot_be_sent_is_named_and_ends_with_an_error(
+    left_behind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    damage(left_behind, b"first")
+    with LocalCluster(tmp_path / "second") as cluster:
+        monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "second"))
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", cluster.url)
+        cluster.declare(StreamDeclaration("plates", handler="harmonicio.engine.echo", engines=0))
+        capsys.readouterr()
+        assert main(["send", "plates", "--spool", "spool"]) == 1
+        said = capsys.readouterr().err.splitlines()[-1]
+        assert "error: 1 message of the spool cannot be sent and is put aside: " in said
+        assert "is damaged" in said
+        assert "See the texts in spool/plates/aside" in said
+        assert cluster.client.stream("plates").backlog.stored_total == 1
+        assert main(["send", "plates", "--spool", "spool"]) == 0, "it was said once"
+
+
+def test_what_of_the_spool_is_refused_is_named_with_what_to_do(
+    left_behind: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert left_behind.is_dir()
+    with LocalCluster(tmp_path / "second") as cluster:
+        monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "second"))
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", cluster.url)
+        cluster.declare(StreamDeclaration("plates", handler="harmonicio.engine.echo", engines=0, max_message_bytes=5))
+        capsys.readouterr()
+        assert main(["send", "plates", "a.tif", "--no-result", "--spool", "spool"]) == 1
+        written = capsys.readouterr()
+        assert "stored" in written.out
+        assert "1 message of the spool cannot be sent and is put aside: " in written.err
+        assert "at most 5" in written.err
+        assert "See the texts in spool/plates/aside" in written.err
+
+
 @pytest.mark.usefixtures("absent")
 def test_a_full_disk_is_named_also_when_the_time_is_up_after_that(
     files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

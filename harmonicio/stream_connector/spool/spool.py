@@ -33,6 +33,9 @@ from harmonicio.stream_connector.spool.records import Damage, Draft, Found, Reco
 
 _log = logging.getLogger(__name__)
 
+#: So many of what cannot be sent are in one text; the log has all.
+_NAMED = 3
+
 
 @dataclass(slots=True, eq=False)
 class Entry:
@@ -95,6 +98,22 @@ class Spool:
     def unsendable(self) -> tuple[str, ...]:
         """What of it was found damaged or was refused for good since it was opened, so that it is put aside."""
         return tuple(self._unsendable)
+
+    @property
+    def trouble(self) -> str:
+        """The same in one text, with what to do; empty when there is nothing."""
+        if not self._unsendable:
+            return ""
+        named = "; ".join(self._unsendable[:_NAMED])
+        count = len(self._unsendable)
+        more = f"; and {count - _NAMED} more" if count > _NAMED else ""
+        messages = (
+            "1 message of the spool cannot be sent and is"
+            if count == 1
+            else f"{count} messages of the spool cannot be sent and are"
+        )
+        todo = "mend what they name and move the segments back, or delete them"
+        return f"{messages} put aside: {named}{more}. See the texts in {self.aside_folder}: {todo}."
 
     @property
     def aside_folder(self) -> Path:

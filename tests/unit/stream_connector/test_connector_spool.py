@@ -224,25 +224,24 @@ def test_a_file_that_has_changed_is_told_from_one_that_is_away(tmp_path: Path) -
 
 
 def test_a_full_folder_of_what_was_put_aside_deletes_nothing_and_refuses_what_is_new(tmp_path: Path) -> None:
+    for number in range(4):
+        before = spool_at(tmp_path)
+        before.open()
+        put(before, f"m-{number}", bytes(45_000))
+        before.close()
+        after = spool_at(tmp_path, max_bytes=100_000)
+        after.settle([(each, "too large") for each in after.open()])
+        after.close()
     spool = spool_at(tmp_path, max_bytes=100_000)
-    for number in range(3):
-        spool.open()
-        assert spool.reserve(draft := Draft(record := Record(f"m-{number}", 0, b"", 45_000), bytes(45_000)))
-        spool.keep(record, draft)
-        spool.close()
-        again = spool_at(tmp_path, max_bytes=100_000)
-        again.settle([(each, "too large") for each in again.open()])
-        again.close()
-        spool = spool_at(tmp_path, max_bytes=100_000)
-    kept = sorted((spool.folder / "aside").glob("*.segment"))
-    assert len(kept) == 3, "nobody else has these messages"
     spool.open()
+    kept = sorted(spool.aside_folder.glob("*.segment"))
+    assert len(kept) == 4, "nobody else has these messages"
     with pytest.raises(StorageError, match="put aside takes") as caught:
-        spool.reserve(draft)
-    assert str(spool.folder / "aside") in str(caught.value)
+        put(spool, "new", b"image")
+    assert str(spool.aside_folder) in str(caught.value)
     for each in kept:
         each.unlink()
-    assert spool.reserve(draft), "there is room as soon as somebody has made some"
+    put(spool, "new", b"image")
 
 
 def test_it_tells_what_it_cannot_send(tmp_path: Path) -> None:
