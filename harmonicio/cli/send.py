@@ -31,6 +31,7 @@ from harmonicio.core.roles import Role
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.progress import Progress
+from harmonicio.stream_connector.sources import identity_of
 
 INTERRUPTED, TERMINATED = 130, 143
 #: How long SIGTERM leaves for what is under way; less where a spool keeps it.
@@ -87,7 +88,8 @@ def run(
             connector,
             _flushed_when_terminated(connector, TERMINATED_WITHIN_S if folder is None else SPOOLED_WITHIN_S),
         ):
-            _send(connector, files, deliveries, priority, is_result_wanted, is_shown=not as_json)
+            outgoing = _send_files(connector, files, priority, has_spool=folder is not None)
+            _send(connector, outgoing, len(files), deliveries, is_result_wanted, is_shown=not as_json)
     except (KeyboardInterrupt, HarmonicIOError) as error:
         if isinstance(error, HarmonicIOError) and not any(each.is_safe for each in deliveries):
             error.hint = f"{error.hint} {connector.spool_trouble}".strip()
@@ -108,21 +110,30 @@ def run(
         raise OutcomeTimeout(_what_is_safe(rows, folder, spooled))
 
 
+def _send_files(
+    connector: StreamConnector, files: Sequence[Path], priority: int, *, has_spool: bool
+) -> Iterator[Delivery]:
+    """Send each file; with a spool under an id by which a file that is sent again is recognised."""
+    for path in files:
+        message_id = identity_of(path) if has_spool else None
+        yield connector.send_file(path, metadata={"name": path.name}, priority=priority, message_id=message_id)
+
+
 def _send(
     connector: StreamConnector,
-    files: Sequence[Path],
+    outgoing: Iterator[Delivery],
+    count: int,
     deliveries: list[Delivery],
-    priority: int,
     is_result_wanted: bool,
     *,
     is_shown: bool,
 ) -> None:
-    is_shown = is_shown and bool(files)  # Else only what is in the spool is sent, which has no bar.
-    with Progress("queued", len(files), is_shown=is_shown) as progress:
-        for path in files:
-            deliveries.append(connector.send_file(path, metadata={"name": path.name}, priority=priority))
+    is_shown = is_shown and bool(count)  # Else only what is in the spool is sent, which has no bar.
+    with Progress("queued", count, is_shown=is_shown) as progress:
+        for delivery in outgoing:
+            deliveries.append(delivery)
             progress.advance()
-    with Progress("processed" if is_result_wanted else "safe", len(files), is_shown=is_shown) as progress:
+    with Progress("processed" if is_result_wanted else "safe", count, is_shown=is_shown) as progress:
         for delivery in deliveries:
             _await(connector, delivery, is_result_wanted)
             progress.advance()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import stat
 from abc import ABC, abstractmethod
@@ -109,6 +110,24 @@ class FileSource(PiecewisePayload):
     def __del__(self) -> None:
         if self._descriptor >= 0:
             os.close(self._descriptor)
+
+
+def identity_of(path: Path | str) -> str:
+    """Return a message id for a file: the same as long as its full name, its size and its last change are.
+
+    Two files that differ have the same one only if both their full names (on two hosts, say) and times are the same:
+    then the second is refused, because an id stands for one content.
+
+    Raises:
+        InvalidInput: nothing can be said of the file.
+    """
+    try:
+        status = os.stat(path)
+        name = os.fsencode(os.path.realpath(path))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"The file {path} cannot be sent: {_reason(error)}.") from None
+    told = b"%d %d %s" % (status.st_size, status.st_mtime_ns, name)
+    return f"file-{hashlib.blake2b(told, digest_size=16).hexdigest()}"
 
 
 def file_payload(path: Path | str) -> Payload | FileSource:

@@ -199,6 +199,22 @@ def test_what_stays_in_the_spool_is_not_called_arrived(files: list[str], capsys:
     assert said.startswith("error: The time of 0.3 s is up. Of earlier ones, 2 messages stay in the spool spool; the")
 
 
+def test_a_second_run_with_the_spool_sends_only_what_is_new_or_has_changed(
+    cluster: LocalCluster, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["send", "plates", *files, "--no-result", "--json", "--spool", "spool"]
+    assert main(command) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert main(command) == 0
+    second = json.loads(capsys.readouterr().out)
+    assert [row["message"] for row in second] == [row["message"] for row in first]
+    assert [row["is_safe"] for row in second] == [True, True]
+    assert cluster.client.stream("plates").backlog.ready == 2
+    Path("b.tif").write_bytes(b"second, taken again")
+    assert main(command) == 0
+    assert cluster.client.stream("plates").backlog.ready == 3
+
+
 def damage(spool: Path, what: bytes) -> None:
     """Flip a bit of a payload that a source has left in its spool."""
     (segment,) = spool.rglob("*.segment")
