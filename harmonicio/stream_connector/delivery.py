@@ -138,6 +138,8 @@ class Delivery:
     def error(self) -> DeliveryError | None:
         """Return why there is no result; None while the message is on its way, or when there is one."""
         outcome = self._outcome
+        if self.state is DeliveryState.EXPIRED and outcome is not None:
+            return OutcomeExpired(f"Message {self.message_id!r} {outcome.text}", hint="Keep its delivery until then.")
         if self.state is DeliveryState.EXPIRED:
             return OutcomeExpired(
                 f"The master does not know any more what became of message {self.message_id!r}.",

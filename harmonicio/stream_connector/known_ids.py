@@ -13,12 +13,15 @@ from weakref import ReferenceType, ref
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import MessageRejected
-from harmonicio.core.message import RejectReason
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.delivery import HINTS, Awaiting, Delivery, DeliveryState
 from harmonicio.stream_connector.sources import FileSource
 from harmonicio.wire import checksum
 
 MAX_REMEMBERED = 100_000
+_SAFE = (
+    "was sent before, and is safe; what became of it is not known here any more, because nobody has held its delivery."
+)
 _FILE = b"f"
 _SIZE_END = 1 + 8
 
@@ -77,6 +80,6 @@ class KnownIds:
         delivery = reference()
         if delivery is None:
             delivery = Delivery(owner, message_id, int.from_bytes(digest[1:_SIZE_END], "big"))
-            delivery.settle(DeliveryState.EXPIRED, None)
+            delivery.settle(DeliveryState.EXPIRED, Outcome(OutcomeKind.STORED, text=_SAFE))
             delivery.released = True
         return None if delivery.state is DeliveryState.REJECTED else delivery

@@ -39,6 +39,8 @@ class Outgoing:
         self._ids = MessageIds()
         self._known = KnownIds() if knows_ids else None
         self._drawing = threading.Lock()
+        self._changed = threading.Condition(self._drawing)
+        self._sending: set[str] = set()
 
     def __repr__(self) -> str:
         return f"<Outgoing: {self._known!r}, {self._spool!r}>"
@@ -64,16 +66,23 @@ class Outgoing:
         if self._known is None:
             return self._send(parcel, b"")
         digest = digest_of(payload)
-        with self._drawing:
+        with self._changed:
+            # Whether an earlier copy that is just being sent will be kept, nobody knows yet.
+            self._changed.wait_for(lambda: message_id not in self._sending)
             earlier = self._known.find(self._owner, message_id, digest)
             if earlier is not None:
                 return earlier
             self._known.note(delivery, digest)
+            self._sending.add(message_id)
         try:
             return self._send(parcel, digest)
         except BaseException:
             self.forget(delivery)
             raise
+        finally:
+            with self._changed:
+                self._sending.discard(message_id)
+                self._changed.notify_all()
 
     def forget(self, delivery: Delivery) -> None:
         """Nobody has this message: it is sent when the source sends it again, with these or other bytes."""
