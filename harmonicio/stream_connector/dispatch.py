@@ -54,6 +54,8 @@ SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 MAX_REJECTIONS = 3
 #: A master that has messages of ours and says nothing for so long is given up.
 MASTER_SILENT_S = 60.0
+#: … and later when it has much to write: a disk that is slower than this is none.
+MASTER_WRITES_BYTES_PER_S = 10_000_000
 #: The default time-out of a stream, and what is granted beyond it before an engine is given up.
 HANDLER_TIMEOUT_S, GRACE_S = 600.0, 30.0
 
@@ -88,9 +90,7 @@ class Dispatch:
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
         self._settled: list[Settled] = []
-        self.used_bytes = 0
-        self.waiting_bytes = 0
-        self.resent = 0
+        self.used_bytes = self.waiting_bytes = self.resent = 0
 
     def __repr__(self) -> str:
         return f"<Dispatch: {self.waiting} waiting, {self.used_bytes} bytes unsafe, {len(self._engines)} engines>"
@@ -154,7 +154,10 @@ class Dispatch:
         limit_s = self.handler_timeout_s + GRACE_S
         silent = [lane for lane in self._engines if now > lane.works_since + limit_s]
         master = self._backlog
-        return [*silent, master] if master is not None and now > master.works_since + MASTER_SILENT_S else silent
+        if master is None:
+            return silent
+        limit_s = MASTER_SILENT_S + master.unanswered_bytes / MASTER_WRITES_BYTES_PER_S
+        return [*silent, master] if now > master.works_since + limit_s else silent
 
     def next_due_s(self, now: float) -> float | None:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""

@@ -133,6 +133,10 @@ class Lane:
         oldest = next(iter(self.in_flight.values()), None)
         return math.inf if oldest is None else max(oldest.sent_at, self.answered_at)
 
+    @property
+    def unanswered_bytes(self) -> int:
+        return sum(parcel.size_bytes for parcel in self.in_flight.values())
+
     def answered(self, count: int, now: float) -> None:
         """So many messages more have been answered: that tells how many are soon done with."""
         if now - self._pace_at >= PACE_S:

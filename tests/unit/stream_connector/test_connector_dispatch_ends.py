@@ -9,7 +9,7 @@ from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
-from harmonicio.stream_connector.dispatch import MASTER_SILENT_S
+from harmonicio.stream_connector.dispatch import MASTER_SILENT_S, MASTER_WRITES_BYTES_PER_S
 from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.outcomes import DONE, STORED
@@ -271,4 +271,16 @@ def test_a_master_that_says_nothing_for_a_minute_is_given_up_and_gets_the_messag
     bench.wait(MASTER_SILENT_S)
     assert bench.dispatch.overdue(bench.now) == []
     bench.wait(0.1)
+    assert bench.dispatch.overdue(bench.now) == [master]
+
+
+def test_a_master_that_has_much_to_write_may_say_nothing_for_longer() -> None:
+    bench = Bench(budget_bytes=10**12, patience_s=0.0)
+    master = bench.lane(is_backlog=True, messages=10, size=10**12)
+    large = bench.offer(100 * MASTER_WRITES_BYTES_PER_S)
+    assert bench.written(master) == [large]
+    large.sent_at = bench.now
+    bench.wait(MASTER_SILENT_S + 99.9)
+    assert bench.dispatch.overdue(bench.now) == []
+    bench.wait(0.2)
     assert bench.dispatch.overdue(bench.now) == [master]
