@@ -83,8 +83,7 @@ class Dispatch:
         self.handler_timeout_s = HANDLER_TIMEOUT_S
         self.engines_from = 0.0
         self._patience = Patience(patience_s)
-        self._waiting = PartedLine()
-        self._for_master = PartedLine()
+        self._waiting, self._for_master = PartedLine(), PartedLine()
         self._held_back = HeldBack(jitter)
         self.pause = BacklogPause()
         self._engines: list[Lane] = []
