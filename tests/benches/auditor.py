@@ -14,6 +14,7 @@ Rules, each of which is a violation when it is broken:
 - Handlers and tiers get the bytes that were sent; where a source has sent others under the same id, either of them.
 - A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
   an attempt was cut short between its effect and its answer may be dead or shed and have its one effect.
+- One that was shed may have come again: beside its record it may be found in one other state.
 - One that its source has sent again under its id may be dead and processed: engines do not know of dead letters.
 - One that an administrator has replayed may be anything that it was not called before; a purged one may be nowhere.
 - A dead letter keeps the bytes that were sent.
@@ -159,14 +160,18 @@ class Auditor:
         faults = []
         places = [state for state in STATES for _ in range(account.found[state])]
         may_be_both = account.is_cut_short or account.offers > 1 or account.other_digests
-        if may_be_both and places in ([PROCESSED, DEAD], [PROCESSED, SHED]) and account.effects == 1:
+        if may_be_both and places == [PROCESSED, DEAD] and account.effects == 1:
             return faults
+        told_end = account.told_end
+        if SHED in places:  # Sent again it is a new message: the record is of an earlier copy.
+            places = [state for state in places if state != SHED] or [SHED]
+            told_end = told_end if places == [SHED] else told_end - {SHED}
         if len(places) > 1:
             faults.append(f"is in more than one place: {', '.join(places)}")
         if not places and account.told_safe and not account.is_purged:
             faults.append(f"was called safe ({', '.join(sorted(account.told_safe))}) and is nowhere")
         # Who has been told of a death is not told of a replay.
-        told_end = account.told_end - ({DEAD} if account.is_replayed or account.is_purged else set())
+        told_end = told_end - ({DEAD} if account.is_replayed or account.is_purged else set())
         if len(told_end) > 1 or (told_end and places and told_end != set(places)):
             faults.append(f"was called {', '.join(sorted(told_end))} and is {', '.join(places)}")
         if "done" in account.told_safe and places and places != [PROCESSED]:

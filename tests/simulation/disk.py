@@ -222,7 +222,7 @@ class SimulatedStore(BacklogStore):
         self._apply(self._finished(entry, KeptOutcome(outcome, entry.attempts + 1)), on_done)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
-        finish = self._finished(entry, KeptOutcome(outcome, entry.attempts))
+        finish = self._finished(entry, KeptOutcome(outcome, entry.attempts), is_shed=True)
 
         def write(target: Content) -> None:
             if entry.sequence not in target.rows:
@@ -232,10 +232,10 @@ class SimulatedStore(BacklogStore):
 
         self._apply(write, on_done)
 
-    def _finished(self, entry: Entry, outcome: KeptOutcome) -> Write:
+    def _finished(self, entry: Entry, outcome: KeptOutcome, *, is_shed: bool = False) -> Write:
         key = (entry.stream, entry.message_id)
         kept, limits = encode_outcome(outcome), self._limits
-        finished = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall())
+        finished = Finished(entry.stream, entry.message_id, entry.digest, self._clock.wall(), is_shed)
 
         def write(target: Content) -> None:
             if entry.sequence not in target.rows:

@@ -24,7 +24,7 @@ class LedgerLimits:
         max_bytes: Payloads, header sections and a share for each row, dead letters included.
         section_bytes: Header sections, which stay in memory.
         dead_letter_bytes: Dead letters, out of ``max_bytes``.
-        max_finished_ids: Ids of finished messages that are remembered to recognise duplicates.
+        max_finished_ids: Ids of finished and shed messages that are remembered; the latest half of them always is.
     """
 
     max_bytes: int = 100 * 1024**3

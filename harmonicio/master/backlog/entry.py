@@ -205,12 +205,14 @@ class PutVerdict(StrEnum):
     STORING    the same message is being stored: the answer is the same as to that one
     KNOWN      the same message waits, is dead, or was finished not long ago
     CONFLICT   another message has this id
+    LEAVING    the same message is just being shed: sent again after that, it is a new one
     """
 
     NEW = "new"
     STORING = "storing"
     KNOWN = "known"
     CONFLICT = "conflict"
+    LEAVING = "leaving"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,8 @@ Rules:
 - An attempt counts when the handler failed or was killed for time; a crash when the controller says so. Lost
   connections and expired reservations count nothing. Used-up attempts or crashes make a dead letter, whichever event
   shows it.
-- A message id stays taken while its message waits or is dead, and for 24 h after it was finished.
+- A message id stays taken while its message waits or is dead, and for 24 h after it was finished. What was shed is
+  nowhere: sent again, it is a new message.
 
 Pure: no I/O, no clock, no lock. ``now`` is monotonic seconds: a wall clock that is set makes nothing older.
 """
@@ -52,6 +53,13 @@ UNREADABLE_TRIES, UNREADABLE_S = 10, 3600.0
 UNREADABLE_FIRST_S, UNREADABLE_MAX_S = 1.0, 60.0
 
 
+class _Shed:
+    """Stands for the digest of a message that was shed: its id is free, so nobody asks for it."""
+
+
+_SHED = _Shed()
+
+
 class Ledger:
     """The decisions of the backlog."""
 
@@ -60,8 +68,8 @@ class Ledger:
         self.books = Books(limits)
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
-        self._finished: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
-        self._shed: RecentIds[bytes] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
+        #: Digests of what was finished; of what was shed, that it was.
+        self._ended: RecentIds[bytes | _Shed] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
         self._charges: RecentIds[Charge] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
         self._next_sequence = 1
         #: Sequences of dead letters that are not on stable storage yet; :meth:`buried` takes them out.
@@ -105,13 +113,16 @@ class Ledger:
         """
         book = self.books.open(entry.stream)
         known = book.ids.get(entry.message_id)
+        if known is not None and known.state is State.SHEDDING:
+            return PutVerdict.LEAVING, None
         if known is not None:
             if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
                 return PutVerdict.CONFLICT, None
             return (PutVerdict.STORING if known.state is State.STORING else PutVerdict.KNOWN), None
-        finished = self._ended(entry.stream, entry.message_id, now)
-        if finished is not None:
-            return (PutVerdict.KNOWN if digests.is_same(finished, entry.digest) else PutVerdict.CONFLICT), None
+        ended = self._ended.get(entry.stream, entry.message_id, now)
+        if isinstance(ended, bytes):
+            return (PutVerdict.KNOWN if digests.is_same(ended, entry.digest) else PutVerdict.CONFLICT), None
+        self._ended.pop(entry.stream, entry.message_id, now)  # What was shed is nowhere: it gets another chance.
         charge = self._charges.pop(entry.stream, entry.message_id, now)
         if charge is not None:
             count(entry, charge)
@@ -149,8 +160,8 @@ class Ledger:
 
     def restore_finished(self, finished: Finished, now: float, age_s: float) -> None:
         """Remember a message that an earlier run has finished or shed, so long ago; the oldest come first."""
-        ids = self._shed if finished.is_shed else self._finished
-        ids.put(finished.stream, finished.message_id, finished.digest, now - age_s)
+        fact = _SHED if finished.is_shed else finished.digest
+        self._ended.put(finished.stream, finished.message_id, fact, now - age_s)
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -197,14 +208,14 @@ class Ledger:
         """The outcome of a finished message is on stable storage: only its id is remembered from here on."""
         if entry.state is State.SETTLING:
             self.books.of(entry).done_total += 1
-            self._finished.put(entry.stream, entry.message_id, entry.digest, now)
+            self._ended.put(entry.stream, entry.message_id, entry.digest, now)
             self.books.remove(entry)
 
     def shed(self, entry: Entry, now: float) -> None:
         """The record of a message that had to make room is on stable storage."""
         if entry.state is State.SHEDDING:
             self.books.of(entry).shed_total += 1
-            self._shed.put(entry.stream, entry.message_id, entry.digest, now)
+            self._ended.put(entry.stream, entry.message_id, _SHED, now)
             self.books.remove(entry)
 
     def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
@@ -322,22 +333,16 @@ class Ledger:
         return decisions
 
     def is_known(self, stream: str, message_id: str, now: float) -> bool:
-        """Whether a message of this id waits, is being stored, is dead, or is remembered."""
-        is_there = self.books.entry(stream, message_id) is not None
-        return is_there or self._ended(stream, message_id, now) is not None
+        """Whether a message of this id waits, is being stored, is dead, or is remembered as finished."""
+        return self.books.entry(stream, message_id) is not None or self.is_finished(stream, message_id, now)
 
     def is_shed(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as shed."""
-        return self._shed.get(stream, message_id, now) is not None
-
-    def _ended(self, stream: str, message_id: str, now: float) -> bytes | None:
-        """Return the digest of a message that is remembered as finished or shed."""
-        done = self._finished.get(stream, message_id, now)
-        return self._shed.get(stream, message_id, now) if done is None else done
+        return self._ended.get(stream, message_id, now) is _SHED
 
     def is_finished(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as finished."""
-        return self._finished.get(stream, message_id, now) is not None
+        return isinstance(self._ended.get(stream, message_id, now), bytes)
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -353,8 +358,7 @@ class Ledger:
         dropped = self.books.drop(stream, before_sequence)
         self._delays = [item for item in self._delays if item[2].state is State.DELAYED]
         heapify(self._delays)
-        self._finished.drop_stream(stream)
-        self._shed.drop_stream(stream)
+        self._ended.drop_stream(stream)
         self._charges.drop_stream(stream)
         return dropped
 

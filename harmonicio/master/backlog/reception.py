@@ -2,7 +2,8 @@
 
 new_payload ──► (bytes arrive) ──► ledger.put ──► store.put ──flush──► ledger.stored ──► answer `stored`
                                      │
-                                     └─ known already: `stored`    other bytes under this id: `id_conflict`
+                                     ├─ known already: `stored`    other bytes under this id: `id_conflict`
+                                     └─ just being shed: `backlog_full`
 """
 
 from __future__ import annotations
@@ -169,6 +170,9 @@ class Reception:
             answer(_deleted(entry))
         elif verdict is PutVerdict.KNOWN:
             answer(STORED)
+        elif verdict is PutVerdict.LEAVING:
+            text = "The backlog is full, and is just giving up the copy that it had: send it again."
+            answer(Outcome.rejected(RejectReason.BACKLOG_FULL, text))
         elif verdict is PutVerdict.CONFLICT:
             answer(Outcome.rejected(RejectReason.ID_CONFLICT, f"Another message has the id {entry.message_id!r}."))
 

@@ -1,7 +1,7 @@
 """Which messages go when the backlog is full and their stream says that they may.
 
              room is needed           written
-    READY  ────────────────► SHEDDING ───────► GONE, with a record and an outcome; its id is remembered 24 h
+    READY  ────────────────► SHEDDING ───────► GONE, with a record and an outcome; its id is free again
     DELAYED                  (its room is free)
 
 Rules:

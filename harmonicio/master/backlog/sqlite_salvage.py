@@ -245,7 +245,9 @@ def _adopt(new: sqlite3.Connection, files: PayloadFiles, aside: Path) -> tuple[i
             unknown += 1
             continue
         ids = (entry.stream, entry.message_id)
-        if not new.execute("SELECT 1 FROM finished WHERE stream = ? AND message_id = ?", ids).fetchall():
+        if not new.execute(
+            "SELECT 1 FROM finished WHERE stream = ? AND message_id = ? AND NOT is_shed", ids
+        ).fetchall():
             new.execute(sqlite_schema.INSERT_ENTRY, sqlite_schema.entry_row(entry, None))
             taken.add(ids)
             adopted += 1

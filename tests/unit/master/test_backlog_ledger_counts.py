@@ -275,3 +275,13 @@ def test_many_small_messages_are_held_and_given_out_in_order() -> None:
         desk.ledger.finish(reservation)
         desk.ledger.settled(entry, 0.0)
     assert desk.ledger.books.budget.used_bytes == 0
+
+
+def test_ids_are_remembered_for_a_day_from_the_end_of_their_messages_and_the_latest_half_of_what_is_kept() -> None:
+    desk = Desk(LedgerLimits(max_finished_ids=100))
+    for number in range(1_000):
+        desk.process(f"m{number}", now=DAY_S - 1.0)
+    late = 2 * DAY_S - 2.0
+    for number in range(950, 1_000):
+        assert desk.ledger.is_finished("plates", f"m{number}", late), "it was put two days ago, and has ended one ago"
+    assert not desk.ledger.is_finished("plates", "m0", late)

@@ -138,13 +138,56 @@ def test_dead_letters_are_not_shed_and_while_they_fill_their_share_nothing_is() 
     desk.backlog.close()
 
 
-def test_a_second_copy_of_a_shed_message_is_known_for_a_day_and_what_became_of_it_too(desk: Desk) -> None:
+@pytest.mark.parametrize("payload", [bytes(100), b"other bytes"])
+def test_a_shed_message_that_is_sent_again_is_a_new_one(desk: Desk, payload: bytes) -> None:
     desk.put("d", bytes(100), priority=1)
     desk.backlog.settle(desk.reserve(), DONE)
-    desk.put("b", bytes(100), priority=9)
-    assert (desk.answers[-1], desk.state("b"), desk.backlog.figures("plates").ready) == (STORED, "shed", 2)
-    desk.put("b", b"other bytes")
-    assert desk.answers[-1].reason is RejectReason.ID_CONFLICT
+    desk.put("b", payload, priority=9)
+    assert (desk.answers[-1], desk.state("b"), desk.backlog.figures("plates").ready) == (STORED, "waiting", 3)
+    reservation = desk.reserve()
+    assert reservation.entry.message_id == "b"
+    desk.backlog.settle(reservation, DONE)
+    assert desk.state("b") == "done"
+    desk.subscribe("b")
+    assert desk.finals == [("b", DONE)]
+    desk.put("b", payload)
+    assert (desk.answers[-1], desk.state("b")) == (STORED, "done"), "it is known now like any other"
+
+
+def test_a_shed_message_that_is_sent_again_makes_room_for_itself_also_after_a_restart(tmp_path: Path) -> None:
+    desk = full_desk(SqliteStore(tmp_path / "backlog"))
+    desk.put("d", bytes(100), priority=1)
+    wait_until(lambda: len(desk.answers) == 4)
+    desk.backlog.close()
+    desk = Desk(SqliteStore(tmp_path / "backlog"), ROOM_FOR_THREE)
+    desk.backlog.declare(SHEDDING)
+    assert states(desk, "abcd") == ["waiting", "shed", "waiting", "waiting"]
+    desk.put("b", bytes(100), priority=1)
+    wait_until(lambda: desk.answers == [STORED])
+    wait_until(lambda: states(desk, "abcd") == ["waiting", "waiting", "shed", "waiting"])
+    desk.backlog.close()
+
+
+def test_a_copy_of_what_is_just_being_shed_is_not_called_stored() -> None:
+    store = HeldStore()
+    store.is_holding = False
+    desk = full_desk(store)
+    store.is_holding = True
+    desk.put("d", bytes(100), priority=1)
+    assert desk.state("b") == "shed"
+    store.is_holding = False
+    desk.backlog.settle(desk.reserve(), DONE)
+    for payload in (bytes(100), b"other bytes"):
+        desk.put("b", payload, priority=1)
+        assert desk.answers[-1].reason is RejectReason.BACKLOG_FULL
+    store.release()
+    desk.put("b", bytes(100), priority=1)
+    assert (desk.answers[-1], desk.state("b")) == (STORED, "waiting")
+    desk.backlog.close()
+
+
+def test_what_became_of_a_shed_message_is_known_for_a_day(desk: Desk) -> None:
+    desk.put("d", bytes(100), priority=1)
     desk.store.prune(time.time() + OUTCOMES_KEPT_S + 1)
     found = desk.backlog.outcome("plates", "b")
     assert found is not None and (found.state, found.failure) == ("shed", None)
