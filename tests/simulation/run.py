@@ -30,6 +30,9 @@ from simulation.world import World
 MAX_SHOWN_VIOLATIONS = 12
 MAX_TRACED = 400
 COLLECT_EVERY = 4
+#: A world cannot be freed as long as greenlets that died in it are held by their library, so a process ends after so
+#: many runs and the next one goes on.
+RUNS_PER_PROCESS = 100
 #: With so many runs, everything that is drawn must have happened.
 ALL_HIT_FROM = 2_000
 
@@ -94,21 +97,32 @@ def _part(options: argparse.Namespace) -> int:
     gc.collect()
     gc.freeze()
     gc.disable()  # A run leaves some megabytes, which are collected between runs.
-    for seed in range(options.seed, options.seed + options.runs, options.step):
-        world = _world(seed, options)
-        violations = world.run()
-        line = {
-            "seed": seed,
-            "violations": violations,
-            "hits": world.hits,
-            "figures": world.auditor.figures(),
-            "faults": len(world.plan.faults),
-        }
-        print(json.dumps(line), flush=True)
-        del world
+    seeds = range(options.seed, options.seed + options.runs, options.step)
+    for seed in seeds[:RUNS_PER_PROCESS]:
+        _run_silently(seed, options)
         if seed // options.step % COLLECT_EVERY == 0:
             gc.collect()
+    if len(seeds) > RUNS_PER_PROCESS:
+        _go_on_in_a_new_process(options, seeds[RUNS_PER_PROCESS])
     return 0
+
+
+def _run_silently(seed: int, options: argparse.Namespace) -> None:
+    world = _world(seed, options)
+    violations = world.run()
+    line = {
+        "seed": seed,
+        "violations": violations,
+        "hits": world.hits,
+        "figures": world.auditor.figures(),
+        "faults": len(world.plan.faults),
+    }
+    print(json.dumps(line), flush=True)
+
+
+def _go_on_in_a_new_process(options: argparse.Namespace, seed: int) -> None:
+    runs = options.seed + options.runs - seed
+    os.execv(sys.executable, _part_command(options, seed, runs))
 
 
 def _many(options: argparse.Namespace) -> int:
@@ -170,15 +184,14 @@ def _lines(options: argparse.Namespace) -> Generator[dict[str, Any], None, None]
 
 
 def _start_part(options: argparse.Namespace, number: int) -> subprocess.Popen[str]:
-    seeds = (
-        f"--plant={options.plant}",
-        f"--seed={options.seed + number}",
-        f"--runs={options.runs - number}",
-        f"--step={options.jobs}",
-    )
     return subprocess.Popen(
-        [sys.executable, "-m", "simulation.run", "--part", *seeds], stdout=subprocess.PIPE, text=True
+        _part_command(options, options.seed + number, options.runs - number), stdout=subprocess.PIPE, text=True
     )
+
+
+def _part_command(options: argparse.Namespace, seed: int, runs: int) -> list[str]:
+    seeds = (f"--plant={options.plant}", f"--seed={seed}", f"--runs={runs}", f"--step={options.jobs}")
+    return [sys.executable, "-m", "simulation.run", "--part", *seeds]
 
 
 def _print_hits(hits: Counter[str]) -> None:
