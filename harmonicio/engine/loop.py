@@ -9,7 +9,8 @@ then to the peers in the order in which they asked; but who has waited for ``OVE
 A *suspect*, which may have ended an engine, runs alone, so that nothing else is blamed when it does so again. What came
 before it goes first, what came after it does not: no slot is given out until all are free, then the suspect has the
 engine. From when it waits nobody gets credit, so that only what was granted before can come behind it; and what waits
-for a moment behind a suspect that waits, or runs, is sent elsewhere. So nobody starves, whoever comes most often.
+for a moment behind a suspect that waits, or runs, is sent elsewhere. So nobody starves, whoever comes most often. And a
+suspect that has waited for a few handler times is sent elsewhere itself: perhaps one of the handlers never ends.
 
 Credit, in messages. The *window* is what ``prefetch_s`` of measured handler time can hold, at least one message; before
 anything was measured, one for each slot.
@@ -46,6 +47,9 @@ SMALLEST_FRACTION = 1 / 16
 EMITTING_GRACE_S = 0.25
 #: How long a suspect may have the engine, or wait for it, before those who wait behind it are sent elsewhere.
 ALONE_GRACE_S = 0.25
+#: How long a suspect waits until all slots are free, or so many times what a handler takes: one that does not end must
+#: not keep all other slots from work.
+SUSPECT_GRACE_S, SUSPECT_MEANS = 1.0, 3
 _SHORTEST_HANDLER_S = 1e-7
 #: What one measured message changes of the mean.
 _WEIGHT = 0.2
@@ -207,11 +211,19 @@ class EngineLoop:
     def turn_away(self, now: float) -> list[Any]:
         """Return the waiters that will have no slot, because they had better go elsewhere."""
         if self.is_clogged(now, is_backlog=True):
-            first = [] if self._is_alone or not self._suspects else [self._suspects.popleft()]
+            first = [self._suspects.popleft()] if now < self._next_away_at() < math.inf else []
             waiters = self._dismiss(self._suspects, self._waiting_from_backlog, self._waiting)
             self._suspects.extend(first)
+            if not self.is_kept_for_suspect:
+                self._alone_at = math.inf
             return waiters
         return self._dismiss(self._waiting) if self.is_clogged(now, is_backlog=False) else []
+
+    def _next_away_at(self) -> float:
+        """Return when the suspect that is next has waited for too long; infinity when none is next."""
+        if self._is_alone or not self._suspects:
+            return math.inf
+        return self._alone_at + max(SUSPECT_GRACE_S, SUSPECT_MEANS * (self.handler_s or 0.0))
 
     def measured(self, count: int, seconds: float) -> None:
         """Take note that ``count`` messages took ``seconds`` of one slot."""
@@ -254,8 +266,8 @@ class EngineLoop:
         if self.is_draining:
             return [], None
         if self.is_kept_for_suspect:
-            away_at = self._alone_at + ALONE_GRACE_S
-            return [], away_at if now < away_at else None
+            due_at = (self._alone_at + ALONE_GRACE_S, self._next_away_at())
+            return [], min((at for at in due_at if now < at < math.inf), default=None)
         for peer in self._peers:
             peer.observe(now)
         active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]

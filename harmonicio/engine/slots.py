@@ -309,9 +309,9 @@ class Slots:
         """Decide about credit. The sessions concerned are flushed soon, but ``own``, whose caller does it."""
         with self._lock:
             now = time.monotonic()
+            waiters = self._loop.turn_away(now)  # First: the others may have credit when a suspect has gone.
             peers, again_at = self._loop.grants(now)
             sessions = [self._sessions[peer] for peer in peers]
-            waiters = self._loop.turn_away(now)
         for waiter in waiters:
             waiter.refused()
         for session in sessions:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harmonicio.engine.loop import ALONE_GRACE_S, EngineLoop
+from harmonicio.engine.loop import ALONE_GRACE_S, SUSPECT_GRACE_S, SUSPECT_MEANS, EngineLoop
 from harmonicio.engine.peer import Peer
 
 
@@ -85,3 +85,25 @@ def test_the_time_that_others_wait_is_not_begun_anew_by_each_handler_that_return
     loop.wait_for_slot("later", 1.2, is_backlog=True)
     assert loop.free_slot(1.2) == []
     assert loop.turn_away(1.0 + ALONE_GRACE_S) == ["later"]
+
+
+def test_a_suspect_that_waits_for_a_handler_that_does_not_end_is_sent_elsewhere_itself() -> None:
+    loop = loop_of(8, taken=1)
+    source = Peer("source")
+    loop.join(source, 1.0)
+    loop.wait_for_all_slots("suspect", 1.0)
+    assert loop.turn_away(1.0 + ALONE_GRACE_S) == []
+    assert loop.grants(1.0 + ALONE_GRACE_S) == ([], 1.0 + SUSPECT_GRACE_S)
+    assert loop.turn_away(1.0 + SUSPECT_GRACE_S) == ["suspect"]
+    assert loop.take_slot(), "the other slots are of use again"
+    assert loop.grants(1.0 + SUSPECT_GRACE_S)[0] == [source]
+    assert not loop.is_clogged(9.0, is_backlog=True)
+
+
+def test_a_suspect_waits_for_longer_where_handlers_take_long() -> None:
+    loop = loop_of(2, taken=1)
+    loop.measured(1, 10.0)
+    loop.wait_for_all_slots("suspect", 1.0)
+    assert loop.turn_away(1.0 + 10.0 * SUSPECT_MEANS - 0.1) == []
+    assert loop.free_slot(31.0) == ["suspect"]
+    assert loop.turn_away(99.0) == [], "one that runs is not sent away"
