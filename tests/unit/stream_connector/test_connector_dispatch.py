@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from benches.dispatch import Bench
+from benches.dispatch import Bench, Nobody
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.dispatch import (
     FEW_MESSAGES,
     GRACE_S,
@@ -14,7 +15,7 @@ from harmonicio.stream_connector.dispatch import (
     SEEK_BEYOND_IDLE_S,
 )
 from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
-from harmonicio.stream_connector.lanes import FIRST_MESSAGES
+from harmonicio.stream_connector.lanes import FIRST_MESSAGES, Parcel
 from harmonicio.wire.outcomes import DONE, STORED
 
 # ── to engines ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -291,3 +292,15 @@ def test_an_engine_is_not_given_up_while_a_large_message_is_still_being_sent() -
     large.sent_at = bench.now + 1_000  # As the connection says when the last byte has left.
     assert bench.dispatch.overdue(bench.now + 1_005) == []
     assert bench.dispatch.overdue(bench.now + 1_005 + GRACE_S + 0.1) == [engine]
+
+
+def test_what_is_offered_at_the_same_moment_keeps_its_order_when_it_comes_back() -> None:
+    bench = Bench(patience_s=0.0)
+    parcels = [Parcel(Delivery(Nobody(), f"m-{number}", 10), None) for number in range(5)]
+    for parcel in parcels:
+        bench.dispatch.offer(parcel, bench.now)
+    master = bench.lane(is_backlog=True, messages=5)
+    assert bench.written(master) == parcels
+    bench.dispatch.lane_closed(master, bench.now)
+    bench.now += 1.0
+    assert bench.written(bench.lane(is_backlog=True, messages=5)) == parcels
