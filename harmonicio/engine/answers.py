@@ -69,8 +69,9 @@ class Answers:
             self._outcomes.add(message.sequence, outcome, detail)
             self._credit.message_answered(message.size_bytes)
             self._unsent_bytes += message.size_bytes
-            self.handled += 1
-            self.received_bytes += message.size_bytes
+            if outcome.kind is not OutcomeKind.REJECTED:  # Else its outputs could not be kept, and it comes again.
+                self.handled += 1
+                self.received_bytes += message.size_bytes
             if outcome.kind is OutcomeKind.FAILED:
                 self.failed += 1
 

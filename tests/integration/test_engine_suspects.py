@@ -101,3 +101,17 @@ def test_a_drain_refuses_a_suspect_that_waits(start: Start) -> None:
         assert reason_of(bench.master.outcomes[0]) is RejectReason.DRAINING
         bench.module.gate.set()
         assert connector.outcome(0).kind is OutcomeKind.DONE
+
+
+def test_a_suspect_behind_a_handler_that_does_not_end_goes_elsewhere_and_others_run_meanwhile(start: Start) -> None:
+    bench = start(PLAIN, concurrency=2)
+    with bench.connector() as connector:
+        connector.send(metadata={"name": "hold"})
+        wait_until(lambda: bench.module.order == ["hold"], what="a handler that runs")
+        bench.master.push(flags=SUSPECT)
+        wait_until(lambda: len(bench.master.outcomes) == 1, what="the suspect's outcome")
+        assert reason_of(bench.master.outcomes[0]) is RejectReason.NO_CREDIT
+        bench.master.push(metadata={"name": "beside"})
+        wait_until(lambda: len(bench.master.outcomes) == 2, what="the outcome of what runs in the other slot")
+        assert bench.module.order == ["hold", "beside"]
+        bench.module.gate.set()

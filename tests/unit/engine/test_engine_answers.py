@@ -1,0 +1,24 @@
+"""What the answers of one connection count."""
+
+from __future__ import annotations
+
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.engine.answers import Answers
+from harmonicio.engine.peer import Peer
+from harmonicio.transport import memory
+from harmonicio.transport.link import Link
+from harmonicio.wire.events import IncomingMessage, Role
+
+
+def test_a_message_whose_outputs_could_not_be_kept_is_no_progress() -> None:
+    ours, theirs = memory.pair()
+    answers = Answers(Link(ours, Role.ENGINE), Peer("master", is_backlog=True))
+    for sequence, outcome in enumerate(
+        (Outcome(OutcomeKind.DONE), Outcome.rejected(RejectReason.STORAGE, "The tier is away."))
+    ):
+        message = IncomingMessage(sequence, f"m-{sequence}", 0, 0, 0, 0, 10, b"", {}, None)
+        answers.message_started()
+        answers.message_handled(message, outcome)
+    assert (answers.handled, answers.failed, answers.received_bytes) == (1, 0, 10)
+    ours.close()
+    theirs.close()
