@@ -51,7 +51,7 @@ class WaitingLine:
         return min((group[0] for group in self._groups.values()), key=_offered_at)
 
     def join(self, parcel: Parcel) -> None:
-        """Put a new message behind those of its priority; no two have the same time, so that each finds its place again."""
+        """Put a new message behind those of its priority. No two have the same time: each finds its place again."""
         if parcel.offered_at <= self._joined_at:
             parcel.offered_at = math.nextafter(self._joined_at, math.inf)
         self._joined_at = parcel.offered_at

@@ -299,6 +299,7 @@ def test_what_is_offered_at_the_same_moment_keeps_its_order_when_it_comes_back()
     parcels = [Parcel(Delivery(Nobody(), f"m-{number}", 10), None) for number in range(5)]
     for parcel in parcels:
         bench.dispatch.offer(parcel, bench.now)
+    bench.now += 1.0
     master = bench.lane(is_backlog=True, messages=5)
     assert bench.written(master) == parcels
     bench.dispatch.lane_closed(master, bench.now)
