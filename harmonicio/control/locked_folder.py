@@ -10,6 +10,7 @@ from harmonicio.core.errors import Conflict, StorageError
 
 OWNER_ONLY_FOLDER = 0o700
 OWNER_ONLY_FILE = 0o600
+HOME_HINT = "Choose another, for example with HARMONICIO_HOME."
 
 
 class LockedFolder:
@@ -19,28 +20,26 @@ class LockedFolder:
         path: The folder, which is made where there is none.
         role: Who uses it; it holds the lock ``<role>.lock`` there.
         inside: A folder in it, which is made as well.
+        name: What people call it.
+        hint: What to do when it cannot be used, or is in use.
 
     Raises:
         Conflict: another one of this role uses the folder.
         StorageError: it cannot be made or written.
     """
 
-    def __init__(self, path: Path, role: str, inside: str) -> None:
+    def __init__(self, path: Path, role: str, inside: str, *, name: str = "data folder", hint: str = HOME_HINT) -> None:
         self.path = path
         self._lock_file = -1
-        make_private(path)
-        make_private(path / inside)
+        for each in (path, path / inside):
+            make_private(each, name=name, hint=hint)
         try:
             self._lock_file = os.open(path / f"{role}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, OWNER_ONLY_FILE)
         except OSError as error:
-            raise StorageError(
-                f"The data folder {path} cannot be used: {error.strerror}.", hint="Choose another folder."
-            ) from error
+            raise StorageError(f"The {name} {path} cannot be used: {error.strerror}.", hint=hint) from error
         if not _lock(self._lock_file):
             self.close()
-            raise Conflict(
-                f"Another {role} uses the data folder {path}.", hint="Stop it, or give this one its own folder."
-            )
+            raise Conflict(f"Another {role} uses the {name} {path}.", hint=f"Stop it, or {hint[0].lower()}{hint[1:]}")
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} {self.path} {'closed' if self._lock_file < 0 else 'locked'}>"
@@ -86,7 +85,7 @@ def _attempt(file: int, how: int) -> bool:
     return True
 
 
-def make_private(path: Path) -> None:
+def make_private(path: Path, *, name: str = "folder", hint: str = HOME_HINT) -> None:
     """Make a folder that nobody else may read, where there is none yet.
 
     Raises:
@@ -95,7 +94,4 @@ def make_private(path: Path) -> None:
     try:
         path.mkdir(parents=True, exist_ok=True, mode=OWNER_ONLY_FOLDER)
     except OSError as error:
-        raise StorageError(
-            f"The folder {path} cannot be made: {error.strerror}.",
-            hint="Choose another, for example with HARMONICIO_HOME.",
-        ) from error
+        raise StorageError(f"The {name} {path} cannot be made: {error.strerror}.", hint=hint) from error

@@ -35,6 +35,7 @@ _log = logging.getLogger(__name__)
 
 #: So many of what cannot be sent are in one text; the log has all.
 _NAMED = 3
+_HINT = "Choose another folder with spool= or --spool."
 
 
 @dataclass(slots=True, eq=False)
@@ -129,7 +130,7 @@ class Spool:
             Conflict: another connector has it.
             StorageError: it cannot be used.
         """
-        self._folder = LockedFolder(self.folder, "connector", ASIDE)
+        self._folder = LockedFolder(self.folder, "connector", ASIDE, name="spool", hint=_HINT)
         _let_go_after_fork(self)
         try:
             entries = self._recover()

@@ -82,6 +82,23 @@ def test_a_spool_has_one_owner_at_a_time_and_a_killed_one_lets_go(tmp_path: Path
     spool_at(tmp_path).open()
 
 
+def test_a_folder_that_cannot_be_used_is_called_a_spool_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"")
+    with pytest.raises(StorageError) as caught:
+        spool_at(tmp_path / "file").open()
+    assert str(caught.value) == (
+        f"The spool {tmp_path / 'file' / 'images'} cannot be made: Not a directory. "
+        "Choose another folder with spool= or --spool."
+    )
+    spool_at(tmp_path).open()
+    with pytest.raises(Conflict) as conflict:
+        spool_at(tmp_path).open()
+    assert str(conflict.value) == (
+        f"Another connector uses the spool {tmp_path / 'images'}. "
+        "Stop it, or choose another folder with spool= or --spool."
+    )
+
+
 def test_a_full_spool_has_room_again_when_something_is_safe_and_always_for_one(tmp_path: Path) -> None:
     spool = spool_at(tmp_path, max_bytes=100_000)
     spool.open()
