@@ -109,7 +109,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 del self.known[key]
                 continue
             is_dead = known.state == "storing to dead"
-            decision = self.ledger.stored(known.entry, is_dead=is_dead)
+            decision = self.ledger.stored(known.entry, Failure("GivenUp", "why") if is_dead else None)
             if is_dead:
                 known.state = "dead"
                 assert decision.verdict is Verdict.DEAD

@@ -30,6 +30,7 @@ from harmonicio.master.backlog.base import (
     StoreLimits,
     damaged,
 )
+from harmonicio.master.backlog.cause_of_death import death_bytes
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
@@ -157,6 +158,8 @@ class SimulatedStore(BacklogStore):
         self._is_open = True
         self._live = live = self._disk.stable.copy()
         rows = [row for _, row in sorted(live.rows.items())]
+        for row in rows:
+            row.entry.death_bytes = 0 if row.death is None else death_bytes(row.death.failure)
         return Recovery(
             tuple(row.entry for row in rows if row.death is None),
             tuple(row.entry for row in rows if row.death is not None),

@@ -61,7 +61,7 @@ class Recovery:
 
     Attributes:
         entries: Messages that wait, in the order of their sequences.
-        dead: Dead letters, likewise.
+        dead: Dead letters, likewise; what the record of each death takes is said in them.
         finished: Messages finished not long ago, oldest first.
         repairs: What was found broken and what was done about it, in sentences.
     """

@@ -62,7 +62,9 @@ class Books:
         self.open(entry.stream).enter(entry)
         self.budget.enter(entry)
 
-    def bury(self, entry: Entry) -> None:
+    def bury(self, entry: Entry, death_bytes: int) -> None:
+        """Make a dead letter of an entry, of whose death the record takes so many bytes."""
+        entry.death_bytes = death_bytes
         self.of(entry).move(entry, State.DEAD)
         self.budget.bury(entry)
 

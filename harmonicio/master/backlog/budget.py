@@ -21,7 +21,7 @@ class LedgerLimits:
     """What the backlog may hold.
 
     Attributes:
-        max_bytes: Payloads, header sections and a share for each row, dead letters included.
+        max_bytes: Payloads, header sections and a share for each row, dead letters and what they say included.
         section_bytes: Header sections, which stay in memory.
         dead_letter_bytes: Dead letters, out of ``max_bytes``.
         max_finished_ids: Ids of finished and shed messages that are remembered; the latest half of them always is.
@@ -107,7 +107,10 @@ class Budget:
         self.enter(entry)
 
     def bury(self, entry: Entry) -> None:
+        self.used_bytes += entry.death_bytes
         self.dead_bytes += entry.cost_bytes
 
     def unbury(self, entry: Entry) -> None:
         self.dead_bytes -= entry.cost_bytes
+        self.used_bytes -= entry.death_bytes
+        entry.death_bytes = 0

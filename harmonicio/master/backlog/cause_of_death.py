@@ -19,6 +19,12 @@ def count(entry: Entry, charge: Charge) -> None:
         entry.engine = charge.engine
 
 
+def death_bytes(failure: Failure) -> int:
+    """Return what the record of a death takes beside the share of its row."""
+    said = (failure.error_type, failure.text, failure.traceback)
+    return sum(len(each.encode("utf-8", "replace")) for each in said)
+
+
 def cause_of_death(entry: Entry, policy: RetryPolicy, failure: Failure | None) -> Failure | None:
     """Return why the entry cannot be tried again; None when it can.
 

@@ -71,12 +71,14 @@ class Entry:
         times_put_off: How often that happened, since the master was started.
         times_unreadable: Tries to read its payload that have failed in a row, and ``unreadable_since``: the first one.
         engine: Which had it last, and ``last_words``: how an engine ended that had it. Neither outlives the master.
+        death_bytes: What the record of its death takes, while it is dead.
         is_timed_out: Its last attempt that counted was stopped for taking too long; does not outlive the master.
     """
 
     __slots__ = (
         "attempts",
         "crashes",
+        "death_bytes",
         "digest",
         "engine",
         "is_put_off",
@@ -131,6 +133,7 @@ class Entry:
         self.engine = ""
         self.last_words = ""
         self.is_timed_out = False
+        self.death_bytes = 0
         self.state = State.STORING
 
     def __repr__(self) -> str:
@@ -139,7 +142,7 @@ class Entry:
     @property
     def cost_bytes(self) -> int:
         """What the entry takes from the backlog's budget."""
-        return cost_bytes(self.size_bytes) + len(self.section)
+        return cost_bytes(self.size_bytes) + len(self.section) + self.death_bytes
 
 
 def cost_bytes(size_bytes: int) -> int:

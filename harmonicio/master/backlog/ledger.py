@@ -27,7 +27,7 @@ from harmonicio.core.message import Failure
 from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.budget import LedgerLimits, Refusal
-from harmonicio.master.backlog.cause_of_death import cause_of_death, count
+from harmonicio.master.backlog.cause_of_death import cause_of_death, count, death_bytes
 from harmonicio.master.backlog.entry import (
     FINISHED_KEPT_S,
     Charge,
@@ -131,15 +131,15 @@ class Ledger:
             return PutVerdict.NEW, failure or Failure("GivenUp", "Its source gave the message up without a reason.")
         return PutVerdict.NEW, cause_of_death(entry, book.policy, failure)
 
-    def stored(self, entry: Entry, *, is_dead: bool = False, is_void: bool = False) -> Decision:
-        """Say that the entry is on stable storage, as a dead letter if ``is_dead``; nobody wants one that is void."""
+    def stored(self, entry: Entry, failure: Failure | None = None, *, is_void: bool = False) -> Decision:
+        """Say that the entry is on stable storage, as a dead letter if there is a failure; none wants a void one."""
         if is_void:
             self.abandon(entry)
         if entry.state is not State.STORING:
             return Decision(Verdict.LATE, entry)
         self.books.of(entry).stored_total += 1
-        if is_dead:
-            self.books.bury(entry)
+        if failure is not None:
+            self.books.bury(entry, death_bytes(failure))
             return Decision(Verdict.DEAD, entry)
         return self._give_back(entry, 0.0)
 
@@ -154,7 +154,7 @@ class Ledger:
         self._next_sequence = max(self._next_sequence, entry.sequence + 1)
         self.books.enter(entry)
         if is_dead:
-            self.books.bury(entry)
+            self.books.bury(entry, entry.death_bytes)
         else:
             self.books.of(entry).move(entry, State.READY)
 
@@ -396,6 +396,6 @@ class Ledger:
         return Decision(Verdict.RESERVED, entry, True)
 
     def _bury(self, entry: Entry, failure: Failure, *, is_unanswered: bool = False) -> Decision:
-        self.books.bury(entry)
+        self.books.bury(entry, death_bytes(failure))
         self._burying.add(entry.sequence)
         return Decision(Verdict.DEAD, entry, True, failure, is_unanswered)

@@ -22,6 +22,7 @@ from harmonicio.master.backlog.base import (
     StoreLimits,
     damaged,
 )
+from harmonicio.master.backlog.cause_of_death import death_bytes
 from harmonicio.master.backlog.entry import FINISHED_KEPT_S, Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome, decode_outcome, encode_outcome
 
@@ -53,6 +54,8 @@ class MemoryStore(BacklogStore):
             self._is_open = True
             entries = [_copy(entry) for _, entry in sorted(self._entries.items())]
             self._entries = {entry.sequence: entry for entry in entries}
+            for sequence, death in self._deaths.items():
+                self._entries[sequence].death_bytes = death_bytes(death.failure)
             return Recovery(
                 tuple(entry for entry in entries if entry.sequence not in self._deaths),
                 tuple(entry for entry in entries if entry.sequence in self._deaths),

@@ -209,7 +209,7 @@ class Reception:
             self._clerk.locked_put_ended(is_stored=error is None)
             answers = [answer, *self._also_waiting.pop(entry.sequence, ())]
             if error is None:
-                decision = self._ledger.stored(entry, is_dead=failure is not None, is_void=arrival.is_void)
+                decision = self._ledger.stored(entry, failure, is_void=arrival.is_void)
             else:
                 self._ledger.abandon(entry)
         if decision is not None and decision.verdict is Verdict.LATE:

@@ -116,23 +116,25 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
     A message whose payload file is missing or has another size becomes a dead letter; files without a row are removed.
     Raises sqlite3.Error and OSError.
     """
+    failure = Failure("PayloadDamaged", "Its payload file is missing or incomplete.", retryable=False)
+    lost = encode_death(Death(failure, wall))
     sizes_bytes = files.sizes_bytes()
     entries: list[Entry] = []
     dead: list[Entry] = []
     damaged: list[Entry] = []
     repairs: list[str] = []
-    for *fields, has_failure in connection.execute(
+    for *fields, death_bytes in connection.execute(
         "SELECT sequence, stream, message_id, priority, size_bytes, digest, section, attempts, crashes, is_suspect,"
-        " put_at, failure IS NOT NULL FROM entries ORDER BY sequence"
+        " put_at, coalesce(length(failure), 0) FROM entries ORDER BY sequence"
     ):
         entry = _entry(*fields)
+        entry.death_bytes = death_bytes
         is_whole = entry.size_bytes <= INLINE_MAX_BYTES or sizes_bytes.pop(entry.sequence, -1) >= entry.size_bytes
-        if not is_whole and not has_failure:
+        if not is_whole and not death_bytes:
+            entry.death_bytes = len(lost)
             damaged.append(entry)
             repairs.append(f"The payload of {entry.stream}/{entry.message_id!r} is damaged: it is a dead letter now.")
-        (entries if is_whole and not has_failure else dead).append(entry)
-    failure = Failure("PayloadDamaged", "Its payload file is missing or incomplete.", retryable=False)
-    lost = encode_death(Death(failure, wall))
+        (dead if entry.death_bytes else entries).append(entry)
     connection.execute("BEGIN")
     connection.executemany(
         "UPDATE entries SET failure = ? WHERE sequence = ?", [(lost, entry.sequence) for entry in damaged]

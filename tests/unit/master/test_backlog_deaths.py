@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from benches.backlog import ERROR, FATAL, PLATES, Desk, crash
+from harmonicio.control.backlog_messages import DeadChange, DeadChoice
 from harmonicio.control.messages import EngineExit
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
+from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES
 from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.frames import Flag
 
 #: Ends of engines for which no message is to blame.
 INNOCENT = [each for each in ExitReason if each not in (ExitReason.CRASHED, ExitReason.TIMED_OUT)]
@@ -93,3 +99,25 @@ def test_attempts_that_failed_are_not_called_timed_out_when_the_stream_allows_fe
     death = desk.store.death(entry)
     assert death is not None
     assert death.failure == Failure("AttemptsUsedUp", "Attempts that counted: 1. Its stream allows 1 now.")
+
+
+@pytest.mark.parametrize("is_durable", [False, True])
+def test_the_words_of_dead_letters_count_in_their_budget(tmp_path: Path, is_durable: bool) -> None:
+    store = SqliteStore(tmp_path / "backlog") if is_durable else MemoryStore()
+    desk, words = Desk(store), Failure("ValueError", "w" * 2_000, "é" * 4_000, retryable=False)
+    desk.put("raised")
+    desk.put("given up", flags=Flag.DEAD, failure=words)
+    desk.put("waits")
+    wait_until(lambda: len(desk.answers) == 3, what="the messages to be stored")
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=words))
+    for _ in range(2):
+        budget = desk.backlog.upkeep._books.budget
+        assert 20_000 < budget.dead_bytes < 20_000 + 4 * ENTRY_OVERHEAD_BYTES
+        assert budget.dead_bytes < budget.used_bytes < budget.dead_bytes + 2 * ENTRY_OVERHEAD_BYTES
+        desk.backlog.close()
+        desk = Desk(SqliteStore(tmp_path / "backlog") if is_durable else store)
+    assert desk.backlog.upkeep.replay("plates", DeadChoice(("raised",))) == DeadChange(1)
+    assert desk.backlog.upkeep.purge("plates", DeadChoice(("given up",))) == DeadChange(1)
+    budget = desk.backlog.upkeep._books.budget
+    assert (budget.dead_bytes, budget.messages) == (0, 2) and budget.used_bytes < 3 * ENTRY_OVERHEAD_BYTES
+    desk.backlog.close()

@@ -62,7 +62,7 @@ def test_a_message_that_arrives_after_its_last_time_out_is_a_dead_letter(desk: D
     desk.ledger.admit(entry.size_bytes)
     verdict, failure = desk.ledger.put(entry, 0.0)
     assert verdict is PutVerdict.NEW and failure is not None
-    assert desk.ledger.stored(entry, is_dead=True).verdict is Verdict.DEAD
+    assert desk.ledger.stored(entry, FATAL).verdict is Verdict.DEAD
     assert desk.ledger.books.figures("plates", 0.0).dead == 1
 
 
@@ -157,7 +157,7 @@ def test_a_message_that_its_source_gave_up_is_a_dead_letter(
     verdict, reason = desk.ledger.put(entry, 0.0, is_given_up=is_given_up, failure=failure)
     assert verdict is PutVerdict.NEW and reason is not None
     assert failure is None or reason is failure
-    desk.ledger.stored(entry, is_dead=True)
+    desk.ledger.stored(entry, FATAL)
     assert entry.state is State.DEAD
 
 
