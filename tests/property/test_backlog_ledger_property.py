@@ -43,6 +43,7 @@ class Known:
     crashes: int = 0
     ready_at: float = 0.0
     expires_at: float = 0.0
+    is_suspect: bool = False
 
 
 class LedgerMachine(RuleBasedStateMachine):
@@ -60,6 +61,7 @@ class LedgerMachine(RuleBasedStateMachine):
         self.now = 0.0
         self.known: dict[tuple[str, str], Known] = {}
         self.held: dict[int, tuple[Reservation, Known]] = {}
+        self.sent: set[int] = set()
         self.finished: dict[tuple[str, str], bytes] = {}
         self.charged: dict[tuple[str, str], tuple[int, int]] = {}
         self.late: Counter[str] = Counter()
@@ -118,10 +120,16 @@ class LedgerMachine(RuleBasedStateMachine):
 
     # ── going out ────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    @rule(target=reservations, stream=st.sampled_from(STREAMS), engine=st.sampled_from(ENGINES))
-    def reserve(self, stream: str, engine: str) -> Reservation | MultipleResults[Reservation]:
+    @rule(target=reservations, stream=st.sampled_from(STREAMS), engine=st.sampled_from(ENGINES), is_sent=st.booleans())
+    def reserve(self, stream: str, engine: str, is_sent: bool) -> Reservation | MultipleResults[Reservation]:
         reservation = self._reserve(stream, engine)
-        return multiple() if reservation is None else reservation
+        if reservation is None:
+            return multiple()
+        if is_sent:
+            assert self.ledger.sending(reservation)
+            self.ledger.sent(reservation, self.now)
+            self.sent.add(reservation.token)
+        return reservation
 
     def _reserve(self, stream: str, engine: str) -> Reservation | None:
         mine = [known for key, known in self.known.items() if key[0] == stream]
@@ -236,7 +244,8 @@ class LedgerMachine(RuleBasedStateMachine):
         assert len(decisions) == len(mine)
         for (token, known), decision in zip(mine, decisions, strict=True):
             del self.held[token]
-            assert known.entry.is_suspect
+            known.is_suspect = known.is_suspect or token in self.sent
+            assert known.entry.is_suspect == known.is_suspect, "only what had left the master can have done harm"
             self._expect_given_back(known, decision, self.now)
 
     # ── what people do ───────────────────────────────────────────────────────────────────────────────────────────────

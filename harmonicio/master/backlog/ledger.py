@@ -280,11 +280,12 @@ class Ledger:
             book.move(entry, State.READY)
 
     def release_all(self, holder: str) -> list[Decision]:
-        """The engine's connection ended: what it held is ready again, free of charge, as suspects."""
+        """The engine's connection ended: what it held is ready again, free of charge; what was sent is a suspect."""
         decisions = []
-        for reservation in self._reservations.end_holder(holder):
+        for reservation, was_sent in self._reservations.end_holder(holder):
             entry = reservation.entry
-            has_changed, entry.is_suspect = not entry.is_suspect, True
+            has_changed = was_sent and not entry.is_suspect
+            entry.is_suspect = entry.is_suspect or was_sent
             decisions.append(self._give_back(entry, 0.0, has_changed=has_changed))
         return decisions
 

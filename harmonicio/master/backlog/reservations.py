@@ -110,9 +110,12 @@ class Reservations:
             self._progressed_at.pop(engine, None)
         return True
 
-    def end_holder(self, holder: str) -> list[Reservation]:
-        """End what was sent over a connection; return it in the order in which it was reserved."""
-        return self._end_all([self._by_token[token] for token in sorted(self._by_holder.get(holder, ()))])
+    def end_holder(self, holder: str) -> list[tuple[Reservation, bool]]:
+        """End what was for a connection; return it in the order in which it was reserved, and whether it was sent."""
+        tokens = sorted(self._by_holder.get(holder, ()))
+        ended = [(self._by_token[token], token in self._sending or token in self._sent_at) for token in tokens]
+        self._end_all([reservation for reservation, _ in ended])
+        return ended
 
     def end_where(self, is_meant: Callable[[Entry], bool]) -> list[Reservation]:
         """End the reservations of all entries that are meant."""

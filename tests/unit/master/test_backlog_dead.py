@@ -53,7 +53,7 @@ def named(*message_ids: str) -> DeadChoice:
 def test_a_replayed_dead_letter_waits_again_in_its_place_as_if_it_had_never_been_tried(desk: Desk) -> None:
     desk.put("a")
     for _ in range(2):
-        desk.reserve("e1#1")
+        desk.backlog.sending(desk.reserve("e1#1"))
         crash(desk, "e1")
     desk.put("b")
     assert desk.backlog.upkeep.replay("plates", named("a")) == DeadChange(1)

@@ -161,14 +161,28 @@ def test_the_message_that_is_reserved_is_the_one_whose_size_was_told(desk: Desk)
 def test_the_end_of_a_connection_gives_everything_back_as_suspects_free_of_charge(desk: Desk) -> None:
     held = [desk.put("a"), desk.put("b")]
     other = desk.put("c")
-    desk.reserve("e1")
-    desk.reserve("e1")
+    for _ in held:
+        desk.ledger.sending(desk.reserve("e1"))
     desk.reserve("e2")
     decisions = desk.ledger.release_all("e1")
     assert decisions == [Decision(Verdict.READY, entry, True) for entry in held]
     assert [(entry.is_suspect, entry.attempts, entry.crashes) for entry in held] == [(True, 0, 0)] * 2
     assert (other.state, other.is_suspect) == (State.RESERVED, False)
     assert desk.ledger.release_all("e1") == []
+
+
+def test_what_was_not_sent_when_a_connection_ends_is_no_suspect(desk: Desk) -> None:
+    sent, begun, assigned = (desk.put(each) for each in "abc")
+    first, second = desk.reserve("e1"), desk.reserve("e1")
+    desk.reserve("e1")
+    assert desk.ledger.sending(first) and desk.ledger.sending(second)
+    desk.ledger.sent(first, 0.0)
+    decisions = desk.ledger.release_all("e1")
+    assert decisions == [
+        Decision(Verdict.READY, entry, has_changed)
+        for entry, has_changed in ((sent, True), (begun, True), (assigned, False))
+    ]
+    assert [entry.is_suspect for entry in (sent, begun, assigned)] == [True, True, False]
 
 
 def test_a_reservation_says_which_attempt_it_is(desk: Desk) -> None:
@@ -264,7 +278,7 @@ def test_what_failed_is_not_recalled_although_it_was_put_off_before(desk: Desk) 
 def test_used_up_crashes_make_a_dead_letter(desk: Desk) -> None:
     entry = desk.put("a")
     for _ in range(2):
-        desk.reserve()
+        desk.ledger.sending(desk.reserve())
         desk.ledger.release_all("e1")
         (decision,) = desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
         assert decision.verdict is Verdict.READY
