@@ -15,7 +15,10 @@ from harmonicio.master.service import BacklogOptions, MasterOptions, MasterServi
 
 app = typer.Typer(no_args_is_help=True)
 
-UNANSWERED = "Engines had not answered all that they had of the backlog; it is there again, and may run twice."
+UNANSWERED = (
+    "Engines had not answered all that they had of the backlog, or it could not be written what became of it; it is "
+    "there again, and may run twice."
+)
 
 
 @app.callback()
@@ -37,8 +40,8 @@ def run(
     """Run a master until it is interrupted.
 
     Interrupted, it takes and gives out no message more and waits until engines have answered what they have of the
-    backlog; interrupted again, it waits no longer. The exit code is 4 when any had not answered: those messages are in
-    the backlog, and may run twice.
+    backlog; interrupted again, it waits no longer. The exit code is 4 when any had not answered, or
+    what became of their messages could not be written: those are in the backlog, and may run twice.
     """
     flags = {
         "master.host": host,

@@ -256,13 +256,17 @@ class MasterService:
             hurry: When it is set, nothing is waited for any more.
 
         Returns:
-            Whether engines have answered everything that they had of the backlog.
+            Whether engines have answered everything that they had of the backlog, and all of it is written.
         """
         deadline = time.monotonic() + within_s
         self._intake.drain(within_s)
-        while self._intake.has_unanswered and time.monotonic() < deadline and not (hurry and hurry.is_set()):
+        while self._is_undone and time.monotonic() < deadline and not (hurry and hurry.is_set()):
             time.sleep(DRAIN_POLL_S)
-        return not self._intake.has_unanswered
+        return not self._is_undone
+
+    @property
+    def _is_undone(self) -> bool:
+        return self._intake.has_unanswered or self.master.backlog.has_unwritten
 
     def close(self) -> None:
         """Answer what is being asked, end every thread, socket and file. May be called more than once."""

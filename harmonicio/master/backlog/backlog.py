@@ -16,12 +16,11 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable
-from functools import partial
 
 from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
-from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.answer_log import AnswerLog
@@ -36,9 +35,9 @@ from harmonicio.master.backlog.outcome_codec import check_answer
 from harmonicio.master.backlog.past import Past
 from harmonicio.master.backlog.reception import Answer, Reception
 from harmonicio.master.backlog.reservations import engine_of
+from harmonicio.master.backlog.stream_removal import StreamRemoval
 from harmonicio.master.backlog.subscriptions import OnFinal
 from harmonicio.master.backlog.upkeep import Upkeep
-from harmonicio.master.backlog.written import wait_until_written
 from harmonicio.wire.events import IncomingMessage
 
 _log = logging.getLogger(__name__)
@@ -86,6 +85,7 @@ class Backlog:
         self._reception = Reception(
             self._lock, self._ledger, store, self._clerk, self._clock, memory_max_bytes=arriving_memory_bytes
         )
+        self._removal = StreamRemoval(self._lock, self._ledger, store, self._reception, self._clerk, self._notifier)
 
     def __repr__(self) -> str:
         return f"<Backlog {self._ledger!r} in {self._store!r}>"
@@ -94,6 +94,12 @@ class Backlog:
     def is_intact(self) -> bool:
         """Whether its threads run, those of the store included."""
         return self._notifier.is_intact and self._store.is_intact
+
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether what became of some message is decided, and not on stable storage yet."""
+        with self._lock:
+            return self._ledger.has_unwritten
 
     def tell_undeclared(self) -> None:
         """All streams that are known have been declared: see that people hear of messages of others."""
@@ -372,31 +378,4 @@ class Backlog:
             StorageError: it could not be written: what was stored is still there.
             Unavailable: it is not written yet.
         """
-        with self._lock:
-            waiting, arriving = self._ledger.books.waiting(stream), self._reception.locked_arriving(stream)
-            dead = self._ledger.books.dead(stream)
-            if (waiting or arriving or dead) and not is_forced:
-                raise Conflict(
-                    f"Messages of stream {stream!r} wait in the backlog: {waiting}; on their way into it: {arriving}; "
-                    f"dead letters: {dead}.",
-                    hint="End its sources and let the messages be processed, or use force to delete them all.",
-                )
-            self._reception.locked_drop_stream(stream)
-            before_sequence = self._ledger.draw_sequence()
-        wait_until_written(
-            partial(self._store.drop_stream, stream, before_sequence), partial(self._dropped, stream, before_sequence)
-        )
-
-    def _dropped(self, stream: str, before_sequence: int, error: StorageError | None) -> None:
-        if error is not None:
-            return
-        with self._lock:
-            policy = self._ledger.books.policy(stream)
-            self._ledger.drop_stream(stream, before_sequence)
-            if self._reception.locked_takes(stream):  # It was declared again while the disk was slow.
-                self._ledger.set_policy(stream, policy)
-            subscribers = self._clerk.locked_subscribers(stream)
-        for message_id, on_final in subscribers:
-            on_final(message_id, None)
-        self._notifier.changed(stream)
-        self._clerk.room_freed()
+        self._removal.drop(stream, is_forced=is_forced)

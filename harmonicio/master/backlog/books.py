@@ -130,6 +130,10 @@ class Books:
         entry = None if book is None else book.next_put_off()
         return None if entry is None else entry.size_bytes
 
+    def count(self, *states: State) -> int:
+        """Return how many messages of all streams are in these states."""
+        return sum(book.count(*states) for book in self._by_stream.values())
+
     def waiting(self, stream: str) -> int:
         """Return how many messages of the stream are on stable storage and still to be processed."""
         book = self._by_stream.get(stream)

@@ -28,8 +28,8 @@ from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.books import Books
 from harmonicio.master.backlog.budget import LedgerLimits, Refusal
 from harmonicio.master.backlog.cause_of_death import cause_of_death, count, death_bytes
+from harmonicio.master.backlog.ended import EndedIds
 from harmonicio.master.backlog.entry import (
-    FINISHED_KEPT_S,
     Charge,
     Decision,
     Entry,
@@ -53,13 +53,6 @@ UNREADABLE_TRIES, UNREADABLE_S = 10, 3600.0
 UNREADABLE_FIRST_S, UNREADABLE_MAX_S = 1.0, 60.0
 
 
-class _Shed:
-    """Stands for the digest of a message that was shed: its id is free, so nobody asks for it."""
-
-
-_SHED = _Shed()
-
-
 class Ledger:
     """The decisions of the backlog."""
 
@@ -68,8 +61,7 @@ class Ledger:
         self.books = Books(limits)
         self._reservations = Reservations()
         self._delays: list[tuple[float, int, Entry]] = []
-        #: Digests of what was finished; of what was shed, that it was.
-        self._ended: RecentIds[bytes | _Shed] = RecentIds(FINISHED_KEPT_S, limits.max_finished_ids)
+        self._ended = EndedIds(limits.max_finished_ids)
         self._charges: RecentIds[Charge] = RecentIds(CHARGES_KEPT_S, MAX_CHARGES)
         self._next_sequence = 1
         #: Sequences of dead letters that are not on stable storage yet; :meth:`buried` takes them out.
@@ -119,10 +111,10 @@ class Ledger:
             if known.size_bytes != entry.size_bytes or not digests.is_same(known.digest, entry.digest):
                 return PutVerdict.CONFLICT, None
             return (PutVerdict.STORING if known.state is State.STORING else PutVerdict.KNOWN), None
-        ended = self._ended.get(entry.stream, entry.message_id, now)
-        if isinstance(ended, bytes):
-            return (PutVerdict.KNOWN if digests.is_same(ended, entry.digest) else PutVerdict.CONFLICT), None
-        self._ended.pop(entry.stream, entry.message_id, now)  # What was shed is nowhere: it gets another chance.
+        digest = self._ended.digest(entry.stream, entry.message_id, now)
+        if digest is not None:
+            return (PutVerdict.KNOWN if digests.is_same(digest, entry.digest) else PutVerdict.CONFLICT), None
+        self._ended.forget(entry.stream, entry.message_id, now)  # What was shed is nowhere: it gets another chance.
         charge = self._charges.pop(entry.stream, entry.message_id, now)
         if charge is not None:
             count(entry, charge)
@@ -160,8 +152,8 @@ class Ledger:
 
     def restore_finished(self, finished: Finished, now: float, age_s: float) -> None:
         """Remember a message that an earlier run has finished or shed, so long ago; the oldest come first."""
-        fact = _SHED if finished.is_shed else finished.digest
-        self._ended.put(finished.stream, finished.message_id, fact, now - age_s)
+        digest, ended_at = finished.digest, now - age_s
+        self._ended.put(finished.stream, finished.message_id, digest, ended_at, is_shed=finished.is_shed)
 
     # ── giving messages out ──────────────────────────────────────────────────────────────────────────────────────────
 
@@ -215,7 +207,7 @@ class Ledger:
         """The record of a message that had to make room is on stable storage."""
         if entry.state is State.SHEDDING:
             self.books.of(entry).shed_total += 1
-            self._ended.put(entry.stream, entry.message_id, _SHED, now)
+            self._ended.put(entry.stream, entry.message_id, entry.digest, now, is_shed=True)
             self.books.remove(entry)
 
     def fail(self, reservation: Reservation, failure: Failure, now: float, jitter: float) -> Decision:
@@ -300,6 +292,11 @@ class Ledger:
         """The dead letter of a message that was given up is on stable storage."""
         self._burying.discard(entry.sequence)
 
+    @property
+    def has_unwritten(self) -> bool:
+        """Whether the outcome, the death or the shedding of a message is not on stable storage yet."""
+        return bool(self._burying) or self.books.count(State.SETTLING, State.SHEDDING) > 0
+
     def is_burying(self, entry: Entry) -> bool:
         """Whether a message was given up, and its dead letter is not on stable storage yet."""
         return entry.sequence in self._burying
@@ -339,11 +336,11 @@ class Ledger:
 
     def is_shed(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as shed."""
-        return self._ended.get(stream, message_id, now) is _SHED
+        return self._ended.is_shed(stream, message_id, now)
 
     def is_finished(self, stream: str, message_id: str, now: float) -> bool:
         """Whether the message is remembered as finished."""
-        return isinstance(self._ended.get(stream, message_id, now), bytes)
+        return self._ended.digest(stream, message_id, now) is not None
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
