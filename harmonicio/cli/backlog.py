@@ -9,7 +9,14 @@ from datetime import datetime
 import typer
 
 from harmonicio.cli import console, foreground, invocation
-from harmonicio.control.backlog_messages import MAX_NAMED, BacklogView, NotChanged, ShedMessage, WaitingMessage
+from harmonicio.control.backlog_messages import (
+    MAX_NAMED,
+    BacklogFill,
+    BacklogView,
+    NotChanged,
+    ShedMessage,
+    WaitingMessage,
+)
 from harmonicio.control.messages import BacklogFigures
 from harmonicio.core.errors import Conflict
 from harmonicio.core.sizes import format_size
@@ -119,6 +126,7 @@ def _now(each: BacklogFigures) -> tuple[console.Cell, ...]:
 
 def _show_stream(view: BacklogView) -> None:
     show([view.figures])
+    _say_fill(view.fill)
     if view.oldest:
         _show_waiting(view)
     else:
@@ -128,6 +136,18 @@ def _show_stream(view: BacklogView) -> None:
         [_shed_row(each) for each in view.shed],
         title="Shed for others, the latest first",
     )
+
+
+def _say_fill(fill: BacklogFill) -> None:
+    console.say(
+        f"All streams together: {_of(fill.used_bytes, fill.max_bytes)}, {fill.messages:,} of {fill.max_messages:,} "
+        f"messages; dead letters {_of(fill.dead_bytes, fill.dead_max_bytes)}; "
+        f"payloads in memory {_of(fill.memory_bytes, fill.memory_max_bytes)}."
+    )
+
+
+def _of(size_bytes: int, max_bytes: int) -> str:
+    return f"{format_size(size_bytes)} of {format_size(max_bytes)}"
 
 
 def _show_waiting(view: BacklogView) -> None:

@@ -125,16 +125,36 @@ class ShedMessage:
 
 
 @dataclass(frozen=True, slots=True)
+class BacklogFill:
+    """How full the backlog is, of all streams together: bytes and messages, each with what there may be.
+
+    Attributes:
+        used_bytes: Payloads, metadata and a share for each row, on disk; ``dead_bytes`` of it are dead letters.
+        memory_bytes: Payloads that are in memory as well, so that they need not be read back.
+    """
+
+    used_bytes: int = 0
+    max_bytes: int = 0
+    messages: int = 0
+    max_messages: int = 0
+    dead_bytes: int = 0
+    dead_max_bytes: int = 0
+    memory_bytes: int = 0
+    memory_max_bytes: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class BacklogView:
     """``GET /streams/{stream}/backlog?limit=N``: the figures, what goes next, what has waited for longest.
 
-    ``shed`` is what was shed, the latest first.
+    ``shed`` is what was shed, the latest first; ``fill`` is that of all streams.
     """
 
     figures: BacklogFigures
     next: tuple[WaitingMessage, ...]
     oldest: tuple[WaitingMessage, ...]
     shed: tuple[ShedMessage, ...] = ()
+    fill: BacklogFill = BacklogFill()
 
 
 @dataclass(frozen=True, slots=True)

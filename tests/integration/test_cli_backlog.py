@@ -72,6 +72,7 @@ def test_a_stream_is_shown_with_what_goes_next_and_what_is_oldest(service: Maste
     cells = [line.split() for line in shown.splitlines()]
     assert code == 0
     assert [each[0] for each in cells if each and each[0] in "abc"] == ["b", "c", "a", "b", "c"]
+    assert "3 of 1,000,000 messages; dead letters 0 B of 10" in " ".join(shown.split())
     assert any(each[:2] == ["a", "reserved"] and each[-1] == "cells-1" for each in cells)
     view = json.loads(run("backlog", "show", "plates", "--json")[1])
     assert [each["message"] for each in view["next"]] == ["b", "c"]

@@ -250,6 +250,11 @@ class BacklogStore(ABC):
         """Whether an open store still works: a thread of its own may have ended."""
         return True
 
+    @property
+    def in_memory(self) -> tuple[int, int]:
+        """Return how many payload bytes are in memory beside the disk, and how many there may be."""
+        return 0, 0
+
     def make_room(self) -> None:  # noqa: B027  what holds nothing back has nothing to give up
         """The disk is full: give up what is held back, so that others who keep something there can write, too.
 

@@ -21,6 +21,10 @@ class HotCache:
     def __repr__(self) -> str:
         return f"<HotCache {len(self._payloads)} payloads, {self._used_bytes} of {self._max_bytes} bytes>"
 
+    @property
+    def used_bytes(self) -> int:
+        return self._used_bytes
+
     def offer(self, sequence: int, stream: str, payload: memoryview) -> None:
         """Keep a payload if there is room."""
         with self._lock:

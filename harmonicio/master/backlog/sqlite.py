@@ -93,6 +93,10 @@ class SqliteStore(BacklogStore):
     def is_intact(self) -> bool:
         return self._writer is not None and self._writer.is_intact
 
+    @property
+    def in_memory(self) -> tuple[int, int]:
+        return self._hot.used_bytes, self._limits.hot_cache_bytes
+
     # ── opening and closing ──────────────────────────────────────────────────────────────────────────────────────────
 
     def recover(self) -> Recovery:

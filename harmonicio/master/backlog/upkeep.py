@@ -17,6 +17,7 @@ from harmonicio.control.backlog_messages import (
     LISTED_TEXT_LENGTH,
     MAX_NAMED,
     MAX_PAGE,
+    BacklogFill,
     BacklogView,
     DeadChange,
     DeadChoice,
@@ -147,9 +148,25 @@ class Upkeep:
             figures = self._books.figures(stream, wall)
             following = tuple(_waiting(entry, wall, now) for entry in book.next_in_order(limit))
             oldest = tuple(_waiting(entry, wall, now) for entry in book.oldest(limit))
+            fill = self._fill()
         records = self._store.shed_records(stream, limit)
         shed = tuple(_shed(each, wall) for each in records)
-        return BacklogView(figures, following, oldest, shed)
+        return BacklogView(figures, following, oldest, shed, fill)
+
+    def _fill(self) -> BacklogFill:
+        budget = self._books.budget
+        limits = budget.limits
+        memory_bytes, memory_max_bytes = self._store.in_memory
+        return BacklogFill(
+            used_bytes=budget.used_bytes,
+            max_bytes=limits.max_bytes,
+            messages=budget.messages,
+            max_messages=limits.max_messages,
+            dead_bytes=budget.dead_bytes,
+            dead_max_bytes=limits.dead_letter_bytes,
+            memory_bytes=memory_bytes,
+            memory_max_bytes=memory_max_bytes,
+        )
 
     def _page(self, stream: str, after: str, limit: int) -> tuple[list[Entry], str, int]:
         """Return some entries, the cursor that goes on behind them, and how many there are in all."""

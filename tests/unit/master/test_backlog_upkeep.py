@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from benches.backlog import ERROR, Desk, HeldStore
+from benches.backlog import ERROR, FATAL, PLATES, Desk, HeldStore
 from harmonicio.control.backlog_messages import PriorityChange
 from harmonicio.core.errors import InvalidInput, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.entry import Entry, RetryPolicy, State
 from harmonicio.master.backlog.entry_heap import EntryHeap
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.memory import MemoryStore
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.frames import Flag
 
 
 @pytest.fixture
@@ -42,6 +49,21 @@ def test_what_waits_is_shown_with_its_state_and_who_has_it(desk: Desk) -> None:
     for limit in (0, 501):
         with pytest.raises(InvalidInput):
             desk.backlog.upkeep.backlog("plates", limit)
+
+
+def test_it_is_shown_how_full_the_backlog_of_all_streams_is(tmp_path: Path) -> None:
+    limits = LedgerLimits(max_bytes=1_000_000, max_messages=100, dead_letter_bytes=500_000)
+    desk = Desk(SqliteStore(tmp_path / "backlog", StoreLimits(hot_cache_bytes=250_000)), limits)
+    desk.put("a", bytes(100_000))
+    desk.put("b", bytes(100_000), flags=Flag.DEAD, failure=FATAL)
+    wait_until(lambda: len(desk.answers) == 2, what="the messages to be stored")
+    desk.backlog.declare(replace(PLATES, name="wells"))
+    for stream in ("plates", "wells"):
+        fill = desk.backlog.upkeep.backlog(stream, 10).fill
+        assert (fill.messages, fill.max_messages, fill.max_bytes, fill.dead_max_bytes) == (2, 100, 1_000_000, 500_000)
+        assert 200_000 < fill.used_bytes < 203_000 and 100_000 < fill.dead_bytes < 102_000
+        assert (fill.memory_bytes, fill.memory_max_bytes) == (100_000, 250_000)
+    desk.backlog.close()
 
 
 def test_a_priority_that_could_not_be_written_is_not_said_to_be_changed() -> None:
