@@ -27,9 +27,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Self
 
-from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
 from harmonicio.core.lease import Address
-from harmonicio.stream_connector.leasing import LeaseClient
 
 READ_BYTES = 64 * 1024
 #: What a direction holds at most; beyond it nothing is read, so that a slow target slows its source.
@@ -362,42 +360,3 @@ class FaultProxy:
 def _close_with_reset(sock: socket.socket) -> None:
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     sock.close()
-
-
-class Detour:
-    """The master's client for a connector whose data connections shall go through proxies: it changes addresses only.
-
-    Args:
-        client: Asks the master, perhaps through a proxy of its own.
-        proxies: By the address that they stand before; others are made as the master names them.
-    """
-
-    def __init__(self, client: LeaseClient, proxies: dict[Address, FaultProxy] | None = None) -> None:
-        self._client = client
-        self.url = client.url
-        self.proxies = {} if proxies is None else proxies
-
-    def __repr__(self) -> str:
-        return f"<Detour to {self.url} over {len(self.proxies)} proxies>"
-
-    def proxy(self, address: Address) -> FaultProxy:
-        """Return the proxy before this address."""
-        if address not in self.proxies:
-            self.proxies[address] = FaultProxy(address)
-        return self.proxies[address]
-
-    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
-        grant = self._client.request_leases(request)
-        leases = tuple(replace(each, address=self.proxy(each.address).address) for each in grant.leases)
-        backlog = replace(grant.backlog, address=self.proxy(grant.backlog.address).address)
-        return replace(grant, leases=leases, backlog=backlog)
-
-    def renew_leases(self, held: LeaseList) -> LeaseRenewal:
-        return self._client.renew_leases(held)
-
-    def release_leases(self, held: LeaseList) -> None:
-        self._client.release_leases(held)
-
-    def close(self) -> None:
-        """Close the client; the proxies are the test's."""
-        self._client.close()

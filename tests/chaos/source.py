@@ -27,7 +27,8 @@ from contextlib import ExitStack, suppress
 from itertools import count
 from pathlib import Path
 
-from benches.fault_proxy import Detour, FaultProxy, Faults
+from benches.detour import Detour
+from benches.fault_proxy import FaultProxy, Faults
 from chaos import journals
 from chaos.load import STREAMS, Offer, digest_of, offer
 from harmonicio.control.client import MasterClient

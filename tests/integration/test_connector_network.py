@@ -11,7 +11,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from benches.fault_proxy import FROZEN, SWALLOWED, Detour, FaultProxy, Faults, Way
+from benches.detour import Detour
+from benches.fault_proxy import FROZEN, SWALLOWED, FaultProxy, Faults, Way
 from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.stream_connector import StreamConnector, dispatch, peers
 from harmonicio.testing.bare_receivers import BareCluster, Receiver, done
