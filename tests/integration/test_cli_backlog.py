@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,9 @@ Command = Callable[..., str]
 
 
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterService]:
-    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
-        monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
-        running.master.streams.declare(StreamDeclaration("plates", handler="plates.py"))
-        yield running
+def service(service: MasterService) -> MasterService:
+    service.master.streams.declare(StreamDeclaration("plates", handler="plates.py"))
+    return service
 
 
 def put(service: MasterService, *message_ids: str) -> None:

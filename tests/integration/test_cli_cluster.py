@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -24,33 +24,9 @@ from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.storage_client import StorageClient
 from harmonicio.haste.tiers.file import FileTier
-from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.master.service import MasterService
 
 Command = Callable[..., str]
-
-
-@pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterService]:
-    """A master whose data folder, and so whose tokens, are where the settings say."""
-    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
-        monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
-        yield running
-
-
-@pytest.fixture
-def command(service: MasterService, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command that must succeed, and return what it printed."""
-
-    def run(*arguments: str) -> str:
-        capsys.readouterr()
-        exit_code = main(arguments)
-        written = capsys.readouterr()
-        assert (exit_code, written.err) == (0, "")
-        return written.out
-
-    return run
 
 
 @pytest.fixture

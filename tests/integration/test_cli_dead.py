@@ -28,14 +28,10 @@ NO_DISK = Failure("OSError", "No space left on device")
 
 
 @pytest.fixture
-def service(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[MasterService]:
-    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
-    monkeypatch.chdir(tmp_path)
-    with MasterService(MasterOptions(tmp_path / "home" / "master", port=0, data_port=0)) as running:
-        monkeypatch.setenv("HARMONICIO_MASTER_URL", running.url)
-        for name in ("plates", "wells"):
-            running.master.streams.declare(StreamDeclaration(name, handler="plates.py"))
-        yield running
+def service(service: MasterService) -> MasterService:
+    for name in ("plates", "wells"):
+        service.master.streams.declare(StreamDeclaration(name, handler="plates.py"))
+    return service
 
 
 @pytest.fixture
@@ -57,20 +53,6 @@ def kill(service: MasterService) -> Callable[..., None]:
         wait_until(lambda: backlog.figures(stream).dead == before + len(message_ids))
 
     return kill
-
-
-@pytest.fixture
-def command(service: MasterService, capsys: pytest.CaptureFixture[str]) -> Command:
-    """Run a command that must succeed, and return what it printed."""
-
-    def run(*arguments: str) -> str:
-        capsys.readouterr()
-        exit_code = main(arguments)
-        written = capsys.readouterr()
-        assert (exit_code, written.err) == (0, "")
-        return written.out
-
-    return run
 
 
 @pytest.fixture
