@@ -58,7 +58,7 @@ class Content:
     shed: list[Shed] = field(default_factory=list)
 
     def copy(self) -> Content:
-        rows = {number: Row(_copy(row.entry), row.payload, row.death) for number, row in self.rows.items()}
+        rows = {number: Row(row.entry.as_stored(), row.payload, row.death) for number, row in self.rows.items()}
         return Content(rows, dict(self.finished), dict(self.outcomes), list(self.shed))
 
     def remove(self, sequence: int) -> None:
@@ -179,7 +179,7 @@ class SimulatedStore(BacklogStore):
         self._live.rows[entry.sequence] = Row(entry, content, death)
 
         def write(target: Content) -> None:
-            target.rows[entry.sequence] = Row(_copy(entry), content, death)
+            target.rows[entry.sequence] = Row(entry.as_stored(), content, death)
 
         def told(error: StorageError | None) -> None:
             if error is not None:
@@ -318,22 +318,6 @@ def _written(entry: Entry) -> Write:
     def write(target: Content) -> None:
         row = target.rows.get(entry.sequence)
         if row is not None and row.entry is not entry:
-            row.entry = _copy(entry)
+            row.entry = entry.as_stored()
 
     return write
-
-
-def _copy(entry: Entry) -> Entry:
-    return Entry(
-        entry.stream,
-        entry.message_id,
-        entry.sequence,
-        entry.size_bytes,
-        priority=entry.priority,
-        digest=entry.digest,
-        section=entry.section,
-        attempts=entry.attempts,
-        crashes=entry.crashes,
-        is_suspect=entry.is_suspect,
-        put_at=entry.put_at,
-    )

@@ -144,6 +144,22 @@ class Entry:
         """What the entry takes from the backlog's budget."""
         return cost_bytes(self.size_bytes) + len(self.section) + self.death_bytes
 
+    def as_stored(self) -> Entry:
+        """Return a copy of what a store keeps of it: nothing that only this run knows is in it."""
+        return Entry(
+            self.stream,
+            self.message_id,
+            self.sequence,
+            self.size_bytes,
+            priority=self.priority,
+            digest=self.digest,
+            section=self.section,
+            attempts=self.attempts,
+            crashes=self.crashes,
+            is_suspect=self.is_suspect,
+            put_at=self.put_at,
+        )
+
 
 def cost_bytes(size_bytes: int) -> int:
     """Return what a message of this size takes from the backlog's budget, beside its header section."""

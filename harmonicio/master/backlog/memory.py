@@ -52,7 +52,7 @@ class MemoryStore(BacklogStore):
     def recover(self) -> Recovery:
         with self._lock:
             self._is_open = True
-            entries = [_copy(entry) for _, entry in sorted(self._entries.items())]
+            entries = [entry.as_stored() for _, entry in sorted(self._entries.items())]
             self._entries = {entry.sequence: entry for entry in entries}
             for sequence, death in self._deaths.items():
                 self._entries[sequence].death_bytes = death_bytes(death.failure)
@@ -193,22 +193,6 @@ class MemoryStore(BacklogStore):
     def _drop_outcome(self, key: tuple[str, str]) -> None:
         kept = self._outcomes.pop(key, None)
         self._outcome_bytes -= 0 if kept is None else len(kept)
-
-
-def _copy(entry: Entry) -> Entry:
-    return Entry(
-        entry.stream,
-        entry.message_id,
-        entry.sequence,
-        entry.size_bytes,
-        priority=entry.priority,
-        digest=entry.digest,
-        section=entry.section,
-        attempts=entry.attempts,
-        crashes=entry.crashes,
-        is_suspect=entry.is_suspect,
-        put_at=entry.put_at,
-    )
 
 
 def create(folder: Path, limits: StoreLimits) -> MemoryStore:
