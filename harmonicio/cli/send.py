@@ -228,6 +228,9 @@ def _what_is_safe(rows: Sequence[Row], spool: Path | None, spooled: int) -> str:
     if not unsafe and spooled:
         earlier = console.count(spooled, "message")
         return f"Of earlier ones, {earlier} stay in the spool {spool}; the next send with it delivers that first."
+    failed = [row for row in rows if row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED)]
+    if not unsafe and failed:
+        return f"Of {console.count(len(rows), 'file')}, {len(failed):,} failed, as listed above; the rest arrived."
     if not unsafe:
         arrived = f"{console.count(len(rows), 'file')} arrived" if rows else "the spool is empty"
         return f"Nothing is lost: {arrived}. See: harmonicio status."

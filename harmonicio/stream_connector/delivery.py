@@ -148,7 +148,7 @@ class Delivery:
         if self.state is DeliveryState.FAILED and outcome is not None and outcome.failure is not None:
             failure = outcome.failure
             reason = one_line(f"{failure.error_type}: {failure.text}")
-            text = f"The handler failed for message {self.message_id!r}: {reason}"
+            text = f"Message {self.message_id!r} failed: {reason}"
             return HandlerFailed(text, error_type=failure.error_type, traceback=failure.traceback)
         if self.state is DeliveryState.REJECTED and outcome is not None:
             reason = str(outcome.reason)

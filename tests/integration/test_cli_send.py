@@ -73,6 +73,16 @@ def test_a_time_limit_ends_the_waiting_and_says_that_nothing_is_lost(
     assert written.err.splitlines()[-1].startswith("error: The time of 2 s is up. Nothing is lost: 2 files arrived.")
 
 
+def test_what_has_failed_is_not_called_arrived_when_the_time_is_up(
+    cluster: LocalCluster, files: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = StreamDeclaration("small", handler="harmonicio.engine.echo", engines=0, max_message_bytes=5)
+    cluster.declare(stream)
+    assert main(["send", "small", *files, "--timeout-s", "2"]) == 1
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said.startswith("error: The time of 2 s is up. Of 2 files, 1 failed, as listed above; the rest arrived.")
+
+
 @pytest.mark.usefixtures("cluster")
 def test_a_stream_with_messages_is_removed_by_force_only_which_says_how_many_are_lost(
     files: list[str], capsys: pytest.CaptureFixture[str]
