@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -171,6 +172,21 @@ def test_a_file_system_without_links_keeps_the_contract(
     assert first == again != other
     assert (tier.read(first), tier.read(other)) == (b"first", b"other")
     assert len(files_in(folder)) == 2
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root may mount a volume")
+def test_a_streams_folder_may_be_a_volume_of_its_own(tier: Tier, folder: Path) -> None:
+    """Nothing is ever moved from one volume to another: drafts lie beside what they become."""
+    (folder / "plates").mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder / "plates")], check=True)
+    try:
+        location = tier.write("plates", "m1", b"payload")
+        assert tier.read(location) == b"payload"
+        with pytest.raises(StorageError, match="No space left"):
+            tier.write("plates", "m2", bytes(2_000_000))
+        assert files_in(folder) == ["plates/m1"]
+    finally:
+        subprocess.run(["umount", "-l", str(folder / "plates")], check=True)
 
 
 def test_a_draft_that_a_crash_has_left_is_listed_and_can_be_removed(tier: Tier, folder: Path) -> None:
