@@ -16,7 +16,7 @@ from harmonicio.control.messages import EngineReport, RunningMessage
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, StorageError
 from harmonicio.engine.daemon import Daemon
 from harmonicio.engine.handler import Handler
-from simulation.loop import Host, Process, check_alive, current
+from simulation.loop import check_alive, current
 from simulation.readiness import Waitable
 
 EXIT_DRAINED, EXIT_FORCED, EXIT_CANNOT_START = 0, 1, 3
@@ -80,7 +80,7 @@ class OpenFiles:
 
 
 class ControlSocket(Waitable):
-    """Between one engine and its controller: reports up, orders down."""
+    """Between one engine and its controller: reports up, orders down; the controller's end, too."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -92,6 +92,19 @@ class ControlSocket(Waitable):
     def is_readable(self) -> bool:
         return bool(self.reports) or self.is_closed
 
+    def receive_reports(self) -> list[EngineReport]:
+        if self.is_closed and not self.reports:
+            raise ConnectionEnded("The engine is gone.")
+        reports = list(self.reports)
+        self.reports.clear()
+        return reports
+
+    def send_order(self, order: EngineOrder) -> None:
+        if self.is_closed:
+            raise ConnectionEnded("The engine is gone.")
+        self.orders.append(order)
+        self.order_came.changed()
+
     def close(self) -> None:
         self.is_closed = True
         self.changed()
@@ -99,14 +112,15 @@ class ControlSocket(Waitable):
 
 
 class ControlListener(Waitable):
-    """A controller's socket in one engine's folder."""
+    """:class:`harmonicio.control.engine_channel.ControlListener`."""
 
-    def __init__(self, host: Host, path: str, process: Process) -> None:
+    def __init__(self, path: object) -> None:
         super().__init__()
-        self._host, self.path = host, path
+        process = check_alive()
+        self._host, self.path = process.host, str(path)
         self._arrived: deque[ControlSocket] = deque()
         self.accepted: list[ControlSocket] = []
-        host.shared[path] = self
+        self._host.shared[self.path] = self
         process.on_death.append(self.close)
 
     def is_readable(self) -> bool:

@@ -18,8 +18,9 @@ from harmonicio.master.master import Master
 from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
 from simulation import stage
 from simulation.disk import Disk, SimulatedStore
-from simulation.loop import Host, Process, current
+from simulation.loop import Host, current
 from simulation.rest import WebServer
+from simulation.role import RoleHost
 from simulation.threads import Event
 
 PORT, DATA_PORT = 8710, 8711
@@ -79,32 +80,23 @@ class Tokens:
         return True
 
 
-class MasterHost:
+class MasterHost(RoleHost):
     """A host on which a master runs, dies and is started again.
 
     Attributes:
         service: Of the master that runs, or ran last.
-        starts: How often it was started.
-        is_ending: It was told to end.
     """
 
     def __init__(self, world: Any, host: Host, options: dict[str, Any], backlog_bytes: int, key: str) -> None:
+        super().__init__(host)
         self._world = world
-        self.host = host
         self._options = options
         self._backlog_bytes = backlog_bytes
         self.records = Records(key)
         loop = host.loop
         self.disk = Disk(loop.after, lambda: loop.random.uniform(*self.sync_s))
         self.sync_s = world.plan.sync_s
-        self.process: Process | None = None
         self.service: MasterService | None = None
-        self.starts = 0
-        self._ending: Event | None = None
-
-    @property
-    def is_running(self) -> bool:
-        return self.process is not None and not self.process.is_dead
 
     def substitutes(self) -> list[tuple[Any, str, Any]]:
         """Return what stands in for what in the service's module."""
@@ -129,12 +121,6 @@ class MasterHost:
         self._world.web.servers[self.host.name] = WebServer(app, current().process)
         return _Bound(address, self._world.web, self.host.name)
 
-    def start(self) -> None:
-        self.starts += 1
-        self.process = Process(f"{self.host.name}.{self.starts}", self.host)
-        self._ending = Event()
-        self.process.spawn("main", self._main, self._ending)
-
     def _main(self, ending: Event) -> None:
         options = MasterOptions(
             data_folder=PurePosixPath("/master"),  # type: ignore[arg-type]  nobody opens it
@@ -151,15 +137,6 @@ class MasterHost:
         service.drain(DRAIN_S)
         service.close()
         current().process.die(0)
-
-    @property
-    def is_ending(self) -> bool:
-        return self._ending is not None and self._ending.is_set()
-
-    def end(self) -> None:
-        """SIGTERM."""
-        if self._ending is not None:
-            self._ending.set()
 
     def crash(self) -> int:
         """Die, and lose what was not on stable storage; return how many writes that were."""

@@ -1,7 +1,7 @@
 """A worker's host: the real :class:`~harmonicio.worker.service.WorkerService` with engines as processes of ours.
 
-Ours are only: folders, the runtime (which starts engines after a while, and tells of their ends), the desk's sockets
-and the meter of the host's load.
+Ours are only: folders, the runtime (which starts engines after a while, and tells of their ends), the sockets of the
+control desk and the meter of the host's load.
 """
 
 from __future__ import annotations
@@ -9,18 +9,19 @@ from __future__ import annotations
 from pathlib import PurePosixPath
 from typing import Any
 
-from harmonicio.control.engine_messages import EngineOrder
-from harmonicio.control.messages import EngineReport, HostLoad
+from harmonicio.control.messages import HostLoad
 from harmonicio.core.errors import NotFound
+from harmonicio.worker import control_desk
 from harmonicio.worker.instructions import EngineExited, EngineFound, EngineStarted
 from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.runtimes.base import EngineSpec, RuntimeContext
 from harmonicio.worker.service import WorkerService
 from simulation import engine as engines
 from simulation import stage
-from simulation.engine import ControlListener, ControlSocket
+from simulation.engine import ControlListener
 from simulation.loop import Host, Process, Task, check_alive, current
 from simulation.rest import Client
+from simulation.role import RoleHost
 from simulation.threads import Event
 
 EXIT_ORDERED = 0
@@ -38,7 +39,7 @@ class EngineHandle:
         self.exit_code: int | None = None
 
 
-class WorkerHost:
+class WorkerHost(RoleHost):
     """A host with a worker controller, its engines, and what its disk keeps of them.
 
     Attributes:
@@ -47,30 +48,16 @@ class WorkerHost:
     """
 
     def __init__(self, world: Any, host: Host, master_url: str, **options: Any) -> None:
+        super().__init__(host)
         self.world = world
-        self.host = host
         self._master_url = master_url
         self._options = options
         self.handles: dict[str, EngineHandle] = {}
         self.bonds: dict[str, str] = {}
         self.listener: Any = None
-        self.process: Process | None = None
         self.service: WorkerService | None = None
-        self.starts = 0
-        self._ending: Event | None = None
         self.is_scratch_full = False
         host.shared["worker"] = self
-
-    @property
-    def is_running(self) -> bool:
-        return self.process is not None and not self.process.is_dead
-
-    def start(self) -> None:
-        """Start the controller."""
-        self.starts += 1
-        self.process = Process(f"{self.host.name}.{self.starts}", self.host)
-        self._ending = Event()
-        self.process.spawn("main", self._main, self._ending)
 
     def _main(self, ending: Event) -> None:
         options = WorkerOptions(
@@ -87,15 +74,6 @@ class WorkerHost:
         service.stop(drain_s=10.0)
         current().process.die(0)
 
-    @property
-    def is_ending(self) -> bool:
-        return self._ending is not None and self._ending.is_set()
-
-    def end(self) -> None:
-        """SIGTERM: its engines are drained."""
-        if self._ending is not None:
-            self._ending.set()
-
     def running(self) -> list[EngineHandle]:
         """Return the engines whose processes live."""
         return [each for each in self.handles.values() if each.process is not None and not each.process.is_dead]
@@ -107,7 +85,7 @@ def substitutes() -> list[tuple[Any, str, Any]]:
     return [
         (place, "make_private", lambda _: None),
         (place, "DataFolder", Folder),
-        (place, "ControlDesk", Desk),
+        (control_desk, "ControlListener", ControlListener),
         (place, "open_runtime", lambda _, context: Runtime(context)),
         (place, "HostMeter", Meter),
         (place, "LogReader", LogReader),
@@ -252,83 +230,6 @@ def _ended(host: WorkerHost, handle: EngineHandle) -> None:
 def _tell(host: WorkerHost, event: Any) -> None:
     if host.listener is not None:
         host.listener.tell(event)
-
-
-class Desk:
-    """:class:`harmonicio.worker.control_desk.ControlDesk`."""
-
-    def __init__(self, selector: Any) -> None:
-        self._selector = selector
-        self._listeners: dict[str, ControlListener] = {}
-        self._channels: dict[str, ControlSocket] = {}
-        self._epoch = 0
-
-    def open(self, engine: str, folder: Any) -> Any:
-        process = check_alive()
-        path = folder / "control.sock"
-        listener = self._listeners[engine] = ControlListener(process.host, str(path), process)
-        self._selector.register(listener, 1, (engine, listener))
-        return path
-
-    def serve(self, data: Any) -> list[EngineReport]:
-        engine, ready = data
-        if isinstance(ready, ControlListener):
-            self._accept(engine, ready)
-            return []
-        reports = list(ready.reports)
-        ready.reports.clear()
-        if ready.is_closed and self._channels.get(engine) is ready:
-            self._drop(engine)
-        return [report for report in reports if report.engine == engine]
-
-    def last_words(self, engine: str) -> list[EngineReport]:
-        if engine in self._listeners:
-            self._accept(engine, self._listeners[engine])
-        return self.serve((engine, self._channels[engine])) if engine in self._channels else []
-
-    def drain(self, engine: str, within_s: float) -> bool:
-        return self._send(engine, EngineOrder(within_s))
-
-    def announce_epoch(self, epoch: int) -> None:
-        if epoch != self._epoch:
-            self._epoch = epoch
-            for engine in list(self._channels):
-                self._send(engine, EngineOrder(epoch=epoch))
-
-    def _send(self, engine: str, order: EngineOrder) -> bool:
-        channel = self._channels.get(engine)
-        if channel is None or channel.is_closed:
-            return False
-        channel.orders.append(order)
-        channel.order_came.changed()
-        return True
-
-    def close(self, engine: str) -> None:
-        self._drop(engine)
-        listener = self._listeners.pop(engine, None)
-        if listener is not None:
-            self._selector.unregister(listener)
-            listener.close()
-
-    def close_all(self) -> None:
-        for engine in list(self._listeners):
-            self.close(engine)
-
-    def _accept(self, engine: str, listener: ControlListener) -> None:
-        channel = listener.accept()
-        if channel is None:
-            return
-        self._drop(engine)
-        self._channels[engine] = channel
-        self._selector.register(channel, 1, (engine, channel))
-        if self._epoch:
-            self._send(engine, EngineOrder(epoch=self._epoch))
-
-    def _drop(self, engine: str) -> None:
-        channel = self._channels.pop(engine, None)
-        if channel is not None:
-            self._selector.unregister(channel)
-            channel.close()
 
 
 class Meter:
