@@ -271,7 +271,7 @@ class Master:
             NotFound: the stream is not declared, or nothing is known of the message (any more).
         """
         self.stream(stream)
-        found = self.backlog.outcome(stream, check_message_id(message))
+        found = self.backlog.upkeep.outcome(stream, check_message_id(message))
         if found is None:
             raise NotFound(
                 f"Nothing is known of message {message!r} of stream {stream!r}.",

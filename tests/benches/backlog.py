@@ -102,7 +102,7 @@ class Desk:
         self.finals.append((message_id, outcome))
 
     def state(self, message_id: str) -> str | None:
-        found = self.backlog.outcome("plates", message_id)
+        found = self.backlog.upkeep.outcome("plates", message_id)
         return None if found is None else found.state
 
 

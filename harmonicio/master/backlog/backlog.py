@@ -17,7 +17,7 @@ import random
 import threading
 from collections.abc import Callable, Iterable
 
-from harmonicio.control.messages import BacklogFigures, EngineExit, OutcomeView
+from harmonicio.control.messages import BacklogFigures, EngineExit
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import StorageError
@@ -339,14 +339,6 @@ class Backlog:
         """Return a message that waits, is being stored, or is dead."""
         with self._lock:
             return self._ledger.books.entry(stream, message_id)
-
-    def outcome(self, stream: str, message: str) -> OutcomeView | None:
-        """Return what is known of a message; None when nothing is, or not any more.
-
-        Raises:
-            StorageError: it cannot be read.
-        """
-        return self.upkeep.outcome(stream, message)
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -386,12 +386,10 @@ class Ledger:
 
     def _reconsider(self, entry: Entry) -> Decision:
         """An entry's counters changed where it is: one that nobody holds may be dead by that."""
-        if entry.state in (State.READY, State.DELAYED):
-            cause = cause_of_death(entry, self.books.of(entry).policy, None)
-            if cause is not None:
-                return self._bury(entry, cause, is_unanswered=True)
-            return Decision(Verdict.READY, entry, True)
-        return Decision(Verdict.RESERVED, entry, True)
+        if entry.state not in (State.READY, State.DELAYED):
+            return Decision(Verdict.RESERVED, entry, True)
+        cause = cause_of_death(entry, self.books.of(entry).policy, None)
+        return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause, is_unanswered=True)
 
     def _bury(self, entry: Entry, failure: Failure, *, is_unanswered: bool = False) -> Decision:
         self.books.bury(entry, death_bytes(failure))

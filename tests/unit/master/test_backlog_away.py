@@ -62,7 +62,7 @@ def test_a_payload_that_is_away_for_half_an_hour_costs_its_message_nothing_but_t
     payloads.rename(away)
     pauses_s = [try_to_read(desk) for _ in range(40)]
     assert pauses_s[0] == 0 and pauses_s[1] <= 1.0 and 30.0 <= max(pauses_s) <= 60.0
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts) == ("waiting", 0)
     away.rename(payloads)
     desk.clock.advance(60.0)

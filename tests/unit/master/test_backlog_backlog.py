@@ -153,7 +153,7 @@ def test_a_backlog_that_could_give_nobody_credit_is_refused() -> None:
 def test_a_message_that_its_source_gave_up_is_a_dead_letter(desk: Desk) -> None:
     desk.put("a", flags=int(Flag.DEAD), failure=FATAL)
     assert (desk.answers, desk.backlog.depth("plates")) == ([STORED], 0)
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and found.state == "dead"
     assert found.failure == FailureView("ValueError", "not an image", "Traceback …", False)
 
@@ -191,7 +191,7 @@ def test_a_failed_message_gets_another_attempt_and_then_is_a_dead_letter(desk: D
 def test_a_message_that_an_engine_can_never_take_is_a_dead_letter(desk: Desk) -> None:
     desk.put("a")
     desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.REJECTED, reason=RejectReason.TOO_LARGE, text="7 GB"))
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and found.failure is not None
     assert found.failure.text == "too_large: 7 GB"
 

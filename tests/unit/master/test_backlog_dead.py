@@ -57,7 +57,7 @@ def test_a_replayed_dead_letter_waits_again_in_its_place_as_if_it_had_never_been
         crash(desk, "e1")
     desk.put("b")
     assert desk.backlog.upkeep.replay("plates", named("a")) == DeadChange(1)
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts, found.failure) == ("waiting", 0, None)
     again = desk.reserve("e2#1")
     assert (again.entry.message_id, again.attempt, again.entry.crashes) == ("a", 1, 0)

@@ -80,7 +80,7 @@ def test_an_end_that_is_no_fault_of_a_message_counts_nothing(desk: Desk, reason:
         desk.reserve("e1#1")
         desk.backlog.engine_gone("e1#1")
         desk.backlog.engine_exited(EngineExit("e1", "plates", reason, held=("a",)))
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts) == ("waiting", 0)
 
 

@@ -189,7 +189,7 @@ def test_a_copy_of_what_is_just_being_shed_is_not_called_stored() -> None:
 def test_what_became_of_a_shed_message_is_known_for_a_day(desk: Desk) -> None:
     desk.put("d", bytes(100), priority=1)
     desk.store.prune(time.time() + OUTCOMES_KEPT_S + 1)
-    found = desk.backlog.outcome("plates", "b")
+    found = desk.backlog.upkeep.outcome("plates", "b")
     assert found is not None and (found.state, found.failure) == ("shed", None)
 
 

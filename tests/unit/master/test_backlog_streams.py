@@ -114,10 +114,10 @@ def test_who_unsubscribes_hears_nothing(desk: Desk) -> None:
 def test_an_outcome_is_known_for_an_hour_and_that_it_was_done_for_a_day(desk: Desk) -> None:
     desk.put("a")
     desk.backlog.settle(desk.reserve(), DONE)
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts) == ("done", 1)
     desk.store.prune(time.time() + 3_700)
-    found = desk.backlog.outcome("plates", "a")
+    found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts) == ("done", 0)
     desk.subscribe("a")
     assert desk.finals == [("a", None)]
