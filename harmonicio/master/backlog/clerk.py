@@ -69,6 +69,8 @@ class Clerk:
         self.find_outcome: FindOutcome = lambda stream, message_id, size_bytes: None
         self._to_repeat: list[Callable[[], None]] = []
         self._repeat_at = 0.0
+        #: Decisions over messages whose record has to be looked for first, by the next tick.
+        self._soon: list[Decision] = []
         #: The smallest message for which there was no room.
         self._wanted_bytes: int | None = None
         #: Nothing new is taken until then, since the store could not take it; None: it can.
@@ -93,6 +95,14 @@ class Clerk:
             elif decision.has_changed:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
+
+    def carry_out_soon(self, decision: Decision) -> None:
+        """As :meth:`carry_out`, for the store's own threads, which must not wait for a database of records."""
+        if not decision.is_unanswered:
+            self.carry_out([decision])
+            return
+        with self._lock:
+            self._soon.append(decision)
 
     def recorded(self, entry: Entry) -> Outcome | None:
         """Return the outcome of a message whose engine did the work and could not say so. Raises StorageError."""
@@ -160,8 +170,11 @@ class Clerk:
         self.room_freed()  # It may have been larger than what it made room for.
 
     def repeat(self, now: float) -> None:
-        """Try again what could not be written, and whether there is room on the disk."""
+        """Carry out what was put off, and try again what could not be written, and whether there is room."""
         self._resume_intake(now)
+        with self._lock:
+            soon, self._soon = self._soon, []
+        self.carry_out(soon)
         with self._lock:
             if not self._to_repeat or now < self._repeat_at:
                 return

@@ -286,6 +286,7 @@ def test_crashes_that_are_reported_while_their_message_is_being_stored_make_a_de
         desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=("a",)))
     store.release()
     assert (desk.answers, desk.state("a"), desk.finals) == ([STORED], "dead", [])
+    desk.backlog.tick()
     store.release()
     desk.subscribe("a")
     assert [final.failure.error_type for _, final in desk.finals if final and final.failure] == ["EngineCrashed"] * 2

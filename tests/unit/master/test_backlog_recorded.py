@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benches.backlog import FATAL, Desk
+from benches.backlog import DONE, FATAL, PLATES, STORED, Desk, HeldStore
 from harmonicio.control.messages import EngineExit
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import StorageError
@@ -110,7 +110,12 @@ def test_one_that_its_source_sends_again_when_its_crashes_are_used_up_is_done_to
     for engine in ("e1", "e2"):
         desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, "It ended by signal 9.", ("a",)))
     put(desk)
-    wait_until(lambda: desk.state("a") == "done")
+
+    def is_done() -> bool:
+        desk.backlog.tick()
+        return desk.state("a") == "done"
+
+    wait_until(is_done)
     assert desk.backlog.figures("plates").dead == 0
 
 
@@ -125,3 +130,24 @@ def test_one_whose_payload_is_damaged_is_done_if_that_was_recorded_before(
     with pytest.raises(StorageError):
         desk.backlog.open_payload(desk.reserve())
     wait_until(lambda: desk.state("a") == "done")
+
+
+def test_the_thread_that_writes_the_backlog_does_not_wait_for_the_feature_database() -> None:
+    store = HeldStore()
+    desk = Desk(store)
+    sought: list[str] = []
+
+    def find(stream: str, message_id: str, size_bytes: int) -> Outcome:
+        sought.append(message_id)
+        return DONE
+
+    desk.backlog.set_outcome_finder(find)
+    desk.put("a")
+    for _ in range(PLATES.max_crashes):
+        desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=("a",)))
+    store.is_holding = False
+    store.release()  # As the store's own thread does it.
+    assert (desk.answers, sought, desk.state("a")) == ([STORED], [], "dead")
+    desk.backlog.tick()
+    assert (sought, desk.state("a")) == (["a"], "done")
+    desk.backlog.close()
