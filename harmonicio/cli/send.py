@@ -81,10 +81,11 @@ def run(
     )
     deliveries: list[Delivery] = []
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
+    why: list[HarmonicIOError] = []
     try:
         with (
             one_interrupt(),
-            time_limit(timeout_s, lambda: connector.stranded_s > ABSENT_WITHIN_S),
+            time_limit(timeout_s, lambda: _is_hopeless(connector, why)),
             connector,
             _flushed_when_terminated(connector, TERMINATED_WITHIN_S if folder is None else SPOOLED_WITHIN_S),
         ):
@@ -101,7 +102,7 @@ def run(
     trouble = connector.spool_trouble
     if stopped is not None:
         texts = (_trouble_before(stopped), _what_is_safe(rows, folder, spooled), trouble)
-        _tell(stopped, " ".join(filter(None, texts)), timeout_s)
+        _tell(stopped, " ".join(filter(None, texts)), timeout_s, why)
     if trouble:
         raise StorageError(trouble)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
@@ -200,13 +201,28 @@ def _show(rows: Sequence[Row], as_json: bool) -> None:
         console.show_table(columns, [[str(row[column]) for column in columns] for row in rows])
 
 
-def _tell(stopped: KeyboardInterrupt | HarmonicIOError, text: str, timeout_s: float | None) -> None:
+def _is_hopeless(connector: StreamConnector, why: list[HarmonicIOError]) -> bool:
+    """Whether nobody answers, or nothing can be read, for so long that waiting makes no sense; note which."""
+    if connector.stranded_s > ABSENT_WITHIN_S:
+        absent = f"Neither the master nor an engine has answered for {ABSENT_WITHIN_S:g} s."
+        why.append(MasterUnavailable(absent, hint="Start the master; --timeout-s waits longer for it."))
+    elif connector.unreadable_s > ABSENT_WITHIN_S:
+        absent = f"What is left has not been readable for {ABSENT_WITHIN_S:g} s."
+        why.append(StorageError(absent, hint="Bring back the files that the log names; --timeout-s waits longer."))
+    return bool(why)
+
+
+def _tell(
+    stopped: KeyboardInterrupt | HarmonicIOError,
+    text: str,
+    timeout_s: float | None,
+    why: Sequence[HarmonicIOError],
+) -> None:
     """Say what is not safe, and end with the error or the exit code that belongs to it."""
     if isinstance(stopped, TimeIsUp):
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
     if isinstance(stopped, Hopeless):
-        absent = f"Neither the master nor an engine has answered for {ABSENT_WITHIN_S:g} s."
-        raise MasterUnavailable(f"{absent} {text}", hint="Start the master; --timeout-s waits longer for it.")
+        raise type(why[0])(f"{why[0].text} {text}", hint=why[0].hint)
     if isinstance(stopped, HarmonicIOError):
         print(printable(text), file=sys.stderr)
         raise stopped
@@ -226,8 +242,8 @@ def _trouble_before(stopped: BaseException) -> str:
 def _what_is_safe(rows: Sequence[Row], spool: Path | None, spooled: int) -> str:
     unsafe = [str(row["file"]) for row in rows if not row["is_safe"] and row["state"] != DeliveryState.REJECTED]
     if not unsafe and spooled:
-        earlier = console.count(spooled, "message")
-        return f"Of earlier ones, {earlier} stay in the spool {spool}; the next send with it delivers that first."
+        earlier = f"{console.count(spooled, 'message')} {'stays' if spooled == 1 else 'stay'}"
+        return f"Of earlier ones, {earlier} in the spool {spool}; the next send with it delivers that first."
     failed = [row for row in rows if row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED)]
     if not unsafe and failed:
         return f"Of {console.count(len(rows), 'file')}, {len(failed):,} failed, as listed above; the rest arrived."

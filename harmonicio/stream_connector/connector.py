@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -109,6 +110,7 @@ class StreamConnector:
         dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
         settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
         self._exchange = Exchange(dispatch, self.source, settlement)
+        self._held_back = dispatch.held_back
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
@@ -331,6 +333,11 @@ class StreamConnector:
     def stranded_s(self) -> float:
         """Seconds for which neither the master nor an engine could be reached; may be asked in a signal handler."""
         return 0.0 if self._exchange.has_connections else self._leasing.away_s
+
+    @property
+    def unreadable_s(self) -> float:
+        """Seconds for which nothing that is left could be read; may be asked in a signal handler."""
+        return self._held_back.unreadable_s(self._exchange.tally.unsafe, time.monotonic())
 
     @property
     def spool_trouble(self) -> str:

@@ -46,6 +46,11 @@ class HeldBack:
         """When the first of them may go again; there is one."""
         return self._heap[0][0]
 
+    def unreadable_s(self, unsafe: int, now: float) -> float:
+        """Return for how long none of so many messages could be read; may be asked in a signal handler."""
+        since = [parcel.away_since for parcel in self if parcel.absences]
+        return now - max(since) if since and len(since) == unsafe else 0.0
+
     def until_s(self, times: int) -> float:
         """Return how long a message is held back that has been so many times already."""
         return delay_s(times, first_s=HOLD_FIRST_S, longest_s=HOLD_MAX_S, chance=self._jitter())

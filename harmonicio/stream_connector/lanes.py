@@ -37,13 +37,14 @@ class Parcel:
         refused_by: The engines that did not; others are asked first.
         trouble: Why it cannot be sent at all, once that is known.
         is_away: Whether its payload could not be read just now.
-        absences: How often that was so.
+        absences, away_since: How often that was so, and when for the first time.
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
     __slots__ = (
         "absences",
         "attempts",
+        "away_since",
         "cost_bytes",
         "delivery",
         "entry",
@@ -74,8 +75,7 @@ class Parcel:
         self.refused_by: tuple[Lane, ...] = ()
         self.failure: Failure | None = None
         self.is_for_master = self.is_away = False
-        self.offered_at = 0.0
-        self.sent_at = 0.0
+        self.offered_at = self.sent_at = self.away_since = 0.0
         self.trouble = ""
         self.entry: Any = None
 

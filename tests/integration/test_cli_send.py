@@ -274,6 +274,29 @@ def test_what_of_the_spool_is_refused_is_named_with_what_to_do(
         assert "See the texts in spool/plates/aside" in written.err
 
 
+def test_the_waiting_for_files_that_nobody_brings_back_ends_with_what_to_do(
+    absent: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    Path("large.tif").write_bytes(bytes(2_000_000))
+    assert main(["--master", absent, "send", "plates", "large.tif", "--spool", "spool", "--timeout-s", "0.3"]) == 1
+    Path("large.tif").unlink()
+    monkeypatch.setattr(send, "ABSENT_WITHIN_S", 1.0)
+    with LocalCluster(tmp_path / "second") as cluster:
+        monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "second"))
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", cluster.url)
+        cluster.declare(StreamDeclaration("plates", handler="harmonicio.engine.echo", engines=0))
+        capsys.readouterr()
+        assert main(["send", "plates", "--spool", "spool"]) == 1
+    said = capsys.readouterr().err
+    assert "large.tif cannot be sent: No such file or directory" in caplog.text
+    assert "error: What is left has not been readable for 1 s. Of earlier ones, 1 message stays" in said
+    assert "Bring back the files that the log names" in said
+
+
 @pytest.mark.usefixtures("absent")
 def test_a_full_disk_is_named_also_when_the_time_is_up_after_that(
     files: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
