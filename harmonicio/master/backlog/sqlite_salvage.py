@@ -202,9 +202,11 @@ def _rows(old: sqlite3.Connection, table: str) -> Iterator[tuple[Any, ...]]:
     """Yield what can be read, one row at a time: behind a row that cannot be, what is left is halved until it can."""
     key = _TABLES[table]
     try:
-        old.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        is_there = old.execute("SELECT 1 FROM sqlite_master WHERE name = ?", (table,)).fetchone()
     except sqlite3.DatabaseError:
         return  # Nothing can be read of it.
+    if not is_there:  # It is empty, or of an earlier format: every range would be tried in vain.
+        return
     ranges = [(0, _MAX_KEY)]
     for _ in range(_MAX_RANGES):
         if not ranges:

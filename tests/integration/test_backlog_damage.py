@@ -105,6 +105,14 @@ def test_an_index_that_is_missing_or_empty_loses_no_payload_file(
     assert served(open_store()) == list(range(3, 45, 2))
 
 
+def test_a_table_that_is_not_there_is_not_searched_for_its_rows() -> None:
+    with closing(sqlite3.connect(":memory:")) as empty:
+        asked: list[str] = []
+        empty.set_trace_callback(asked.append)
+        assert list(sqlite_salvage._rows(empty, "finished")) == []
+    assert len(asked) <= 1
+
+
 def test_wherever_a_page_of_the_index_is_damaged_the_rest_is_served(
     folder: Path, open_store: Callable[[], OpenStore]
 ) -> None:
