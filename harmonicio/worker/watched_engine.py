@@ -197,9 +197,10 @@ class WatchedEngine:
         held = tuple(each.message for each in self.running(now))
         if self.kill is not None:
             return self.kill.reason, self.kill.text, self.kill.held
-        if self.drain_ordered_at is not None:
-            return ExitReason.ORDERED, "", held
         how = _described(event.exit_code)
+        if self.drain_ordered_at is not None:
+            is_finished = event.exit_code is None or event.exit_code <= 0
+            return ExitReason.ORDERED, "" if is_finished else f"It ended {how} before it had finished.", held
         # A message can come, and end the engine, before the controller has heard that it is ready.
         if self.ready_at is None and not self.is_adopted and not held:
             return ExitReason.FAILED_TO_START, f"It ended {how} before it was ready.", held

@@ -235,6 +235,16 @@ def test_stopping_drains_every_engine_and_starts_none() -> None:
     assert {each.reason for each in exits(host)} == {ExitReason.ORDERED}
 
 
+@pytest.mark.parametrize(("exit_code", "text"), [(0, ""), (1, "It ended with exit code 1 before it had finished.")])
+def test_of_an_engine_that_was_ordered_to_drain_it_is_told_whether_it_had_to_give_up(exit_code: int, text: str) -> None:
+    host = host_with(1)
+    (engine,) = host.engines
+    host.handle_message(engine, "m-1")
+    host.give(StopOrdered(5.0))
+    host.end(engine, exit_code)
+    assert exits(host) == (EngineExit(engine, "images", ExitReason.ORDERED, text, ("m-1",)),)
+
+
 def test_stopping_without_patience_kills_at_once() -> None:
     host = host_with(2)
     host.give(StopOrdered(0.0))
