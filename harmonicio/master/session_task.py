@@ -67,9 +67,11 @@ class SessionTask:
             _log.debug("No thread is started for a session: %s", error)
 
     def end(self) -> None:
-        """Start the work no more."""
+        """Start the work no more, and let go of whose it is."""
         with self._lock:
             self._is_ended = True
+            # They hold each other: the collector of garbage comes late to what has lived for long.
+            self._work = self._on_failure = _do_nothing
 
     def _run(self) -> None:
         while self._begin():
@@ -79,11 +81,16 @@ class SessionTask:
                 _log.debug("A session has nobody to send to any more: %s", error)
             except Exception:  # noqa: BLE001  a bug in one session must not stop the others; it is logged
                 _log.exception("A session's work failed; its connection ends")
+                on_failure = self._on_failure
                 self.end()
-                self._on_failure()
+                on_failure()
 
     def _begin(self) -> bool:
         with self._lock:
             self._is_active = self._is_kicked and not self._is_ended
             self._is_kicked = False
             return self._is_active
+
+
+def _do_nothing() -> None:
+    """What is left to do for a session that has ended."""

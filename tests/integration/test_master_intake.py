@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from weakref import ref
 
 import pytest
 
@@ -100,6 +102,25 @@ def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: In
             worker.link.send(outcomes_frame([(0, 3, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 4)
     assert backlog.figures("images").reserved == 0
+
+
+def test_a_connection_that_has_ended_leaves_nothing_to_the_collector_of_garbage(intake: Intake) -> None:
+    """It comes late to what has lived for long: thousands that come back at once would be held for minutes."""
+    gc.disable()
+    try:
+        with closing(connector(intake)) as source, closing(engine(intake)) as worker:
+            source.wait_for(Credit)
+            worker.link.send(credit_frame(1, 1000))
+            source.link.send(message_prefix("m", 3), b"abc")
+            worker.wait_for(MessageReceived)
+            worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
+            source.outcomes(1)
+            sessions = [ref(each) for each in intake._sessions()]
+            links = [ref(each()._link) for each in sessions]  # type: ignore[union-attr]
+        wait_until(lambda: not [each() for each in (*sessions, *links) if each()], 20, what="the end of both")
+    finally:
+        gc.enable()
+    assert len(sessions) == 2
 
 
 def test_a_message_that_is_stored_while_an_engine_waits_is_pushed_at_once(intake: Intake) -> None:
