@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -131,14 +128,3 @@ def test_a_handler_that_cannot_be_one_is_refused_before_anything_starts(
     (home / "s.toml").write_text("[streams.s]\nhandler = 's.py'\n")
     assert main(arguments) == 2
     assert complaint(capsys).startswith(f"error: {text}")
-
-
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_a_terminal_of_any_encoding_shows_every_line(encoding: str, home: Path) -> None:
-    command = [sys.executable, "-m", "harmonicio.cli", "demo", "--images", "☃", "--handler", "h.py"]
-    (home / "h.py").touch()
-    environ = {**os.environ, "PYTHONIOENCODING": encoding}
-    run = subprocess.run(command, env=environ, cwd=home, capture_output=True, timeout=60, check=False)
-    assert run.returncode == 2
-    assert run.stdout.decode(encoding).startswith("Reading the images ")
-    assert run.stderr.decode(encoding).startswith("error: There is no folder ")
