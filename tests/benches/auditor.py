@@ -11,6 +11,7 @@ Rules, each of which is a violation when it is broken:
 
 - A message that was called safe is found in exactly one state. One that was not may be found nowhere, or in one.
 - What its source was told last agrees with where it is found.
+- Of messages that must be handled in order, none is handled for the first time before one that stands before it.
 - Handlers and tiers get the bytes that were sent; where a source has sent others under the same id, either of them.
 - A processed message has exactly one effect, where effects are counted; a dead or shed one has none. But one of which
   an attempt was cut short between its effect and its answer may be dead or shed and have its one effect.
@@ -24,7 +25,9 @@ Rules, each of which is a violation when it is broken:
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 PROCESSED, DEAD, SHED, WAITING = "processed", "dead", "shed", "waiting"
 STATES = (PROCESSED, DEAD, SHED, WAITING)
@@ -41,6 +44,7 @@ class Account:
     found: Counter[str] = field(default_factory=Counter)
     effects: int = 0
     executions: int = 0
+    first_execution: int = 0
     is_cut_short: bool = False
     offers: int = 0
     is_replayed: bool = False
@@ -61,6 +65,8 @@ class Auditor:
         self._has_effects = has_effects
         self._accounts: dict[str, Account] = {}
         self._violations: list[str] = []
+        self._executions = 0
+        self._orders: list[Sequence[str]] = []
 
     def __repr__(self) -> str:
         return f"<Auditor of {len(self._accounts)} messages, {len(self._violations)} violations so far>"
@@ -89,12 +95,18 @@ class Auditor:
         if account := self._known(message, f"was called {state}"):
             account.told_end.add(state)
 
+    def in_order(self, messages: Sequence[str]) -> None:
+        """These shall be handled in this order; those that no handler was given do not count."""
+        self._orders.append(messages)
+
     # ── what was done ────────────────────────────────────────────────────────────────────────────────────────────────
 
     def executed(self, message: str, digest: str) -> None:
         """A handler was given the message."""
         if account := self._known(message, "was handled"):
+            self._executions += 1
             account.executions += 1
+            account.first_execution = account.first_execution or self._executions
             if not account.has_digest(digest):
                 self._blame(message, f"reached a handler with other bytes: {digest}, sent {account.digest}")
 
@@ -154,7 +166,13 @@ class Auditor:
         found = list(self._violations)
         for message, account in self._accounts.items():
             found += [f"message {message!r} {fault}" for fault in self._faults(account)]
-        return found
+        return found + [each for order in self._orders for each in self._overtakings(order)]
+
+    def _overtakings(self, order: Sequence[str]) -> Iterator[str]:
+        handled = [each for each in order if self._accounts[each].executions]
+        for before, after in pairwise(handled):
+            if self._accounts[after].first_execution < self._accounts[before].first_execution:
+                yield f"message {after!r} was handled before {before!r}, which stands before it"
 
     def _faults(self, account: Account) -> list[str]:
         faults = []

@@ -45,6 +45,14 @@ class Crowd:
             self._greet(min(AT_ONCE, count - first), began_s + within_s)
         return time.monotonic() - began_s
 
+    def stay(self) -> None:
+        """Stay until any of them has lost its connection; what is said to them is not answered."""
+        with selectors.DefaultSelector() as selector:
+            for sock in self._sockets:
+                selector.register(sock, selectors.EVENT_READ)
+            while all(_is_open(key.fileobj) for key, _ in selector.select()):  # type: ignore[arg-type]
+                pass
+
     def leave(self, count: int) -> None:
         """Close so many, without a word."""
         for _ in range(count):
@@ -73,3 +81,12 @@ class Crowd:
             if not sock.recv(65536):
                 raise ConnectionResetError("A connection was refused.")
             selector.unregister(sock)
+
+
+def _is_open(sock: socket.socket) -> bool:
+    try:
+        return bool(sock.recv(65536))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import threading
@@ -17,7 +18,7 @@ import psutil
 
 from benches.roles import COMMAND, Roles
 from chaos.ground import ADDRESSES, SmallDisk, on
-from chaos.load import NOTES, PLATES, STREAMS
+from chaos.load import FRAMES, NOTES, PLATES, STEPS, STREAMS
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import Status
 from harmonicio.core.errors import HarmonicIOError
@@ -26,14 +27,15 @@ from harmonicio.testing.waiting import wait_until
 
 #: Production's 600 s divided by 60; the only time setting that is not production's. A reservation takes 30 s more.
 TIMEOUT_S = 10.0
-ENGINES = {PLATES: 3, NOTES: 2}
+ENGINES = {PLATES: 3, NOTES: 2, STEPS: 1, FRAMES: 1}
 SOURCES = ("s1", "s2", "s3")
 #: Of this one all data connections go through fault proxies; that one, which is killed, has a spool.
 PROXIED, SPOOLED = "s2", "s3"
 ROLES = ("master", "w1", "w2", *SOURCES)
 #: Budgets are small, so that they are used up.
 BUDGETS = {
-    "MASTER_BACKLOG_HOT_CACHE_BYTES": "16 MiB",
+    "MASTER_BACKLOG_MAX_DISK_BYTES": "12 MiB",
+    "MASTER_BACKLOG_HOT_CACHE_BYTES": "4 MiB",
     "CONNECTOR_BYTE_BUDGET_BYTES": "32 MiB",
     "WORKER_PAYLOAD_BUDGET_BYTES": "64 MiB",
     "WORKER_MAX_ENGINES": "4",
@@ -41,6 +43,8 @@ BUDGETS = {
 #: Else the allocator learns from large payloads to keep their memory: that looks like a leak until it is saturated.
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
 MASTER_DISK_BYTES, TIERS_DISK_BYTES = 2 * 1024**3, 6 * 1024**3
+#: How the log of a worker tells which engines it ended by force, and why.
+FORCED = re.compile(r": (Engine .+ (?:is killed: .+|has ended\. It ended .+ before it had finished\.))")
 _HANDLER = Path(__file__).with_name("handler.py")
 _TESTS = Path(__file__).parent.parent
 
@@ -54,10 +58,12 @@ class Cluster:
 
     Attributes:
         processes: Those that run, by name.
-        starts, forced: How often each was started; and ended by SIGTERM with an exit code other than 0.
+        starts: How often each was started.
+        forced: Whose drain was ended by force, and what its log says of why.
+        crowd: Connections that stay idle and come back when the master does.
     """
 
-    def __init__(self, folder: Path, seed: int, rate: float) -> None:
+    def __init__(self, folder: Path, seed: int, rate: float, crowd: int) -> None:
         self.folder = folder
         self.disks = {
             "master": SmallDisk(folder / "home" / "master", MASTER_DISK_BYTES),
@@ -65,9 +71,10 @@ class Cluster:
         }
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.starts: Counter[str] = Counter()
-        self.forced: Counter[str] = Counter()
+        self.forced: list[tuple[str, str]] = []
+        self.crowd: subprocess.Popen[bytes] | None = None
         self.locks = {name: threading.RLock() for name in ROLES}
-        self._seed, self._rate = seed, rate
+        self._seed, self._rate, self._crowd = seed, rate, crowd
         path = os.pathsep.join((str(_TESTS), os.environ.get("PYTHONPATH", "")))
         os.environ.update({"PYTHONPATH": path, **ALLOCATOR})
         self._roles = Roles(folder / "home", 8710, 8711, ADDRESSES["master"], MASTER_INSECURE="true", **BUDGETS)
@@ -88,10 +95,15 @@ class Cluster:
         with self._roles.client() as client:
             for stream, count in ENGINES.items():
                 wait_until(lambda s=stream, n=count: client.stream(s).running == n, START_WITHIN_S, what="all engines")
+        with open(self._log("crowd"), "ab") as log:
+            journal = str(self.folder / "crowd.jsonl")
+            self.crowd = self._roles.start(
+                journal, str(self._crowd), through=("-m", "chaos.crowd"), on=on("sources"), log=log
+            )
 
     def start(self, name: str, through: Sequence[str] = COMMAND) -> None:
         """Start one of :data:`ROLES`; its output is added to its log. ``through`` is what runs the master's command."""
-        with open(self.folder / "logs" / f"{name}.log", "ab") as log:
+        with open(self._log(name), "ab") as log:
             if name == "master":
                 process = self._roles.start("master", "run", through=through, on=on("master"), log=log)
             elif name in SOURCES:
@@ -114,6 +126,9 @@ class Cluster:
             "WORKER_SCRATCH_FOLDER": str(home / f"{name}-scratch"),
         }
 
+    def _log(self, name: str) -> Path:
+        return self.folder / "logs" / f"{name}.log"
+
     def kill(self, name: str) -> None:
         self.processes[name].kill()
         self._wait_for(name)
@@ -124,7 +139,7 @@ class Cluster:
         Raises:
             TimeoutError: it did not end within :data:`STOP_WITHIN_S`; it is killed then.
         """
-        process = self.processes[name]
+        process, said_bytes = self.processes[name], self._log(name).stat().st_size
         process.send_signal(signal.SIGTERM)
         try:
             code = process.wait(STOP_WITHIN_S)
@@ -133,7 +148,9 @@ class Cluster:
             raise TimeoutError(f"{name} did not stop within {STOP_WITHIN_S:g} s of SIGTERM.") from None
         self._wait_for(name)
         # One that is still starting has nothing to drain, and ends by the signal.
-        self.forced[name] += code not in (0, -signal.SIGTERM)
+        if code not in (0, -signal.SIGTERM):
+            said = self._log(name).read_bytes()[said_bytes:].decode()
+            self.forced.append((name, "; ".join(FORCED.findall(said)) or said.rpartition("\n")[0].rpartition("\n")[2]))
         return code
 
     def _wait_for(self, name: str) -> None:
@@ -199,9 +216,11 @@ class Cluster:
             stream,
             handler=str(_HANDLER),
             engines=ENGINES[stream],
-            concurrency=2,
+            concurrency=1 if stream == STEPS else 2,
             timeout_s=timeout_s,
             max_crashes=2,
+            ordered=stream == STEPS,
+            when_full="shed" if stream == FRAMES else "refuse",
             parameters={"journal": str(self.folder / "handled.jsonl")},
             plugins={"haste": haste} if stream == PLATES else {},
         )

@@ -3,7 +3,7 @@
     source    {"sent": id, "stream": …, "digest": …}      before it is offered to the connector
               {"kept": id}                                `send` returned, so that it is in the spool
               {"safe": id, "how": "done" or "stored"}     the connector called it safe
-              {"end": id, "state": …, "text": …}          its final outcome: processed, dead, rejected, expired
+              {"end": id, "state": …, "text": …}          its final outcome: processed, dead, shed, rejected, expired
     handler   {"handled": id, "digest": …, "attempt": …, "pid": …}
               {"returned": id}                            its handler came to the end
 

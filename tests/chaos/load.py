@@ -1,7 +1,8 @@
 """What the sources send. Pure: a message follows from seed, source and number, so that it can be sent again alike.
 
 Most messages are small and a few are large. Some fail once, some always; a few kill their engine, and very few never
-end: these must become dead letters, and nobody else may suffer for it.
+end: these must become dead letters, and nobody else may suffer for it. They are small, because dead letters stay, and
+the backlog is.
 """
 
 from __future__ import annotations
@@ -15,11 +16,18 @@ from hashlib import blake2b
 PLATES = "plates"
 #: A plain handler, which may raise.
 NOTES = "notes"
-STREAMS = (PLATES, NOTES)
+#: In order: by the backlog only, one at a time.
+STEPS = "steps"
+#: Sheds when the backlog is full. Its messages are large and it has one engine, so that they wait in numbers.
+FRAMES = "frames"
+STREAMS = (PLATES, NOTES, STEPS, FRAMES)
 
 KB, MB = 1000, 1000**2
 #: Sizes in bytes, from and to, and how many of a hundred messages have them.
 _SIZES = ((KB, 20 * KB, 60), (20 * KB, 200 * KB, 30), (200 * KB, MB, 8), (MB, 4 * MB, 2))
+_SMALL, _FRAME_SIZES = ((KB, 20 * KB, 1),), ((300 * KB, 600 * KB, 1),)
+#: To which stream a source's messages go, over and over again.
+_TURNS = (PLATES, NOTES, PLATES, FRAMES, PLATES, NOTES, STEPS, NOTES)
 #: Every so many messages of a stream one is of this kind; the numbers are such that short runs have some of each.
 _KILLS_EVERY, _ENDLESS_EVERY, _UNSCORED_EVERY, _EMITS_EVERY = 401, 1201, 31, 7
 _FAILS_ALWAYS_EVERY, _FAILS_ONCE_EVERY = 67, 13
@@ -52,13 +60,14 @@ def emitted(parent: str) -> tuple[str, bytes]:
 def offer(seed: int, source: str, number: int) -> Offer:
     """Return a source's message of this number."""
     chance = random.Random(f"{seed}/{source}/{number}")
-    stream = STREAMS[number % len(STREAMS)]
-    shares = [share for _, _, share in _SIZES]
-    ((smallest, largest, _),) = chance.choices(_SIZES, shares)
-    metadata = {"seconds": round(chance.expovariate(1 / 0.02), 4), **_behaviour(stream, number // len(STREAMS))}
-    return Offer(
-        f"{source}-{seed}-{number}", stream, chance.randint(smallest, largest), metadata, chance.choice((0, 0, 0, 1))
-    )
+    rounds, turn = divmod(number, len(_TURNS))
+    stream = _TURNS[turn]
+    behaviour = _behaviour(stream, rounds * _TURNS.count(stream) + _TURNS[:turn].count(stream))
+    sizes = _FRAME_SIZES if stream == FRAMES else _SMALL if behaviour else _SIZES
+    ((smallest, largest, _),) = chance.choices(sizes, [share for _, _, share in sizes])
+    metadata = {"seconds": round(chance.expovariate(1 / 0.02), 4), **behaviour}
+    priority = 0 if stream == STEPS else chance.choice((0, 0, 0, 1))
+    return Offer(f"{source}-{seed}-{number}", stream, chance.randint(smallest, largest), metadata, priority)
 
 
 def digest_of(payload: bytes) -> str:
@@ -79,5 +88,7 @@ def _behaviour(stream: str, number: int) -> dict[str, str]:
             ("kill", _KILLS_EVERY, 30),
             ("emit", _EMITS_EVERY, 1),
         ),
+        STEPS: (("raise once", _FAILS_ONCE_EVERY, 3),),
+        FRAMES: (),
     }
     return next(({"behaviour": name} for name, every, first in rows[stream] if number % every == first), {})

@@ -16,11 +16,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from chaos.load import STREAMS
+
 #: The first and the last fault keep this distance from the ends of the plan.
 LEAD_IN_S, LEAD_OUT_S = 3.0, 2.0
 RECOVERY_S = 2.0
 #: From this part of the plan on the processes of :data:`LONG_LIVED` are not ended any more.
-LIVES_FROM = 0.4
+LIVES_FROM = 0.35
 LONG_LIVED = ("master", "w1")
 #: A long freeze exceeds the reservation of a message; there are few of these, and none in a short plan.
 LONG_FREEZE_S = (42.0, 50.0)
@@ -92,8 +94,8 @@ KINDS: dict[str, Kind] = {
     "few bytes": Kind(1, ("s2",), (2.0, 10.0), occupies=_PROXIES),
     "full disk of the master": Kind(2, ("master",), (1.0, 6.0), occupies=("disk of {target}",)),
     "full disk of the tiers": Kind(1, ("tiers",), (0.5, 3.0), occupies=("disk of {target}",)),
-    "scale": Kind(1, ("plates", "notes"), (1.0, 10.0), occupies=("stream {target}",)),
-    "declare anew": Kind(1, ("plates", "notes"), (0.0, 0.0), occupies=("stream {target}",)),
+    "scale": Kind(1, STREAMS, (1.0, 15.0), occupies=("stream {target}",)),
+    "declare anew": Kind(1, STREAMS, (0.0, 0.0), occupies=("stream {target}",)),
 }
 
 

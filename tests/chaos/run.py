@@ -7,17 +7,20 @@ import time
 from collections import Counter
 from pathlib import Path
 
-from chaos.cluster import ALLOCATOR, BUDGETS, ENGINES, ROLES, SOURCES, TIMEOUT_S, Cluster
+from chaos import journals
+from chaos.cluster import ALLOCATOR, BUDGETS, ENGINES, FORCED, ROLES, SOURCES, TIMEOUT_S, Cluster
 from chaos.faults import STRIKES, Missed
 from chaos.figures import Figures
 from chaos.ground import make_hosts
-from chaos.plan import Fault, Plan
+from chaos.plan import LONG_PLAN_S, WORKERS, Fault, Plan
 from chaos.verdict import Books
-from chaos.watch import FROM_S, LONG_ENOUGH_S, Watch
+from chaos.watch import FROM_S, LONG_ENOUGH_S, WARM_UP_S, Watch
 from harmonicio.control.messages import Status
 from harmonicio.testing.waiting import wait_until
 
 REST_WITHIN_S = 300.0
+#: So many that they fill the master's pool of receiving threads at once, which else takes its memory bit by bit.
+CROWD, SMALL_CROWD = 1_000, 100
 
 
 class Run:
@@ -31,7 +34,8 @@ class Run:
     def __init__(self, folder: Path, plan: Plan, rate: float) -> None:
         self._folder = folder
         self._plan = plan
-        self._cluster = Cluster(folder, plan.seed, rate)
+        self._crowd = CROWD if plan.duration_s >= LONG_PLAN_S else SMALL_CROWD
+        self._cluster = Cluster(folder, plan.seed, rate, self._crowd)
         self._watch = Watch(self._all_processes)
         self._figures = Figures(self._cluster.status)
         self._hits: Counter[str] = Counter()
@@ -147,7 +151,10 @@ class Run:
         code, said = self._cluster.run_command("haste", "reconcile", "plates", "--older-than-s", "0")
         if code:
             self._blame(f"the reconciler ended with {code}: {said[-300:]}")
-        for name in ("w1", "w2", "master"):
+        assert self._cluster.crowd is not None
+        self._cluster.crowd.kill()
+        self._cluster.crowd.wait()
+        for name in (*WORKERS, "master"):
             if code := self._cluster.terminate(name):
                 self._blame(f"{name} ended with code {code} although it had nothing to do")
         if left := self._cluster.engines():
@@ -161,6 +168,11 @@ class Run:
         growths = self._watch.growths()
         violations = self._violations + books.all_violations()
         violations += [f"grows: {each}" for each in growths if each.is_too_much]
+        violations += [
+            f"{name} used force and does not say on which engine: {why}"
+            for name, why in self._cluster.forced
+            if name in WORKERS and not FORCED.search(f": {why}")
+        ]
         self._print_faults()
         self._print_messages(books)
         for each in growths:
@@ -184,10 +196,12 @@ class Run:
             f"at least {self._figures.late_outcomes} late outcomes fenced off; {self._figures.deepest} waited at once"
         )
         print("started again: " + ", ".join(f"{name} {count}" for name, count in started.items()))
-        print(f"ended by force at the deadline of their drain: {dict(+self._cluster.forced) or 'none'}")
-        print(
-            f"growth after minute {FROM_S / 60:g}, of lives of {LONG_ENOUGH_S:g} s or more beyond their first minute:"
-        )
+        came = [line["seconds"] for line in journals.read(self._folder / "crowd.jsonl")]
+        print(f"a crowd of {self._crowd} connections came {len(came)} times, within at most {max(came, default=0)} s")
+        print("ended by force at the deadline of their drain:" + ("" if self._cluster.forced else " none"))
+        for name, why in self._cluster.forced:
+            print(f"  {name}: {why}")
+        print(f"growth after minute {FROM_S / 60:g} and {WARM_UP_S:g} s of a life, over {LONG_ENOUGH_S:g} s or more:")
 
     def _all_processes(self) -> dict[int, str]:
         roles = {process.pid: name for name, process in list(self._cluster.processes.items())}

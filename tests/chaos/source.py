@@ -33,7 +33,7 @@ from chaos import journals
 from chaos.load import STREAMS, Offer, digest_of, offer
 from harmonicio.control.client import MasterClient
 from harmonicio.control.settings_files import load_settings, read_token
-from harmonicio.core.errors import HarmonicIOError, UndeliveredError
+from harmonicio.core.errors import HandlerFailed, HarmonicIOError, UndeliveredError
 from harmonicio.core.lease import Address
 from harmonicio.core.roles import Role
 from harmonicio.stream_connector import StreamConnector
@@ -50,6 +50,7 @@ _ENDS = {
     DeliveryState.REJECTED: "rejected",
     DeliveryState.EXPIRED: "expired",
 }
+_SHED = "Shed"
 
 
 class Notes:
@@ -103,7 +104,9 @@ class Notes:
         if not delivery.is_final:
             return False
         error = delivery.error()
-        self._journal.write(end=delivery.message_id, state=_ENDS[delivery.state], text=str(error or "")[:300])
+        is_shed = isinstance(error, HandlerFailed) and error.error_type == _SHED
+        state = "shed" if is_shed else _ENDS[delivery.state]
+        self._journal.write(end=delivery.message_id, state=state, text=str(error or "")[:300])
         return True
 
 

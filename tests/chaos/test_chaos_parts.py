@@ -13,7 +13,7 @@ import pytest
 
 from chaos.faults import STRIKES
 from chaos.journals import Journal, read
-from chaos.load import NOTES, PLATES, digest_of, offer
+from chaos.load import FRAMES, NOTES, PLATES, STEPS, STREAMS, digest_of, offer
 from chaos.plan import KINDS, LIVES_FROM, LONG_FREEZE_S, LONG_LIVED, RECOVERY_S, Plan, make_plan
 from chaos.source import offers
 from chaos.verdict import Books
@@ -129,7 +129,7 @@ def test_what_goes_up_and_down_is_no_leak_although_it_is_up_at_the_end() -> None
 
 
 def test_what_a_process_needs_to_warm_up_is_no_growth_and_a_short_life_says_nothing() -> None:
-    warming = growth_of(life(*((300.0 + s, min(80.0, 20.0 + s), 20.0) for s in range(300))))
+    warming = growth_of(life(*((300.0 + s, min(80.0, 20.0 + s / 3), 20.0) for s in range(400))))
     assert warming is not None
     assert not warming.is_too_much
     assert growth_of(life(*((300.0 + s, 20.0 + s, 20.0) for s in range(100)))) is None
@@ -161,11 +161,12 @@ def leave(
         (folder / "tiers" / tier / "plates" / "m1").write_bytes(payload)
     with closing(sqlite3.connect(folder / "home/master/backlog/backlog.sqlite")) as index:
         index.execute("CREATE TABLE entries (stream TEXT, message_id TEXT, failure BLOB)")
-        index.execute("CREATE TABLE finished (stream TEXT, message_id TEXT)")
+        index.execute("CREATE TABLE finished (stream TEXT, message_id TEXT, is_shed INTEGER)")
+        index.execute("CREATE TABLE shed (stream TEXT, message_id TEXT)")
         if is_dead:
             index.execute("INSERT INTO entries VALUES ('plates', 'm1', x'00')")
         if is_finished:
-            index.execute("INSERT INTO finished VALUES ('plates', 'm1')")
+            index.execute("INSERT INTO finished VALUES ('plates', 'm1', 0)")
         index.commit()
     with closing(sqlite3.connect(folder / "home/master/features.sqlite")) as rows:
         rows.execute("CREATE TABLE feature_rows (stream TEXT, message_id TEXT)")
@@ -218,9 +219,44 @@ def test_a_message_of_a_spool_counts_as_processed_only_when_its_handler_has_retu
     assert violations_of(tmp_path) == []
 
 
+def shed(folder: Path, message: str) -> None:
+    with closing(sqlite3.connect(folder / "home/master/backlog/backlog.sqlite")) as index:
+        index.execute("INSERT INTO shed VALUES (?, ?)", (FRAMES, message))
+        index.execute("INSERT INTO finished VALUES (?, ?, 1)", (FRAMES, message))
+        index.commit()
+
+
+def test_a_shed_message_has_its_record_and_its_source_is_told(tmp_path: Path) -> None:
+    leave(tmp_path)
+    with Journal(tmp_path / "source-s2.jsonl") as journal:
+        for message in ("f1", "f2"):
+            journal.write(sent=message, number=3, stream=FRAMES, digest="d", emits=False)
+            journal.write(safe=message, how="stored")
+            journal.write(end=message, state="shed", text="The backlog was full.")
+    shed(tmp_path, "f1")
+    assert violations_of(tmp_path) == [f"{FRAMES}: message 'f2' was called safe (stored) and is nowhere"]
+    shed(tmp_path, "f2")
+    assert violations_of(tmp_path) == []
+
+
+@pytest.mark.parametrize(("handled", "count"), [("s1 s2 s1 s3", 0), ("s1 s3", 0), ("s2 s1 s2 s3", 1)])
+def test_what_an_ordered_stream_overtakes_is_found_and_what_runs_again_is_not(
+    tmp_path: Path, handled: str, count: int
+) -> None:
+    leave(tmp_path)
+    with Journal(tmp_path / "source-s2.jsonl") as journal:
+        for number in (2, 1, 3):
+            journal.write(sent=f"s{number}", number=number, stream=STEPS, digest="d", emits=False)
+    with Journal(tmp_path / "handled.jsonl") as journal:
+        for message in handled.split():
+            journal.write(handled=message, digest="d", attempt=1, pid=1)
+    overtakings = [each for each in violations_of(tmp_path) if "handled before" in each]
+    assert overtakings == [f"{STEPS}: message 's2' was handled before 's1', which stands before it"] * count
+
+
 def test_what_nobody_sent_is_found(tmp_path: Path) -> None:
     leave(tmp_path)
     with Journal(tmp_path / "handled.jsonl") as journal:
         journal.write(handled="m2", digest="", attempt=1, pid=1)
     assert violations_of(tmp_path) == [f"{PLATES}: message 'm2' was handled and was never sent"]
-    assert Books(tmp_path).auditors.keys() == {PLATES, NOTES}
+    assert Books(tmp_path).auditors.keys() == set(STREAMS)
