@@ -65,8 +65,7 @@ class Engine(RuleBasedStateMachine):
         """Ask for grants and check what may change by them."""
         before = {each: (each.peer.credit.messages_total, each.peer.credit.bytes_total) for each in self.connections}
         open_bytes = {each: each.peer.open_bytes for each in self.connections}
-        for message in self.loop.turn_away(self.now):
-            self._refuse(message)
+        self._refuse_all(self.loop.turn_away(self.now))
         told, self.again_at = self.loop.grants(self.now)
         assert not (told and self.loop.is_kept_for_suspect), "nobody gets credit while a suspect waits or runs"
         active = [each.peer for each in self.connections if not each.peer.is_backlog and each.peer.is_active(self.now)]
@@ -122,16 +121,22 @@ class Engine(RuleBasedStateMachine):
             else:
                 loop.wait_for_slot(message, now, is_backlog=message.is_stored)
 
-    def _refuse(self, message: Message) -> None:
+    def _refuse_all(self, messages: list[Message]) -> None:
         suspects = [each for each in [*self.running, *self.waiting] if each.is_suspect]
-        assert suspects and self.now - suspects[0].came_at >= ALONE_GRACE_S, (
-            "only a suspect that takes long is a reason"
-        )
-        is_long = self.now - suspects[0].came_at >= SUSPECT_GRACE_S and suspects[0] not in self.running
-        assert message is not suspects[0] or is_long, "a suspect that is next stays, unless all slots are not free soon"
-        self.waiting.remove(message)
-        message.connection.peer.started += 1
-        self._answered(message)
+        for message in messages:
+            assert suspects and self._has_waited(suspects[0], ALONE_GRACE_S), (
+                "only a suspect that takes long is a reason"
+            )
+            is_long = suspects[0] not in self.running and self._has_waited(suspects[0], SUSPECT_GRACE_S)
+            assert message is not suspects[0] or is_long, (
+                "a suspect that is next stays, unless all slots are not free soon"
+            )
+            self.waiting.remove(message)
+            message.connection.peer.started += 1
+            self._answered(message)
+
+    def _has_waited(self, message: Message, for_s: float) -> bool:
+        return self.now >= message.came_at + for_s  # Not the difference, which is rounded in another place.
 
     def _answered(self, message: Message) -> None:
         message.connection.peer.credit.message_answered(message.size_bytes)
