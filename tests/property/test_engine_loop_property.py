@@ -228,7 +228,10 @@ class Engine(RuleBasedStateMachine):
         if len(waits) > 20:
             return  # A crowd shows no more than a few do, and takes long.
         overtaken = int(OVERTAKEN_FOR_S / seconds) * self.concurrency
-        for _ in range(3 * (len(waits) + overtaken + self.concurrency + 1)):
+        granted = sum(
+            each.peer.open for each in self.connections
+        )  # It is honoured, when handlers are slow by now, too.
+        for _ in range(3 * (len(waits) + overtaken + self.concurrency + 1) + granted):
             if not any(each in self.waiting for each in waits):
                 return
             for each in self.connections:
