@@ -28,6 +28,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.printable import printable
 from harmonicio.core.roles import Role
+from harmonicio.core.settings import Settings
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.progress import Progress
@@ -71,14 +72,7 @@ def run(
     folder = spool or settings.connector.spool_folder
     if not files and folder is None:
         raise InvalidInput("There is nothing to send.", hint="Name files, or with --spool a folder of earlier ones.")
-    connector = StreamConnector(
-        stream,
-        master=settings.master.url,
-        token=read_token(settings, (Role.SOURCE, Role.ADMIN)),
-        spool=folder,
-        spool_max_bytes=settings.connector.spool_max_bytes,
-        spool_sync=settings.connector.spool_sync,
-    )
+    connector = _connector(settings, stream, folder)
     deliveries: list[Delivery] = []
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     why: list[HarmonicIOError] = []
@@ -98,17 +92,21 @@ def run(
         stopped = error
     rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
     _show(rows, as_json)
-    spooled = connector.figures().spooled
-    trouble = connector.spool_trouble
     if stopped is not None:
-        texts = (_trouble_before(stopped), _what_is_safe(rows, folder, spooled), trouble)
-        _tell(stopped, " ".join(filter(None, texts)), timeout_s, why)
-    if trouble:
-        raise StorageError(trouble)
-    if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
-        raise typer.Exit(1)
-    if spooled:
-        raise OutcomeTimeout(_what_is_safe(rows, folder, spooled))
+        text = _what_is_there(stopped, rows, folder, connector)
+        _tell(stopped, text, timeout_s, why)
+    _raise_for_the_rest(rows, folder, connector)
+
+
+def _connector(settings: Settings, stream: str, folder: Path | None) -> StreamConnector:
+    return StreamConnector(
+        stream,
+        master=settings.master.url,
+        token=read_token(settings, (Role.SOURCE, Role.ADMIN)),
+        spool=folder,
+        spool_max_bytes=settings.connector.spool_max_bytes,
+        spool_sync=settings.connector.spool_sync,
+    )
 
 
 def _send_files(
@@ -229,6 +227,21 @@ def _tell(
     is_terminated = isinstance(stopped, Terminated)
     print(printable(f"{'Terminated' if is_terminated else 'Interrupted'}. {text}"), file=sys.stderr)
     raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED)
+
+
+def _raise_for_the_rest(rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> None:
+    """All was sent that could be: end with an error or exit code 1 if something failed, or is left in the spool."""
+    if connector.spool_trouble:
+        raise StorageError(connector.spool_trouble)
+    if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
+        raise typer.Exit(1)
+    if spooled := connector.figures().spooled:
+        raise OutcomeTimeout(_what_is_safe(rows, spool, spooled))
+
+
+def _what_is_there(stopped: BaseException, rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> str:
+    safe = _what_is_safe(rows, spool, connector.figures().spooled)
+    return " ".join(filter(None, (_trouble_before(stopped), safe, connector.spool_trouble)))
 
 
 def _trouble_before(stopped: BaseException) -> str:
