@@ -115,8 +115,8 @@ class Target:
         self.tokens = {role: self._token(role) for role in (Role.ADMIN, Role.SOURCE, Role.WORKER)}
         self.tokens[Role.VIEWER] = self.admin.create_token("looker", Role.VIEWER).secret
         self.names: Mapping[str, str] = {}
-        of_master, of_extensions = all_endpoints(), extension_endpoints(service._extensions)
-        self.endpoints = {each.name: each for each in (*of_master, *of_extensions)}
+        of_extensions = extension_endpoints(service._extensions, service._messages.make_room)
+        self.endpoints = {each.name: each for each in (*all_endpoints(), *of_extensions)}
 
     def _token(self, role: Role) -> str:
         return self.service.token_file(role).read_text().strip()

@@ -259,7 +259,7 @@ class Backlog:
                 failure = Failure("PayloadUnreadable", error.text)
                 return self._ledger.hold_back(reservation, failure, self._clock.monotonic(), self._random.random())
             failure = Failure("PayloadDamaged", error.text, retryable=False)
-            return self._ledger.bury(reservation, failure, is_unanswered=True)
+            return self._ledger.bury(reservation, failure)
 
     def settle(self, reservation: Reservation, outcome: Outcome) -> None:
         """Take an engine's answer; that of a reservation that was given up is counted, logged, and changes nothing.

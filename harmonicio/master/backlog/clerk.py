@@ -91,14 +91,14 @@ class Clerk:
                 death = self.death(decision.entry, decision.failure)
                 with self._lock:
                     self._burying[decision.entry.sequence] = death
-                self._give_up(decision.entry, death, is_unanswered=decision.is_unanswered)
+                self._give_up(decision.entry, death)
             elif decision.has_changed:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
 
     def carry_out_soon(self, decision: Decision) -> None:
         """As :meth:`carry_out`, for the store's own threads, which must not wait for a database of records."""
-        if not decision.is_unanswered:
+        if decision.failure is None:
             self.carry_out([decision])
             return
         with self._lock:
@@ -108,14 +108,14 @@ class Clerk:
         """Return the outcome of a message whose engine did the work and could not say so. Raises StorageError."""
         return self.find_outcome(entry.stream, entry.message_id, entry.size_bytes)
 
-    def _give_up(self, entry: Entry, death: Death, *, is_unanswered: bool) -> None:
-        """Have a dead letter written; but what its last engine has done after all is processed."""
+    def _give_up(self, entry: Entry, death: Death) -> None:
+        """Have a dead letter written; but what one of its engines has done after all is processed."""
         try:
-            outcome = self.recorded(entry) if is_unanswered else None
+            outcome = self.recorded(entry)
         except StorageError as error:
             _log.warning("Whether message %r was processed is not known yet: %s", entry.message_id, error)
             with self._lock:
-                self._to_repeat.append(partial(self._give_up, entry, death, is_unanswered=True))
+                self._to_repeat.append(partial(self._give_up, entry, death))
             return
         if outcome is None:
             self._bury(entry, death)

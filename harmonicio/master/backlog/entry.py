@@ -205,16 +205,13 @@ class Decision:
 
     Attributes:
         has_changed: Counters of the entry differ from what the store has.
-        failure: Why the message is dead.
-        is_unanswered: It is dead although no engine has said so: its engines ended, or its payload is lost. One of them
-            may have done the work before.
+        failure: Why the message is dead. An engine that was given up before may have done the work: that is looked for.
     """
 
     verdict: Verdict
     entry: Entry
     has_changed: bool = False
     failure: Failure | None = None
-    is_unanswered: bool = False
 
 
 class PutVerdict(StrEnum):

@@ -258,7 +258,7 @@ class Ledger:
         entry.times_unreadable += 1
         if entry.times_unreadable >= UNREADABLE_TRIES and now - entry.unreadable_since >= UNREADABLE_S:
             entry.times_unreadable = 0
-            return self.bury(reservation, failure, is_unanswered=True)
+            return self.bury(reservation, failure)
         pause_s = delay_s(entry.times_unreadable, first_s=UNREADABLE_FIRST_S, longest_s=UNREADABLE_MAX_S, chance=jitter)
         return self.release(reservation, now, pause_s)
 
@@ -281,12 +281,12 @@ class Ledger:
             decisions.append(self._give_back(entry, 0.0, has_changed=has_changed))
         return decisions
 
-    def bury(self, reservation: Reservation, failure: Failure, *, is_unanswered: bool = False) -> Decision:
+    def bury(self, reservation: Reservation, failure: Failure) -> Decision:
         """Give the message up whatever its attempts: it cannot be processed, as its engine says or as is found here."""
         entry = reservation.entry
         if not self._reservations.end(reservation):
             return self._late(entry)
-        return self._bury(entry, failure, is_unanswered=is_unanswered)
+        return self._bury(entry, failure)
 
     def buried(self, entry: Entry) -> None:
         """The dead letter of a message that was given up is on stable storage."""
@@ -375,7 +375,7 @@ class Ledger:
         book = self.books.of(entry)
         cause = cause_of_death(entry, book.policy, failure)
         if cause is not None:
-            return self._bury(entry, cause, is_unanswered=failure is None)
+            return self._bury(entry, cause)
         entry.not_before = not_before
         if not_before > 0:
             book.move(entry, State.DELAYED)
@@ -389,9 +389,9 @@ class Ledger:
         if entry.state not in (State.READY, State.DELAYED):
             return Decision(Verdict.RESERVED, entry, True)
         cause = cause_of_death(entry, self.books.of(entry).policy, None)
-        return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause, is_unanswered=True)
+        return Decision(Verdict.READY, entry, True) if cause is None else self._bury(entry, cause)
 
-    def _bury(self, entry: Entry, failure: Failure, *, is_unanswered: bool = False) -> Decision:
+    def _bury(self, entry: Entry, failure: Failure) -> Decision:
         self.books.bury(entry, death_bytes(failure))
         self._burying.add(entry.sequence)
-        return Decision(Verdict.DEAD, entry, True, failure, is_unanswered)
+        return Decision(Verdict.DEAD, entry, True, failure)

@@ -219,9 +219,8 @@ class Reception:
         outcome = STORED if decision is not None else Outcome.rejected(RejectReason.STORAGE, str(error))
         _answer(answers, outcome)
         if decision is not None and failure is None:
-            self._clerk.carry_out_soon(
-                decision
-            )  # What its engine's exit was charged meanwhile may make it a dead letter.
+            # What its engine's exit was charged meanwhile may make it a dead letter.
+            self._clerk.carry_out_soon(decision)
             return
         if decision is None:
             self._clerk.room_freed()

@@ -85,10 +85,20 @@ def test_one_of_which_there_is_no_record_is_dead(desk: Desk, records: Records) -
     assert desk.state("a") == "dead"
 
 
-def test_what_an_engine_says_needs_no_record(desk: Desk, records: Records) -> None:
+def test_one_that_an_engine_refuses_after_another_has_processed_it_is_done(desk: Desk, records: Records) -> None:
+    put(desk)
+    desk.reserve("e1#1")
+    desk.backlog.engine_gone("e1#1")
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    wait_until(lambda: desk.state("a") == "done")
+    assert records.asked == [("plates", "a", 5)]
+
+
+def test_one_that_an_engine_refuses_and_none_has_processed_is_dead(desk: Desk, records: Records) -> None:
+    records.outcome = None
     put(desk)
     desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
-    assert (desk.state("a"), records.asked) == ("dead", [])
+    assert desk.state("a") == "dead"
 
 
 def test_while_records_cannot_be_read_nothing_is_said_and_they_are_asked_again(desk: Desk, records: Records) -> None:
