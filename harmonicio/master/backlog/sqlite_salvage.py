@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
@@ -35,6 +36,9 @@ _log = logging.getLogger(__name__)
 #: Larger indexes are not read through at the start: damage in them shows when it is met, and has the next start do it.
 CHECKED_MAX_BYTES = 256 * 1024**2
 _DAMAGE = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+#: How SQLite's check says that it did not get a page, and why.
+_ERROR_CODE = re.compile(r"error code[ =](\d+)")
+_CHECKS = 5
 _SUFFIXES = ("", "-wal", "-shm")
 #: So many ranges of rows are tried, which takes a minute or two; damage beyond that is given up.
 _MAX_RANGES = 1_000_000
@@ -58,10 +62,23 @@ def check(connection: sqlite3.Connection, index: Path, files: PayloadFiles) -> N
     if version == 0 and files.sizes_bytes():
         raise DamagedIndex("it is empty, or was missing, although there are payloads")
     if version and (index.stat().st_size <= CHECKED_MAX_BYTES or _met(index).exists()):
-        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if found != "ok":
-            raise DamagedIndex(found.replace("\n", " "))
+        _read_through(connection)
     _met(index).unlink(missing_ok=True)
+
+
+def _read_through(connection: sqlite3.Connection) -> None:
+    """Have SQLite look at every page; what it finds is damage only if the disk did give it the pages.
+
+    It says so for most of them, by an error code, but not for all: these it must find again and again.
+    """
+    for _ in range(_CHECKS):
+        (found,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        if found == "ok":
+            return
+        code = _ERROR_CODE.search(found)
+        if code is not None and int(code[1]) & 0xFF not in _DAMAGE:
+            raise sqlite3.OperationalError(found)
+    raise DamagedIndex(found.replace("\n", " "))
 
 
 def check_folder(files: PayloadFiles, connection: sqlite3.Connection | None = None) -> None:
