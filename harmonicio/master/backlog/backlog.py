@@ -16,6 +16,7 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 from harmonicio.control.messages import BacklogFigures, EngineExit
 from harmonicio.core.clock import Clock, SystemClock
@@ -112,7 +113,7 @@ class Backlog:
 
     def _recover(self) -> None:
         recovery = self._store.recover()
-        self._past.restore(self._ledger, recovery)
+        recovery = replace(recovery, repairs=recovery.repairs + self._past.restore(self._ledger, recovery))
         for repair in recovery.repairs:
             _log.warning("Recovery of the backlog: %s", repair)
         #: What the start has found and done, in sentences.

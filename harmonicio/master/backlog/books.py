@@ -139,6 +139,11 @@ class Books:
         book = self._by_stream.get(stream)
         return 0 if book is None else len(book.waiting)
 
+    def is_storing(self, stream: str, before_sequence: int) -> bool:
+        """Whether the store is writing a message of the stream that arrived before this sequence."""
+        book = self._by_stream.get(stream)
+        return book is not None and book.is_storing(before_sequence)
+
     def dead(self, stream: str) -> int:
         """Return how many dead letters the stream has."""
         book = self._by_stream.get(stream)

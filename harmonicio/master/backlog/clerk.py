@@ -169,6 +169,16 @@ class Clerk:
         self.tell_final(entry, outcome)
         self.room_freed()  # It may have been larger than what it made room for.
 
+    def forget(self, entry: Entry, on_tried: Callable[[], None] = lambda: None) -> None:
+        """Have the row of a message removed that is no part of the ledger (any more)."""
+        self._store.forget(entry, partial(self._forgotten, entry, on_tried))
+
+    def _forgotten(self, entry: Entry, on_tried: Callable[[], None], error: StorageError | None) -> None:
+        if error is not None:
+            with self._lock:
+                self._to_repeat.append(partial(self.forget, entry))
+        on_tried()
+
     def repeat(self, now: float) -> None:
         """Carry out what was put off, and try again what could not be written, and whether there is room."""
         self._resume_intake(now)

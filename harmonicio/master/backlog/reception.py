@@ -67,6 +67,8 @@ class Reception:
         self._arrivals: set[Arrival] = set()
         #: Further answers to a message that arrived again while it was being stored, by its sequence.
         self._also_waiting: dict[int, list[Answer]] = {}
+        #: What is done once no message of a stream is being put that arrived before a sequence.
+        self._after_puts: list[tuple[str, int, Callable[[], None]]] = []
 
     def __repr__(self) -> str:
         return f"<Reception: {len(self._arrivals)} arriving, {self._memory_bytes} bytes of them in memory>"
@@ -90,6 +92,20 @@ class Reception:
         self._memory_payload_max_bytes.pop(stream, None)
         for arrival in self._arrivals:
             arrival.is_void = arrival.is_void or arrival.stream == stream
+
+    def after_puts(self, stream: str, before_sequence: int, act: Callable[[], None]) -> None:
+        """Call this once the store has, or has not, put all of the stream that arrived before this sequence."""
+        with self._lock:
+            self._after_puts.append((stream, before_sequence, act))
+        self._act_after_puts()
+
+    def _act_after_puts(self) -> None:
+        with self._lock:
+            is_putting = self._ledger.books.is_storing
+            over = [each for each in self._after_puts if not is_putting(each[0], each[1])]
+            self._after_puts = [each for each in self._after_puts if each not in over]
+        for _, _, act in over:
+            act()
 
     def new_payload(self, stream: str, size_bytes: int, message_id: str, priority: int) -> Arrival:
         with self._lock:
@@ -213,7 +229,8 @@ class Reception:
             else:
                 self._ledger.abandon(entry)
         if decision is not None and decision.verdict is Verdict.LATE:
-            self._store.forget(entry, lambda _: _answer(answers, _deleted(entry)))
+            self._clerk.forget(entry, partial(_answer, answers, _deleted(entry)))
+            self._act_after_puts()
             self._clerk.room_freed()
             return
         outcome = STORED if decision is not None else Outcome.rejected(RejectReason.STORAGE, str(error))
@@ -223,6 +240,7 @@ class Reception:
             self._clerk.carry_out_soon(decision)
             return
         if decision is None:
+            self._act_after_puts()
             self._clerk.room_freed()
         elif decision.verdict is Verdict.DEAD:
             self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))

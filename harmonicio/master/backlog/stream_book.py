@@ -143,6 +143,10 @@ class StreamBook:
             return list(islice(self.waiting.values(), limit))
         return [self.waiting[sequence] for sequence in nsmallest(limit, self.waiting)]
 
+    def is_storing(self, before_sequence: int) -> bool:
+        """Whether the store is writing a message that arrived before this sequence."""
+        return any(sequence < before_sequence for sequence in self._storing)
+
     def count(self, *states: State) -> int:
         return sum(self.counts[state] for state in states)
 

@@ -1,7 +1,10 @@
 """How a stream goes: nothing new is taken, all of it leaves stable storage, and only then it is forgotten and answered.
 
-drop ──► reception takes nothing more ──► store.drop_stream ──flush──► ledger.drop_stream, subscribers, answer
-                                              └── not written: all that was stored is still there
+drop ──► reception takes nothing more ──► what is being put has been ──► store.drop_stream ──flush──► …
+                                                                             └── not written: all is still there
+… ──► ledger.drop_stream, subscribers, answer
+
+Puts go first because one that lands behind the deletion would be there again when the master is killed.
 """
 
 from __future__ import annotations
@@ -10,7 +13,7 @@ import threading
 from functools import partial
 
 from harmonicio.core.errors import Conflict, StorageError
-from harmonicio.master.backlog.base import BacklogStore
+from harmonicio.master.backlog.base import BacklogStore, Callback
 from harmonicio.master.backlog.clerk import Clerk
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.notifier import Notifier
@@ -58,8 +61,12 @@ class StreamRemoval:
             self._reception.locked_drop_stream(stream)
             before_sequence = self._ledger.draw_sequence()
         wait_until_written(
-            partial(self._store.drop_stream, stream, before_sequence), partial(self._dropped, stream, before_sequence)
+            partial(self._write, stream, before_sequence), partial(self._dropped, stream, before_sequence)
         )
+
+    def _write(self, stream: str, before_sequence: int, on_done: Callback) -> None:
+        write = partial(self._store.drop_stream, stream, before_sequence, on_done)
+        self._reception.after_puts(stream, before_sequence, write)
 
     def _dropped(self, stream: str, before_sequence: int, error: StorageError | None) -> None:
         if error is not None:

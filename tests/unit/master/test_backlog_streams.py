@@ -5,27 +5,17 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, HeldStore, message
-from harmonicio.core.errors import (
-    Conflict,
-    NotFound,
-    StorageError,
-    Unavailable,
-)
+from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, message
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.backlog import written
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.clock import ManualClock
-from harmonicio.testing.open_store import SEVERAL_SECONDS
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
 
@@ -35,26 +25,6 @@ def desk() -> Iterator[Desk]:
     desk = Desk(MemoryStore())
     yield desk
     desk.backlog.close()
-
-
-@pytest.fixture
-def held() -> Iterator[tuple[Desk, HeldStore]]:
-    store = HeldStore()
-    desk = Desk(store)
-    yield desk, store
-    desk.backlog.close()
-
-
-@contextmanager
-def dropping(desk: Desk, store: HeldStore) -> Iterator[None]:
-    """Delete the stream; within, the store is about to write that. Raises what the deletion raises."""
-    before = len(store.held)
-    with ThreadPoolExecutor(1) as threads:
-        deletion = threads.submit(desk.backlog.drop_stream, "plates", is_forced=True)
-        wait_until(lambda: len(store.held) > before or deletion.done(), what="the deletion to be written")
-        assert not deletion.done(), "it was answered before it was written"
-        yield
-        deletion.result(SEVERAL_SECONDS)
 
 
 # ── listeners and subscribers ────────────────────────────────────────────────────────────────────────────────────────
@@ -159,132 +129,6 @@ def test_what_is_old_is_forgotten_although_the_wall_clock_was_set_forward_in_bet
 
 
 # ── streams, restarts, many threads ──────────────────────────────────────────────────────────────────────────────────
-
-
-def test_a_dropped_stream_is_gone_with_all_that_was_on_its_way(held: tuple[Desk, HeldStore]) -> None:
-    desk, store = held
-    desk.put("a")
-    store.release()
-    desk.subscribe("a")
-    desk.put("storing")
-    arriving = desk.backlog.new_payload("plates", 5)
-    with dropping(desk, store):
-        assert (desk.finals, desk.state("a")) == ([], "waiting")
-        store.release()
-    assert desk.finals == [("a", None)]
-    assert desk.answers == [STORED], "before it is forgotten for good, nothing is said of what was being stored"
-    store.release()
-    desk.backlog.put("plates", message("b", b"cells"), arriving, desk.answers.append)
-    assert [answer.reason for answer in desk.answers[1:]] == [RejectReason.STORAGE] * 2
-    assert [desk.state(message_id) for message_id in ("a", "storing", "b")] == [None] * 3
-    desk.backlog.declare(PLATES)
-    desk.put("a", b"anew")
-    store.release()
-    assert desk.answers[-1] == STORED
-    desk.backlog.close()
-    assert [entry.message_id for entry in store.recover().entries] == ["a"]
-
-
-def test_a_stream_with_messages_or_dead_letters_is_dropped_by_force_only(held: tuple[Desk, HeldStore]) -> None:
-    desk, store = held
-    arriving = desk.backlog.new_payload("plates", 5)
-    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.put("plates", message("a", b"cells"), arriving, desk.answers.append)
-    with pytest.raises(Conflict, match="wait in the backlog: 0; on their way into it: 1"):
-        desk.backlog.drop_stream("plates")
-    store.release()
-    with pytest.raises(Conflict, match="wait in the backlog: 1; on their way into it: 0"):
-        desk.backlog.drop_stream("plates")
-    store.is_holding = False
-    reservation = desk.reserve()
-    with pytest.raises(Conflict):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=FATAL))
-    assert desk.state("a") == "dead"
-    with pytest.raises(Conflict, match="dead letters: 1"):
-        desk.backlog.drop_stream("plates")
-    desk.backlog.drop_stream("plates", is_forced=True)
-    assert desk.state("a") is None
-
-
-def test_a_deletion_that_cannot_be_written_leaves_everything_there(held: tuple[Desk, HeldStore]) -> None:
-    desk, store = held
-    desk.put("a")
-    store.release()
-    desk.subscribe("a")
-    with pytest.raises(StorageError, match="disk is full"), dropping(desk, store):
-        store.release(StorageError("The disk is full."))
-    assert (desk.state("a"), desk.finals) == ("waiting", [])
-    desk.backlog.declare(PLATES)
-    desk.put("b")
-    store.release()
-    assert desk.answers == [STORED, STORED]
-    desk.backlog.close()
-    assert [entry.message_id for entry in store.recover().entries] == ["a", "b"]
-
-
-def test_what_a_stream_got_after_a_slow_deletion_had_begun_stays(
-    held: tuple[Desk, HeldStore], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    desk, store = held
-    monkeypatch.setattr(written, "WRITTEN_WITHIN_S", 0.01)
-    desk.put("a")
-    store.release()
-    with pytest.raises(Unavailable, match="the change goes on"):
-        desk.backlog.drop_stream("plates", is_forced=True)
-    desk.backlog.declare(PLATES)
-    desk.put("b")
-    store.release()
-    assert (desk.state("a"), desk.state("b")) == (None, "waiting")
-    store.is_holding = False
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
-    assert desk.state("b") == "waiting", "it is treated as its declaration says"
-    desk.backlog.close()
-    assert [entry.message_id for entry in store.recover().entries] == ["b"]
-
-
-def test_nothing_is_taken_for_a_stream_that_is_gone(desk: Desk) -> None:
-    desk.backlog.drop_stream("plates")
-    desk.put("a")
-    assert [(answer.kind, answer.reason) for answer in desk.answers] == [(OutcomeKind.REJECTED, RejectReason.STORAGE)]
-    assert "no stream 'plates' any more" in desk.answers[0].text
-    with pytest.raises(NotFound):
-        desk.backlog.new_payload("plates", 5)
-    assert desk.backlog.figures("plates").stored_total == 0
-    assert list(desk.store.recover().entries) == []
-
-
-def test_a_message_put_while_its_stream_is_dropped_is_either_rejected_or_keeps_the_stream(tmp_path: Path) -> None:
-    desk = Desk(SqliteStore(tmp_path))
-    start = threading.Barrier(2)
-
-    def put(message_id: str) -> None:
-        start.wait()
-        desk.put(message_id)
-
-    for number in range(100):
-        desk.answers.clear()
-        desk.backlog.declare(PLATES)
-        putting = threading.Thread(target=put, args=(f"m{number}",))
-        putting.start()
-        start.wait()
-        try:
-            desk.backlog.drop_stream("plates")
-        except Conflict:
-            is_kept = True
-        else:
-            is_kept = False
-        putting.join()
-        wait_until(lambda: desk.answers, what="the answer to the put")
-        if desk.answers == [STORED]:
-            assert is_kept, "a stored message was dropped"
-            desk.backlog.settle(desk.reserve(), DONE)
-            wait_until(lambda: desk.backlog.figures("plates").reserved == 0)
-        else:
-            assert not is_kept
-            assert desk.state(f"m{number}") is None
-    desk.backlog.close()
 
 
 def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
