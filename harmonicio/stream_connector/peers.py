@@ -7,6 +7,9 @@ files piece by piece:
       lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
                   ├─► file: prefix, then pieces through one kept buffer ──► kernel
                   └─► cannot be read: stuck, until the owner has taken it, and what is behind it, back
+
+It becomes stuck only under the lock of who writes, and nobody who has that lock writes while it is: so taking back has
+the outbox alone. Only who has found it out is told to do it.
 """
 
 from __future__ import annotations
@@ -116,7 +119,7 @@ class Peer:
                 return Written.ALL  # Whoever writes sees what was added, because they look again after letting go.
             written: Written | None = None
             try:
-                written = self._write()
+                written = Written.ALL if self.is_stuck else self._write()  # Somebody may just have found that out.
             finally:
                 self._writing.release()
                 if written is None:
