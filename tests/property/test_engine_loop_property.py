@@ -111,7 +111,7 @@ class Engine(RuleBasedStateMachine):
         loop, now = self.loop, self.now
         if loop.take_all_slots(now) if message.is_suspect else loop.take_slot():
             self._start(message)
-        elif loop.is_clogged(now, is_backlog=message.is_stored):
+        elif loop.is_clogged(now, is_backlog=message.is_stored, is_suspect=message.is_suspect):
             message.connection.peer.started += 1
             self._answered(message)
         else:

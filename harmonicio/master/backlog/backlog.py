@@ -293,6 +293,8 @@ class Backlog:
             return self._ledger.bury(reservation, failure)
         if outcome.reason is RejectReason.STORAGE:
             return self._ledger.put_off(reservation, now, self._random.random())
+        if reservation.entry.is_suspect:  # No engine came to rest for it, and each try costs work there.
+            return self._ledger.put_off(reservation, now, self._random.random(), is_recalled=False)
         return self._ledger.release(reservation, now, REFUSED_AGAIN_AFTER_S)
 
     def engine_gone(self, holder: str) -> None:

@@ -231,16 +231,17 @@ class Ledger:
         entry = reservation.entry
         return self._give_back(entry, now + pause_s) if self._reservations.end(reservation) else self._late(entry)
 
-    def put_off(self, reservation: Reservation, now: float, jitter: float) -> Decision:
-        """The engine's host has no room for the message: as :meth:`release`, after a pause that grows each time.
+    def put_off(self, reservation: Reservation, now: float, jitter: float, *, is_recalled: bool = True) -> Decision:
+        """The engine has no room for the message: as :meth:`release`, after a pause that grows each time.
 
         Args:
             jitter: A random number in [0, 1), for the pause.
+            is_recalled: Whether an engine that has refused none may have it before.
         """
         entry = reservation.entry
         if not self._reservations.end(reservation):
             return self._late(entry)
-        entry.is_put_off = True
+        entry.is_put_off = is_recalled
         entry.times_put_off += 1
         pause_s = delay_s(entry.times_put_off, first_s=PUT_OFF_FIRST_S, longest_s=BACK_OFF_MAX_S, chance=jitter)
         return self._give_back(entry, now + pause_s)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from harmonicio.engine.loop import ALONE_GRACE_S, SUSPECT_GRACE_S, SUSPECT_MEANS, EngineLoop
+from harmonicio.engine.loop import ALONE_GRACE_S, SUSPECT_GRACE_S, SUSPECT_MEANS, SUSPECTS_REST, EngineLoop
 from harmonicio.engine.peer import Peer
 
 
@@ -98,6 +98,18 @@ def test_a_suspect_that_waits_for_a_handler_that_does_not_end_is_sent_elsewhere_
     assert loop.take_slot(), "the other slots are of use again"
     assert loop.grants(1.0 + SUSPECT_GRACE_S)[0] == [source]
     assert not loop.is_clogged(9.0, is_backlog=True)
+
+
+def test_after_a_suspect_that_waited_in_vain_no_other_keeps_the_slots_from_work_for_a_while() -> None:
+    loop = loop_of(8, taken=1)
+    loop.wait_for_all_slots("suspect", 1.0)
+    assert loop.turn_away(2.0) == ["suspect"]
+    until = 2.0 + SUSPECTS_REST * 1.0
+    assert loop.is_clogged(until - 0.1, is_backlog=True, is_suspect=True)
+    assert not loop.is_clogged(until - 0.1, is_backlog=True), "all others may wait"
+    assert not loop.is_clogged(until, is_backlog=True, is_suspect=True)
+    loop.free_slot(5.0)
+    assert loop.take_all_slots(5.0), "an engine that has come to rest takes it at once"
 
 
 def test_a_suspect_waits_for_longer_where_handlers_take_long() -> None:

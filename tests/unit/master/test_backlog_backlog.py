@@ -205,6 +205,20 @@ def test_a_message_that_an_engine_cannot_take_now_is_offered_again_a_moment_late
     assert desk.reserve("e2").entry.attempts == 0
 
 
+def test_a_suspect_that_no_engine_has_taken_is_offered_again_after_pauses_that_grow(desk: Desk) -> None:
+    """Each try costs its transfer, and keeps the slots of an engine from work for a moment."""
+    desk.put("a", flags=int(Flag.SUSPECT))
+    tries = 0
+    for _ in range(1000):
+        assert desk.backlog.put_off_size("plates") is None, "no engine may have it before"
+        if desk.backlog.depth("plates"):
+            desk.backlog.settle(desk.reserve(), Outcome.rejected(RejectReason.NO_CREDIT, "It was not alone in time."))
+            tries += 1
+        desk.clock.advance(0.1)
+        desk.backlog.tick()
+    assert 8 <= tries <= 15
+
+
 def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_less_often_and_somebody_hears(
     desk: Desk, caplog: pytest.LogCaptureFixture
 ) -> None:
