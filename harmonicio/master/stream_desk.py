@@ -105,17 +105,27 @@ class StreamDesk:
         Raises:
             NotFound: it is not declared.
             Conflict: there are messages or dead letters of it, and the deletion is not forced.
-            StorageError: it cannot be written; the stream is still there.
+            StorageError: it cannot be written; the stream is still there. What was left of its messages is said: all of
+                them, or none when only its declaration could not be deleted.
             Unavailable: it is not written yet that its messages are gone; the stream is still there.
         """
         with self._declaring:
             declaration = self._declared(stream)
             try:
                 self._backlog.drop_stream(stream, is_forced=is_forced)
-                self._store.drop_stream(stream)
+                self._drop_declaration(stream)
             except (StorageError, Unavailable):
                 self._backlog.declare(declaration)
                 raise
             with self._deciding() as now:
                 self._state.drop_stream(stream, now)
         self._end_connectors(lambda claims: claims.stream == stream)
+
+    def _drop_declaration(self, stream: str) -> None:
+        try:
+            self._store.drop_stream(stream)
+        except StorageError as error:
+            raise StorageError(
+                f"The messages of stream {stream!r} are deleted, its declaration is still there: {error.text}",
+                hint="Delete it again.",
+            ) from error
