@@ -9,6 +9,8 @@ Pure, as the ledger: no I/O, no clock, no lock.
 
 from __future__ import annotations
 
+from collections.abc import Container
+
 from harmonicio.control.messages import BacklogFigures
 from harmonicio.master.backlog.budget import Budget, LedgerLimits
 from harmonicio.master.backlog.entry import BURIED, WAITING, Entry, RetryPolicy, State
@@ -107,6 +109,11 @@ class Books:
         """Return the entry of a message that waits, is being stored, or is dead."""
         book = self._by_stream.get(stream)
         return None if book is None else book.ids.get(message_id)
+
+    def ids(self, stream: str) -> Container[str]:
+        """Return the ids of the messages of a stream."""
+        book = self._by_stream.get(stream)
+        return () if book is None else book.ids
 
     def policy(self, stream: str) -> RetryPolicy:
         """Return how a stream's messages are retried."""

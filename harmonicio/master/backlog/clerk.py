@@ -259,8 +259,8 @@ class Clerk:
             self._subscriptions.remove(stream, tuple(message_ids), on_final)
 
     def locked_subscribers(self, stream: str) -> list[tuple[str, OnFinal]]:
-        """Return who waits for messages of a stream that is going, and forget them."""
-        return self._subscriptions.take_stream(stream)
+        """Return who waits for messages of a stream that are gone, and forget them."""
+        return self._subscriptions.take_stream(stream, but=self._ledger.books.ids(stream))
 
     def kept_outcome(self, stream: str, message_id: str) -> KeptOutcome | None:
         """Return the outcome of a finished message. Raises StorageError."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 
 from harmonicio.core.message import Outcome
 
@@ -43,9 +43,11 @@ class Subscriptions:
             self._tidy(stream)
         return callbacks
 
-    def take_stream(self, stream: str) -> list[tuple[str, OnFinal]]:
-        """Return everybody who waits for a message of the stream, and forget them."""
+    def take_stream(self, stream: str, but: Container[str] = ()) -> list[tuple[str, OnFinal]]:
+        """Return everybody who waits for a message of the stream but these, and forget them."""
         waiting = self._by_stream.pop(stream, {})
+        if kept := {message_id: waiting.pop(message_id) for message_id in tuple(waiting) if message_id in but}:
+            self._by_stream[stream] = kept
         return [(message_id, each) for message_id, callbacks in waiting.items() for each in callbacks]
 
     def _tidy(self, stream: str) -> None:

@@ -181,8 +181,11 @@ def test_what_a_stream_got_after_a_slow_deletion_had_begun_stays(
         desk.backlog.drop_stream("plates", is_forced=True)
     desk.backlog.declare(PLATES)
     desk.put("b")
+    desk.subscribe("a")
+    desk.subscribe("b")
     store.release()
     assert (desk.state("a"), desk.state("b")) == (None, "waiting")
+    assert desk.finals == [("a", None)], "the other one is there, and not known to have ended"
     store.is_holding = False
     desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
     assert desk.state("b") == "waiting", "it is treated as its declaration says"
