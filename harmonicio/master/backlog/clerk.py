@@ -35,6 +35,8 @@ _log = logging.getLogger(__name__)
 FindOutcome = Callable[[str, str, int], Outcome | None]
 
 REPEAT_INTERVAL_S = 5.0
+#: How often it is looked what became of a message that is replayed while somebody asks.
+LOOKS = 3
 #: The type of error that a dead letter shows whose record is damaged.
 UNREADABLE = "RecordUnreadable"
 #: One log line about messages that were shed in so many seconds.
@@ -229,19 +231,22 @@ class Clerk:
             on_final(entry.message_id, outcome)
 
     def subscribe(self, stream: str, message_id: str, on_final: OnFinal) -> None:
-        with self._lock:
-            entry = self._ledger.books.entry(stream, message_id)
-            # One that is replayed or purged now is answered when that is done.
-            if entry is not None and (entry.state is not State.DEAD or self._ledger.is_burying(entry)):
-                self._subscriptions.add(stream, message_id, on_final)
+        for _ in range(LOOKS):
+            with self._lock:
+                entry = self._ledger.books.entry(stream, message_id)
+                # One that is replayed or purged now is answered when that is done.
+                if entry is not None and (entry.state is not State.DEAD or self._ledger.is_burying(entry)):
+                    self._subscriptions.add(stream, message_id, on_final)
+                    return
+            if entry is None:
+                kept = self.kept_outcome(stream, message_id)
+                on_final(message_id, None if kept is None else kept.outcome)
                 return
-        outcome: Outcome | None = None
-        if entry is None:
-            kept = self.kept_outcome(stream, message_id)
-            outcome = None if kept is None else kept.outcome
-        elif (death := self.kept_death(entry)) is not None:
-            outcome = Outcome(OutcomeKind.FAILED, failure=death.failure)
-        on_final(message_id, outcome)
+            if (death := self.kept_death(entry)) is not None:
+                on_final(message_id, Outcome(OutcomeKind.FAILED, failure=death.failure))
+                return
+            # It was replayed or purged in between.
+        on_final(message_id, None)
 
     def ask_again(self, entry: Entry) -> None:
         """Something but an outcome has become of a message: answer those who wait for it as if they asked now."""

@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -21,7 +21,7 @@ from harmonicio.core.errors import InvalidInput, NotFound, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.clerk import UNREADABLE
-from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES
+from harmonicio.master.backlog.entry import ENTRY_OVERHEAD_BYTES, Death, Entry
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
 from harmonicio.master.backlog.sqlite import SqliteStore
@@ -295,6 +295,33 @@ def test_one_that_is_given_up_just_now_is_neither_replayed_nor_unknown_to_who_wa
     assert changes == [DeadChange(0, ("a",))]
     assert desk.finals == [("a", Outcome(OutcomeKind.FAILED, failure=FATAL))]
     assert desk.backlog.upkeep.replay("plates", DeadChoice(("a",))) == DeadChange(1)
+
+
+class Hooked(MemoryStore):
+    """Something happens just before it is read why a message died."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.hooks: list[Callable[[], object]] = []
+
+    def death(self, entry: Entry) -> Death | None:
+        if self.hooks:
+            self.hooks.pop()()
+        return super().death(entry)
+
+
+@pytest.mark.parametrize("verb", ["replay", "purge"])
+def test_who_asks_just_while_a_letter_is_changed_hears_what_becomes_of_it(verb: str) -> None:
+    store = Hooked()
+    desk = Desk(store)
+    kill(desk, "a")
+    store.hooks.append(lambda: getattr(desk.backlog.upkeep, verb)("plates", named("a")))
+    desk.subscribe("a")
+    if verb == "replay":
+        assert desk.finals == [], "it waits again, so nothing is known yet"
+        desk.backlog.settle(desk.reserve(), DONE)
+    assert desk.finals == [("a", DONE if verb == "replay" else None)]
+    desk.backlog.close()
 
 
 def test_a_letter_whose_record_cannot_be_read_says_so_and_the_others_are_shown(tmp_path: Path) -> None:
