@@ -18,6 +18,7 @@ from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.master.backlog.base import BacklogStore, Recovery, StoreLimits
 from harmonicio.master.backlog.entry import Death, Entry, Shed
+from harmonicio.master.backlog.outcome_codec import KeptOutcome
 from harmonicio.testing.clock import ManualClock
 from harmonicio.testing.open_store import DEATH, OpenStore, Told
 
@@ -304,6 +305,23 @@ class BacklogStoreSuite(ABC):
             opened = reopen()
         assert (opened.recovery.entries, opened.recovery.dead) == ((), ())
         assert [finished.message_id for finished in opened.recovery.finished] == ["m1"]
+
+    @pytest.mark.parametrize("is_reopened", [False, True])
+    def test_what_was_shed_and_is_put_again_has_not_ended_by_that(
+        self, reopen: Callable[[], OpenStore], is_reopened: bool
+    ) -> None:
+        opened = reopen()
+        opened.finish(opened.put(1, b"x", message_id="b"))
+        record = Shed("plates", "a", 0, 1, 0.0, "The backlog was full.")
+        opened.shed(opened.put(2, b"x", message_id="a"), record)
+        opened = reopen() if is_reopened else opened
+        again, other = opened.put(3, b"x", message_id="a"), opened.put(4, b"x", message_id="b")
+        assert opened.store.outcome("plates", "a") is None
+        opened.purge(again, other)
+        assert opened.store.outcome("plates", "a") is None
+        assert opened.store.outcome("plates", "b") == KeptOutcome(Outcome(OutcomeKind.DONE), 1)
+        assert opened.store.shed_records("plates", 10) == (record,), "that is still said"
+        assert [done.message_id for done in reopen().recovery.finished] == ["b"]
 
     def test_records_of_what_was_shed_are_bounded_and_the_latest_are_kept(
         self, reopen: Callable[[], OpenStore]

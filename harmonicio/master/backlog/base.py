@@ -170,6 +170,7 @@ class BacklogStore(ABC):
     def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
         """Store an entry, as a dead letter when there is a death; the payload belongs to the store from here on.
 
+        With it goes the outcome of a message of the same id that was shed: it is there again, so it has not ended.
         Blocks while too much waits to be written. Whatever goes wrong is told to ``on_stored``, which is called once.
         """
 

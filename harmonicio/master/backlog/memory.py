@@ -76,6 +76,10 @@ class MemoryStore(BacklogStore):
                 self._payloads[entry.sequence] = payload.buffer.toreadonly()
                 if death is not None:
                     self._deaths[entry.sequence] = death
+                key = (entry.stream, entry.message_id)
+                if (ended := self._finished.get(key)) is not None and ended.is_shed:
+                    del self._finished[key]
+                    self._drop_outcome(key)
         on_stored(None if is_open else StorageError("The backlog's store is closed."))
 
     def read(self, entry: Entry) -> PayloadLease:

@@ -145,6 +145,7 @@ class BatchWriter:
         (self._outcome_bytes,) = connection.execute(
             "SELECT CAST(total(length(outcome)) AS INTEGER) FROM finished"
         ).fetchone()
+        (self._may_have_shed,) = connection.execute("SELECT EXISTS (SELECT 1 FROM finished WHERE is_shed)").fetchone()
 
     def write(self, batch: Batch) -> list[int]:
         """Write a batch and flush it; return the sequences of files of dropped streams.
@@ -175,6 +176,8 @@ class BatchWriter:
             "INSERT INTO payloads VALUES (?, ?)",
             [(put.entry.sequence, put.payload) for put in batch.puts if put.payload is not None],
         )
+        if self._may_have_shed:
+            self._forget_shed([put.entry for put in batch.puts])
         many(
             "UPDATE entries SET priority = ?, attempts = ?, crashes = ?, is_suspect = ? WHERE sequence = ?",
             [_variables(entry) for entry in batch.entries_updated()],
@@ -228,9 +231,21 @@ class BatchWriter:
         if self._outcome_bytes > self._limits.outcome_bytes:
             self._let_go_of_outcomes(finished_before=0.0)
 
+    def _forget_shed(self, entries: list[Entry]) -> None:
+        """What was shed and is put again has not ended (yet)."""
+        for entry in entries:
+            rows = self._connection.execute(
+                "SELECT number, coalesce(length(outcome), 0) FROM finished"
+                " WHERE stream = ? AND message_id = ? AND is_shed",
+                (entry.stream, entry.message_id),
+            ).fetchall()
+            self._connection.executemany("DELETE FROM finished WHERE number = ?", [(number,) for number, _ in rows])
+            self._outcome_bytes -= sum(size_bytes for _, size_bytes in rows)
+
     def _add_shed(self, records: list[Shed]) -> None:
         if not records:
             return
+        self._may_have_shed = True
         self._connection.executemany(
             "INSERT INTO shed (stream, message_id, priority, size_bytes, shed_at, why) VALUES (?, ?, ?, ?, ?, ?)",
             [

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, HeldStore
+from harmonicio.control.backlog_messages import DeadChoice
 from harmonicio.core.errors import BacklogFull, InvalidInput, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import SHED
@@ -152,6 +153,17 @@ def test_a_shed_message_that_is_sent_again_is_a_new_one(desk: Desk, payload: byt
     assert desk.finals == [("b", DONE)]
     desk.put("b", payload)
     assert (desk.answers[-1], desk.state("b")) == (STORED, "done"), "it is known now like any other"
+
+
+def test_a_shed_message_that_is_sent_again_dies_and_is_purged_is_not_called_shed_any_more(desk: Desk) -> None:
+    desk.put("d", bytes(100), priority=1)
+    desk.backlog.settle(desk.reserve(), DONE)
+    desk.put("b", bytes(100), priority=9)
+    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    assert desk.state("b") == "dead"
+    desk.backlog.upkeep.purge("plates", DeadChoice(("b",)))
+    desk.subscribe("b")
+    assert (desk.state("b"), desk.finals) == (None, [("b", None)])
 
 
 def test_a_shed_message_that_is_sent_again_makes_room_for_itself_also_after_a_restart(tmp_path: Path) -> None:
