@@ -144,13 +144,15 @@ class EngineSession:
     def _settle(self, first: int, last: int, outcome: Outcome) -> None:
         with self._lock:
             self._credit.outcomes_received(first, last)
-            reservations = [self._sent.pop(number, None) for number in range(first, last + 1)]
-        if None in reservations:
+            answered = [(number, self._sent.get(number)) for number in range(first, last + 1)]
+        if any(reservation is None for _, reservation in answered):
             raise RemoteProtocolError(f"Messages {first} to {last} are answered twice.")
-        for reservation in reservations:
+        for number, reservation in answered:
             if reservation is not None:
                 self._note_room(reservation.entry.size_bytes, outcome)  # First: it decides who is offered it next.
                 self._backlog.settle(reservation, outcome)
+            with self._lock:
+                del self._sent[number]  # Not before it is decided: who drains the master looks here, and then there.
 
     def _note_room(self, size_bytes: int, outcome: Outcome) -> None:
         """Learn from an answer whether the engine's host has room."""

@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from benches.backlog import PLATES, Desk
+from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import PayloadLease, StoreLimits
-from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.entry import Entry, Reservation
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.engine_session import EngineSession
 from harmonicio.testing.waiting import wait_until
@@ -136,6 +137,34 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
         wait_until(lambda expected=size_bytes: bool(link.sent) and len(link.sent[-1]) == expected)
         session.handle(OutcomesReceived((OutcomeRange(number, number, outcome),)))
         assert session.refusals == refusals
+    backlog.close()
+
+
+def test_what_is_answered_and_not_decided_yet_is_not_called_answered(executor: ThreadPoolExecutor) -> None:
+    backlog, link = Backlog(MemoryStore(StoreLimits())), SeenLink()
+    backlog.declare(StreamDeclaration("images", handler="/handler.py"))
+    session = new_session(link, backlog, executor)
+    session.opened()
+    session.handle(Credit(3, 1_000))
+    for number in range(3):
+        message = IncomingMessage(number, f"m{number}", 0, 0, 0, 0, 5, b"", {}, None)
+        message.payload = memoryview(b"cells")
+        backlog.put("images", message, None, lambda _: None)
+        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        assert reservation is not None
+        session.assign(reservation)
+    wait_until(lambda: link.sent.count(b"cells") == 3)
+    decide, seen = backlog.settle, []
+
+    def settle(reservation: Reservation, outcome: Outcome) -> None:
+        seen.append(session.has_unanswered)
+        decide(reservation, outcome)
+
+    backlog.settle = settle  # type: ignore[method-assign]
+    session.handle(OutcomesReceived((OutcomeRange(0, 2, Outcome(OutcomeKind.DONE)),)))
+    assert (seen, session.has_unanswered) == ([True] * 3, False), "a master that drains would have ended in between"
+    with pytest.raises(RemoteProtocolError):
+        session.handle(OutcomesReceived((OutcomeRange(2, 2, Outcome(OutcomeKind.DONE)),)))
     backlog.close()
 
 
