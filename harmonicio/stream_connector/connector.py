@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import os
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -110,7 +109,6 @@ class StreamConnector:
         dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
         settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
         self._exchange = Exchange(dispatch, self.source, settlement)
-        self._held_back = dispatch.held_back
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
@@ -337,7 +335,7 @@ class StreamConnector:
     @property
     def unreadable_s(self) -> float:
         """Seconds for which nothing that is left could be read; may be asked in a signal handler."""
-        return self._held_back.unreadable_s(self._exchange.tally.unsafe, time.monotonic())
+        return self._exchange.unreadable_s
 
     @property
     def spool_trouble(self) -> str:

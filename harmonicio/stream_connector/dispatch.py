@@ -84,7 +84,7 @@ class Dispatch:
         self.engines_from = 0.0
         self._patience = Patience(patience_s)
         self._waiting, self._for_master = PartedLine(), PartedLine()
-        self.held_back = HeldBack(jitter)
+        self._held_back = HeldBack(jitter)
         self.pause = BacklogPause()
         self._engines: list[Lane] = []
         self._backlog: Lane | None = None
@@ -99,7 +99,7 @@ class Dispatch:
     @property
     def waiting(self) -> int:
         """Messages that are not under way."""
-        return len(self._waiting) + len(self._for_master) + len(self.held_back)
+        return len(self._waiting) + len(self._for_master) + len(self._held_back)
 
     @property
     def engines(self) -> tuple[Lane, ...]:
@@ -152,11 +152,14 @@ class Dispatch:
         """
         limit_s = self.handler_timeout_s + GRACE_S
         silent = [lane for lane in self._engines if now > lane.works_since + limit_s]
-        master = self._backlog
-        if master is None:
+        if (master := self._backlog) is None:
             return silent
         limit_s = MASTER_SILENT_S + master.unanswered_bytes / MASTER_WRITES_BYTES_PER_S
         return [*silent, master] if now > master.works_since + limit_s else silent
+
+    def unreadable_s(self, unsafe: int, now: float) -> float:
+        """Return for how long none of so many messages could be read, or one that all others wait for."""
+        return self._held_back.unreadable_s(None if self.pause.keeps_order else unsafe, now)
 
     def next_due_s(self, now: float) -> float | None:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
@@ -167,8 +170,8 @@ class Dispatch:
             due_at += self._patience.due_at(offered_at, self._is_crowded)
         if self._waiting or self._for_master:
             due_at.append(self.pause.ends_at)
-        if self.held_back:
-            due_at.append(self.held_back.next_at)
+        if self._held_back:
+            due_at.append(self._held_back.next_at)
         return min((at - now for at in due_at if at > now), default=None)
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -257,9 +260,7 @@ class Dispatch:
         elif not parcel.is_away:
             self._return(parcel)
         else:
-            parcel.is_away, parcel.away_since = False, parcel.away_since or now
-            parcel.absences += 1
-            until = now + self.held_back.until_s(parcel.absences)
+            until = self._held_back.unread(parcel, now)
             if self.pause.keeps_order:
                 self.pause.begin(until)
             self._return(parcel, None if self.pause.keeps_order else until)
@@ -270,14 +271,13 @@ class Dispatch:
 
     def withdraw_all(self) -> list[Parcel]:
         """Give up everything that is not safe; the connector closes."""
-        parcels = [*self._waiting, *self._for_master, *self.held_back]
+        parcels = [*self._waiting, *self._for_master, *self._held_back]
         for lane in (*self._engines, *([self._backlog] if self._backlog else [])):
             parcels += lane.in_flight.values()
             lane.in_flight.clear()
             lane.outbox.clear()
-        self._waiting.clear()
-        self._for_master.clear()
-        self.held_back.clear()
+        for line in (self._waiting, self._for_master, self._held_back):
+            line.clear()
         self.used_bytes = self.waiting_bytes = 0
         return parcels
 
@@ -291,7 +291,7 @@ class Dispatch:
     def assign(self, now: float) -> list[Lane]:
         """Give what waits to whoever has credit; return the lanes whose outbox has grown."""
         touched: list[Lane] = []
-        for parcel in self.held_back.take(now):
+        for parcel in self._held_back.take(now):
             self._line_up(parcel)
         if now >= self.pause.ends_at:
             self._for_master.recall()
@@ -371,7 +371,7 @@ class Dispatch:
                 parcel.refused_by = (*parcel.refused_by, lane)
             parcel.is_for_master |= parcel.rejections >= MAX_REJECTIONS
             # Somebody else is asked at the second try; what is refused again has time.
-            not_before = now + self.held_back.until_s(parcel.rejections - 1) if parcel.rejections > 1 else now
+            not_before = now + self._held_back.pause_s(parcel.rejections - 1) if parcel.rejections > 1 else now
         self._return(parcel, not_before)
         return False
 
@@ -389,12 +389,12 @@ class Dispatch:
         if not_before is None:
             self._line_up(parcel)
         else:
-            self.held_back.put(parcel, not_before)
+            self._held_back.put(parcel, not_before)
 
     def _line_up(self, parcel: Parcel) -> None:
-        line = self._for_master if parcel.is_for_master else self._waiting
-        line.rejoin(parcel)
+        (self._for_master if parcel.is_for_master else self._waiting).rejoin(parcel)
 
     def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:
         self.used_bytes -= parcel.cost_bytes
+        self._held_back.settled(parcel)
         self._settled.append(Settled(parcel, outcome, is_backlog))

@@ -78,6 +78,11 @@ class Exchange:
     def has_connections(self) -> bool:
         return bool(self._peers)
 
+    @property
+    def unreadable_s(self) -> float:
+        """Seconds for which nothing that is left could be read; may be asked in a signal handler."""
+        return self._dispatch.unreadable_s(self.tally.unsafe, time.monotonic())
+
     def restore(self, parcels: Iterable[Parcel]) -> None:
         """Take in what the spool has from before; nothing else has been offered yet."""
         with self.lock:
@@ -312,8 +317,7 @@ class Exchange:
         self._was_wanted = wanted
 
     def _wants_backlog(self, now: float) -> bool:
-        lacks_answers = self._results.needs_connection and self._dispatch.backlog is None
-        return lacks_answers or self._dispatch.wants_backlog(now)
+        return (self._results.needs_connection and self._dispatch.backlog is None) or self._dispatch.wants_backlog(now)
 
     def _flush(self, peers: Iterable[Peer]) -> None:
         for peer in peers:
@@ -355,14 +359,13 @@ class Exchange:
     def open_peer(self, peer: Peer) -> None:
         """A connection is open: use it."""
         with self.lock:
-            is_closed = self.is_closed
-            if not is_closed:
+            if not self.is_closed:
                 self._peers[peer.lane] = peer
                 self._dispatch.lane_opened(peer.lane, time.monotonic())
                 self._ask()
                 self.pump.add(peer)
-        if is_closed:
-            peer.end()
+                return
+        peer.end()
 
     def end_idle(self, idle_s: float) -> None:
         """Close the engine connections that were idle for so long."""
@@ -390,9 +393,8 @@ class Exchange:
     def refused(self, error: HarmonicIOError) -> None:
         """The master does not let this source send: without connections, that makes no sense any more."""
         with self.lock:
-            is_over = not self._peers
-            if is_over:
+            if not self._peers:
                 self._refusal = error
                 self.pump.tell_waiters()
-        if not is_over:
-            _log.warning("%s", error)
+                return
+        _log.warning("%s", error)

@@ -37,7 +37,8 @@ class Parcel:
         refused_by: The engines that did not; others are asked first.
         trouble: Why it cannot be sent at all, once that is known.
         is_away: Whether its payload could not be read just now.
-        absences, away_since: How often that was so, and when for the first time.
+        absences, away_since: How often that was so since all of it was read, and when for the first time.
+        is_readable: Whether the last try to read it went well, or goes well so far.
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
@@ -52,6 +53,7 @@ class Parcel:
         "flags",
         "is_away",
         "is_for_master",
+        "is_readable",
         "offered_at",
         "payload",
         "priority",
@@ -74,7 +76,7 @@ class Parcel:
         self.attempts = self.rejections = self.absences = 0
         self.refused_by: tuple[Lane, ...] = ()
         self.failure: Failure | None = None
-        self.is_for_master = self.is_away = False
+        self.is_for_master = self.is_away = self.is_readable = False
         self.offered_at = self.sent_at = self.away_since = 0.0
         self.trouble = ""
         self.entry: Any = None

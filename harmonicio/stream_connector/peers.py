@@ -191,20 +191,21 @@ class Peer:
             except IndexError:
                 break  # The connector closes, and has just withdrawn what was left.
             except InvalidInput as error:
-                _note_trouble(parcel, error)
-                self.is_stuck = not joined and not gathered  # Else when it is the first of those to be written.
+                if not joined and not gathered:  # Else it is tried once more when it is the first to be written.
+                    _note_trouble(parcel, error)
+                    self.is_stuck = True
                 break
             self.lane.begun += 1
             joined.append(self._prefix(parcel))
             size += parcel.size_bytes + len(joined[-1])
-            if payload is None:
-                pass  # Its pieces follow.
+            if isinstance(payload, _FileProgress):
+                self._file = payload  # Its pieces follow.
             elif parcel.size_bytes <= JOINED_BYTES:
                 joined.append(payload)
             else:
                 gathered += [memoryview(b"".join(joined)), memoryview(payload)]
                 joined = []
-            if self._checksum_flag and payload is not None:
+            if self._checksum_flag and not isinstance(payload, _FileProgress):
                 joined.append(trailer(self._checksum_flag, payload))
             if parcel.size_bytes >= LARGE_BYTES:
                 self._large = parcel
@@ -214,18 +215,19 @@ class Peer:
         self._pending_bytes = sum(map(len, gathered))
         return bool(gathered)
 
-    def _payload(self, parcel: Parcel) -> Payload | None:
-        """Return what is written in one piece; None: the payload is read, and written, piece by piece."""
+    def _payload(self, parcel: Parcel) -> Payload | _FileProgress:
+        """Return what is written in one piece, or piece by piece."""
         payload = parcel.payload
         if not isinstance(payload, PiecewisePayload):
             whole: Payload = payload
             return whole
         reader = payload.reader()
-        parcel.is_away = False
-        if parcel.size_bytes <= JOINED_BYTES:
-            return read_whole(reader)
-        self._file = _FileProgress(parcel, reader, self._checksum_flag)
-        return None
+        if parcel.size_bytes > JOINED_BYTES:
+            parcel.is_readable = True
+            return _FileProgress(parcel, reader, self._checksum_flag)
+        content = read_whole(reader)
+        parcel.is_readable, parcel.absences = True, 0
+        return content
 
     def _gather_piece(self, file: _FileProgress) -> None:
         if self._piece is None:
@@ -234,6 +236,7 @@ class Peer:
             self._pending = file.next_piece(self._piece)
         self._pending_bytes = sum(map(len, self._pending))
         if file.is_finished:
+            file.parcel.absences = 0
             self._file = None
 
     def _prefix(self, parcel: Parcel) -> bytes:
@@ -313,7 +316,7 @@ def _giving_up(parcel: Parcel) -> Iterator[None]:
 def _note_trouble(parcel: Parcel, error: InvalidInput) -> None:
     """What is only away is tried again where it has a name to be found by, in the spool; all else never."""
     if isinstance(error, PayloadAway) and parcel.entry is not None:
-        if not parcel.absences and not parcel.is_away:
+        if not parcel.absences:
             _log.warning("%s Message %r waits until it can be.", error.text, parcel.delivery.message_id)
         parcel.is_away = True
     else:

@@ -7,7 +7,10 @@ import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
+import pytest
+
 from benches.dispatch import Nobody
+from harmonicio.core.errors import InvalidInput
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.exchange import Exchange
@@ -42,8 +45,9 @@ class Share(PiecewisePayload):
         return self
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
-        buffer[:] = self.content[offset : offset + len(buffer)]
-        return len(buffer)
+        piece = self.content[offset : offset + len(buffer)]
+        buffer[: len(piece)] = piece
+        return len(piece)
 
 
 class Gate:
@@ -179,3 +183,50 @@ def test_who_comes_late_writes_what_nobody_could_write_because_of_that() -> None
     crossing.gate.is_open.set()
     crossing.late.join()
     assert b"BEHIND!!" in crossing.wire.channel.sent
+
+
+def writer(*payloads: Share) -> tuple[Peer, Wire, list[Parcel]]:
+    """Return a connection that is to write these."""
+    lane, wire = Lane("engine", is_backlog=False), Wire()
+    parcels = [Parcel(Delivery(Nobody(), f"m-{n}", each.size_bytes), each) for n, each in enumerate(payloads)]
+    for parcel in parcels:
+        parcel.entry = object()
+    lane.outbox.extend(parcels)
+    return Peer(cast(Link, wire), lane), wire, parcels
+
+
+@pytest.mark.parametrize("size", [8, 300_000])
+def test_what_has_been_read_whole_starts_anew_when_it_cannot_be_read_again(size: int) -> None:
+    peer, _, (parcel,) = writer(Share(bytes(size)))
+    parcel.absences = 7
+    assert peer.flush() is Written.ALL
+    assert parcel.is_readable
+    assert parcel.absences == 0
+
+
+def test_of_what_is_not_written_first_nothing_is_said_before_its_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    changing = Share(b"CHANGED!")
+    peer, wire, parcels = writer(Share(b"FIRSTONE"), changing)
+    errors = [InvalidInput("It has changed.")]
+    monkeypatch.setattr(changing, "read_into", lambda *_: _raise(errors.pop()) if errors else 8)
+    assert peer.flush() is Written.ALL
+    assert not errors
+    assert not parcels[1].trouble, "it was read in the end"
+    assert b"FIRSTONE" in wire.channel.sent
+
+
+def _raise(error: Exception) -> int:
+    raise error
+
+
+def test_what_is_withdrawn_while_it_is_opened_is_not_written() -> None:
+    slow = Share(bytes(300_000), is_slow=True)
+    peer, wire, _ = writer(slow)
+    thread = threading.Thread(target=peer.flush)
+    thread.start()
+    assert slow.is_reading.wait(WITHIN_S)
+    peer.lane.outbox.clear()
+    slow.may_go_on.set()
+    thread.join()
+    assert not peer.has_unwritten
+    assert wire.channel.sent == b""
