@@ -12,10 +12,10 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from harmonicio.core.errors import ConnectionEnded
+from harmonicio.transport.thread_pool import ThreadPool
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ class Flusher:
         self._is_asleep = False
         self._is_closed = False
         self._review_at: float | None = None
-        self._pool = ThreadPoolExecutor(SENDING_THREADS, thread_name_prefix="engine-flush")
+        self._pool = ThreadPool(SENDING_THREADS, "engine-flush")
         self._thread = threading.Thread(target=self._run, name="engine-flusher", daemon=True)
 
     def __repr__(self) -> str:

@@ -12,7 +12,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -21,6 +20,7 @@ from harmonicio.control.messages import RunningMessage
 from harmonicio.engine.flusher import Flusher
 from harmonicio.engine.loop import ALONE_GRACE_S, EngineLoop
 from harmonicio.engine.peer import Peer
+from harmonicio.transport.thread_pool import ThreadPool
 
 #: Threads beyond the slots, for those that still send the outcome of what has given its slot back.
 _SPARE_THREADS = 4
@@ -135,7 +135,7 @@ class Slots:
         self._is_told_idle = True
         self._taken = 0
         self._taken_before = 0
-        self._executor = ThreadPoolExecutor(concurrency + _SPARE_THREADS, thread_name_prefix="engine-handler")
+        self._executor = ThreadPool(concurrency + _SPARE_THREADS, "engine-handler")
         self.flusher = Flusher(self.review)
         self.is_draining = False
 

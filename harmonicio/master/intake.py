@@ -13,7 +13,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 
 from harmonicio import __version__
 from harmonicio.core.errors import HarmonicIOError, NotAllowed, Unavailable
@@ -26,6 +25,7 @@ from harmonicio.master.connector_session import ConnectorSession
 from harmonicio.master.engine_session import EngineSession
 from harmonicio.transport.data_port import DataPort, Session
 from harmonicio.transport.link import Link
+from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
@@ -72,7 +72,7 @@ class Intake:
         self._connectors: set[ConnectorSession] = set()
         self._opened = 0
         self._draining = threading.Event()
-        self._executor = ThreadPoolExecutor(MAX_SENDING_THREADS, thread_name_prefix="intake-send")
+        self._executor = ThreadPool(MAX_SENDING_THREADS, "intake-send")
         self._ports = [DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)]
         if bridge is not None:
             self._open_on(bridge)

@@ -18,7 +18,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 from harmonicio.core.errors import (
@@ -33,6 +32,7 @@ from harmonicio.transport import tcp
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.transport.open_files import OpenFiles
+from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
 
@@ -138,7 +138,7 @@ class DataPort:
         self._waiting_for_thread = 0
         self._ended_bytes = 0
         self._is_closing = False
-        self._pool = ThreadPoolExecutor(max_threads, thread_name_prefix=f"{name}-data")
+        self._pool = ThreadPool(max_threads, f"{name}-data")
         self._thread = threading.Thread(target=self._run, name=f"{name}-port", daemon=True)
 
     def __repr__(self) -> str:
@@ -243,10 +243,7 @@ class DataPort:
     def _hand_over(self, served: _Served) -> None:
         with self._lock:
             self._waiting_for_thread += 1
-        try:
-            self._pool.submit(self._serve, served)
-        except RuntimeError as error:  # It waits for a thread that is there, or for one that can be started later.
-            _log.warning("A thread for %s cannot be started: %s", served.link.channel.peer, error)
+        self._pool.submit(self._serve, served)
 
     def _seconds_to_deadline(self, now: float) -> float:
         with self._lock:

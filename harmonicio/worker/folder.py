@@ -11,11 +11,11 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from harmonicio.control.locked_folder import OWNER_ONLY_FOLDER, LockedFolder
 from harmonicio.core.errors import StorageError
+from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.worker.removal import remove_folder
 from harmonicio.worker.small_volume import mount_volume, unmount_volume
 
@@ -36,7 +36,7 @@ class DataFolder(LockedFolder):
     """
 
     def __init__(self, path: Path) -> None:
-        self._removals = ThreadPoolExecutor(1, "worker-removal")
+        self._removals = ThreadPool(1, "worker-removal")
         super().__init__(path, "worker", inside="engines")
         self.identity = self._drawn_once()
 

@@ -19,7 +19,6 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -31,6 +30,7 @@ from harmonicio.engine import daemon, payloads, session
 from harmonicio.master import connector_session
 from harmonicio.stream_connector import peers
 from harmonicio.transport import data_port, tcp
+from harmonicio.transport.thread_pool import ThreadPool
 from simulation.channel import Tcp
 from simulation.clock import TimeModule
 from simulation.loop import Loop
@@ -142,7 +142,7 @@ def _found(loop: Loop, network: Network) -> Iterator[tuple[Any, str, Any]]:
         "random": RandomModule(loop),
         "secrets": SecretsModule(loop),
         "tcp": Tcp(network),
-        "ThreadPoolExecutor": Executor,
+        "ThreadPool": Executor,
     }
     if not _PLACES:
         reals = {
@@ -155,7 +155,7 @@ def _found(loop: Loop, network: Network) -> Iterator[tuple[Any, str, Any]]:
             "random": random,
             "secrets": secrets,
             "tcp": tcp,
-            "ThreadPoolExecutor": ThreadPoolExecutor,
+            "ThreadPool": ThreadPool,
         }
         for full_name, module in sorted(sys.modules.items()):
             if full_name.startswith("harmonicio.") and not full_name.startswith(_UNTOUCHED):

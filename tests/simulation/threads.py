@@ -1,4 +1,4 @@
-"""What stands in for ``threading``, ``queue`` and ``concurrent.futures`` while the product runs in a simulation.
+"""What stands in for ``threading``, ``queue`` and pools of threads while the product runs in a simulation.
 
 Only what the product uses. A thread switches only where it waits, and now and then before it takes a lock, so that
 orders are tried which real threads have only once in a while.
@@ -257,11 +257,11 @@ class ThreadingModule:
 
 
 class Executor:
-    """``concurrent.futures.ThreadPoolExecutor``: an error of its work is a bug that nobody would see."""
+    """``ThreadPool``: an error of its work is a bug that nobody would see."""
 
-    def __init__(self, max_workers: int = 4, thread_name_prefix: str = "pool") -> None:
-        self._max_workers = max_workers
-        self._name = thread_name_prefix
+    def __init__(self, max_threads: int, name: str) -> None:
+        self._max_threads = max_threads
+        self._name = name
         self._work: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()
         self._idle: deque[tuple[Task, int]] = deque()
         self._running = 0
@@ -276,7 +276,7 @@ class Executor:
         if self._idle:
             task, number = self._idle.popleft()
             task.wake(number)
-        elif self._running < self._max_workers:
+        elif self._running < self._max_threads:
             self._running += 1
             process.spawn(self._name, self._serve)
 

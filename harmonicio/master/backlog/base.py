@@ -152,6 +152,7 @@ class BacklogStore(ABC):
 
         Raises:
             StorageError: the store cannot be opened or read.
+            Unavailable: the host has no threads for it.
             Conflict: another process has it open.
         """
 

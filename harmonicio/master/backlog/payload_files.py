@@ -54,7 +54,10 @@ class FilePayload(PendingPayload):
         return f"<FilePayload {self._path}>"
 
     def flush(self, entry: Entry) -> None:
-        """Bring the payload and its label to stable storage, then give the mapping back; the file stays."""
+        """Bring the payload and its label to stable storage, then give the mapping back; the file stays.
+
+        Raises OSError, also when it was given back before.
+        """
         try:
             _write_whole(self._fd, label_of(entry), entry.size_bytes)
             os.fsync(self._fd)  # On Linux this covers the pages that were written through the mapping.
@@ -75,7 +78,8 @@ class FilePayload(PendingPayload):
         mapping, self._mapping = self._mapping, None
         if mapping is None:
             return
-        os.close(self._fd)
+        fd, self._fd = self._fd, -1  # The number may be that of another file from here on.
+        os.close(fd)
         self.buffer = memoryview(b"")
         try:
             mapping.close()

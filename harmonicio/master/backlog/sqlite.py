@@ -20,14 +20,13 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from harmonicio.core.clock import Clock, SystemClock
-from harmonicio.core.errors import Conflict, StorageError
+from harmonicio.core.errors import Conflict, HarmonicIOError, StorageError
 from harmonicio.core.message import Outcome
 from harmonicio.master.backlog import sqlite_salvage, sqlite_schema
 from harmonicio.master.backlog.ballast import Ballast
@@ -57,6 +56,7 @@ from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Drop, 
 from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
 from harmonicio.master.backlog.sqlite_writer import SqliteWriter, storage_error
+from harmonicio.transport.thread_pool import ThreadPool
 
 _log = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class SqliteStore(BacklogStore):
         self._reading = threading.Lock()
         self._reader: sqlite3.Connection | None = None
         self._writer: SqliteWriter | None = None
-        self._threads: ThreadPoolExecutor | None = None
+        self._threads: ThreadPool | None = None
         self._lock_fd = -1
 
     def __repr__(self) -> str:
@@ -107,7 +107,10 @@ class SqliteStore(BacklogStore):
             self._writer = SqliteWriter(
                 connection, self._index, self._files, self._ballast, self._limits, self._remove_files
             )
-        except (OSError, sqlite3.Error, StorageError) as error:
+        except HarmonicIOError:
+            self.close()
+            raise
+        except (OSError, sqlite3.Error) as error:
             self.close()
             raise storage_error(f"open the backlog in {self._folder}", error) from error
         return recovery
@@ -133,7 +136,7 @@ class SqliteStore(BacklogStore):
                 self._files.prepare()
                 recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
-            self._threads = ThreadPoolExecutor(FILE_THREADS, thread_name_prefix="backlog-file")
+            self._threads = ThreadPool(FILE_THREADS, "backlog-file")
         except BaseException:
             connection.close()
             raise
@@ -204,7 +207,7 @@ class SqliteStore(BacklogStore):
         try:
             assert self._threads is not None
             self._threads.submit(self._put_file, put, payload)
-        except RuntimeError as error:  # The pool is closed.
+        except RuntimeError as error:  # The pool is closed: nobody writes the file later.
             put.on_stored(storage_error("store a message", error))
 
     def _put_file(self, put: Put, payload: PendingPayload) -> None:

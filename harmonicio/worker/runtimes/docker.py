@@ -21,7 +21,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, wait
 from contextlib import suppress
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from typing import Any
 from harmonicio.control.log_messages import LOG_PART_BYTES, LogPart
 from harmonicio.core.errors import HarmonicIOError, NotFound, Unavailable
 from harmonicio.core.sizes import format_size
+from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.worker.containers.container_maker import ContainerMaker, ContainerMark, ContainerOrder
 from harmonicio.worker.containers.container_plan import LABEL_ENGINE, LABEL_WORKER, container_name
 from harmonicio.worker.containers.docker_host import DockerHost
@@ -93,8 +94,8 @@ class DockerRuntime(Runtime):
         except HarmonicIOError:
             self._host.close()
             raise
-        self._starts = ThreadPoolExecutor(min(max(1, context.max_engines), MAX_STARTS), "worker-docker-start")
-        self._orders = ThreadPoolExecutor(MAX_ORDERS, "worker-docker")
+        self._starts = ThreadPool(min(max(1, context.max_engines), MAX_STARTS), "worker-docker-start")
+        self._orders = ThreadPool(MAX_ORDERS, "worker-docker")
         self._watch = DockerWatch(self._host, self._labels, on_connected=self._look_at_all, on_event=self._hear)
         self._watch.start()
 

@@ -273,9 +273,9 @@ def test_a_port_goes_on_while_no_thread_can_be_started(
         patched.setattr(threading.Thread, "start", refuse)
         raw(port.address).sendall(b"x")
         wait_until(lambda: refused)
-    link = dialled(port.address)
-    link.send(message_prefix("small", 3), b"abc")
-    assert isinstance(next_event(link), OutcomesReceived)
+        link = dialled(port.address)
+        link.send(message_prefix("small", 3), b"abc")
+        assert isinstance(next_event(link), OutcomesReceived)
 
 
 def test_connections_that_come_and_go_from_many_threads_leave_nothing(
