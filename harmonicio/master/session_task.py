@@ -27,7 +27,7 @@ class SessionTask:
     """Runs ``work`` once for any number of kicks.
 
     Args:
-        executor: Whose threads do the work.
+        executor: Whose threads do the work; it raises RuntimeError only when it was shut down.
         work: Sends what is to be sent; a connection that has ended is no error, its reader notices.
         on_failure: Called when the work fails by a bug of ours, after which it is started no more: ends the
             connection, so that both ends treat what is under way as they do whenever one breaks.
@@ -61,10 +61,8 @@ class SessionTask:
             self._is_active = True
         try:
             self._executor.submit(self._run)
-        except RuntimeError as error:
-            # The port ends, and nothing has to be sent any more; or no thread can be started: then one that is there
-            # does the work when it has time, for the pool keeps it.
-            _log.debug("No thread is started for a session: %s", error)
+        except RuntimeError as error:  # The port ends: nothing has to be sent any more.
+            _log.debug("A session's work is not started any more: %s", error)
 
     def end(self) -> None:
         """Start the work no more, and let go of whose it is."""
