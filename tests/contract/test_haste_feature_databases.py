@@ -44,6 +44,21 @@ class TestSqlite(FeatureDatabaseSuite):
         assert [each.message_id for each in database.rows(RowFilter())] == ["m1", "m2"]
         database.close()
 
+    @pytest.mark.parametrize("damage", ["{", "3", "\0"])
+    def test_a_damaged_row_says_which_it_is_and_what_to_do(self, tmp_path: Path, damage: str) -> None:
+        file = tmp_path / "features.sqlite"
+        database = SqliteFeatureDatabase(file)
+        database.commit(row(1))
+        database.commit(row(2))
+        with closing(sqlite3.connect(file)) as other:
+            other.execute("UPDATE feature_rows SET features = ? WHERE message_id = 'm1'", (damage,))
+            other.commit()
+        with pytest.raises(StorageError, match=r"'m1'.* is damaged.*delete it") as caught:
+            list(database.rows(RowFilter(message_id="m1")))
+        assert not caught.value.retryable
+        assert [each.message_id for each in database.rows(RowFilter(message_id="m2"))] == ["m2"]
+        database.close()
+
     def test_a_file_of_an_earlier_release_gets_the_columns_that_it_lacks(self, tmp_path: Path) -> None:
         file = tmp_path / "features.sqlite"
         SqliteFeatureDatabase(file).close()

@@ -203,6 +203,19 @@ def _values(row: FeatureRow) -> dict[str, Any]:
 
 
 def _row(stored: sa.Row[Any]) -> FeatureRow:
+    """Return a row as it was committed. Raises StorageError when it is damaged: reading it again would not help."""
     fields = dict(stored._mapping)
-    del fields["number"]
-    return FeatureRow(**{**fields, **{name: json.loads(fields[name]) for name in _JSON_FIELDS}})
+    number = fields.pop("number")
+    try:
+        read = {name: json.loads(fields[name]) for name in _JSON_FIELDS}
+        if not all(isinstance(each, dict) for each in read.values()):
+            raise ValueError("it is no object")
+    except (ValueError, TypeError, RecursionError) as error:
+        damage = StorageError(
+            f"Feature row {number}, of message {fields['message_id']!r} of stream {fields['stream']!r}, is damaged: "
+            f"{error}.",
+            hint="Mend that row in the feature database, or delete it: then its message counts as not processed.",
+        )
+        damage.retryable = False
+        raise damage from error
+    return FeatureRow(**{**fields, **read})

@@ -93,10 +93,19 @@ class Clerk:
                 death = self.death(decision.entry, decision.failure)
                 with self._lock:
                     self._burying[decision.entry.sequence] = death
-                self._give_up(decision.entry, death)
+                self._attempt(partial(self._give_up, decision.entry, death))
             elif decision.has_changed:
                 self._store.update(decision.entry)
             self._notifier.changed(decision.entry.stream)
+
+    def _attempt(self, work: Callable[[], None]) -> None:
+        """Do this, or later when an error that nobody has thought of comes between: what is behind it goes on."""
+        try:
+            work()
+        except Exception:  # noqa: BLE001  it is logged, and tried again
+            _log.exception("Something was not written; it is tried again")
+            with self._lock:
+                self._to_repeat.append(work)
 
     def carry_out_soon(self, decision: Decision) -> None:
         """As :meth:`carry_out`, for the store's own threads, which must not wait for a database of records."""
@@ -107,8 +116,18 @@ class Clerk:
             self._soon.append(decision)
 
     def recorded(self, entry: Entry) -> Outcome | None:
-        """Return the outcome of a message whose engine did the work and could not say so. Raises StorageError."""
-        return self.find_outcome(entry.stream, entry.message_id, entry.size_bytes)
+        """Return the outcome of a message whose engine did the work and could not say so.
+
+        Raises:
+            StorageError: that is not known yet, for whatever reason: extensions are others' code.
+        """
+        try:
+            return self.find_outcome(entry.stream, entry.message_id, entry.size_bytes)
+        except StorageError:
+            raise
+        except Exception as error:
+            _log.exception("The record of message %r could not be looked for", entry.message_id)
+            raise StorageError(f"The record of message {entry.message_id!r} cannot be read: {error}.") from error
 
     def _give_up(self, entry: Entry, death: Death) -> None:
         """Have a dead letter written; but what one of its engines has done after all is processed."""
@@ -193,7 +212,7 @@ class Clerk:
             repeats, self._to_repeat = self._to_repeat, []
             self._repeat_at = now + REPEAT_INTERVAL_S
         for each in repeats:
-            each()
+            self._attempt(each)
 
     def _finished(self, entry: Entry, outcome: Outcome, error: StorageError | None) -> None:
         with self._lock:

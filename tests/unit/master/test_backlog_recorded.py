@@ -26,7 +26,7 @@ class Records:
 
     def __init__(self, outcome: Outcome | None = RECORDED) -> None:
         self.outcome = outcome
-        self.error: StorageError | None = None
+        self.error: Exception | None = None
         self.asked: list[tuple[str, str, int]] = []
 
     def find(self, stream: str, message_id: str, size_bytes: int) -> Outcome | None:
@@ -61,6 +61,15 @@ def crash_twice(desk: Desk) -> None:
         desk.reserve(f"{engine}#1")
         desk.backlog.engine_gone(f"{engine}#1")
         desk.backlog.engine_exited(EngineExit(engine, "plates", ExitReason.CRASHED, "It ended by signal 9.", ("a",)))
+
+
+def put_used_up(desk: Desk, *message_ids: str) -> None:
+    """Put messages whose crashes are used up, so that all are given up, or found to be done, by the next tick."""
+    for message_id in message_ids:
+        for _ in range(PLATES.max_crashes):
+            desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=(message_id,)))
+        put(desk, message_id)
+        desk.subscribe(message_id)
 
 
 def test_a_message_that_its_last_engine_has_processed_is_done(desk: Desk, records: Records, tmp_path: Path) -> None:
@@ -101,8 +110,11 @@ def test_one_that_an_engine_refuses_and_none_has_processed_is_dead(desk: Desk, r
     assert desk.state("a") == "dead"
 
 
-def test_while_records_cannot_be_read_nothing_is_said_and_they_are_asked_again(desk: Desk, records: Records) -> None:
-    records.error = StorageError("The disk is away.")
+@pytest.mark.parametrize("error", [StorageError("The disk is away."), ValueError("Expecting value: line 1")])
+def test_while_records_cannot_be_read_nothing_is_said_and_they_are_asked_again(
+    desk: Desk, records: Records, error: Exception
+) -> None:
+    records.error = error
     put(desk)
     desk.subscribe("a")
     crash_twice(desk)
@@ -114,6 +126,48 @@ def test_while_records_cannot_be_read_nothing_is_said_and_they_are_asked_again(d
     desk.backlog.tick()
     wait_until(lambda: desk.finals)
     assert desk.finals == [("a", RECORDED)]
+
+
+def test_one_whose_record_cannot_be_read_keeps_no_other_from_being_written(desk: Desk, records: Records) -> None:
+    def find(stream: str, message_id: str, size_bytes: int) -> Outcome | None:
+        if message_id == "a":
+            raise KeyError("features")
+        return None
+
+    put_used_up(desk, "a", "b", "c")
+    desk.backlog.set_outcome_finder(find)
+    desk.backlog.tick()
+    wait_until(lambda: len(desk.finals) == 2)
+    assert (desk.state("a"), [message_id for message_id, _ in desk.finals]) == ("dead", ["b", "c"])
+    desk.backlog.set_outcome_finder(lambda *_: None)
+    desk.clock.advance(REPEAT_INTERVAL_S)
+    desk.backlog.tick()
+    wait_until(lambda: len(desk.finals) == 3)
+    assert not desk.backlog.has_unwritten
+
+
+def test_a_write_that_raises_is_tried_again_and_keeps_no_other_waiting(
+    desk: Desk, records: Records, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(entry: Entry, *arguments: object) -> None:
+        if entry.message_id == "a":
+            raise MemoryError
+        bury(entry, *arguments)
+
+    bury = desk.store.bury
+    put_used_up(desk, "a", "b")
+    records.outcome = None
+    with monkeypatch.context() as patched:
+        patched.setattr(desk.store, "bury", fail)
+        for _ in range(2):
+            desk.clock.advance(REPEAT_INTERVAL_S)
+            desk.backlog.tick()
+        wait_until(lambda: desk.finals)
+    assert [message_id for message_id, _ in desk.finals] == ["b"]
+    desk.clock.advance(REPEAT_INTERVAL_S)
+    desk.backlog.tick()
+    wait_until(lambda: len(desk.finals) == 2)
+    assert not desk.backlog.has_unwritten
 
 
 def test_one_that_its_source_sends_again_when_its_crashes_are_used_up_is_done_too(desk: Desk) -> None:
