@@ -18,7 +18,7 @@ from harmonicio.control.backlog_messages import (
     DeadLetterView,
 )
 from harmonicio.control.client import MasterClient
-from harmonicio.core.errors import InvalidInput, NotFound
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, NotFound
 from harmonicio.core.printable import one_line
 from harmonicio.core.sizes import format_size
 
@@ -113,18 +113,26 @@ def replay(
     choices = _choices(messages, error_type, is_all)
     with invocation.of(context).master(invocation.CHANGING) as master:
         count, missing = _carry_out(master.replay_dead, stream, choices)
-        version = master.stream(stream).declaration.version
-        old = readiness.earlier_engines(master, stream, version)
-    if count:
-        console.say(f"{console.count(count, 'message')} of stream {stream!r} wait{'s' if count == 1 else ''} again.")
-        console.say(
-            f"Version {version} of the stream processes them"
-            + (f", and an earlier one on {console.count(old, 'engine')}" if old else "")
-            + f", as its engines have loaded it. If you have edited it since: harmonicio stream restart {stream}"
-        )
-    elif not missing:
+        if count:
+            waiting = f"{console.count(count, 'message')} of stream {stream!r} wait{'s' if count == 1 else ''} again."
+            console.say(waiting)
+            console.say(
+                f"{_who_processes(master, stream)} If you have edited it since: harmonicio stream restart {stream}"
+            )
+    if not count and not missing:
         _say_none(stream)
     _raise_for(stream, missing)
+
+
+def _who_processes(master: MasterClient, stream: str) -> str:
+    """Say which versions of a stream take what waits; where that cannot be asked, the letters wait all the same."""
+    try:
+        version = master.stream(stream).declaration.version
+        old = readiness.earlier_engines(master, stream, version).taking
+    except HarmonicIOError as error:
+        return f"Which version of the stream processes them is not known just now: {error.text}"
+    earlier = f", and an earlier one on {console.count(old, 'engine')}" if old else ""
+    return f"Version {version} of the stream processes them{earlier}, as its engines have loaded it."
 
 
 @app.command("purge")

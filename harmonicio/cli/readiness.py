@@ -10,6 +10,7 @@ import re
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from typing import NamedTuple
 
 from harmonicio.cli import console
 from harmonicio.control.client import MasterClient
@@ -102,11 +103,23 @@ def show_troubles(workers: Sequence[WorkerView], stream: str | None = None) -> N
                 console.say(f"{worker.worker}, stream {each.stream}: {each.text} Next try in {each.retry_in_s:.0f} s.")
 
 
-def earlier_engines(master: MasterClient, stream: str, version: int) -> int:
-    """Return how many engines of a stream's earlier versions still take messages."""
-    ended = (Availability.DRAINING, Availability.LOST)
-    engines = [each for each in master.engines() if each.stream == stream and each.state not in ended]
-    return sum(each.stream_version != version for each in engines)
+class EarlierEngines(NamedTuple):
+    """How many engines of a stream's earlier versions take messages.
+
+    Attributes:
+        taking: As the master knows.
+        lost: Of those the master hears nothing: they are gone, or sources that reach them use them.
+    """
+
+    taking: int
+    lost: int
+
+
+def earlier_engines(master: MasterClient, stream: str, version: int) -> EarlierEngines:
+    """Return how many engines of a stream's earlier versions still take messages, or may."""
+    states = [each.state for each in master.engines() if each.stream == stream and each.stream_version != version]
+    lost = states.count(Availability.LOST)
+    return EarlierEngines(len(states) - states.count(Availability.DRAINING) - lost, lost)
 
 
 def follow(master: MasterClient, streams: Iterable[str], interrupted: threading.Event) -> None:

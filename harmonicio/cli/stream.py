@@ -95,15 +95,21 @@ def restart(
     with invocation.of(context).master(invocation.CHANGING) as master:
         version = master.restart_stream(name).declaration.version
         deadline = time.monotonic() + wait_s
-        while old := readiness.earlier_engines(master, name, version):
+        while (old := readiness.earlier_engines(master, name, version)).taking:
             if time.monotonic() > deadline:
                 raise Unavailable(
-                    f"Stream {name!r} is version {version} now, and {console.count(old, 'engine')} of an earlier one "
-                    "still take messages.",
+                    f"Stream {name!r} is version {version} now, and {console.count(old.taking, 'engine')} of an "
+                    "earlier one still take messages.",
                     hint=f"Why: harmonicio stream show {name}",
                 )
             time.sleep(readiness.POLL_S)
     console.say(f"Stream {name!r} is version {version} now: no engine of an earlier one takes messages any more.")
+    if old.lost:
+        are = "is" if old.lost == 1 else "are"
+        console.say(
+            f"But {console.count(old.lost, 'engine')} of an earlier one {are} lost: the master hears nothing of them, "
+            f"and sources that still reach them go on to use them. See: harmonicio stream show {name}"
+        )
 
 
 @app.command("rm")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from harmonicio.cli.__main__ import main
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import (
     EngineReport,
+    EngineView,
     HostLoad,
     StreamTrouble,
     TokenView,
@@ -189,3 +191,17 @@ def test_haste_removes_payloads_without_a_row_and_names_rows_without_a_payload(
     assert main(["haste", "reconcile", "plates"]) == 1
     assert f"missing: kept:{row.location}" in capsys.readouterr().out
     assert main(["haste", "reconcile", "elsewhere"]) == 1
+
+
+def test_a_restart_says_which_engines_may_still_be_of_an_earlier_version(
+    command: Command, worker: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = MasterClient.engines
+
+    def engines(master: MasterClient) -> tuple[EngineView, ...]:
+        return tuple(replace(each, state=Availability.LOST) for each in asked(master))
+
+    monkeypatch.setattr(MasterClient, "engines", engines)
+    said = command("stream", "restart", "plates")
+    assert "Stream 'plates' is version 2 now" in said
+    assert "1 engine of an earlier one is lost: the master hears nothing of them" in said

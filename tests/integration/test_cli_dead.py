@@ -13,7 +13,7 @@ from benches.backlog import message
 from harmonicio.cli.__main__ import main
 from harmonicio.control.backlog_messages import DeadChoice
 from harmonicio.control.client import MasterClient
-from harmonicio.core.errors import InvalidInput, NotAllowed, NotFound
+from harmonicio.core.errors import InvalidInput, MasterUnavailable, NotAllowed, NotFound
 from harmonicio.core.message import Failure
 from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
@@ -113,6 +113,22 @@ def test_replayed_letters_wait_again(command: Command, refused: Command, kill: C
     assert command("dead", "replay", "plates", "--all") == "Stream 'plates' has no such dead letters.\n"
     figures = json.loads(command("backlog", "show", "plates", "--json"))["figures"]
     assert (figures["ready"], figures["dead"]) == (5, 0)
+
+
+def test_a_replay_says_what_it_has_done_although_nothing_else_is_known(
+    command: Command, kill: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engines(master: MasterClient) -> None:
+        raise MasterUnavailable("The master does not answer.")
+
+    kill("a")
+    monkeypatch.setattr(MasterClient, "engines", engines)
+    assert command("dead", "replay", "plates", "a") == (
+        "1 message of stream 'plates' waits again.\nWhich version of the stream processes them is not known just now: "
+        "The master does not answer. If you have edited it since: harmonicio stream restart plates\n"
+    )
+    monkeypatch.delattr(MasterClient, "stream")  # Nothing was replayed, so nobody asks.
+    assert command("dead", "replay", "plates", "--all") == "Stream 'plates' has no such dead letters.\n"
 
 
 def test_purged_letters_are_gone_and_somebody_is_asked_first(
