@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import stat
@@ -60,6 +59,7 @@ class FileSource(PiecewisePayload):
 
     Raises:
         PayloadAway: the file cannot be read now.
+        InvalidInput: it is something else than a file.
     """
 
     __slots__ = ("_descriptor", "changed_ns", "path", "size_bytes")
@@ -72,22 +72,21 @@ class FileSource(PiecewisePayload):
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
             status = os.fstat(self._descriptor)
             self.size_bytes, self.changed_ns = status.st_size, status.st_mtime_ns
-            self._check_kind(status.st_mode)
+            is_longer = stat.S_ISREG(status.st_mode) and os.pread(self._descriptor, 1, self.size_bytes)
         except (OSError, ValueError) as error:
             raise PayloadAway(f"The file {self.path} cannot be sent: {_reason(error)}.") from None
+        if not stat.S_ISREG(status.st_mode):  # It has no length of its own: its content would be taken for empty.
+            kind = "It is a folder" if stat.S_ISDIR(status.st_mode) else "It is not a regular file"
+            raise InvalidInput(f"The file {self.path} cannot be sent: {kind}.")
+        if is_longer:
+            text = "It holds more than its size says; perhaps somebody writes it"
+            raise PayloadAway(f"The file {self.path} cannot be sent: {text}.")
 
     def __repr__(self) -> str:
         return f"<FileSource {self.path}, {self.size_bytes} bytes>"
 
     def reader(self) -> FileSource:
         return self
-
-    def _check_kind(self, mode: int) -> None:
-        """Refuse what has no length of its own: its content would be taken for empty."""
-        if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
-            raise OSError(errno.EINVAL, "It is not a regular file")
-        if os.pread(self._descriptor, 1, self.size_bytes):
-            raise OSError(errno.EINVAL, "It holds more than its size says; perhaps somebody writes it")
 
     def read_into(self, buffer: memoryview, offset: int) -> int:
         wanted = buffer[: min(len(buffer), self.size_bytes - offset)]

@@ -182,7 +182,7 @@ def test_what_cannot_be_sent_is_said_at_once(cluster: BareCluster) -> None:
             "priority": lambda: connector.send(b"", priority=40_000),
             "not a message id": lambda: connector.send(b"", message_id="two\nlines"),
             "cannot be sent: No such file": lambda: connector.send_file("/nowhere/image.tif"),
-            "cannot be sent: Is a directory": lambda: connector.send_file("/"),
+            "cannot be sent: It is a folder": lambda: connector.send_file("/"),
         }.items():
             with pytest.raises(InvalidInput, match=problem):
                 call()

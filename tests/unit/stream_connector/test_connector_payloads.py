@@ -11,7 +11,8 @@ import pytest
 
 from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import InvalidInput
-from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, file_payload
+from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, PayloadAway, file_payload
+from harmonicio.stream_connector.spool.payloads import NamedFile
 
 
 def test_bytes_are_sent_as_they_are() -> None:
@@ -114,3 +115,18 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_refused(tmp_path: Path) -> N
     for path in (tmp_path / "missing", tmp_path):
         with pytest.raises(InvalidInput, match="cannot be sent"):
             file_payload(path)
+
+
+def test_what_somebody_puts_in_the_place_of_a_spooled_file_is_no_file_that_is_away(tmp_path: Path) -> None:
+    path = tmp_path / "plate"
+    path.write_bytes(b"plate")
+    status = path.stat()
+    spooled = NamedFile(os.fsencode(path), status.st_size, status.st_mtime_ns)
+    path.unlink()
+    with pytest.raises(PayloadAway):
+        spooled.reader()
+    for put in (path.mkdir, lambda: (path.rmdir(), os.mkfifo(path)), lambda: (path.unlink(), path.touch())):
+        put()
+        with pytest.raises(InvalidInput) as refused:
+            spooled.reader()
+        assert not isinstance(refused.value, PayloadAway)
