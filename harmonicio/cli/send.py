@@ -231,12 +231,14 @@ def _tell(
 
 def _raise_for_the_rest(rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> None:
     """All was sent that could be: end with an error or exit code 1 if something failed, or is left in the spool."""
+    spooled = connector.figures().spooled
+    left = _what_is_safe(rows, spool, spooled) if spooled else ""
     if connector.spool_trouble:
-        raise StorageError(connector.spool_trouble)
+        raise StorageError(f"{connector.spool_trouble} {left}".rstrip())
+    if left:
+        raise OutcomeTimeout(left)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
-    if spooled := connector.figures().spooled:
-        raise OutcomeTimeout(_what_is_safe(rows, spool, spooled))
 
 
 def _what_is_there(stopped: BaseException, rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> str:
@@ -253,16 +255,25 @@ def _trouble_before(stopped: BaseException) -> str:
 
 
 def _what_is_safe(rows: Sequence[Row], spool: Path | None, spooled: int) -> str:
+    """Say what failed, and what is not safe or in the spool: one does not hide the other."""
     unsafe = [str(row["file"]) for row in rows if not row["is_safe"] and row["state"] != DeliveryState.REJECTED]
-    if not unsafe and spooled:
-        earlier = f"{console.count(spooled, 'message')} {'stays' if spooled == 1 else 'stay'}"
-        return f"Of earlier ones, {earlier} in the spool {spool}; the next send with it delivers that first."
     failed = [row for row in rows if row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED)]
-    if not unsafe and failed:
-        return f"Of {console.count(len(rows), 'file')}, {len(failed):,} failed, as listed above; the rest arrived."
-    if not unsafe:
+    said = []
+    if failed:
+        rest = "" if unsafe else "; the rest arrived"
+        said.append(f"Of {console.count(len(rows), 'file')}, {len(failed):,} failed, as listed above{rest}.")
+    if unsafe:
+        said.append(_what_is_not_safe(rows, unsafe, spool))
+    elif spooled:
+        earlier = f"{console.count(spooled, 'message')} {'stays' if spooled == 1 else 'stay'}"
+        said.append(f"Of earlier ones, {earlier} in the spool {spool}; the next send with it delivers that first.")
+    elif not failed:
         arrived = f"{console.count(len(rows), 'file')} arrived" if rows else "the spool is empty"
-        return f"Nothing is lost: {arrived}. See: harmonicio status."
+        said.append(f"Nothing is lost: {arrived}. See: harmonicio status.")
+    return " ".join(said)
+
+
+def _what_is_not_safe(rows: Sequence[Row], unsafe: Sequence[str], spool: Path | None) -> str:
     named = ", ".join(unsafe[:NAMED]) + (f" and {len(unsafe) - NAMED:,} more" if len(unsafe) > NAMED else "")
     are = "is" if len(unsafe) == 1 else "are"
     text = f"Of {console.count(len(rows), 'file')}, {len(unsafe):,} {are} not safe: {named}."
