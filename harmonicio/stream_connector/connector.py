@@ -184,6 +184,7 @@ class StreamConnector:
             for parcel in undelivered:
                 parcel.delivery.released = True
             self._exchange.tidy()
+            self._outgoing.close()
             spooled = 0 if self._spool is None else self._spool.close()
         if self._spool is not None and spooled:
             text = "%d messages of stream %r are not safe; they stay in the spool %s for the next connector. %s"

@@ -28,6 +28,9 @@ HINTS = {
 }
 
 
+_HOLD = "Hold the delivery of a message until its result is there."
+
+
 class DeliveryState(StrEnum):
     WAITING = "waiting"
     IN_FLIGHT = "in_flight"
@@ -139,7 +142,7 @@ class Delivery:
         """Return why there is no result; None while the message is on its way, or when there is one."""
         outcome = self._outcome
         if self.state is DeliveryState.EXPIRED and outcome is not None:
-            return OutcomeExpired(f"Message {self.message_id!r} {outcome.text}", hint="Keep its delivery until then.")
+            return OutcomeExpired(f"Message {self.message_id!r} {outcome.text}", hint=_HOLD)
         if self.state is DeliveryState.EXPIRED:
             return OutcomeExpired(
                 f"The master does not know any more what became of message {self.message_id!r}.",

@@ -40,7 +40,7 @@ class Outgoing:
         self._known = KnownIds() if knows_ids else None
         self._drawing = threading.Lock()
         self._changed = threading.Condition(self._drawing)
-        self._sending: set[str] = set()
+        self._sending: dict[str, Delivery] = {}
 
     def __repr__(self) -> str:
         return f"<Outgoing: {self._known!r}, {self._spool!r}>"
@@ -66,29 +66,36 @@ class Outgoing:
         if self._known is None:
             return self._send(parcel, b"")
         digest = digest_of(payload)
-        with self._changed:
-            # Whether an earlier copy that is just being sent will be kept, nobody knows yet.
-            self._changed.wait_for(lambda: message_id not in self._sending)
-            earlier = self._known.find(self._owner, message_id, digest)
-            if earlier is not None:
-                return earlier
-            self._known.note(delivery, digest)
-            self._sending.add(message_id)
         try:
+            with self._changed:
+                # Whether an earlier copy that is just being sent will be kept, nobody knows yet.
+                self._changed.wait_for(lambda: message_id not in self._sending)
+                earlier = self._known.find(self._owner, message_id, digest)
+                if earlier is not None:
+                    return earlier
+                self._known.note(delivery, digest)
+                self._sending[message_id] = delivery
             return self._send(parcel, digest)
         except BaseException:
             self.forget(delivery)
             raise
         finally:
             with self._changed:
-                self._sending.discard(message_id)
-                self._changed.notify_all()
+                if self._sending.get(message_id) is delivery:
+                    del self._sending[message_id]
+                    self._changed.notify_all()
 
     def forget(self, delivery: Delivery) -> None:
         """Nobody has this message: it is sent when the source sends it again, with these or other bytes."""
         if self._known is not None:
             with self._drawing:
                 self._known.forget(delivery)
+
+    def close(self) -> None:
+        """Nobody sends any more."""
+        if self._known is not None:
+            with self._drawing:
+                self._known.let_go()
 
     def restore(self) -> int:
         """Send what is in the spool from before; return how many messages that is.
@@ -110,7 +117,7 @@ class Outgoing:
         record = entry.record
         delivery = Delivery(self._owner, record.message_id, record.size_bytes)
         if record.digest and self._known is not None:
-            self._known.note(delivery, record.digest)
+            self._known.hold(delivery, record.digest)
         parcel = Parcel(delivery, entry.payload, record.section, record.priority)
         parcel.entry = entry
         parcel.leave_memory(entry.payload)

@@ -41,7 +41,6 @@ class Books:
         self._done: dict[str, set[str]] = {each: set() for each in STREAMS}
         self._emitting: list[str] = []
         self._kept: set[str] = set()
-        self._offered: Counter[str] = Counter()
         self._in_backlog: set[str] = set()
         self.ends: Counter[str] = Counter()
 
@@ -69,7 +68,6 @@ class Books:
         for line in journals.read(path):
             if "sent" in line:
                 self._streams[line["sent"]] = line["stream"]
-                self._offered[line["sent"]] += 1
                 self._of(line["sent"]).sent(line["sent"], line["digest"])
                 if line["stream"] == STEPS:
                     steps[line["sent"]] = line["number"]
@@ -107,9 +105,7 @@ class Books:
         self.ends[state] += 1
         if state in (PROCESSED, DEAD, SHED):
             self._of(message).told_end(message, state)
-        elif state != "expired" or self._offered[message] < 2:
-            # A source with a spool that was killed amid `send` offers once more what its next connector may have sent
-            # by then: of that it can be told that the message is safe, but no outcome.
+        else:
             self.violations.append(f"the source of message {message!r} was told that it is {state}: {text}")
 
     def _copies(self) -> Iterator[tuple[str, str, str]]:

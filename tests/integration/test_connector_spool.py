@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import pytest
 
 from harmonicio.core.errors import Conflict, MasterUnavailable, MessageRejected, NotFound, UndeliveredError
 from harmonicio.core.message import Outcome, RejectReason
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.testing.bare_receivers import BareCluster
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.events import IncomingMessage
@@ -182,3 +184,45 @@ def test_two_connectors_do_not_share_a_spool(cluster: BareCluster, tmp_path: Pat
         cluster.connect(spool=tmp_path).send(b"image")
     with cluster.connect(spool=tmp_path) as after:
         after.send(b"image")
+
+
+def test_who_sends_again_what_is_in_the_spool_hears_what_became_of_it_also_after_it_was_processed(
+    cluster: BareCluster, tmp_path: Path
+) -> None:
+    cluster.master.error = AWAY
+    before = cluster.connect(spool=tmp_path)
+    before.send(b"plate", message_id="plate 1")
+    before.close(timeout_s=0)
+    cluster.master.error = None
+    engine = cluster.engine()
+    with cluster.connect(spool=tmp_path) as connector:
+        connector.flush("processed", timeout_s=10)
+        gc.collect()
+        with pytest.raises(MessageRejected):
+            connector.send(b"other", message_id="plate 1")
+        delivery = connector.send(b"plate", message_id="plate 1")
+        delivery.result(10)
+        assert delivery.state is DeliveryState.DONE
+        again = connector.send(b"plate", message_id="plate 1")
+        assert again is delivery
+    assert len(engine.messages) == 1
+
+
+class Interrupted(dict[str, Delivery]):
+    """Ctrl-C just when something was noted."""
+
+    def __setitem__(self, message_id: str, delivery: Delivery) -> None:
+        super().__setitem__(message_id, delivery)
+        raise KeyboardInterrupt
+
+
+def test_an_id_whose_sending_was_interrupted_can_be_sent_again(cluster: BareCluster) -> None:
+    cluster.engine()
+    with cluster.connect() as connector:
+        outgoing = connector._outgoing
+        noted, outgoing._sending = outgoing._sending, Interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            connector.send(b"plate", message_id="plate 1")
+        assert not outgoing._sending, "another thread would wait for ever"
+        outgoing._sending = noted
+        connector.send(b"other", message_id="plate 1").result(10)
