@@ -44,6 +44,8 @@ NAMED = 5
 
 #: Of a file that was never handed to the connector.
 NOT_SENT = "not_sent"
+#: Of a file that was sent before, by this run or another, and whose outcome nobody keeps any more: it is no failure.
+RECOGNISED = "recognised"
 
 Row = dict[str, object]
 
@@ -90,7 +92,10 @@ def run(
             error.hint = f"{error.hint} {connector.spool_trouble}".strip()
             raise
         stopped = error
-    rows = [_row(path, each, is_result_wanted) for path, each in zip_longest(files, deliveries)]
+    rows = [
+        _row(path, each, is_result_wanted, has_spool=folder is not None)
+        for path, each in zip_longest(files, deliveries)
+    ]
     _show(rows, as_json)
     if stopped is not None:
         text = _what_is_there(stopped, rows, folder, connector)
@@ -170,7 +175,7 @@ def _await(connector: StreamConnector, delivery: Delivery, is_result_wanted: boo
         delivery.result()
 
 
-def _row(path: Path, delivery: Delivery | None, is_result_wanted: bool) -> Row:
+def _row(path: Path, delivery: Delivery | None, is_result_wanted: bool, *, has_spool: bool) -> Row:
     if delivery is None:
         return {"file": str(path), "message": "", "state": NOT_SENT, "is_safe": False, "route": "", "result": ""}
     result: object = ""
@@ -181,10 +186,11 @@ def _row(path: Path, delivery: Delivery | None, is_result_wanted: bool) -> Row:
             result = error.text
         else:
             result = result if is_result_wanted else ""
+    is_recognised = has_spool and delivery.state is DeliveryState.EXPIRED
     return {
         "file": str(path),
         "message": delivery.message_id,
-        "state": str(delivery.state),
+        "state": RECOGNISED if is_recognised else str(delivery.state),
         "is_safe": delivery.is_safe,
         "route": delivery.route,
         "result": result,
