@@ -229,15 +229,6 @@ class Master:
 
     # ── streams ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def stream(self, name: str) -> StreamDeclaration:
-        """Return a stream's declaration.
-
-        Raises:
-            NotFound: it is not declared.
-        """
-        with self._changed:
-            return self._state.stream(name)
-
     def _end_connectors(self, is_ended: Callable[[Claims], bool]) -> None:
         if self._intake is not None:
             self._intake.end_connectors(is_ended)
@@ -270,7 +261,7 @@ class Master:
         Raises:
             NotFound: the stream is not declared, or nothing is known of the message (any more).
         """
-        self.stream(stream)
+        self.streams.declared(stream)
         found = self.backlog.upkeep.outcome(stream, check_message_id(message))
         if found is None:
             raise NotFound(

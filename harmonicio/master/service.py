@@ -199,7 +199,7 @@ class MasterService:
 
     def _find_outcome(self, stream: str, message_id: str, size_bytes: int) -> Outcome | None:
         try:
-            declaration = self.master.stream(stream)
+            declaration = self.master.streams.declared(stream)
         except NotFound:
             return None
         return find_outcome(self._extensions, declaration, message_id, size_bytes)
@@ -212,7 +212,7 @@ class MasterService:
             backlog,
             verify_intake=office.verify_intake_ticket,
             verify_engine=office.verify_engine_ticket,
-            find_stream=self.master.stream,
+            find_stream=self.master.streams.declared,
             bridge=self._bridge,
         )
 

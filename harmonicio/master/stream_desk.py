@@ -47,7 +47,12 @@ class StreamDesk:
     def __repr__(self) -> str:
         return f"<StreamDesk of {self._state!r}>"
 
-    def _declared(self, stream: str) -> StreamDeclaration:
+    def declared(self, stream: str) -> StreamDeclaration:
+        """Return a stream's declaration.
+
+        Raises:
+            NotFound: it is not declared.
+        """
         with self._deciding():
             return self._state.stream(stream)
 
@@ -82,7 +87,7 @@ class StreamDesk:
             InvalidInput: the number cannot be used.
         """
         with self._declaring:
-            self.declare(replace(self._declared(stream), engines=engines))
+            self.declare(replace(self.declared(stream), engines=engines))
 
     def restart(self, stream: str) -> None:
         """Have engines of a stream replaced, which load their handler anew: the same declaration gets a new version.
@@ -91,7 +96,7 @@ class StreamDesk:
             NotFound: the stream is not declared.
         """
         with self._declaring:
-            self._keep(replace(self._declared(stream), version=self._store.last_version(stream) + 1))
+            self._keep(replace(self.declared(stream), version=self._store.last_version(stream) + 1))
 
     def _keep(self, declaration: StreamDeclaration) -> None:
         self._store.put_stream(declaration)
@@ -110,7 +115,7 @@ class StreamDesk:
             Unavailable: it is not written yet that its messages are gone; the stream is still there.
         """
         with self._declaring:
-            declaration = self._declared(stream)
+            declaration = self.declared(stream)
             try:
                 self._backlog.drop_stream(stream, is_forced=is_forced)
                 self._drop_declaration(stream)

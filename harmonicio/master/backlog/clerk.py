@@ -290,10 +290,6 @@ class Clerk:
         """Return the outcome of a finished message. Raises StorageError."""
         return self._store.outcome(stream, message_id)
 
-    def locked_is_burying(self, entry: Entry) -> bool:
-        """Whether a dead letter is not on stable storage yet."""
-        return self._ledger.is_burying(entry)
-
     def kept_death(self, entry: Entry) -> Death | None:
         """Return why a dead letter was given up; None when it is none (any more).
 

@@ -239,7 +239,7 @@ class Upkeep:
         entries, following = self._chosen(stream, choice)
         with self._lock:
             # One that is not written yet would be written as dead behind the change.
-            taken = self._dead.take(entry for entry in entries if not self._clerk.locked_is_burying(entry))
+            taken = self._dead.take(entry for entry in entries if not self._ledger.is_burying(entry))
         if taken:
             wait_until_written(partial(write, taken), partial(self._written, on_written, taken))
         changed = {entry.message_id for entry in taken}

@@ -20,17 +20,20 @@ def wait_until_written(write: Callable[[Callback], None], on_done: Callback = la
         on_done: What else is to be done then, before the wait is over.
 
     Raises:
-        StorageError: it could not be written.
+        StorageError: it could not be written, or what was to be done then has failed.
         Unavailable: it is not written yet.
     """
     is_over = threading.Event()
     errors: list[StorageError] = []
 
     def done(error: StorageError | None) -> None:
+        errors.extend([] if error is None else [error])
         try:
             on_done(error)
+        except Exception as bug:
+            errors.append(StorageError(f"The change is written, and an error came after that: {bug}"))
+            raise
         finally:
-            errors.extend([] if error is None else [error])
             is_over.set()
 
     write(done)

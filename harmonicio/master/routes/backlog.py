@@ -32,13 +32,13 @@ def figures(master: Master, call: Call) -> tuple[BacklogFigures, ...]:
 @routes.get(paths.STREAM_BACKLOG, READING, answer=BacklogView, query=BacklogQuery)
 def show(master: Master, call: Call) -> BacklogView:
     """Show a stream's backlog, with the messages that go next and those that have waited for longest."""
-    return master.backlog.upkeep.backlog(master.stream(call.names["stream"]).name, call.query.limit)
+    return master.backlog.upkeep.backlog(master.streams.declared(call.names["stream"]).name, call.query.limit)
 
 
 @routes.post(paths.STREAM_BACKLOG_PRIORITY, ADMIN_ONLY, body=PriorityRequest, answer=PriorityChange)
 def prioritise(master: Master, call: Call) -> PriorityChange:
     """Give messages that wait another priority; what an engine has, or what is dead, keeps its own."""
-    stream = master.stream(call.names["stream"]).name
+    stream = master.streams.declared(call.names["stream"]).name
     return master.backlog.upkeep.prioritise(stream, call.body.messages, call.body.priority)
 
 

@@ -27,23 +27,23 @@ class DeadQuery:
 @routes.get(paths.DEAD_LETTERS, READING, answer=DeadLetterPage, query=DeadQuery)
 def list_all(master: Master, call: Call) -> DeadLetterPage:
     """List a stream's dead letters in the order of their arrival, in pages."""
-    stream, query = master.stream(call.names["stream"]).name, call.query
+    stream, query = master.streams.declared(call.names["stream"]).name, call.query
     return master.backlog.upkeep.dead_letters(stream, query.after, query.limit, query.error_type)
 
 
 @routes.get(paths.DEAD_LETTER, READING, answer=DeadLetterView)
 def show(master: Master, call: Call) -> DeadLetterView:
     """Show one dead letter, with its traceback."""
-    return master.backlog.upkeep.dead_letter(master.stream(call.names["stream"]).name, call.names["message"])
+    return master.backlog.upkeep.dead_letter(master.streams.declared(call.names["stream"]).name, call.names["message"])
 
 
 @routes.post(paths.DEAD_REPLAY, ADMIN_ONLY, body=DeadChoice, answer=DeadChange)
 def replay(master: Master, call: Call) -> DeadChange:
     """Let dead letters wait again, with no attempts and no crashes counted; one step, which says where to go on."""
-    return master.backlog.upkeep.replay(master.stream(call.names["stream"]).name, call.body)
+    return master.backlog.upkeep.replay(master.streams.declared(call.names["stream"]).name, call.body)
 
 
 @routes.post(paths.DEAD_PURGE, ADMIN_ONLY, body=DeadChoice, answer=DeadChange)
 def purge(master: Master, call: Call) -> DeadChange:
     """Delete dead letters with their payloads; one step, which says where to go on."""
-    return master.backlog.upkeep.purge(master.stream(call.names["stream"]).name, call.body)
+    return master.backlog.upkeep.purge(master.streams.declared(call.names["stream"]).name, call.body)

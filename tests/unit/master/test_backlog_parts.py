@@ -12,6 +12,7 @@ from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.master.backlog import digest as digests
 from harmonicio.master.backlog.ballast import Ballast
+from harmonicio.master.backlog.base import Callback
 from harmonicio.master.backlog.byte_gate import ByteGate
 from harmonicio.master.backlog.entry import Death
 from harmonicio.master.backlog.hot_cache import HotCache
@@ -27,6 +28,7 @@ from harmonicio.master.backlog.recent import RecentIds
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.master.backlog.stores import create_store
 from harmonicio.master.backlog.subscriptions import Subscriptions
+from harmonicio.master.backlog.written import wait_until_written
 from harmonicio.testing.waiting import wait_until
 
 # ── digests ──────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -236,3 +238,15 @@ def test_stores_are_found_by_name(tmp_path: Path) -> None:
     assert isinstance(create_store("sqlite", tmp_path), SqliteStore)
     with pytest.raises(ConfigurationError, match="memory, sqlite"):
         create_store("carrier pigeon", tmp_path)
+
+
+def test_a_change_behind_which_something_fails_is_not_said_to_be_done() -> None:
+    def fail(error: StorageError | None) -> None:
+        raise ValueError("a bug")
+
+    def write(on_done: Callback) -> None:
+        with pytest.raises(ValueError, match="a bug"):  # The store hears of it, too.
+            on_done(None)
+
+    with pytest.raises(StorageError, match="an error came after that: a bug"):
+        wait_until_written(write, fail)
