@@ -10,6 +10,9 @@ from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import MAX_MESSAGE_BYTES, MEMORY_PAYLOAD_MAX_BYTES
 from harmonicio.core.names import check_name
 
+#: Integers from here on are not shown: Python refuses to write the longest.
+UNSHOWN_FROM = 1 << 256
+
 
 def check_ranges(stream: str, *rows: tuple[str, float, float, float]) -> None:
     """Check values of a declaration: rows of label, value, smallest and largest.
@@ -19,7 +22,12 @@ def check_ranges(stream: str, *rows: tuple[str, float, float, float]) -> None:
     """
     for label, value, smallest, largest in rows:
         if not smallest <= value <= largest:
-            raise InvalidInput(f"Stream {stream!r} has {label} = {value!r}.", hint=f"Use {smallest} to {largest}.")
+            shown = (
+                f"a number of {value.bit_length()} bits"
+                if isinstance(value, int) and abs(value) >= UNSHOWN_FROM
+                else repr(value)
+            )
+            raise InvalidInput(f"Stream {stream!r} has {label} = {shown}.", hint=f"Use {smallest} to {largest}.")
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ def test_a_declaration_with_a_handler_or_an_image_is_taken() -> None:
         ({"max_message_bytes": 2**62 + 1}, "max_message_bytes"),
         ({"memory_payload_max_bytes": -1}, "memory_payload_max_bytes"),
         ({"prefetch_s": -0.1}, "prefetch_s"),
+        ({"max_attempts": 1 << 20_000}, "max_attempts = a number of 20001 bits"),
         ({"ordered": True, "engines": 2}, "ordered"),
         ({"ordered": True, "concurrency": 2}, "ordered"),
     ],
