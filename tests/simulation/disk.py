@@ -61,6 +61,14 @@ class Content:
         rows = {number: Row(row.entry.as_stored(), row.payload, row.death) for number, row in self.rows.items()}
         return Content(rows, dict(self.finished), dict(self.outcomes), list(self.shed))
 
+    def add(self, row: Row) -> None:
+        """Add a row; with it goes what is told of an earlier message of its id that was shed."""
+        self.rows[row.entry.sequence] = row
+        key = (row.entry.stream, row.entry.message_id)
+        if (ended := self.finished.get(key)) is not None and ended.is_shed:
+            del self.finished[key]
+            self.outcomes.pop(key, None)
+
     def remove(self, sequence: int) -> None:
         self.rows.pop(sequence, None)
 
@@ -176,10 +184,10 @@ class SimulatedStore(BacklogStore):
             on_stored(StorageError("The backlog's store is closed."))
             return
         content = bytes(payload.buffer)
-        self._live.rows[entry.sequence] = Row(entry, content, death)
+        self._live.add(Row(entry, content, death))
 
         def write(target: Content) -> None:
-            target.rows[entry.sequence] = Row(entry.as_stored(), content, death)
+            target.add(Row(entry.as_stored(), content, death))
 
         def told(error: StorageError | None) -> None:
             if error is not None:
