@@ -19,6 +19,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
@@ -201,15 +202,13 @@ class PayloadFiles:
                 self._left_over.add(path)
 
     def sizes_bytes(self) -> dict[int, int]:
-        """Return the size of each payload file by its sequence, none without a folder. Raises OSError.
+        """Return the size of each payload file by its sequence, none where there is no folder. Raises OSError.
 
         Of one that cannot be looked at it is taken for granted that it is whole: that shows when it is read.
         """
         sizes: dict[int, int] = {}
-        if not self.is_there:
-            return sizes
         for number in range(_FOLDERS):
-            with os.scandir(self.folder / f"{number:02x}") as items:
+            with suppress(FileNotFoundError), os.scandir(self.folder / f"{number:02x}") as items:
                 for item in items:
                     stem, _, suffix = item.name.partition(".")
                     if suffix == "bin" and stem.isdecimal() and self._path(int(stem)) == Path(item.path):

@@ -121,6 +121,7 @@ class SqliteStore(BacklogStore):
             return self._open_and_load()
         except DamagedIndex as damage:
             sqlite_salvage.check_folder(self._files)
+            self._files.prepare()
             repairs = sqlite_salvage.rebuild(self._index, self._files, str(damage))
         recovery, connection = self._open_and_load()
         return replace(recovery, repairs=(*repairs, *recovery.repairs)), connection

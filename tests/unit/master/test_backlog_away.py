@@ -156,6 +156,30 @@ def test_a_folder_that_is_missing_while_the_index_is_damaged_refuses_the_start_t
     assert reopen().read(reopen().recovery.entries[0]) == PAYLOAD
 
 
+@pytest.mark.parametrize("damage", ["torn", "gone"])
+def test_who_says_that_the_payloads_are_lost_can_start_with_a_damaged_index_too(
+    tmp_path: Path, reopen: Callable[[], OpenStore], damage: str
+) -> None:
+    opened = reopen()
+    opened.put(1, PAYLOAD)
+    opened.store.close()
+    index, payloads = tmp_path / "backlog" / "backlog.sqlite", tmp_path / "backlog" / "payloads"
+    shutil.rmtree(payloads)
+    with index.open("r+b") as file:
+        file.seek(100)
+        file.write(b"\xff" * 3_900)
+    if damage == "gone":
+        index.unlink()
+    else:
+        with pytest.raises(StorageError, match="and the index is damaged"):
+            reopen()
+    (payloads / "00").mkdir(parents=True)
+    opened = reopen()
+    assert (len(opened.recovery.repairs), opened.recovery.entries) == (int(damage == "torn"), ())
+    opened.put(2, PAYLOAD)
+    assert [opened.read(entry) for entry in reopen().recovery.entries] == [PAYLOAD]
+
+
 def test_an_index_without_large_messages_needs_no_folder_of_payloads(
     tmp_path: Path, reopen: Callable[[], OpenStore]
 ) -> None:
