@@ -115,7 +115,7 @@ class Ledger:
         if digest is not None:
             return (PutVerdict.KNOWN if digests.is_same(digest, entry.digest) else PutVerdict.CONFLICT), None
         self._ended.forget(entry.stream, entry.message_id, now)  # What was shed is nowhere: it gets another chance.
-        charge = self._charges.pop(entry.stream, entry.message_id, now)
+        charge = self._charges.get(entry.stream, entry.message_id, now)  # Until it is stored: another copy may come.
         if charge is not None:
             count(entry, charge)
         self.books.enter(entry)
@@ -129,6 +129,7 @@ class Ledger:
             self.abandon(entry)
         if entry.state is not State.STORING:
             return Decision(Verdict.LATE, entry)
+        self._charges.drop(entry.stream, entry.message_id)
         self.books.of(entry).stored_total += 1
         if failure is not None:
             self.books.bury(entry, death_bytes(failure))
@@ -323,10 +324,10 @@ class Ledger:
         decisions = []
         for message_id in message_ids:
             entry = self.books.entry(stream, message_id)
-            if entry is None:
+            if entry is None or entry.state is State.STORING:
                 before = self._charges.get(stream, message_id, now)
                 self._charges.put(stream, message_id, charge.after(before), now)
-            elif entry.state in (State.STORING, State.READY, State.DELAYED, State.RESERVED):
+            if entry is not None and entry.state in (State.STORING, State.READY, State.DELAYED, State.RESERVED):
                 count(entry, charge)
                 decisions.append(self._reconsider(entry))
         return decisions

@@ -54,6 +54,11 @@ class RecentIds(Generic[Fact]):
         old = self._old.pop(key, None)
         return self._young.pop(key, old)
 
+    def drop(self, stream: str, message_id: str) -> None:
+        """Forget one message."""
+        for generation in (self._young, self._old):
+            generation.pop((stream, message_id), None)
+
     def drop_stream(self, stream: str) -> None:
         """Forget everything about one stream."""
         for generation in (self._young, self._old):

@@ -74,6 +74,30 @@ def test_a_time_out_while_the_message_is_being_stored_counts_too(desk: Desk) -> 
     assert desk.ledger.stored(entry).verdict is Verdict.DEAD
 
 
+def test_what_is_charged_counts_again_for_the_copy_that_follows_one_that_could_not_be_stored(desk: Desk) -> None:
+    desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
+    for crashes in (1, 2):
+        entry = desk.entry("a")
+        desk.ledger.admit(entry.size_bytes)
+        desk.ledger.put(entry, 0.0)
+        assert entry.crashes == crashes
+        desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
+        assert entry.crashes == crashes + 1
+        desk.ledger.abandon(entry)
+    entry = desk.entry("a")
+    desk.ledger.admit(entry.size_bytes)
+    _, failure = desk.ledger.put(entry, 0.0)
+    assert (entry.crashes, failure is not None) == (3, True)
+
+
+def test_what_was_charged_counts_once_for_a_message_that_is_stored(desk: Desk) -> None:
+    desk.ledger.charge("plates", ["a"], Charge(crashes=1), 0.0)
+    entry = desk.put("a")
+    desk.ledger.books.shed(entry)
+    desk.ledger.shed(entry, 0.0)
+    assert desk.put("a").crashes == 0
+
+
 def test_a_time_out_is_remembered_for_a_bounded_time(desk: Desk) -> None:
     desk.ledger.charge("plates", ["a"], Charge(attempts=1), 0.0)
     entry = desk.entry("a")
