@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import resource
 import subprocess
 import sys
+
+import pytest
+
+from harmonicio.control import open_file_limit
 
 _CHILD = """
 import resource, sys
@@ -29,6 +34,22 @@ def limits_of(kind: str) -> list[str]:
 def test_a_process_raises_its_own_limit_and_its_programs_keep_the_usual_one() -> None:
     *found, hard = limits_of("raised")
     assert found == ["True", "True", "b'200'", f"b'{hard}'"]
+
+
+def test_where_the_host_forbids_to_raise_it_the_process_goes_on_with_what_it_has(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def forbid(*_: object) -> None:
+        raise ValueError("not allowed to raise maximum limit")  # So it is with a hard limit above fs.nr_open.
+
+    caplog.set_level("DEBUG")
+    monkeypatch.setattr(open_file_limit, "_usual", None)
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1024, 10**9))
+    monkeypatch.setattr(resource, "setrlimit", forbid)
+    open_file_limit.raise_own()
+    assert "stays at 1024: not allowed" in caplog.text
+    with subprocess.Popen(["true"]) as child:
+        open_file_limit.give_usual(child.pid)  # There is none to give.
 
 
 def test_who_has_not_raised_its_limit_changes_none() -> None:
