@@ -27,6 +27,8 @@ from harmonicio.master.backlog.entry import Death, Entry, Finished, Shed
 from harmonicio.master.backlog.outcome_codec import KeptOutcome
 
 OUTCOMES_KEPT_S = 3600.0
+#: So many repairs of one kind are told one by one: each question for the status answers them.
+NAMED_REPAIRS = 10
 
 #: Called with None when it is on stable storage, else with what went wrong.
 Callback = Callable[[StorageError | None], None]
@@ -79,6 +81,12 @@ class Recovery:
             f"{counted(len(self.dead), 'dead letter')} and {counted(len(self.finished), 'id')} of finished messages; "
             f"{repaired if self.repairs else 'nothing had to be repaired'}."
         )
+
+
+def first_few(repairs: Sequence[str]) -> tuple[str, ...]:
+    """Return repairs of messages, all of one kind, as they are told: of many only the first, and how many more."""
+    more = len(repairs) - NAMED_REPAIRS
+    return tuple(repairs) if more <= 0 else (*repairs[:NAMED_REPAIRS], f"So it was with {more} more.")
 
 
 class PendingPayload(ABC):

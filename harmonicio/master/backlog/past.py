@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from harmonicio.core.clock import Clock, SteadyWall
-from harmonicio.master.backlog.base import BacklogStore, Recovery
+from harmonicio.master.backlog.base import BacklogStore, Recovery, first_few
 from harmonicio.master.backlog.entry import Entry
 from harmonicio.master.backlog.ledger import Ledger
 
@@ -40,7 +40,7 @@ class Past:
                 if removed[-1] is other:
                     ledger.books.remove(other)
                     ledger.restore(entry, is_dead=is_dead)
-        return tuple(self._remove(entry) for entry in removed)
+        return first_few([self._remove(entry) for entry in removed])
 
     def _remove(self, entry: Entry) -> str:
         self._store.forget(entry, lambda _: None)  # What cannot be removed is met again at the next start.

@@ -18,7 +18,7 @@ from harmonicio.control.lone_sqlite import lone_uri
 from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Failure
 from harmonicio.core.printable import counted
-from harmonicio.master.backlog.base import Recovery
+from harmonicio.master.backlog.base import Recovery, first_few
 from harmonicio.master.backlog.entry import Death, Entry, Finished
 from harmonicio.master.backlog.outcome_codec import encode_death
 from harmonicio.master.backlog.payload_files import PayloadFiles
@@ -122,7 +122,6 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
     entries: list[Entry] = []
     dead: list[Entry] = []
     damaged: list[Entry] = []
-    repairs: list[str] = []
     for *fields, death_bytes in connection.execute(
         "SELECT sequence, stream, message_id, priority, size_bytes, digest, section, attempts, crashes, is_suspect,"
         " put_at, coalesce(length(failure), 0) FROM entries ORDER BY sequence"
@@ -133,8 +132,9 @@ def load(connection: sqlite3.Connection, files: PayloadFiles, wall: float) -> Re
         if not is_whole and not death_bytes:
             entry.death_bytes = len(lost)
             damaged.append(entry)
-            repairs.append(f"The payload of {entry.stream}/{entry.message_id!r} is damaged: it is a dead letter now.")
         (dead if entry.death_bytes else entries).append(entry)
+    said = "The payload of {}/{!r} is damaged: it is a dead letter now."
+    repairs = [*first_few([said.format(each.stream, each.message_id) for each in damaged])]
     connection.execute("BEGIN")
     connection.executemany(
         "UPDATE entries SET failure = ? WHERE sequence = ?", [(lost, entry.sequence) for entry in damaged]

@@ -274,6 +274,20 @@ def test_a_message_whose_file_is_broken_becomes_a_dead_letter_and_the_rest_is_se
     assert [entry.sequence for entry in reopen().recovery.dead] == [1]
 
 
+def test_of_many_messages_whose_files_are_broken_a_few_are_named_and_the_others_counted(
+    tmp_path: Path, reopen: Callable[[], OpenStore]
+) -> None:
+    opened = reopen()
+    for sequence in range(1, 14):
+        opened.put(sequence, b"x" * 70_000)
+    for path in tmp_path.glob("backlog/payloads/*/*.bin"):
+        path.unlink()
+    recovery = reopen().recovery
+    assert (len(recovery.dead), len(recovery.repairs)) == (13, 11)
+    assert "plates/'m1'" in recovery.repairs[0]
+    assert recovery.repairs[-1] == "So it was with 3 more."
+
+
 @pytest.mark.parametrize("damage", ["missing", "short", "changed"])
 def test_damage_while_the_store_is_open_shows_when_the_payload_is_read(
     tmp_path: Path, reopen: Callable[[], OpenStore], damage: str
