@@ -55,6 +55,7 @@ def test_a_file_that_is_away_for_a_moment_is_sent_later_and_holds_up_nobody(
         delivery.result(20)
         figures = connector.figures()
         assert figures.spooled == 0
+        assert figures.resent == 0
         assert len(engine.messages) == 2, "the connection was not broken, so nothing was sent again"
 
 

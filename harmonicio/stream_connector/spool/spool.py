@@ -244,7 +244,8 @@ class Spool:
                             )
                         self._instructions += self._book.settled(entry.segment, is_spoilt=is_spoilt)
                         entry.is_settled = True
-                if not is_spoilt and Drop(entry.segment) not in self._instructions:
+                    stays = Drop(entry.segment) not in self._instructions  # Others add to them meanwhile.
+                if not is_spoilt and stays:
                     self._mark_gone(entry)
                 self._carry_out()
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from benches.spool import close_all, content, put, segments, spool_at
 from harmonicio.core.errors import Conflict, StorageError
-from harmonicio.stream_connector.spool.book import Book, Drop, PutAside
+from harmonicio.stream_connector.spool.book import Book, Drop, Instruction, PutAside
 from harmonicio.stream_connector.spool.disk import SegmentFile, SpoolDisk
 from harmonicio.stream_connector.spool.records import Draft, Record
 
@@ -138,3 +139,23 @@ def test_many_threads_share_syncs(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         thread.join(10)
     assert len(syncs) <= 3
     assert spool.close() == 20
+
+
+class Shared(deque[Instruction]):
+    """What other threads add to: who goes through it without the lock fails when they do."""
+
+    is_guarded: Callable[[], bool]
+
+    def __contains__(self, each: object) -> bool:
+        assert self.is_guarded()
+        return super().__contains__(each)
+
+
+def test_what_other_threads_add_to_is_looked_through_under_the_lock(tmp_path: Path) -> None:
+    spool = spool_at(tmp_path)
+    spool.open()
+    entry = put(spool, "m-0", b"plate")
+    spool._instructions = shared = Shared()
+    shared.is_guarded = spool._deciding.locked
+    spool.settle([(entry, "")])
+    assert spool.kept == 0
