@@ -117,6 +117,21 @@ class TinyNetwork(RuleBasedStateMachine):
     def bytes_move(self, data: st.DataObject, count: int) -> None:
         data.draw(st.sampled_from(self.receivers())).take_written(count)
 
+    @precondition(lambda self: any(receiver.lane.outbox for receiver in self.receivers()))
+    @rule(data=st.data(), is_for_good=st.booleans())
+    def the_next_cannot_be_read(self, data: st.DataObject, is_for_good: bool) -> None:
+        receiver = data.draw(st.sampled_from([each for each in self.receivers() if each.lane.outbox]))
+        lane, parcel = receiver.lane, receiver.lane.outbox[0]
+        parcel.is_away, parcel.trouble = not is_for_good, "It has changed." if is_for_good else ""
+        begun = {sequence: each for sequence, each in lane.in_flight.items() if sequence < lane.begun}
+        self.dispatch.unreadable(lane, self.now)
+        assert lane.in_flight == begun, "what was not begun is given out anew, the rest is not touched"
+        assert not lane.outbox
+        assert not parcel.is_away
+        self.advance()
+        assert parcel not in lane.outbox
+        assert self.dispatch.waiting or parcel.delivery.message_id in self.settled
+
     @precondition(lambda self: any(receiver.holds for receiver in self.receivers()))
     @rule(data=st.data(), kind=st.sampled_from(["good", "good", "failed", "dead", "again", "final"]))
     def answer(self, data: st.DataObject, kind: str) -> None:
@@ -212,6 +227,7 @@ class TinyNetwork(RuleBasedStateMachine):
             self.advance()
         assert self.settled.keys() == {parcel.delivery.message_id for parcel in self.offered}
         assert self.dispatch.used_bytes == self.dispatch.waiting_bytes == self.dispatch.waiting == 0
+        assert self.dispatch.unreadable_s(0, self.now) == 0.0, "what has come to rest is not remembered"
         assert self.dispatch.withdraw_all() == []
 
 
