@@ -40,7 +40,7 @@ def test_a_run_depends_on_its_seed_alone(seed: int) -> None:
     [
         ("fsync-removed", 8),
         ("done-before-handler", 1),
-        ("not-fenced", 2),
+        ("not-fenced", 4),
         ("suspects-dropped", 1),
         ("budget-leak", 1),
         ("crashes-not-counted", 1),
