@@ -154,16 +154,15 @@ def test_each_role_drains_in_turn_and_a_worker_is_killed_while_messages_flow_by_
         wait_until(lambda: first.engine not in running(client) and len(running(client)) == 2, 20, what="its successor")
         assert not client.workers()[0].troubles, "that was no failure"
 
-        pids = {each.pid for each in client.engines() if each.engine in running(client)}
+        pids = running_pids(client)
         worker.kill()
         worker.wait()
         load.flow_on(50)
         wait_until(lambda: client.workers()[0].last_report_age_s > SILENT_S, 20, what="the worker's silence")
         worker = exits.enter_context(roles.running("worker"))
         wait_until(lambda: client.workers()[0].last_report_age_s < SILENT_S, 20, what="the next worker")
-        wait_until(lambda: len(running(client)) == 2, 20, what="its engines")
+        wait_until(lambda: running_pids(client) == pids, 20, what="it to adopt both")  # Once they have found it.
         load.flow_on(50)
-        assert {each.pid for each in client.engines() if each.engine in running(client)} == pids, "it adopts both"
 
         with stopped(worker):
             load.flow_on(50)
@@ -185,6 +184,10 @@ def test_each_role_drains_in_turn_and_a_worker_is_killed_while_messages_flow_by_
 
 def running(client: MasterClient) -> set[str]:
     return {each.engine for each in client.engines() if each.state in ("idle", "busy")}
+
+
+def running_pids(client: MasterClient) -> set[int | None]:
+    return {each.pid for each in client.engines() if each.state in ("idle", "busy")}
 
 
 def occupy(roles: Roles, client: MasterClient) -> None:
