@@ -47,24 +47,28 @@ def backlog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backlog]
         yield opened
 
 
-@pytest.fixture
-def intake(backlog: Backlog) -> Iterator[Intake]:
-    def verify_intake(ticket: str) -> Claims:
-        if ticket != "good":
-            raise NotAllowed("The intake ticket is not valid here.", hint="Ask the master for a new one.")
-        return Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
+def verify_source(ticket: str) -> Claims:
+    if ticket != "good":
+        raise NotAllowed("The intake ticket is not valid here.", hint="Ask the master for a new one.")
+    return Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
 
+
+def intake_of(
+    backlog: Backlog,
+    find_stream: Callable[[str], StreamDeclaration] = lambda _: STREAM,
+    verify_intake: Callable[[str], Claims] = verify_source,
+) -> Intake:
     def verify_engine(worker: str, engine: str, ticket: str) -> Claims:
         return Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine)
 
-    served = Intake(
-        "127.0.0.1",
-        0,
-        backlog,
-        verify_intake=verify_intake,
-        verify_engine=verify_engine,
-        find_stream=lambda _: STREAM,
+    return Intake(
+        "127.0.0.1", 0, backlog, verify_intake=verify_intake, verify_engine=verify_engine, find_stream=find_stream
     )
+
+
+@pytest.fixture
+def intake(backlog: Backlog) -> Iterator[Intake]:
+    served = intake_of(backlog)
     served.start()
     with closing(served):
         yield served
@@ -353,16 +357,9 @@ def test_a_connector_that_comes_while_its_stream_becomes_ordered_gets_the_credit
         if len(asked) == 2:  # The stream was looked up, and the session is not there yet to be ended.
             declared.append(replace(STREAM, ordered=True, max_message_bytes=7))
             intake.end_connectors(lambda claims: claims.stream == "images")
-        return Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
+        return verify_source(ticket)
 
-    intake = Intake(
-        "127.0.0.1",
-        0,
-        backlog,
-        verify_intake=verify_intake,
-        verify_engine=lambda worker, engine, ticket: Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine),
-        find_stream=lambda _: declared[-1],
-    )
+    intake = intake_of(backlog, lambda _: declared[-1], verify_intake)
     intake.start()
     with closing(intake), closing(connector(intake)) as source:
         assert source.answer.max_message_bytes == 7
@@ -387,15 +384,7 @@ def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, back
 
 
 def test_a_small_message_that_is_larger_than_its_stream_takes_is_refused_too(backlog: Backlog) -> None:
-    claims = Claims(TicketKind.INTAKE, "images", 60.0, 0.0, 1, source="microscope")
-    intake = Intake(
-        "127.0.0.1",
-        0,
-        backlog,
-        verify_intake=lambda ticket: claims,
-        verify_engine=lambda worker, engine, ticket: Claims(TicketKind.ENGINE, "images", 60.0, 0.0, 0, engine=engine),
-        find_stream=lambda _: replace(STREAM, max_message_bytes=7),
-    )
+    intake = intake_of(backlog, lambda _: replace(STREAM, max_message_bytes=7))
     intake.start()
     with closing(intake), closing(connector(intake)) as source:
         source.wait_for(Credit)

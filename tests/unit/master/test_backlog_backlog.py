@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
 
@@ -28,22 +27,6 @@ from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.notifier import Notifier
 from harmonicio.master.service import BacklogOptions
 from harmonicio.wire.frames import Flag
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
-
-
-@pytest.fixture
-def held() -> Iterator[tuple[Desk, HeldStore]]:
-    store = HeldStore()
-    desk = Desk(store)
-    yield desk, store
-    desk.backlog.close()
-
 
 # ── coming in ────────────────────────────────────────────────────────────────────────────────────────────────────────
 

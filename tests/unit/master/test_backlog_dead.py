@@ -6,7 +6,7 @@ import os
 import signal
 import sqlite3
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
 from itertools import count
 from pathlib import Path
@@ -28,14 +28,6 @@ from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.open_store import DEATH, OpenStore
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
-
 
 # ── replay and purge ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,13 +20,6 @@ from harmonicio.wire.frames import Flag
 
 #: Ends of engines for which no message is to blame.
 INNOCENT = [each for each in ExitReason if each not in (ExitReason.CRASHED, ExitReason.TIMED_OUT)]
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
 
 
 def test_a_dead_letter_says_how_the_last_engine_ended_and_which_it_was(desk: Desk) -> None:

@@ -27,21 +27,6 @@ from harmonicio.testing.open_store import SEVERAL_SECONDS
 from harmonicio.testing.waiting import wait_until
 
 
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
-
-
-@pytest.fixture
-def held() -> Iterator[tuple[Desk, HeldStore]]:
-    store = HeldStore()
-    desk = Desk(store)
-    yield desk, store
-    desk.backlog.close()
-
-
 @contextmanager
 def dropping(desk: Desk, store: HeldStore) -> Iterator[None]:
     """Delete the stream; within, the store is about to write that. Raises what the deletion raises."""

@@ -2,20 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from benches.backlog import DONE, Desk
 from harmonicio.master.backlog.answer_log import LATE_LOG_INTERVAL_S
-from harmonicio.master.backlog.memory import MemoryStore
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
 
 
 def test_a_late_outcome_is_counted_logged_and_has_no_effect(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:

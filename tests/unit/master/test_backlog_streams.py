@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,14 +17,6 @@ from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.clock import ManualClock
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
-
 
 # ── listeners and subscribers ────────────────────────────────────────────────────────────────────────────────────────
 

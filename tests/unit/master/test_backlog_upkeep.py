@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,9 @@ from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.entry import Entry, RetryPolicy, State
 from harmonicio.master.backlog.entry_heap import EntryHeap
 from harmonicio.master.backlog.ledger import Ledger
-from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import Flag
-
-
-@pytest.fixture
-def desk() -> Iterator[Desk]:
-    desk = Desk(MemoryStore())
-    yield desk
-    desk.backlog.close()
 
 
 def test_what_waits_is_shown_with_its_state_and_who_has_it(desk: Desk) -> None:
