@@ -30,21 +30,6 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     desk.backlog.close()
 
 
-@pytest.fixture
-def reopen(tmp_path: Path) -> Iterator[Callable[[], OpenStore]]:
-    opened: list[OpenStore] = []
-
-    def reopen() -> OpenStore:
-        for each in opened:
-            each.store.close()
-        opened.append(OpenStore(SqliteStore(tmp_path / "backlog", LIMITS)))
-        return opened[-1]
-
-    yield reopen
-    for each in opened:
-        each.store.close()
-
-
 def try_to_read(desk: Desk) -> float:
     """Give the message out when its time has come, in vain; return how long it took to come."""
     waited_s = 0.0

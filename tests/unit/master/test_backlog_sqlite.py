@@ -10,7 +10,7 @@ import signal
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
@@ -20,7 +20,6 @@ import pytest
 
 from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
-from harmonicio.master.backlog.base import StoreLimits
 from harmonicio.master.backlog.entry import Entry, Shed
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.master.backlog.sqlite_log import WriteAheadLog
@@ -29,7 +28,6 @@ from harmonicio.master.backlog.sqlite_writer import SqliteWriter
 from harmonicio.testing.open_store import OpenStore, Told
 
 CHILD = Path(__file__).with_name("backlog_child.py")
-NO_CACHE = StoreLimits(hot_cache_bytes=0, ballast_rest_s=0.0)
 
 
 @pytest.fixture(scope="module")
@@ -40,21 +38,6 @@ def payload_of() -> Callable[[int], bytes]:
     spec.loader.exec_module(module)
     found: Callable[[int], bytes] = module.payload_of
     return found
-
-
-@pytest.fixture
-def reopen(tmp_path: Path) -> Iterator[Callable[[], OpenStore]]:
-    opened: list[OpenStore] = []
-
-    def reopen() -> OpenStore:
-        for each in opened:
-            each.store.close()
-        opened.append(OpenStore(SqliteStore(tmp_path / "backlog", NO_CACHE)))
-        return opened[-1]
-
-    yield reopen
-    for each in opened:
-        each.store.close()
 
 
 def file_of(folder: Path, entry: Entry) -> Path:
