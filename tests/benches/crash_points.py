@@ -95,6 +95,10 @@ class CrashPoint(Watch):
         if getattr(self._is_last, "value", False):
             die()
 
+    def told(self) -> list[str]:
+        """Return how many more such calls it waited for; 0 or less when it should have ended the process."""
+        return [str(self._left)]
+
 
 class Recorder(Watch):
     """Remembers the names of all calls, with their numbers: ``payload.sync:3``."""

@@ -9,7 +9,6 @@ import os
 import socket
 import struct
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -26,13 +25,10 @@ from harmonicio.core.lease import Address
 from harmonicio.core.message import OutcomeKind
 from harmonicio.core.roles import Role as Roles
 from harmonicio.master.service import MasterOptions, MasterService
-from harmonicio.testing.bare_peers import lease_ticket
+from harmonicio.testing.bare_peers import BareConnector, lease_ticket
 from harmonicio.testing.waiting import wait_until
-from harmonicio.transport import tcp
-from harmonicio.transport.link import Link
 from harmonicio.wire import sections
-from harmonicio.wire.connection import message_prefix
-from harmonicio.wire.events import Hello, OutcomesReceived, Role
+from harmonicio.wire.events import Hello, Role
 
 CONNECTIONS = 1_000
 MAX_GROWTH_BYTES = 48 * 1024**2
@@ -89,16 +85,8 @@ def sockets() -> int:
 
 def put(target: Target, ticket: str) -> bool:
     """Whether a new source's message is stored."""
-    with closing(Link(tcp.dial(target.service.data_address, timeout_s=5), Role.CONNECTOR)) as link:
-        link.greet(Hello(Role.CONNECTOR, stream="plates", ticket=ticket, source="scope"))
-        link.send(message_prefix(os.urandom(16).hex(), 3), b"abc")
-        deadline = time.monotonic() + 20
-        while time.monotonic() < deadline:
-            link.read()
-            for event in iter(link.next_event, None):
-                if isinstance(event, OutcomesReceived):
-                    return event.ranges[0].outcome.kind is OutcomeKind.STORED
-    return False
+    with BareConnector(target.service.data_address, ticket, "plates", "scope") as connector:
+        return connector.outcome(connector.send(b"abc")).kind is OutcomeKind.STORED
 
 
 def test_a_master_serves_on_whatever_came_to_its_data_port(target: Target, caplog: pytest.LogCaptureFixture) -> None:

@@ -59,10 +59,11 @@ def test_killed_before_any_call_it_has_all_that_it_called_stored_and_nothing_by_
     for point in points:
         with life(lambda folder, point=point: CrashPoint.of(point)) as left:
             if left.exit_code != -signal.SIGKILL:
+                # Threads take turns and share their flushes, so the last call of a name does not come in each life.
+                assert left.exit_code == 0 and int(left.told()[0]) > 0, point
                 survived.append(point)
             check_life(left, f"It was killed before {point}")
-    # Threads take turns, so the last call of a name may not come in each life.
-    assert len(survived) <= 1 + len(points) // 20, survived
+    assert len(survived) < len(points) // 4, survived
 
 
 @pytest.mark.parametrize("share", range(SHARES))
