@@ -32,7 +32,7 @@ from harmonicio.transport import tcp
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.transport.open_files import OpenFiles
-from harmonicio.transport.thread_pool import ThreadPool
+from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
 
@@ -135,10 +135,9 @@ class DataPort:
         self._returned: deque[_Served] = deque()
         self._accept_again_at: float | None = None
         self._has_room = True
-        self._waiting_for_thread = 0
         self._ended_bytes = 0
         self._is_closing = False
-        self._pool = ThreadPool(max_threads, f"{name}-data")
+        self._pool = PatientPool(max_threads, f"{name}-data")
         self._thread = threading.Thread(target=self._run, name=f"{name}-port", daemon=True)
 
     def __repr__(self) -> str:
@@ -197,6 +196,7 @@ class DataPort:
             while self._returned:
                 self._watch(self._returned.popleft())
             self._keep_deadlines(time.monotonic())
+            self._pool.look(time.monotonic())
             del ready  # It would keep connections that end while this thread waits.
 
     def _look_at(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
@@ -241,8 +241,6 @@ class DataPort:
             self._hand_over(served)
 
     def _hand_over(self, served: _Served) -> None:
-        with self._lock:
-            self._waiting_for_thread += 1
         self._pool.submit(self._serve, served)
 
     def _seconds_to_deadline(self, now: float) -> float:
@@ -250,7 +248,8 @@ class DataPort:
             first = [next(iter(each.values()), None) for each in (self._ungreeted, self._unfinished)]
         deadlines = [time_s for time_s in (*first, self._accept_again_at) if time_s is not None]
         # Threads that note an unfinished frame do not wake the selector: it looks by itself.
-        return min(max(0.0, min(deadlines, default=math.inf) - now), self._slow_after_s)
+        to_deadline = max(0.0, min(deadlines, default=math.inf) - now)
+        return min(to_deadline, self._slow_after_s, self._pool.seconds_to_look(now))
 
     def _keep_deadlines(self, now: float) -> None:
         if self._accept_again_at is not None and now >= self._accept_again_at:
@@ -300,8 +299,6 @@ class DataPort:
     # ── a thread of the pool ─────────────────────────────────────────────────────────────────────────────────────────
 
     def _serve(self, served: _Served) -> None:
-        with self._lock:
-            self._waiting_for_thread -= 1
         try:
             is_open = self._serve_events(served)
         except Exception as error:  # noqa: BLE001  a bug in one session must not end the others; it is logged
@@ -328,7 +325,7 @@ class DataPort:
                     served.session.pause()
                 if link.connection.state is State.CLOSED:
                     return False
-                if has_read and self._waiting_for_thread:
+                if has_read and self._pool.waiting:
                     return True
                 if not link.read():
                     return True
