@@ -219,6 +219,9 @@ class EngineSession:
             self._link.send(*buffers)
             for reservation, _ in readable:
                 self._backlog.sent(reservation)
+            if len(readable) < len(batch):
+                # What is not sent after all has used credit until now: others were not assigned because of it.
+                self._on_room(self.stream)
         finally:
             for _, payload in readable:
                 payload.close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -14,7 +14,7 @@ from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
-from harmonicio.master.backlog.base import PayloadLease, StoreLimits
+from harmonicio.master.backlog.base import PayloadLease, StoreLimits, damaged
 from harmonicio.master.backlog.entry import Entry, Reservation
 from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.engine_session import EngineSession
@@ -36,6 +36,16 @@ class SlowStore(MemoryStore):
         self.is_reading.set()
         assert self.may_read.wait(20)
         return super().read(entry)
+
+
+class DamagedStore(MemoryStore):
+    """Has damaged every payload."""
+
+    def __init__(self) -> None:
+        super().__init__(StoreLimits())
+
+    def read(self, entry: Entry) -> PayloadLease:
+        raise damaged("The payload is not what was stored.")
 
 
 class SeenChannel:
@@ -76,7 +86,19 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def new_session(link: SeenLink, backlog: object, executor: ThreadPoolExecutor) -> EngineSession:
+def put(backlog: Backlog, name: str, payload: bytes = b"cells") -> None:
+    message = IncomingMessage(0, name, 0, 0, 0, 0, len(payload), b"", {}, None)
+    message.payload = memoryview(payload)
+    backlog.put("images", message, None, lambda _: None)
+    wait_until(lambda: backlog.depth("images") == 1)
+
+
+def new_session(
+    link: SeenLink,
+    backlog: object,
+    executor: ThreadPoolExecutor,
+    on_room: Callable[[str], None] = lambda _: None,
+) -> EngineSession:
     return EngineSession(
         link,  # type: ignore[arg-type]
         "e-1",
@@ -85,7 +107,7 @@ def new_session(link: SeenLink, backlog: object, executor: ThreadPoolExecutor) -
         backlog,  # type: ignore[arg-type]
         executor,
         checksum="",
-        on_room=lambda _: None,
+        on_room=on_room,
         on_closed=lambda _: None,
     )
 
@@ -94,10 +116,7 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     store, link = SlowStore(), SeenLink()
     backlog = Backlog(store)
     backlog.declare(StreamDeclaration("images", handler="/handler.py"))
-    message = IncomingMessage(0, "first", 0, 0, 0, 0, 5, b"", {}, None)
-    message.payload = memoryview(b"cells")
-    backlog.put("images", message, None, lambda _: None)
-    wait_until(lambda: backlog.depth("images") == 1)
+    put(backlog, "first")
     session = new_session(link, backlog, executor)
     session.opened()
     session.handle(Credit(1, 1_000))
@@ -114,6 +133,30 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     backlog.close()
 
 
+@pytest.mark.parametrize("reason", ["its payload is damaged", "it was given up meanwhile"])
+def test_a_message_that_is_not_sent_after_all_makes_room_for_the_next(
+    executor: ThreadPoolExecutor, reason: str
+) -> None:
+    store, link, room = DamagedStore(), SeenLink(), []
+    backlog = Backlog(store)
+    backlog.declare(StreamDeclaration("images", handler="/handler.py"))
+    session = new_session(link, backlog, executor, on_room=lambda _: room.append(session.can_take(5)))
+    session.opened()
+    session.handle(Credit(1, 1_000))
+    put(backlog, "first")
+    reservation = backlog.reserve("images", session.holder, time.monotonic())
+    assert reservation is not None
+    if reason == "it was given up meanwhile":
+        backlog.engine_gone(session.holder)
+    session.assign(reservation)
+    wait_until(lambda: session.load == 0)
+    # Until then the message has used the only credit: whoever waited was told that there is none.
+    wait_until(lambda: len(room) == 3)
+    assert room == [False, True, True], "opened, credit, and the message that was not sent"
+    assert link.sent.count(b"cells") == 0
+    backlog.close()
+
+
 def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something_larger(
     executor: ThreadPoolExecutor,
 ) -> None:
@@ -127,10 +170,7 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
     done = Outcome(OutcomeKind.DONE)
     answers = [(5, no_room, 1), (9, no_room, 2), (4, done, 2), (9, draining, 2), (5, done, 0), (1, done, 0)]
     for number, (size_bytes, outcome, refusals) in enumerate(answers):
-        message = IncomingMessage(number, f"m{number}", 0, 0, 0, 0, size_bytes, b"", {}, None)
-        message.payload = memoryview(b"cells and more"[:size_bytes])
-        backlog.put("images", message, None, lambda _: None)
-        wait_until(lambda: backlog.depth("images") == 1)
+        put(backlog, f"m{number}", b"cells and more"[:size_bytes])
         reservation = backlog.reserve("images", session.holder, time.monotonic())
         assert reservation is not None
         session.assign(reservation)
@@ -147,9 +187,7 @@ def test_what_is_answered_and_not_decided_yet_is_not_called_answered(executor: T
     session.opened()
     session.handle(Credit(3, 1_000))
     for number in range(3):
-        message = IncomingMessage(number, f"m{number}", 0, 0, 0, 0, 5, b"", {}, None)
-        message.payload = memoryview(b"cells")
-        backlog.put("images", message, None, lambda _: None)
+        put(backlog, f"m{number}")
         reservation = backlog.reserve("images", session.holder, time.monotonic())
         assert reservation is not None
         session.assign(reservation)
