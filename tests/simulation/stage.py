@@ -30,13 +30,14 @@ from harmonicio.engine import daemon, payloads, session
 from harmonicio.master import connector_session
 from harmonicio.stream_connector import peers
 from harmonicio.transport import data_port, tcp
+from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.transport.thread_pool import ThreadPool
 from simulation.channel import Tcp
 from simulation.clock import TimeModule
 from simulation.loop import Loop
 from simulation.network import Network
 from simulation.readiness import SelectModule, SelectorsModule, SocketModule
-from simulation.threads import Executor, QueueModule, ThreadingModule
+from simulation.threads import Executor, PatientExecutor, QueueModule, ThreadingModule
 
 master_service, worker_service = harmonicio.master.service, harmonicio.worker.service
 connector = harmonicio.stream_connector.connector
@@ -142,6 +143,7 @@ def _found(loop: Loop, network: Network) -> Iterator[tuple[Any, str, Any]]:
         "random": RandomModule(loop),
         "secrets": SecretsModule(loop),
         "tcp": Tcp(network),
+        "PatientPool": PatientExecutor,
         "ThreadPool": Executor,
     }
     if not _PLACES:
@@ -155,6 +157,7 @@ def _found(loop: Loop, network: Network) -> Iterator[tuple[Any, str, Any]]:
             "random": random,
             "secrets": secrets,
             "tcp": tcp,
+            "PatientPool": PatientPool,
             "ThreadPool": ThreadPool,
         }
         for full_name, module in sorted(sys.modules.items()):

@@ -6,6 +6,7 @@ orders are tried which real threads have only once in a while.
 
 from __future__ import annotations
 
+import math
 import traceback
 from collections import deque
 from collections.abc import Callable
@@ -309,6 +310,20 @@ class Executor:
             task.wake(number)
         if wait and self._running:
             self._over.wait()
+
+
+class PatientExecutor(Executor):
+    """``PatientPool``: starts each thread as soon as it is needed, which is one of the ways the real one can take."""
+
+    @property
+    def waiting(self) -> int:
+        return len(self._work)
+
+    def seconds_to_look(self, now: float) -> float:
+        return math.inf
+
+    def look(self, now: float) -> None:
+        """Nothing waits for a thread that may be started."""
 
 
 def _nothing() -> None:
