@@ -23,7 +23,7 @@ from harmonicio.transport.thread_pool import ThreadPool
 
 #: Threads that start as soon as there is work for them.
 EAGER_THREADS = 32
-LOOK_EVERY_S = 0.02
+LOOK_EVERY_S = 0.05
 #: What has waited so long wants a thread more, although others are taken.
 LONG_WAIT_S = 0.25
 

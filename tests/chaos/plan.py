@@ -2,7 +2,9 @@
 
 Faults overlap, but never two on the same thing: a kind says what it occupies, from its start until the thing has had
 :data:`RECOVERY_S` to come back. In the last part of a plan (:data:`LIVES_FROM`) some processes are left alive, so that
-their memory and files can be watched for long enough; they are cut off, frozen and starved like before.
+their memory and files can be watched for long enough; they are cut off, frozen and starved like before. Early in that
+part all hosts of engines are frozen until the backlog is full (:data:`PEAK_AFTER_S`): what has a bound has reached it
+before anything is measured, else its first peak later on would look like a leak.
 
 The same seed and length make the same plan. What a fault meets (which engine runs just then, which message it has) is
 up to the cluster: a plan can be repeated, a run cannot.
@@ -27,6 +29,8 @@ LONG_LIVED = ("master", "w1")
 #: A long freeze exceeds the reservation of a message; there are few of these, and none in a short plan.
 LONG_FREEZE_S = (42.0, 50.0)
 LONG_PLAN_S = 240.0
+#: The peak comes so long after the last end of a long-lived process, in its warm-up; and how long it lasts.
+PEAK_AFTER_S, PEAK_S = 30.0, 15.0
 
 WORKERS = ("w1", "w2")
 HOSTS = ("master", "w1", "w2", "sources")
@@ -130,14 +134,20 @@ def make_plan(seed: int, duration_s: float, *, every_s: float = 4.0) -> Plan:
     number = max(1, int((duration_s - LEAD_IN_S - LEAD_OUT_S) / every_s))
     times = [LEAD_IN_S + (each + chance.random()) * every_s for each in range(number)]
     kinds = _order_of_kinds(chance, number)
-    faults: list[Fault] = []
+    faults = _peak(duration_s)
     for start_s in times:
         for position, kind in enumerate(kinds):
             if fault := _fitting(kind, start_s, duration_s, faults, chance):
                 faults.append(fault)
                 del kinds[position]
                 break
-    return Plan(seed, duration_s, tuple(faults))
+    return Plan(seed, duration_s, tuple(sorted(faults, key=lambda each: each.start_s)))
+
+
+def _peak(duration_s: float) -> list[Fault]:
+    """Return the faults of a long plan that let everything fill to its bound."""
+    start_s = LIVES_FROM * duration_s + PEAK_AFTER_S
+    return [Fault("freeze host", host, start_s, PEAK_S, 0) for host in WORKERS if duration_s >= LONG_PLAN_S]
 
 
 def _order_of_kinds(chance: random.Random, number: int) -> list[str]:
@@ -159,7 +169,7 @@ def _fitting(
             lasts_s = chance.uniform(*LONG_FREEZE_S)
     if start_s + lasts_s > duration_s - LEAD_OUT_S:
         return None
-    taken = _taken(faults, start_s)
+    taken = _taken(faults, start_s, start_s + lasts_s)
     must_live = LONG_LIVED if kind.is_end and start_s >= LIVES_FROM * duration_s else ()
     free = [each for each in kind.targets if each not in must_live and not kind.occupied(each) & taken]
     if not free:
@@ -167,11 +177,11 @@ def _fitting(
     return Fault(name, chance.choice(free), round(start_s, 3), round(lasts_s, 3), chance.randrange(2**31))
 
 
-def _taken(faults: Sequence[Fault], at_s: float) -> set[str]:
-    """Return what the faults before occupy at this time."""
+def _taken(faults: Sequence[Fault], from_s: float, to_s: float) -> set[str]:
+    """Return what other faults occupy at any time between."""
     return {
         thing
         for each in faults
-        if at_s < each.start_s + each.duration_s + RECOVERY_S
+        if from_s < each.start_s + each.duration_s + RECOVERY_S and each.start_s < to_s + RECOVERY_S
         for thing in KINDS[each.kind].occupied(each.target)
     }

@@ -19,7 +19,7 @@ from harmonicio.control.messages import Status
 from harmonicio.testing.waiting import wait_until
 
 REST_WITHIN_S = 300.0
-#: So many that they fill the master's pool of receiving threads at once, which else takes its memory bit by bit.
+#: As many as a large site has, which all come back at once.
 CROWD, SMALL_CROWD = 1_000, 100
 
 

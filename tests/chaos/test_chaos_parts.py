@@ -14,10 +14,21 @@ import pytest
 from chaos.faults import STRIKES
 from chaos.journals import Journal, read
 from chaos.load import FRAMES, NOTES, PLATES, STEPS, STREAMS, digest_of, offer
-from chaos.plan import KINDS, LIVES_FROM, LONG_FREEZE_S, LONG_LIVED, RECOVERY_S, Plan, make_plan
+from chaos.plan import (
+    KINDS,
+    LIVES_FROM,
+    LONG_FREEZE_S,
+    LONG_LIVED,
+    PEAK_AFTER_S,
+    PEAK_S,
+    RECOVERY_S,
+    WORKERS,
+    Plan,
+    make_plan,
+)
 from chaos.source import offers
 from chaos.verdict import Books
-from chaos.watch import MAX_FILES_PER_MIN, Life, Sample, growth_of
+from chaos.watch import MAX_FILES_PER_MIN, WARM_UP_S, Life, Sample, growth_of
 
 SEEDS = range(20)
 
@@ -54,6 +65,17 @@ def test_in_the_last_part_the_processes_that_are_watched_for_growth_are_not_ende
     late = [each for each in make_plan(3, 600.0).faults if each.start_s >= LIVES_FROM * 600.0]
     assert late
     assert not [each for each in late if KINDS[each.kind].is_end and each.target in LONG_LIVED]
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_no_engine_works_for_a_while_before_growth_is_measured(seed: int) -> None:
+    frozen = [
+        each
+        for each in make_plan(seed, 600.0).faults
+        if each.kind == "freeze host" and (each.start_s, each.duration_s) == (LIVES_FROM * 600.0 + PEAK_AFTER_S, PEAK_S)
+    ]
+    assert [each.target for each in frozen] == list(WORKERS)
+    assert PEAK_AFTER_S + PEAK_S < WARM_UP_S
 
 
 def test_a_seed_makes_the_same_plan_again_and_another_seed_another(tmp_path: Path) -> None:

@@ -85,12 +85,12 @@ def test_one_that_waits_long_while_others_are_taken_gets_a_thread_at_each_look(
     pool.look(now)
     for _ in range(left):
         pool.submit(turn.acquire, timeout=20)
-    pool.look(now + 2 * LOOK_EVERY_S)
+    pool.look(now + 2.2 * LOOK_EVERY_S)
     one_is_taken()
-    for number in range(2, 6):
+    for looks in (3.3, 4.4):
         turn.release()
         one_is_taken()
-        pool.look(now + number * 2 * LOOK_EVERY_S)
+        pool.look(now + looks * LOOK_EVERY_S)
         assert threads() == EAGER_THREADS + 1, "all that waits gets on"
     for number in (1, 2):
         turn.release()
