@@ -94,7 +94,8 @@ class DataPort:
         name: For thread names and log lines.
         device: A network device of this host, when only what comes in over it shall be heard.
         max_connections: Connections beyond are closed at once.
-        max_threads: So many connections are served at once; while a large payload arrives, its connection keeps one.
+        max_threads: So many connections are served at once, in the end: threads start as they are needed
+            (:mod:`harmonicio.transport.patient_pool`). While a large payload arrives, its connection keeps one.
         greeting_within_s: A connection without an accepted HELLO is cut after this long.
         slow_after_s: A frame that comes slower than 64 KB/s for this long is cut, with its connection.
     """
@@ -180,7 +181,7 @@ class DataPort:
         self._wake()
         if self._thread.ident is not None:
             self._thread.join()
-        self._pool.shutdown(wait=True)
+        self._pool.shutdown()
         for served in list(self._served):
             self._end(served, None)
         self._selector.close()
@@ -313,7 +314,7 @@ class DataPort:
             self._end(served, None)
 
     def _serve_events(self, served: _Served) -> bool:
-        """Serve until nothing comes for a moment, or others wait for a thread; return whether it is still open."""
+        """Serve until nothing comes for a moment, or no thread is free for others; return whether it is still open."""
         link, has_read = served.link, False
         while not self._is_closing:
             event = link.next_event()
@@ -325,7 +326,7 @@ class DataPort:
                     served.session.pause()
                 if link.connection.state is State.CLOSED:
                     return False
-                if has_read and self._pool.waiting:
+                if has_read and self._pool.is_busy:
                     return True
                 if not link.read():
                     return True

@@ -3,8 +3,8 @@
 Faults overlap, but never two on the same thing: a kind says what it occupies, from its start until the thing has had
 :data:`RECOVERY_S` to come back. In the last part of a plan (:data:`LIVES_FROM`) some processes are left alive, so that
 their memory and files can be watched for long enough; they are cut off, frozen and starved like before. Early in that
-part all hosts of engines are frozen until the backlog is full (:data:`PEAK_AFTER_S`): what has a bound has reached it
-before anything is measured, else its first peak later on would look like a leak.
+part all hosts of engines are frozen, so that the backlog fills (:data:`PEAK_AFTER_S`): what has a bound reaches it
+early in a life, else its first peak later on would look like a leak.
 
 The same seed and length make the same plan. What a fault meets (which engine runs just then, which message it has) is
 up to the cluster: a plan can be repeated, a run cannot.

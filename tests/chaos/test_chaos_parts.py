@@ -28,7 +28,7 @@ from chaos.plan import (
 )
 from chaos.source import offers
 from chaos.verdict import Books
-from chaos.watch import MAX_FILES_PER_MIN, WARM_UP_S, Life, Sample, growth_of
+from chaos.watch import MAX_FILES_PER_MIN, Life, Sample, growth_of
 
 SEEDS = range(20)
 
@@ -68,14 +68,13 @@ def test_in_the_last_part_the_processes_that_are_watched_for_growth_are_not_ende
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_no_engine_works_for_a_while_before_growth_is_measured(seed: int) -> None:
+def test_no_engine_works_for_a_while_early_in_the_part_in_which_growth_is_measured(seed: int) -> None:
     frozen = [
         each
         for each in make_plan(seed, 600.0).faults
         if each.kind == "freeze host" and (each.start_s, each.duration_s) == (LIVES_FROM * 600.0 + PEAK_AFTER_S, PEAK_S)
     ]
     assert [each.target for each in frozen] == list(WORKERS)
-    assert PEAK_AFTER_S + PEAK_S < WARM_UP_S
 
 
 def test_a_seed_makes_the_same_plan_again_and_another_seed_another(tmp_path: Path) -> None:

@@ -316,8 +316,8 @@ class PatientExecutor(Executor):
     """``PatientPool``: starts each thread as soon as it is needed, which is one of the ways the real one can take."""
 
     @property
-    def waiting(self) -> int:
-        return len(self._work)
+    def is_busy(self) -> bool:
+        return bool(self._work)
 
     def seconds_to_look(self, now: float) -> float:
         return math.inf
