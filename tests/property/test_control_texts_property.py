@@ -128,7 +128,7 @@ def test_any_lines_of_an_engine_are_reports_or_end_its_connection(said: list[byt
         data = b"".join(said)
         for piece in (data[:at], data[at:]):
             while piece:
-                piece = piece[engine.send(piece[:MAX_PIECE_BYTES]) :]  # noqa: PLW2901
+                piece = piece[engine.send(piece[:MAX_PIECE_BYTES]) :]
                 try:
                     assert all(report.engine == "e1" for report in channel.receive_reports())
                 except ConnectionEnded as error:
