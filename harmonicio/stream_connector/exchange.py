@@ -371,6 +371,8 @@ class Exchange:
         """Close the engine connections that were idle for so long."""
         now = time.monotonic()
         with self.lock:
+            if self.is_closed:  # All connections end, and some have.
+                return
             idle = [
                 self._peers[lane] for lane in self._dispatch.engines if lane.is_idle and now - lane.active_at >= idle_s
             ]
