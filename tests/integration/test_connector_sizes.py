@@ -32,12 +32,11 @@ SIZES = [0, 1, *(base + step for base in (JOINED_BYTES, PIECE_BYTES, 2**25) for 
 IS_FULL = os.environ.get("SIZES") == "full"
 
 
-@pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalCluster]:
-    folder = tmp_path_factory.mktemp("sizes")
-    (folder / "weigh.py").write_text(HANDLER)
-    with LocalCluster(folder / "home", max_engines=1) as running:
-        running.declare(StreamDeclaration("weigh", handler=str(folder / "weigh.py"), engines=1))
+@pytest.fixture
+def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
+    (tmp_path / "weigh.py").write_text(HANDLER)
+    with LocalCluster(tmp_path / "home", max_engines=1) as running:
+        running.declare(StreamDeclaration("weigh", handler=str(tmp_path / "weigh.py"), engines=1))
         running.declare(StreamDeclaration("kept", handler="harmonicio.engine.echo", engines=0))
         running.wait_for_engines("weigh", 1)
         yield running
