@@ -369,13 +369,9 @@ class Exchange:
 
     def end_idle(self, idle_s: float) -> None:
         """Close the engine connections that were idle for so long."""
-        now = time.monotonic()
+        since = time.monotonic() - idle_s
         with self.lock:
-            if self.is_closed:  # All connections end, and some have.
-                return
-            idle = [
-                self._peers[lane] for lane in self._dispatch.engines if lane.is_idle and now - lane.active_at >= idle_s
-            ]
+            idle = [peer for lane, peer in self._peers.items() if not lane.is_backlog and lane.was_idle_since(since)]
             for peer in idle:
                 self._dispatch.draining(peer.lane)
         for peer in idle:

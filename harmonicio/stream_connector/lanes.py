@@ -129,6 +129,9 @@ class Lane:
     def is_idle(self) -> bool:
         return not self.in_flight
 
+    def was_idle_since(self, time_s: float) -> bool:
+        return self.is_idle and self.active_at <= time_s
+
     @property
     def works_since(self) -> float:
         """Since when the receiver has had something to answer, without an answer."""
