@@ -130,6 +130,7 @@ class Lane:
         return not self.in_flight
 
     def was_idle_since(self, time_s: float) -> bool:
+        """Whether it is idle and nothing was sent or answered on it after that time."""
         return self.is_idle and self.active_at <= time_s
 
     @property

@@ -18,7 +18,7 @@ from functools import partial
 from queue import SimpleQueue
 from typing import Any
 
-from harmonicio.core.errors import Unavailable
+from harmonicio.transport.thread_pool import no_thread
 
 _log = logging.getLogger(__name__)
 
@@ -80,10 +80,7 @@ class PatientPool:
         try:
             self._start_one()
         except (RuntimeError, MemoryError) as error:
-            raise Unavailable(
-                f"No thread can be started: {error}.",
-                hint="Raise the limits of processes and of memory, or end what has used them up.",
-            ) from error
+            raise no_thread(error) from error
 
     def __repr__(self) -> str:
         threads = f"{len(self._threads)} of {self._max_threads} threads"

@@ -16,6 +16,14 @@ from harmonicio.core.errors import Unavailable
 _log = logging.getLogger(__name__)
 
 
+def no_thread(error: Exception) -> Unavailable:
+    """Return what a pool raises that has not even one thread."""
+    return Unavailable(
+        f"No thread can be started: {error}.",
+        hint="Raise the limits of processes and of memory, or end what has used them up.",
+    )
+
+
 class ThreadPool(ThreadPoolExecutor):
     """The standard pool, whose ``submit`` raises RuntimeError only when the pool was shut down.
 
@@ -30,10 +38,7 @@ class ThreadPool(ThreadPoolExecutor):
         try:
             super()._adjust_thread_count()
         except (RuntimeError, MemoryError) as error:
-            raise Unavailable(
-                f"No thread can be started: {error}.",
-                hint="Raise the limits of processes and of memory, or end what has used them up.",
-            ) from error
+            raise no_thread(error) from error
 
     def __repr__(self) -> str:
         return f"<ThreadPool {self.name}: {len(self._threads)} threads>"
