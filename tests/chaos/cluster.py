@@ -40,8 +40,9 @@ BUDGETS = {
     "WORKER_PAYLOAD_BUDGET_BYTES": "64 MiB",
     "WORKER_MAX_ENGINES": "4",
 }
-#: Else the allocator learns from large payloads to keep their memory: that looks like a leak until it is saturated.
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024)}
+#: Else the allocator learns from large payloads to keep their memory, and shares threads out over up to eight heaps per
+#: core, each of which keeps its own peak: both look like a leak until all are saturated, which takes longer than a run.
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(256 * 1024), "MALLOC_ARENA_MAX": "2"}
 MASTER_DISK_BYTES, TIERS_DISK_BYTES = 2 * 1024**3, 6 * 1024**3
 #: How the log of a worker tells which engines it ended by force, and why.
 FORCED = re.compile(r": (Engine .+ (?:is killed: .+|has ended\. It ended .+ before it had finished\.))")

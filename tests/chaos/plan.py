@@ -3,8 +3,9 @@
 Faults overlap, but never two on the same thing: a kind says what it occupies, from its start until the thing has had
 :data:`RECOVERY_S` to come back. In the last part of a plan (:data:`LIVES_FROM`) some processes are left alive, so that
 their memory and files can be watched for long enough; they are cut off, frozen and starved like before. Early in that
-part all hosts of engines are frozen, so that the backlog fills (:data:`PEAK_AFTER_S`): what has a bound reaches it
-early in a life, else its first peak later on would look like a leak.
+part all hosts of engines are frozen, so that the backlog fills, and then the master, so that all that was sent to it
+comes at once (:data:`PEAK_AFTER_S`): what has a bound reaches it early in a life, else its first peak later on would
+look like a leak.
 
 The same seed and length make the same plan. What a fault meets (which engine runs just then, which message it has) is
 up to the cluster: a plan can be repeated, a run cannot.
@@ -29,8 +30,9 @@ LONG_LIVED = ("master", "w1")
 #: A long freeze exceeds the reservation of a message; there are few of these, and none in a short plan.
 LONG_FREEZE_S = (42.0, 50.0)
 LONG_PLAN_S = 240.0
-#: The peak comes so long after the last end of a long-lived process, in its warm-up; and how long it lasts.
-PEAK_AFTER_S, PEAK_S = 30.0, 15.0
+#: The peak comes so long after the last end of a long-lived process, in its warm-up; how long the hosts of engines are
+#: frozen, and then the master.
+PEAK_AFTER_S, PEAK_S, MASTER_PEAK_S = 30.0, 15.0, 8.0
 
 WORKERS = ("w1", "w2")
 HOSTS = ("master", "w1", "w2", "sources")
@@ -146,8 +148,11 @@ def make_plan(seed: int, duration_s: float, *, every_s: float = 4.0) -> Plan:
 
 def _peak(duration_s: float) -> list[Fault]:
     """Return the faults of a long plan that let everything fill to its bound."""
+    if duration_s < LONG_PLAN_S:
+        return []
     start_s = LIVES_FROM * duration_s + PEAK_AFTER_S
-    return [Fault("freeze host", host, start_s, PEAK_S, 0) for host in WORKERS if duration_s >= LONG_PLAN_S]
+    hosts = [Fault("freeze host", host, start_s, PEAK_S, 0) for host in WORKERS]
+    return [*hosts, Fault("freeze master", "master", start_s + PEAK_S + RECOVERY_S, MASTER_PEAK_S, 0)]
 
 
 def _order_of_kinds(chance: random.Random, number: int) -> list[str]:
