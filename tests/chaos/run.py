@@ -12,7 +12,7 @@ from chaos.cluster import ALLOCATOR, BUDGETS, ENGINES, FORCED, ROLES, SOURCES, T
 from chaos.faults import STRIKES, Missed
 from chaos.figures import Figures
 from chaos.ground import make_hosts
-from chaos.plan import LONG_PLAN_S, WORKERS, Fault, Plan
+from chaos.plan import LONG_LIVED, LONG_PLAN_S, WORKERS, Fault, Plan
 from chaos.verdict import Books
 from chaos.watch import FROM_S, LONG_ENOUGH_S, WARM_UP_S, Watch
 from harmonicio.control.messages import Status
@@ -21,6 +21,10 @@ from harmonicio.testing.waiting import wait_until
 REST_WITHIN_S = 300.0
 #: As many as a large site has, which all come back at once.
 CROWD, SMALL_CROWD = 1_000, 100
+#: From this length on a plan must have shown everything: what did not happen was not proven.
+WHOLE_PLAN_S = 600.0
+#: Whose growth it must have measured then.
+MEASURED = (*LONG_LIVED, "s1")
 
 
 class Run:
@@ -168,6 +172,8 @@ class Run:
         growths = self._watch.growths()
         violations = self._violations + books.all_violations()
         violations += [f"grows: {each}" for each in growths if each.is_too_much]
+        if self._plan.duration_s >= WHOLE_PLAN_S:
+            violations += self._unproven({each.role for each in growths})
         violations += [
             f"{name} used force and does not say on which engine: {why}"
             for name, why in self._cluster.forced
@@ -181,6 +187,19 @@ class Run:
             print(f"VIOLATION: {each}")
         print(f"{len(violations)} violations; folder {self._folder}, seed {self._plan.seed}")
         return 1 if violations else 0
+
+    def _unproven(self, measured: set[str]) -> list[str]:
+        """Return what a whole plan should have shown and has not."""
+        planned = {each.kind for each in self._plan.faults}
+        unproven = [f"no {kind} has struck, although it was planned" for kind in sorted(planned - self._hits.keys())]
+        unproven += [f"no life of {role} was long enough to measure its growth" for role in set(MEASURED) - measured]
+        if not self._returns_of_crowd():
+            unproven.append("the crowd of connections never came")
+        return unproven
+
+    def _returns_of_crowd(self) -> list[float]:
+        """Return in how many seconds the crowd was there, each time."""
+        return [line["seconds"] for line in journals.read(self._folder / "crowd.jsonl")]
 
     def _print_faults(self) -> None:
         print("\nfaults that struck (and missed):")
@@ -196,7 +215,7 @@ class Run:
             f"at least {self._figures.late_outcomes} late outcomes fenced off; {self._figures.deepest} waited at once"
         )
         print("started again: " + ", ".join(f"{name} {count}" for name, count in started.items()))
-        came = [line["seconds"] for line in journals.read(self._folder / "crowd.jsonl")]
+        came = self._returns_of_crowd()
         print(f"a crowd of {self._crowd} connections came {len(came)} times, within at most {max(came, default=0)} s")
         print("ended by force at the deadline of their drain:" + ("" if self._cluster.forced else " none"))
         for name, why in self._cluster.forced:

@@ -29,7 +29,7 @@ from chaos.plan import (
 )
 from chaos.source import offers
 from chaos.verdict import Books
-from chaos.watch import MAX_FILES_PER_MIN, Life, Sample, growth_of
+from chaos.watch import MAX_FILES_PER_MIN, MAX_MB_PER_MIN, Life, Sample, growth_of
 
 SEEDS = range(20)
 
@@ -146,6 +146,18 @@ def test_what_goes_up_and_down_is_no_leak_although_it_is_up_at_the_end() -> None
     assert stepping is not None
     assert stepping.files.slope_per_min > MAX_FILES_PER_MIN
     assert not stepping.is_too_much
+
+
+def test_what_is_held_for_a_while_at_the_end_is_no_leak_and_a_leak_under_it_is() -> None:
+    def held(leak_per_s: float) -> Life:
+        return life(*((float(s), 50.0 + leak_per_s * s + 9 * (s > 500), 14.0) for s in range(600)))
+
+    steady, leaking = growth_of(held(0.0)), growth_of(held(1.5 / 60))
+    assert steady is not None
+    assert steady.memory_mb.slope_per_min > MAX_MB_PER_MIN
+    assert not steady.is_too_much
+    assert leaking is not None
+    assert leaking.is_too_much
 
 
 def test_what_a_process_needs_to_warm_up_is_no_growth_and_a_short_life_says_nothing() -> None:

@@ -4,9 +4,10 @@ How restarts are treated: each life of a process is looked at by itself. Of a li
 :data:`FROM_S` of the run on and after its own first :data:`WARM_UP_S`; if that is :data:`LONG_ENOUGH_S` or more, a line
 is fitted through it by least squares, whose slope is its growth. Shorter lives say nothing about leaks.
 
-Memory and files also go up and down with what a process has to do just then, so a slope alone is no leak. What leaks
-reaches new heights, too: beyond the limit is what exceeds it by its slope and by the rise of its peak from one half to
-the other.
+Memory and files also go up and down with what a process has to do just then (the payloads that a frozen engine has not
+taken yet), so a slope alone is no leak: where they are up at the end, there is one, too. What leaks reaches new heights
+and never comes back to what it was: beyond the limit is what exceeds it by its slope, by the rise of its peak and by
+that of its floor, from one half to the other. A steady leak has all three alike.
 """
 
 from __future__ import annotations
@@ -47,23 +48,26 @@ class Life:
 
 @dataclass(frozen=True, slots=True)
 class Trend:
-    """One value over time: the slope of its line, how much its peak has risen from half to half, and the peak."""
+    """One value over time: the slope of its line, how much its peak and its floor have risen from half to half."""
 
     slope_per_min: float
     peak_rise_per_min: float
+    floor_rise_per_min: float
     peak: float
 
     @classmethod
     def of(cls, minutes: Sequence[float], values: Sequence[float]) -> Trend:
         half = next(place for place, each in enumerate(minutes) if each >= (minutes[0] + minutes[-1]) / 2)
-        rise = max(values[half:]) - max(values[:half])
-        return cls(slope(minutes, values), rise / ((minutes[-1] - minutes[0]) / 2), max(values))
+        half_minutes = (minutes[-1] - minutes[0]) / 2
+        peak_rise, floor_rise = (of(values[half:]) - of(values[:half]) for of in (max, min))
+        return cls(slope(minutes, values), peak_rise / half_minutes, floor_rise / half_minutes, max(values))
 
     def is_beyond(self, limit_per_min: float) -> bool:
-        return min(self.slope_per_min, self.peak_rise_per_min) >= limit_per_min
+        return min(self.slope_per_min, self.peak_rise_per_min, self.floor_rise_per_min) >= limit_per_min
 
     def __str__(self) -> str:
-        return f"{self.slope_per_min:+.2f}/min (peak {self.peak_rise_per_min:+.2f}/min, to {self.peak:.0f})"
+        rises = f"peak {self.peak_rise_per_min:+.2f}, floor {self.floor_rise_per_min:+.2f}"
+        return f"{self.slope_per_min:+.2f}/min ({rises}, to {self.peak:.0f})"
 
 
 @dataclass(frozen=True, slots=True)
