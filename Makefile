@@ -76,9 +76,9 @@ format: install ## put the code into the house's format
 # Each prints what it counted; CI runs a short form of each.
 
 .PHONY: simulate
-simulate: install ## run simulated clusters under faults and audit them; RUNS=, PLANT=; SEED=number alone shows that one run
+simulate: install ## run simulated clusters under faults and audit them; RUNS=, PLANT=, LASTING=; SEED=number alone shows one run
 	cd tests && PYTHONPATH=. $(abspath $(BIN))/python -m simulation.run --runs $(or $(RUNS),1) --seed $(or $(SEED),1) \
-		--jobs $(JOBS) $(if $(PLANT),--plant $(PLANT))
+		--jobs $(JOBS) $(if $(PLANT),--plant $(PLANT)) $(if $(LASTING),--lasting "$(LASTING)")
 
 .PHONY: chaos
 chaos: install ## kill, freeze, cut off and starve a real cluster under load; MINUTES=10, SEED= of another day, or PLAN=file

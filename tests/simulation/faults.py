@@ -14,6 +14,7 @@ from typing import Any
 
 from simulation import administrators, processes, surroundings
 from simulation.administrators import NobodyThere
+from simulation.lasting import LASTING
 from simulation.schedule import Fault
 from simulation.victims import End
 
@@ -111,4 +112,4 @@ _TABLE: dict[str, tuple[float, Callable[[Any, random.Random, float], End]]] = {
 #: Those which last otherwise than their schedule says.
 _LASTS_S = {"an engine is frozen beyond its reservation": BEYOND_S}
 KINDS = {name: float(weight) for name, (weight, _) in _TABLE.items()}
-_BEGINNINGS = {name: begin for name, (_, begin) in _TABLE.items()}
+_BEGINNINGS = {name: begin for name, (_, begin) in (*_TABLE.items(), *LASTING.items())}

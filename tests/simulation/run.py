@@ -3,6 +3,7 @@
     RUNS=… SEED=…    so many seeds from this one on
     SEED=…           this seed alone, with the trace of the messages in question
     PLANT=…          with a planted bug, until a seed finds it
+    LASTING=…        with a single fault that lasts for minutes or hours
 
 A run depends on its seed alone. Hashes of texts must do so, too: this starts itself anew with PYTHONHASHSEED=0.
 """
@@ -23,6 +24,7 @@ from typing import Any
 
 from simulation.faults import KINDS
 from simulation.hits import missing
+from simulation.lasting import LASTING, lasting
 from simulation.plants import PLANTS
 from simulation.schedule import draw
 from simulation.world import World
@@ -58,13 +60,17 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--jobs", type=int, default=2)
     parser.add_argument("--plant", choices=["", *PLANTS], default="", help="a bug to be found")
+    parser.add_argument("--lasting", choices=["", *LASTING], default="", help="the only fault, which lasts")
     parser.add_argument("--part", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--step", type=int, default=1, help=argparse.SUPPRESS)
     return parser.parse_args()
 
 
 def _world(seed: int, options: argparse.Namespace, *, is_traced: bool = False) -> World:
-    return World(draw(seed, KINDS), is_traced=is_traced, plant=options.plant)
+    plan = draw(seed, KINDS)
+    if options.lasting:
+        plan = lasting(plan, options.lasting)
+    return World(plan, is_traced=is_traced, plant=options.plant)
 
 
 # ── one seed ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -138,8 +144,9 @@ def _many(options: argparse.Namespace) -> int:
         faults += line["faults"]
         violations += len(line["violations"])
         if line["violations"]:
-            plant = f" PLANT={options.plant}" if options.plant else ""
-            print(f"\nseed {line['seed']}: repeat with  make simulate SEED={line['seed']}{plant}")
+            kind = f" PLANT={options.plant}" if options.plant else ""
+            kind += f' LASTING="{options.lasting}"' if options.lasting else ""
+            print(f"\nseed {line['seed']}: repeat with  make simulate SEED={line['seed']}{kind}")
             for each in line["violations"][:MAX_SHOWN_VIOLATIONS]:
                 print(f"  VIOLATION {each}")
             if len(line["violations"]) > MAX_SHOWN_VIOLATIONS:
@@ -190,8 +197,9 @@ def _start_part(options: argparse.Namespace, number: int) -> subprocess.Popen[st
 
 
 def _part_command(options: argparse.Namespace, seed: int, runs: int) -> list[str]:
-    seeds = (f"--plant={options.plant}", f"--seed={seed}", f"--runs={runs}", f"--step={options.jobs}")
-    return [sys.executable, "-m", "simulation.run", "--part", *seeds]
+    kind = (f"--plant={options.plant}", f"--lasting={options.lasting}")
+    seeds = (f"--seed={seed}", f"--runs={runs}", f"--step={options.jobs}")
+    return [sys.executable, "-m", "simulation.run", "--part", *kind, *seeds]
 
 
 def _print_hits(hits: Counter[str]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from simulation.lasting import LASTING
 from simulation.plants import PLANTS
 
 TESTS = Path(__file__).parent.parent
@@ -42,3 +43,9 @@ def test_a_planted_bug_is_found(plant: str) -> None:
     """Else the auditor would see nothing. Which seed finds it changes with the product; one of the first does."""
     done = simulate(f"--plant={plant}", "--runs=40", "--seed=1", "--jobs=2")
     assert done.returncode == 0 and "VIOLATION" in done.stdout, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize("fault", LASTING)
+def test_a_fault_that_lasts_for_minutes_or_hours_loses_nothing(fault: str) -> None:
+    done = simulate(f"--lasting={fault}", "--runs=4", "--seed=1", "--jobs=2")
+    assert done.returncode == 0 and f"fault: {fault}" in done.stdout, done.stdout + done.stderr
