@@ -72,13 +72,13 @@ class Plates:
     def hurry(self) -> None:
         (self._folder / "hurry").touch()
 
-    def send(self, connector: StreamConnector) -> Delivery:
+    def send(self, connector: StreamConnector, priority: int = 0) -> Delivery:
         """Send the next message. Used by one thread."""
         number = len(self.deliveries)
         message_id, payload = f"m{number:05d}", payload_of(number, self._size_bytes)
         with self._lock:
             self.auditor.sent(message_id, hashlib.sha256(payload).hexdigest())
-        delivery = connector.send(payload, message_id=message_id)
+        delivery = connector.send(payload, message_id=message_id, priority=priority)
         self.deliveries.append(delivery)
         return delivery
 

@@ -41,6 +41,8 @@ class Plan:
 SHORT = Plan(60, 2_000_000, 5, 1.5, 5, 0.2, 100)
 FULL = Plan(1_000, 2_000_000, 20, 5.0, 8, 0.3, 1_500)
 PLAN = FULL if os.environ.get("KILL_MASTER") == "full" else SHORT
+#: A backlog that is full of large messages.
+LARGE_BYTES, LARGE_MESSAGES = 5_000_000, 1_000 if PLAN is FULL else 20
 
 
 @pytest.mark.timeout(PLAN.timeout_s + 60)
@@ -87,6 +89,35 @@ def test_a_master_that_is_killed_again_and_again_loses_nothing_and_has_nothing_k
     assert auditor.violations() == []
     assert auditor.figures()["processed"] == len(plates.deliveries) > PLAN.messages
     assert len(waiting) == PLAN.kills and min(waiting) > 0
+
+
+@pytest.mark.timeout(PLAN.timeout_s)
+def test_a_full_backlog_is_given_out_in_its_order_after_the_master_was_killed(
+    tmp_path: Path, free_ports: tuple[int, int]
+) -> None:
+    room = {"MASTER_BACKLOG_MAX_DISK_BYTES": str((LARGE_MESSAGES + 1) * LARGE_BYTES - 1)}
+    roles = Roles(tmp_path / "home", *free_ports, **room)
+    plates = Plates(tmp_path, size_bytes=LARGE_BYTES, pause_s=0.0)
+    priorities = random.Random(SEED).choices((-1, 0, 7), k=LARGE_MESSAGES)
+    with ExitStack() as masters:
+        master = _start(roles, masters)
+        with roles.client() as client:
+            client.declare_stream(plates.declaration(engines=1))
+        with StreamConnector(stream=STREAM, master=roles.url, token=roles.token("source")) as connector:
+            sent = [plates.send(connector, priority).message_id for priority in priorities]
+            connector.flush("safe", timeout_s=PLAN.timeout_s)
+            one_too_many = plates.send(connector)
+            assert not connector.wait_until_safe([one_too_many], timeout_s=2.0)
+            master.kill()
+            master.wait()
+            _start(roles, masters)
+            assert _depth(roles) == LARGE_MESSAGES
+            with roles.running("worker"):
+                connector.flush("processed", timeout_s=PLAN.timeout_s)
+    handled = [line.split()[0] for line in plates.handled if line.split()[0] != one_too_many.message_id]
+    places = sorted(range(LARGE_MESSAGES), key=lambda place: (-priorities[place], place))
+    assert handled == [sent[place] for place in places]
+    assert plates.audit(tmp_path / "home" / "master").violations() == []
 
 
 def _start(roles: Roles, masters: ExitStack) -> subprocess.Popen[bytes]:
