@@ -98,7 +98,7 @@ store-faults: install ## the backlog's store killed, refused and without power a
 	STORE_FAULTS=all $(BIN)/python -m pytest -n $(JOBS) -q tests/integration/test_backlog_disk_faults.py
 
 .PHONY: outage
-outage: install ## a master that is away for 10 s and comes back to 200 connectors, and 10,000 idle connections
+outage: install ## a master that is away for 10 s and comes back to 1,000 connectors, and 10,000 idle connections
 	OUTAGE=full $(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
 
 .PHONY: sizes

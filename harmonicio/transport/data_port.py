@@ -38,7 +38,8 @@ from harmonicio.wire.events import Event, Goodbye, Hello
 
 _log = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 10_000
+#: Ten thousand idle ones, with room for those that work.
+MAX_CONNECTIONS = 12_000
 MAX_THREADS = 64
 #: New connections taken in one turn of the selector, so that those which are open have theirs.
 ACCEPT_AT_ONCE = 64
