@@ -1,12 +1,14 @@
 """What each handler of an engine runs, in a small file that the engine maps and its controller reads.
 
-    <engine's folder>/handlers      one row for each handler slot:   since f64 │ length u16 │ message id, 200 bytes
+    <engine's folder>/handlers   one row for each handler slot:   since f64 │ length u8 │ phase u8 │ message id, 200 B
 
 A handler can keep the interpreter's lock for minutes (one regular expression is enough), and can end the process at
 once: in both cases no thread of the engine is left to say which message it was. The row is written before the handler
 runs, costs 0.2 µs, stays when the process is killed, and is read without the engine's help.
 
-``since`` is the monotonic clock, which all processes of a host share. A row of length 0 runs nothing.
+``since`` is the monotonic clock, which all processes of a host share. A row of length 0 runs nothing. The phase is 0
+while the handler runs, and 1 from when it has returned until what came of the message is kept; then ``since`` says when
+it returned. A store that hangs must not look like a handler that does.
 
 The engine's code could write anything there: no more rows are read than handlers were declared, and only message ids.
 """
@@ -27,7 +29,8 @@ from harmonicio.core.errors import InvalidInput, StorageError
 from harmonicio.core.names import MAX_MESSAGE_ID_BYTES, check_message_id
 
 BOARD_NAME = "handlers"
-_ROW = struct.Struct(f"<dH{MAX_MESSAGE_ID_BYTES}s")
+_ROW = struct.Struct(f"<dBB{MAX_MESSAGE_ID_BYTES}s")
+_RUNS, _HAS_RETURNED = 0, 1
 
 
 class HandlerBoard:
@@ -69,12 +72,19 @@ class HandlerBoard:
 
     def begin(self, row: int, message_id: str, since: float) -> None:
         """Say that a handler begins with a message."""
+        self._write(row, message_id, since, _RUNS)
+
+    def returned(self, row: int, message_id: str, since: float) -> None:
+        """Say that the handler has returned, and that what came of its message is being kept."""
+        self._write(row, message_id, since, _HAS_RETURNED)
+
+    def _write(self, row: int, message_id: str, since: float, phase: int) -> None:
         raw_id = message_id.encode()
-        _ROW.pack_into(self._rows, row * _ROW.size, since, len(raw_id), raw_id)
+        _ROW.pack_into(self._rows, row * _ROW.size, since, len(raw_id), phase, raw_id)
 
     def end(self, row: int) -> None:
         """Say that a handler runs nothing."""
-        _ROW.pack_into(self._rows, row * _ROW.size, 0.0, 0, b"")
+        _ROW.pack_into(self._rows, row * _ROW.size, 0.0, 0, _RUNS, b"")
 
     def close(self) -> None:
         """Let go of the file; nothing may be written any more."""
@@ -108,9 +118,11 @@ def read_board(path: Path, rows: int) -> tuple[RunningMessage, ...] | None:
 def _running(first: bytes, second: bytes, now: float) -> tuple[RunningMessage, ...]:
     running = []
     for at in range(0, min(len(first), len(second)) - _ROW.size + 1, _ROW.size):
-        since, length, raw_id = _ROW.unpack_from(first, at)
+        since, length, phase, raw_id = _ROW.unpack_from(first, at)
         is_settled = first[at : at + _ROW.size] == second[at : at + _ROW.size]
-        if is_settled and 0 < length <= MAX_MESSAGE_ID_BYTES and math.isfinite(since):
+        is_row = 0 < length <= MAX_MESSAGE_ID_BYTES and phase in (_RUNS, _HAS_RETURNED) and math.isfinite(since)
+        if is_settled and is_row:
             with suppress(UnicodeDecodeError, InvalidInput):  # Only a message has an id, and only messages are told of.
-                running.append(RunningMessage(check_message_id(raw_id[:length].decode()), max(0.0, now - since)))
+                message = check_message_id(raw_id[:length].decode())
+                running.append(RunningMessage(message, max(0.0, now - since), phase == _HAS_RETURNED))
     return tuple(running)

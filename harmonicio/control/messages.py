@@ -51,10 +51,15 @@ class WorkerWelcome:
 
 @dataclass(frozen=True, slots=True)
 class RunningMessage:
-    """A message that an engine is handling, with the seconds since its handler started."""
+    """A message that an engine is handling, with the seconds since its handler started.
+
+    ``has_returned``: the seconds are those since its handler returned. What came of it is being kept: plugins are at
+    work, or what it emitted is made safe.
+    """
 
     message: str
     running_s: float
+    has_returned: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +92,7 @@ class EngineReport:
 @dataclass(frozen=True, slots=True)
 class EngineExit:
     """An engine that ended. ``held`` are the message ids that its handlers were running; of one that timed out, only
-    those that ran for too long, because the others go back free of charge."""
+    those whose handlers ran for too long, because the others go back free of charge."""
 
     engine: str
     stream: str

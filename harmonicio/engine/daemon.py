@@ -169,9 +169,9 @@ class Daemon:
             what = f"The setup of {handler.origin}" if len(plugins) == len(declaration.plugins) else "A plugin"
             raise ConfigurationError(f"{what} failed: {type(error).__name__}: {error}") from error
 
-    def _deliver(self, emissions: Sequence[Emission], begun_at: float) -> None:
+    def _deliver(self, emissions: Sequence[Emission], returned_at: float) -> None:
         with self._slots.emitting():
-            self._emitter.deliver(emissions, begun_at)
+            self._emitter.deliver(emissions, returned_at)
 
     def _plugin_context(self, is_streaming: bool) -> plugin.PluginContext:
         configuration = self._configuration

@@ -45,7 +45,7 @@ _log = logging.getLogger(__name__)
 MAX_TARGETS = 64
 #: A slot is held meanwhile, so no engine is waited for longer than that.
 PATIENCE_S = 0.05
-#: Of the time that a message may take, what emitting leaves for the answer.
+#: Of the time that a message may take to be kept, what emitting leaves for the answer.
 ANSWERED_WITHIN = 0.9
 #: Whoever waits has a bound in time; what one message may emit has one in bytes.
 _UNBOUNDED_BYTES = 2**50
@@ -59,7 +59,7 @@ class Emitter:
     Args:
         new_client: Makes a client of the master that acts as this engine.
         engine: This engine's id.
-        timeout_s: What a message may take, handler included.
+        timeout_s: What a message may take from when its handler has returned, plugins included.
     """
 
     def __init__(self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float) -> None:
@@ -73,11 +73,11 @@ class Emitter:
     def __repr__(self) -> str:
         return f"<Emitter to {', '.join(self._connectors) or 'nobody yet'}{', closed' if self._is_closed else ''}>"
 
-    def deliver(self, emissions: Sequence[Emission], begun_at: float) -> None:
+    def deliver(self, emissions: Sequence[Emission], returned_at: float) -> None:
         """Send these and wait until all of them are safe.
 
         Args:
-            begun_at: When their parent was begun, on the monotonic clock.
+            returned_at: When their parent's handler returned, on the monotonic clock.
 
         Raises:
             NotFound, NotAllowed, InvalidInput: one can never be sent.
@@ -89,7 +89,7 @@ class Emitter:
                 sent.setdefault(connector, []).append(_send(connector, emission))
         for connector, deliveries in sent.items():
             with self._answering_for(connector.stream, connector):
-                _wait(connector, deliveries, begun_at + self._within_s)
+                _wait(connector, deliveries, returned_at + self._within_s)
             for delivery in deliveries:
                 _check(connector.stream, delivery)
 

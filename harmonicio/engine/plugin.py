@@ -59,7 +59,9 @@ class EnginePlugin(Protocol):
     def handle(self, message: Any, call: Call) -> Any:
         """Return the result for the message, usually from what ``call(message)`` returns.
 
-        What it raises is the message's failure, which counts an attempt; :class:`NotKept` counts none.
+        What it raises is the message's failure, which counts an attempt; :class:`NotKept` counts none. The stream's
+        ``timeout_s`` counts anew from when ``call`` is over: an engine whose plugin takes longer to keep a message is
+        killed, which counts no attempt. What a plugin does before ``call`` counts as the handler's.
         """
         ...
 

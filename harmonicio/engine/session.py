@@ -223,7 +223,8 @@ class Session:
             return
         content = self._content_of(message, payload)
         self.answers.message_started()
-        outcome, detail = self._work.run(content, slot.begin(message.id))
+        slot.begin(message.id)
+        outcome, detail = self._work.run(content, slot)
         slot.message_id = ""  # The board says so when the slot is given back: a moment later, in one write for many.
         self._held_messages += 1
         if message.is_suspect:

@@ -33,26 +33,47 @@ OVERLAP_BYTES = 512 * 1024
 
 
 class Slot:
-    """The right to run one handler; says which message that is, for the reports and on the board."""
+    """The right to run one handler; says which message that is, for the reports and on the board.
 
-    __slots__ = ("_board", "_row", "message_id", "since")
+    between messages ──begin──► the handler runs ──handler_returned──► what came of it is being kept ──end──► between …
+                                       ▲                                           │
+                                       └──────────────handler_called───────────────┘
+    """
+
+    __slots__ = ("_board", "_row", "has_returned", "message_id", "since")
 
     def __init__(self, row: int) -> None:
         self.message_id = ""
         self.since = 0.0
+        self.has_returned = False
         self._row = row
         self._board: HandlerBoard | None = None
 
     def begin(self, message_id: str) -> float:
         """The handler is called with this message next; return the monotonic time."""
         self.since = now = time.monotonic()
+        self.has_returned = False
         self.message_id = message_id
         if self._board is not None:
             self._board.begin(self._row, message_id, now)
         return now
 
+    def handler_called(self) -> None:
+        """A plugin calls the handler; the first call follows :meth:`begin`, which has said so."""
+        if self.has_returned:
+            self.begin(self.message_id)
+
+    def handler_returned(self) -> float:
+        """The handler has returned or raised; return the monotonic time of that. Saying so again changes nothing."""
+        if not self.has_returned:
+            self.since = time.monotonic()
+            self.has_returned = True
+            if self._board is not None:
+                self._board.returned(self._row, self.message_id, self.since)
+        return self.since
+
     def end(self) -> None:
-        """The handler has returned, and is not called again at once."""
+        """The message is over, and the handler is not called again at once."""
         self.message_id = ""
         if self._board is not None:
             self._board.end(self._row)
@@ -262,9 +283,9 @@ class Slots:
         self._executor.submit(work, slot)
 
     def running(self, now: float) -> tuple[RunningMessage, ...]:
-        """Return the messages whose handlers run."""
-        seen = [(slot.message_id, slot.since) for slot in self._slots]
-        return tuple(RunningMessage(message, max(0.0, now - since)) for message, since in seen if message)
+        """Return the messages whose handlers run, or that are being kept."""
+        seen = [(slot.message_id, slot.since, slot.has_returned) for slot in self._slots]
+        return tuple(RunningMessage(message, max(0.0, now - since), kept) for message, since, kept in seen if message)
 
     def blame_nobody(self) -> None:
         """Say on the board that nothing runs, unless a suspect has the engine: that one is to blame."""

@@ -105,7 +105,7 @@ class Task:
             return
         begun_at = slot.begin(self._message.id)
         try:
-            outcome, detail = self._work.run(self._content, begun_at)
+            outcome, detail = self._work.run(self._content, slot)
         finally:
             self._slots.release(slot, 1, time.monotonic() - begun_at)
         self._when_over(functools.partial(self._answer, outcome, detail))

@@ -2,6 +2,8 @@
 
 handler ──► plugins ──► what was emitted is safe ──► done
    └──────────┴─────────────────┴──────────────────► failed
+
+The slot is told when the handler has returned, where something follows: a store that hangs then is not the handler.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission
 from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.parameters import bind
-from harmonicio.engine.plugin import EnginePlugin, NotKept
+from harmonicio.engine.plugin import Call, EnginePlugin, NotKept
+from harmonicio.engine.slots import Slot
 
 _log = logging.getLogger(__name__)
 
-#: Makes emitted messages safe, given when their parent was begun; raises what the parent fails with.
+#: Makes emitted messages safe, given when their parent's handler returned; raises what the parent fails with.
 Deliver = Callable[[Sequence[Emission], float], None]
 
 
@@ -53,15 +56,10 @@ class Work:
         self._is_closed = False
         self._state: Any = None
         function, setup = bind(handler, parameters)
-        call: Callable[[Any], Any] = function
+        self._call: Call = function
         if setup is not None:
             self._state = setup()
-            call = functools.partial(_call_with_state, function, self._state)
-        if self._plugins:
-            call = functools.partial(_call_afresh, call)
-        for plugin in reversed(self._plugins):
-            call = functools.partial(_call_plugin, plugin, call)
-        self._call = call
+            self._call = functools.partial(_call_with_state, function, self._state)
 
     def __repr__(self) -> str:
         return f"<Work {self._handler.origin}, {len(self._plugins)} plugins>"
@@ -70,17 +68,19 @@ class Work:
     def is_streaming(self) -> bool:
         return self._handler.is_streaming
 
-    def run(self, message: Any, begun_at: float) -> tuple[Outcome, bytes]:
+    def run(self, message: Any, slot: Slot) -> tuple[Outcome, bytes]:
         """Return what became of the message, and its result as it will travel (empty when there is none).
 
         Args:
-            begun_at: The monotonic time at which its slot began with it.
+            slot: Has begun with this message.
         """
+        call = self._through_plugins(slot) if self._plugins else self._call
         try:
-            outcome, detail = outcome_of(self._call(message))
+            outcome, detail = outcome_of(call(message))
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
+                returned_at = slot.handler_returned()
                 self._check_arrived(message)
-                self._deliver(message.emitted, begun_at)
+                self._deliver(message.emitted, returned_at)
             return outcome, detail
         except NotKept as error:
             return Outcome.rejected(RejectReason.STORAGE, str(error)), b""
@@ -89,6 +89,12 @@ class Work:
         finally:
             if self._handler.is_streaming:
                 message.payload_reader.close()
+
+    def _through_plugins(self, slot: Slot) -> Call:
+        call: Call = functools.partial(_call_afresh, self._call, slot)
+        for plugin in reversed(self._plugins):
+            call = functools.partial(_call_plugin, plugin, call)
+        return call
 
     def _check_arrived(self, message: Any) -> None:
         """A handler may return before it has read all; what it emitted must not leave on the word of damaged bytes."""
@@ -114,15 +120,18 @@ def _call_with_state(function: Callable[..., Any], state: Any, message: Any) -> 
     return function(message, state)
 
 
-def _call_afresh(call: Callable[[Any], Any], message: Any) -> Any:
+def _call_afresh(call: Call, slot: Slot, message: Any) -> Any:
     """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
     message.forget_emitted()
+    slot.handler_called()
     try:
         return call(message)
     except BaseException:
         message.forget_emitted()
         raise
+    finally:
+        slot.handler_returned()
 
 
-def _call_plugin(plugin: EnginePlugin, call: Callable[[Any], Any], message: Any) -> Any:
+def _call_plugin(plugin: EnginePlugin, call: Call, message: Any) -> Any:
     return plugin.handle(message, call)

@@ -110,7 +110,7 @@ class Heard:
         unavailable: Engines that could be leased before and cannot now.
         exits: Engine exits that were not known before.
         has_returned: The worker was joining or lost until now.
-        progressed: Engines that have handled messages since the report before.
+        progressed: Engines that have handled messages since the report before, or whose handlers have returned.
     """
 
     is_known: bool
@@ -298,7 +298,14 @@ def _ended(known: KnownWorker, exits: tuple[EngineExit, ...], now: float) -> lis
 
 
 def _has_progressed(before: KnownEngine | None, report: EngineReport) -> bool:
-    return before is not None and report.handled > before.report.handled
+    if before is None:
+        return False
+    return report.handled > before.report.handled or not _kept(report) <= _kept(before.report)
+
+
+def _kept(report: EngineReport) -> set[str]:
+    """Return the messages whose handlers have returned: keeping one has as much time again as handling it."""
+    return {each.message for each in report.running if each.has_returned}
 
 
 def _check(report: WorkerReport) -> None:

@@ -10,8 +10,9 @@ Rules:
   ready an old one is drained. On a full worker, and for an ordered stream, the old one goes first.
 - Scaling down drains idle engines first. An engine that has not drained by its deadline is killed.
 - A failed engine is replaced after a back-off of its stream; while failures are fresh, engines start one at a time.
-- A message that runs longer than its stream's ``timeout_s`` has its engine killed, also when that is frozen. So has an
-  engine from which nothing was heard for too long.
+- A message whose handler runs longer than its stream's ``timeout_s`` has its engine killed, also when that is frozen.
+  So has one that takes longer than that to be kept, from when its handler has returned, which is charged to nobody.
+- An engine from which nothing was heard for too long is killed.
 - An engine that drains although nobody here has ordered it (a SIGTERM from outside) is replaced at once: no failure.
 - The exit of an engine is told to the master until the master has answered.
 - Time in which the controller itself did not run is held against nobody.
@@ -214,7 +215,7 @@ class Controller:
         back_off = self._back_offs.setdefault(engine.stream, BackOff())
         if engine.ready_at is not None:
             back_off.survive(engine.ready_at, now)
-        # Ordered exits are no failures, and a time-out is the message's: replacing that engine must not wait.
+        # Ordered exits are no failures, and a time-out is a message's or a store's: its replacement must not wait.
         if reason not in (ExitReason.ORDERED, ExitReason.TIMED_OUT):
             back_off.fail(f"Engine {engine.engine}: {text}", now, self._chance)
 
@@ -242,11 +243,9 @@ class Controller:
         if engine.kill is not None:
             has_waited = now - engine.kill.at >= REPEAT_KILL_AFTER_S
             return Kill(engine.kill.reason, engine.kill.text, now, engine.kill.held) if has_waited else None
+        if kill := engine.due_kill(now):
+            return kill
         held = tuple(each.message for each in engine.running(now))
-        if overdue := engine.overdue(now):
-            # Only these count an attempt; what else it held goes back free of charge.
-            text = f"Message {overdue[0]} ran for longer than {engine.declaration.timeout_s:g} s."
-            return Kill(ExitReason.TIMED_OUT, text, now, overdue)
         if engine.drain_by is not None and now >= engine.drain_by:
             return Kill(ExitReason.ORDERED, "It had not drained in the time it was given.", now, held)
         silent_s = engine.silent_for_too_long_s(now)

@@ -166,13 +166,28 @@ class WatchedEngine:
             return self.seen, self.seen_at
         return (self.report.running if self.report else ()), self.heard_at
 
-    def overdue(self, now: float) -> tuple[str, ...]:
-        """Return the messages that have been running for longer than the stream allows."""
+    def due_kill(self, now: float) -> Kill | None:
+        """Return the kill that it is due because something has been running for longer than the stream allows.
+
+        Only what a handler has run for too long counts an attempt; what else it held goes back free of charge. That
+        keeping takes too long is no message's fault, and a store that hangs may answer a new process.
+        """
+        overdue = self._overdue(now)
+        charged = tuple(each.message for each in overdue if not each.has_returned)
+        limit = f"longer than {self.declaration.timeout_s:g} s"
+        if charged:
+            return Kill(ExitReason.TIMED_OUT, f"Message {charged[0]} ran for {limit}.", now, charged)
+        if not overdue:
+            return None
+        text = f"Message {overdue[0].message} was handled, but storing it, or what it emitted, took {limit}."
+        return Kill(ExitReason.TIMED_OUT, f"{text} See that tiers and feature database answer.", now, ())
+
+    def _overdue(self, now: float) -> tuple[RunningMessage, ...]:
         limit_s = self.declaration.timeout_s
         running, at = self._known
         if now - at > 2 * report_interval_s(limit_s):
             running = self.running(now)
-        return tuple(each.message for each in running if each.running_s > limit_s)
+        return tuple(each for each in running if each.running_s > limit_s)
 
     def silent_for_too_long_s(self, now: float) -> float | None:
         """Return the limit that its silence exceeds, or ``None``."""

@@ -16,6 +16,7 @@ from harmonicio.engine import emission
 from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Message
+from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 from harmonicio.haste.engine_plugin import HastePlugin
 from harmonicio.haste.storage_client import StorageClient
@@ -203,12 +204,12 @@ def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_atte
     plugin, emitter = HastePlugin(storage, Context()), make(timeout_s=0.5)
     work = Work(Handler(tile, None, None, False, "test"), {}, [plugin], deliver=emitter.deliver)
     cluster.master.error = Conflict("Not now.")
-    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), time.monotonic())
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), Slot(0))
     assert outcome.failure is not None
     assert outcome.failure.retryable
     assert len(storage.rows()) == 1, "the row was committed before anything could leave"
     cluster.master.error = None
-    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2), time.monotonic())
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2), Slot(0))
     assert outcome.result["features"] == {"focus": 1.0}, "the first attempt counts"
     assert [name for name, _ in cluster.backlog.messages] == ["m/0"]
     assert len(storage.rows()) == 1

@@ -194,19 +194,24 @@ class HandlerBoard:
     """:class:`harmonicio.control.handler_board.HandlerBoard`."""
 
     def __init__(self, path: Path, rows: int) -> None:
-        self._rows: list[tuple[str, float] | None] = [None] * rows
+        self._rows: list[tuple[str, float, bool] | None] = [None] * rows
         check_alive().host.shared[str(path)] = self
 
     def begin(self, row: int, message_id: str, since: float) -> None:
         check_alive()
-        self._rows[row] = (message_id, since)
+        self._rows[row] = (message_id, since, False)
+
+    def returned(self, row: int, message_id: str, since: float) -> None:
+        check_alive()
+        self._rows[row] = (message_id, since, True)
 
     def end(self, row: int) -> None:
         check_alive()  # What unwinds in a dead process must not say that its handler has returned.
         self._rows[row] = None
 
     def running(self, now: float, rows: int) -> tuple[RunningMessage, ...]:
-        return tuple(RunningMessage(row[0], max(0.0, now - row[1])) for row in self._rows[:rows] if row is not None)
+        seen = [row for row in self._rows[:rows] if row is not None]
+        return tuple(RunningMessage(message, max(0.0, now - since), kept) for message, since, kept in seen)
 
     @property
     def is_intact(self) -> bool:

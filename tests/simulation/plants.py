@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
+from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.reservations import Reservations
@@ -29,9 +30,9 @@ def _done_first(world: Any) -> Substitutes:
     """An engine answers `done` before the handler has run."""
     real = Work.run
 
-    def run(work: Work, message: Any, begun_at: float) -> tuple[Any, bytes]:
+    def run(work: Work, message: Any, slot: Slot) -> tuple[Any, bytes]:
         message = _keep(message)
-        current().process.spawn("handler", real, work, message, begun_at)
+        current().process.spawn("handler", real, work, message, Slot(0))
         return DONE, b""
 
     return [(Work, "run", run)]

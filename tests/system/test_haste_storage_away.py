@@ -6,22 +6,25 @@ import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.feature_db.base import RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
-from harmonicio.stream_connector import StreamConnector
+from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.testing.waiting import wait_until
 
 Write = Callable[[str, str], Path]
 Connect = Callable[..., StreamConnector]
+Trouble = Callable[[Path], AbstractContextManager[None]]
 
 COUNTS = """
+    import time
     from pathlib import Path
     from harmonicio.engine import handler
 
@@ -29,7 +32,23 @@ COUNTS = """
     def features(message):
         with open(Path(__file__).with_name("executed.txt"), "a") as file:
             file.write("x")
+        time.sleep(message.metadata.get("sleeps_s", 0))
         return {"focus": message.metadata.get("focus", 0.8)}
+"""
+
+#: A tier that neither writes nor fails while a file says so, as one on a hard-mounted share that is away.
+HANGS = """
+    from harmonicio.haste.tiers.file import FileTier
+
+    HANGS = Path(__file__).with_name("hangs")
+    write = FileTier.write
+
+    def write_later(*given):
+        while HANGS.exists():
+            time.sleep(0.05)
+        return write(*given)
+
+    FileTier.write = write_later
 """
 
 
@@ -75,6 +94,15 @@ def locked(tier: Path) -> Iterator[None]:
     database.close()
 
 
+@contextmanager
+def hanging(tier: Path) -> Iterator[None]:
+    """Who writes into the tier waits for ever."""
+    hangs = tier.with_name("hangs")
+    hangs.touch()
+    yield
+    hangs.unlink()
+
+
 @pytest.fixture
 def tier(tmp_path: Path) -> Iterator[Path]:
     """A tier's folder; where tests may mount, a volume of its own of 1 MiB."""
@@ -88,13 +116,13 @@ def tier(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def declare(cluster: LocalCluster, handler: Path, tier: Path) -> None:
+def declare(cluster: LocalCluster, handler: Path, tier: Path, **more: float) -> None:
     haste = {
         "function": {"name": "feature", "feature": "focus"},
         "policy": {"intervals": [[0, 1, "A"]]},
         "tiers": {name: {"folder": str(tier / name)} for name in ("A", "unscored")},
     }
-    declaration = StreamDeclaration("s", handler=str(handler), engines=2, max_attempts=2, plugins={"haste": haste})
+    declaration = StreamDeclaration("s", str(handler), engines=2, max_attempts=2, plugins={"haste": haste}, **more)
     cluster.declare(declaration)
     cluster.wait_for_engines("s", 2)
 
@@ -119,6 +147,10 @@ def test_storage_that_is_away_for_a_while_burns_no_attempts_and_is_used_again_by
                 assert [each.dead for each in cluster.client.backlog()] == [0]
             for each in sent:
                 each.result(timeout_s=40)
+    check_each_was_kept_once(cluster, sent, tier)
+
+
+def check_each_was_kept_once(cluster: LocalCluster, sent: list[Delivery], tier: Path) -> None:
     (figures,) = cluster.client.backlog()
     assert (figures.dead, figures.ready, figures.reserved) == (0, 0, 0)
     rows = list(MasterFeatureDatabase(cluster.client).rows(RowFilter("s")))
@@ -126,3 +158,32 @@ def test_storage_that_is_away_for_a_while_burns_no_attempts_and_is_used_again_by
     assert {row.attempt for row in rows} == {1}, "no attempt was burnt"
     kept = [path for path in (tier / "A").rglob("*") if path.is_file()]
     assert len(kept) == len(sent), "one copy of each"
+
+
+@pytest.mark.parametrize("trouble", [hanging, locked])
+def test_storage_that_hangs_for_longer_than_the_time_out_burns_no_attempts_and_is_used_again_by_itself(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path, tier: Path, trouble: Trouble
+) -> None:
+    declare(cluster, write_handler("features", COUNTS + HANGS), tier, timeout_s=1.0)
+    executed = tmp_path / "executed.txt"
+    with connect("s") as by_engines, connect("s", patience_s=0.0) as by_backlog:
+        sent = [by_engines.send(b"before")]
+        sent[0].result(timeout_s=20)
+        with trouble(tier):
+            before = executed.stat().st_size
+            sent += [each.send(bytes(100) + b"%d" % number) for each in (by_engines, by_backlog) for number in range(2)]
+            # Twelve executions of four messages: at least one of them had three, and two would have been its end.
+            wait_until(lambda: executed.stat().st_size >= before + 12, 60, what="engines that were killed")
+            assert [each.dead for each in cluster.client.backlog()] == [0]
+        for each in sent:
+            each.result(timeout_s=40)
+    check_each_was_kept_once(cluster, sent, tier)
+
+
+def test_a_handler_that_hangs_itself_uses_up_its_attempts_behind_a_plugin_too(
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path, tier: Path
+) -> None:
+    declare(cluster, write_handler("features", COUNTS), tier, timeout_s=1.0)
+    with connect("s") as connector, pytest.raises(HandlerFailed, match="TimedOut.*2 attempts are used up"):
+        connector.send(b"pixels", metadata={"sleeps_s": 600}).result(timeout_s=40)
+    assert (tmp_path / "executed.txt").stat().st_size == 2

@@ -304,7 +304,7 @@ class Backlog:
         self._clerk.carry_out(decisions)
 
     def engines_progressed(self, engines: Iterable[str]) -> None:
-        """Controllers tell of engines that have handled messages, which need not have come from here."""
+        """Controllers tell of engines whose handlers have returned, with messages that need not have come from here."""
         now = self._clock.monotonic()
         with self._lock:
             for engine in engines:
@@ -313,7 +313,7 @@ class Backlog:
     def engine_exited(self, ended: EngineExit) -> None:
         """A controller tells how an engine ended.
 
-        A time-out counts an attempt for what its handlers were running; a crash counts for a message that was alone.
+        A time-out counts an attempt for what handlers ran for too long; a crash counts for a message that was alone.
         """
         attempts = int(ended.reason is ExitReason.TIMED_OUT)
         crashes = int(ended.reason is ExitReason.CRASHED and len(ended.held) == 1)

@@ -31,6 +31,31 @@ def test_what_runs_is_read_with_its_time(tmp_path: Path) -> None:
     board.close()
 
 
+def test_a_handler_that_has_returned_is_told_from_one_that_runs(tmp_path: Path) -> None:
+    board = HandlerBoard(tmp_path / "handlers", 2)
+    board.begin(0, "plate 7", time.monotonic() - 50.0)
+    board.begin(1, "plate 8", time.monotonic() - 50.0)
+    board.returned(0, "plate 7", time.monotonic() - 5.0)
+    kept, running = read_board(tmp_path / "handlers", 2) or ()
+    assert (kept.message, kept.has_returned, running.has_returned) == ("plate 7", True, False)
+    assert kept.running_s == pytest.approx(5.0, abs=1.0)
+    board.begin(0, "plate 9", time.monotonic())
+    assert [each.has_returned for each in read_board(tmp_path / "handlers", 2) or ()] == [False, False]
+    board.close()
+
+
+def test_a_row_whose_length_has_two_bytes_says_that_a_handler_runs(tmp_path: Path) -> None:
+    (tmp_path / "handlers").write_bytes(struct.pack("<dH200s", time.monotonic(), 200, b"i" * 200))
+    (row,) = read_board(tmp_path / "handlers", 1) or ()
+    assert (row.message, row.has_returned) == ("i" * 200, False)
+
+
+def test_a_row_of_a_phase_that_there_is_not_is_left_out(tmp_path: Path) -> None:
+    rows = [struct.pack("<dBB200s", time.monotonic(), 1, phase, b"m") for phase in (1, 2, 255, 0)]
+    (tmp_path / "handlers").write_bytes(b"".join(rows))
+    assert [each.has_returned for each in read_board(tmp_path / "handlers", 4) or ()] == [True, False]
+
+
 def test_a_board_outlives_an_engine_that_ends_at_once(tmp_path: Path) -> None:
     code = f"""
         import os, time

@@ -14,6 +14,7 @@ from harmonicio.engine import message as message_module
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import MAX_EMITTED, Emission, Message
 from harmonicio.engine.plugin import Call
+from harmonicio.engine.slots import Slot
 from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
 from harmonicio.engine.work import Work
 
@@ -29,7 +30,7 @@ class Out:
         self.error = error
         self.ids: list[str] = []
 
-    def __call__(self, emissions: Sequence[Emission], begun_at: float) -> None:
+    def __call__(self, emissions: Sequence[Emission], returned_at: float) -> None:
         if self.error is not None:
             raise self.error
         self.ids += [each.id for each in emissions]
@@ -136,7 +137,7 @@ def test_what_was_emitted_leaves_when_the_handler_has_returned() -> None:
         assert out.ids == []
         return 3
 
-    assert work(emit, out).run(message(), 0.0)[0].result == 3
+    assert work(emit, out).run(message(), Slot(0))[0].result == 3
     assert out.ids == ["m/0", "m/1"]
 
 
@@ -158,7 +159,7 @@ def test_nothing_leaves_when_the_handler_or_a_plugin_fails_or_the_result_cannot_
 
     out = Out()
     for failing in (work(raise_late, out), work(return_nonsense, out), work(emit_two, out, Failing())):
-        assert failing.run(message(), 0.0)[0].kind is OutcomeKind.FAILED
+        assert failing.run(message(), Slot(0))[0].kind is OutcomeKind.FAILED
     assert out.ids == []
 
 
@@ -186,16 +187,16 @@ def test_a_plugin_that_forgives_a_handler_lets_nothing_leave_of_what_it_emitted_
             return call(parent)
 
     out = Out()
-    assert work(raise_first, out, Forgiving()).run(message(), 0.0)[0].result == "unscored"
+    assert work(raise_first, out, Forgiving()).run(message(), Slot(0))[0].result == "unscored"
     assert out.ids == []
     calls.clear()
-    assert work(raise_first, out, Repeating()).run(message(), 0.0)[0].kind is OutcomeKind.DONE
+    assert work(raise_first, out, Repeating()).run(message(), Slot(0))[0].kind is OutcomeKind.DONE
     assert out.ids == ["m/0"]
 
 
 @pytest.mark.parametrize(("error", "is_retryable"), [(Unavailable("Not in time."), True), (NotFound("None."), False)])
 def test_what_cannot_be_made_safe_fails_the_parent(error: Exception, is_retryable: bool) -> None:
-    outcome, _ = work(emit_two, Out(error)).run(message(), 0.0)
+    outcome, _ = work(emit_two, Out(error)).run(message(), Slot(0))
     assert outcome.failure is not None
     assert (outcome.failure.text, outcome.failure.retryable) == (str(error), is_retryable)
 
@@ -204,5 +205,5 @@ def test_a_streaming_handler_that_does_not_read_on_emits_nothing_of_a_damaged_pa
     for is_intact, expected in ((True, ["m/0", "m/1"]), (False, [])):
         out, arrival = Out(), Arrival(memoryview(bytearray(10)))
         arrival.complete(is_intact=is_intact)
-        work(emit_two, out, streaming=True).run(StreamingMessage("m", "cells", 10, PayloadReader(arrival)), 0.0)
+        work(emit_two, out, streaming=True).run(StreamingMessage("m", "cells", 10, PayloadReader(arrival)), Slot(0))
         assert out.ids == expected

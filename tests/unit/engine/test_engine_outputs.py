@@ -12,14 +12,15 @@ from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Message
 from harmonicio.engine.outputs import failure_of, outcome_of
+from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 from harmonicio.wire.codec import unpack
 from harmonicio.wire.outcomes import DONE
 
 
 def run(function: Any) -> Outcome:
-    work = Work(Handler(function, None, None, False, "test"), {}, deliver=lambda emissions, begun_at: None)
-    return work.run(Message("m", "cells", memoryview(b"")), 0.0)[0]
+    work = Work(Handler(function, None, None, False, "test"), {}, deliver=lambda emissions, returned_at: None)
+    return work.run(Message("m", "cells", memoryview(b"")), Slot(0))[0]
 
 
 def test_none_is_done_and_always_the_same_object_so_that_neighbours_share_a_range() -> None:

@@ -13,6 +13,7 @@ from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission, Message
 from harmonicio.engine.plugin import PLUGINS, Call, NotKept, PluginContext
+from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 
 LOG: list[str] = []
@@ -21,7 +22,7 @@ LOG: list[str] = []
 MESSAGE = Message("m", "cells", memoryview(b""))
 
 
-def deliver(emissions: Sequence[Emission], begun_at: float) -> None:
+def deliver(emissions: Sequence[Emission], returned_at: float) -> None:
     raise AssertionError("nothing is emitted here")
 
 
@@ -48,7 +49,7 @@ def empty_log() -> None:
 def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardown() -> None:
     handler = Handler(lambda message: message.id, None, lambda state: LOG.append("torn down"), False, "test")
     work = Work(handler, {}, [Bracket("a"), Bracket("b")], deliver=deliver)
-    assert work.run(MESSAGE, 0.0)[0].result == "abmba"
+    assert work.run(MESSAGE, Slot(0))[0].result == "abmba"
     work.close()
     work.close()
     assert LOG == ["closed a", "closed b", "torn down"]
@@ -56,7 +57,7 @@ def test_the_first_plugin_is_the_outermost_and_all_are_closed_before_the_teardow
 
 def test_what_a_plugin_raises_is_the_messages_failure() -> None:
     work = Work(Handler(lambda message: 3, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
-    outcome, _ = work.run(MESSAGE, 0.0)
+    outcome, _ = work.run(MESSAGE, Slot(0))
     assert outcome.kind is OutcomeKind.FAILED
 
 
@@ -75,7 +76,7 @@ class Broken(Bracket):
 def test_a_plugin_whose_store_fails_is_no_fault_of_the_message(plugins: int) -> None:
     broken = Broken(NotKept("The tier 'fast' is full.", hint="Give it more."))
     work = Work(Handler(lambda message: "3", None, None, False, "test"), {}, [broken] * plugins, deliver=deliver)
-    outcome, detail = work.run(MESSAGE, 0.0)
+    outcome, detail = work.run(MESSAGE, Slot(0))
     assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.STORAGE, b"")
     assert outcome.text == "The tier 'fast' is full. Give it more."
 
@@ -85,7 +86,7 @@ def test_a_storage_error_of_the_handler_is_its_failure() -> None:
         raise StorageError("The reference image is not there.")
 
     work = Work(Handler(fail, None, None, False, "test"), {}, [Bracket("a")], deliver=deliver)
-    assert work.run(MESSAGE, 0.0)[0].kind is OutcomeKind.FAILED
+    assert work.run(MESSAGE, Slot(0))[0].kind is OutcomeKind.FAILED
 
 
 def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
@@ -99,8 +100,8 @@ def test_the_state_of_the_setup_is_made_once_and_given_to_each_call() -> None:
         lambda message, state: (message.id, state), prepare, lambda state: LOG.append(state), False, "test"
     )
     work = Work(handler, {"k": 1}, deliver=deliver)
-    assert work.run(MESSAGE, 0.0)[0].result == ("m", "model")
-    assert work.run(MESSAGE, 0.0)[0].result == ("m", "model")
+    assert work.run(MESSAGE, Slot(0))[0].result == ("m", "model")
+    assert work.run(MESSAGE, Slot(0))[0].result == ("m", "model")
     assert made == [{"k": 1}]
     work.close()
     assert LOG == ["model"]

@@ -6,7 +6,7 @@ import dataclasses
 
 import pytest
 
-from harmonicio.control.messages import EngineExit, EngineReport, WorkerRegistration, WorkerReport
+from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage, WorkerRegistration, WorkerReport
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.errors import Conflict, InvalidInput
 from harmonicio.core.lease import Address
@@ -61,6 +61,15 @@ def test_engines_that_have_handled_more_than_before_are_told(directory: Director
     assert directory.report("w1", report(1, slow, more), now=2.0).progressed == ("w1-quick",)
     assert directory.report("w1", report(2, slow, more), now=3.0).progressed == ()
     assert directory.report("w1", report(1, slow, quick), now=4.0).progressed == ()
+
+
+def test_an_engine_whose_handler_has_just_returned_has_progressed(directory: Directory) -> None:
+    runs = dataclasses.replace(engine("w1-slow"), running=(RunningMessage("m", 500.0),))
+    keeps = dataclasses.replace(runs, running=(RunningMessage("m", 0.5, has_returned=True),))
+    progressed = [directory.report("w1", report(at, said), now=at).progressed for at, said in enumerate((runs, runs))]
+    assert progressed == [(), ()]
+    assert directory.report("w1", report(2, keeps), now=2.0).progressed == ("w1-slow",)
+    assert directory.report("w1", report(3, keeps), now=3.0).progressed == ()
 
 
 def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory) -> None:

@@ -11,7 +11,7 @@ from harmonicio.control.messages import EngineExit, EngineReport, RunningMessage
 from harmonicio.core.engine import Availability, ExitReason
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.testing.simulated_host import SimulatedHost
+from harmonicio.testing.simulated_host import STEP_S, SimulatedHost
 from harmonicio.worker.instructions import EngineExited, HandlersSeen, KillEngine
 
 SHORT = StreamDeclaration("short", handler="short.py", timeout_s=2.0, version=1)
@@ -65,6 +65,72 @@ def test_a_handler_may_silence_its_engine_for_as_long_as_its_message_may_run() -
     host.give(HandlersSeen(engine, ()))
     host.run(1)
     assert last_exit(host).reason is ExitReason.UNKNOWN
+
+
+# ── what is kept after its handler has returned ──────────────────────────────────────────────────────────────────────
+
+
+def kept(message: str, running_s: float) -> RunningMessage:
+    return RunningMessage(message, running_s, has_returned=True)
+
+
+def test_keeping_a_message_for_too_long_ends_its_engine_and_is_charged_to_nobody() -> None:
+    host, engine = host_with(SHORT)
+    host.give(HandlersSeen(engine, (kept("m-1", 2.0),)))
+    host.run(STEP_S)
+    assert host.orders(KillEngine) == []
+    host.give(HandlersSeen(engine, (kept("m-1", 2.25),)))
+    host.run(STEP_S)
+    ended = last_exit(host)
+    assert (ended.reason, ended.held) == (ExitReason.TIMED_OUT, ())
+    assert ended.text == (
+        "Message m-1 was handled, but storing it, or what it emitted, took longer than 2 s. "
+        "See that tiers and feature database answer."
+    )
+    host.run(1)
+    assert len(host.engines_of("short", Availability.IDLE)) == 1, "it is replaced at once"
+
+
+def test_beside_a_message_whose_handler_runs_for_too_long_one_that_is_kept_for_too_long_is_not_charged() -> None:
+    host, engine = host_with(SHORT)
+    seen = kept("m-kept", 9.0), RunningMessage("m-slow", 3.0), RunningMessage("m-young", 1.0)
+    host.give(HandlersSeen(engine, seen))
+    host.run(STEP_S)
+    ended = last_exit(host)
+    assert (ended.reason, ended.held) == (ExitReason.TIMED_OUT, ("m-slow",))
+    assert ended.text == "Message m-slow ran for longer than 2 s."
+
+
+def test_what_is_kept_for_too_long_is_not_charged_to_what_runs_beside_it() -> None:
+    host, engine = host_with(SHORT)
+    host.give(HandlersSeen(engine, (RunningMessage("m-young", 1.0), kept("m-kept", 9.0))))
+    host.run(STEP_S)
+    assert (last_exit(host).reason, last_exit(host).held) == (ExitReason.TIMED_OUT, ())
+
+
+def test_an_engine_without_a_board_says_itself_what_is_being_kept() -> None:
+    host, engine = host_with(SHORT)
+    host.engines[engine].is_frozen = True
+    host.give(
+        EngineReport(
+            engine, "short", 1, Availability.BUSY, 0.0, Address("127.0.0.1", 4000), running=(kept("m-1", 1.0),)
+        )
+    )
+    (told,) = host.controller.report(1, None, host.now).engines
+    assert told.running == (kept("m-1", 1.0),)
+    host.run(2)
+    assert (last_exit(host).reason, last_exit(host).held) == (ExitReason.TIMED_OUT, ())
+
+
+def test_an_engine_that_ends_by_itself_while_it_keeps_its_only_message_has_crashed_of_it() -> None:
+    host, engine = host_with(SHORT)
+    host.engines.pop(engine)
+    host.give(HandlersSeen(engine, (kept("m-1", 0.5),)))
+    host.give(EngineExited(engine, -11))
+    assert (last_exit(host).reason, last_exit(host).held) == (ExitReason.CRASHED, ("m-1",))
+
+
+# ── how it ended ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
 @pytest.mark.parametrize("exit_code", [3, 0, -9])
