@@ -181,9 +181,8 @@ def test_storage_that_hangs_for_longer_than_the_time_out_burns_no_attempts_and_i
 
 
 def test_a_handler_that_hangs_itself_uses_up_its_attempts_behind_a_plugin_too(
-    cluster: LocalCluster, write_handler: Write, connect: Connect, tmp_path: Path, tier: Path
+    cluster: LocalCluster, write_handler: Write, connect: Connect, tier: Path
 ) -> None:
     declare(cluster, write_handler("features", COUNTS), tier, timeout_s=1.0)
-    with connect("s") as connector, pytest.raises(HandlerFailed, match="TimedOut.*2 attempts are used up"):
+    with connect("s") as connector, pytest.raises(HandlerFailed, match=r"TimedOut.*2 attempts are used up"):
         connector.send(b"pixels", metadata={"sleeps_s": 600}).result(timeout_s=40)
-    assert (tmp_path / "executed.txt").stat().st_size == 2
