@@ -1,19 +1,23 @@
 """What HASTE adds to the master: engines bring feature rows here, people read them, and declarations are checked.
 
-The master is the single writer of its SQLite file, ``features.sqlite`` in its data folder.
+The master is the single writer of its SQLite file, ``features.sqlite`` in its data folder. When that stands still, few
+commits wait for it and the others are refused: they would hold all threads of the web server.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, cast
 
 from harmonicio.control import paths
+from harmonicio.control.caller import READ_TIMEOUT_S
 from harmonicio.control.extension import ExtensionRoute
-from harmonicio.core.errors import InvalidInput
+from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter, as_plain, from_plain
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
@@ -22,6 +26,13 @@ from harmonicio.haste.storage_client import StorageClient
 FILE_NAME = "features.sqlite"
 MAX_ROWS = 1_000
 PAGE_ROWS = 500
+#: Commits that wait or work at the same time. Each holds a thread of the web server, which has twice as many for
+#: requests that are not held.
+MAX_COMMITS = 8
+#: When to bring rows again that were one too many; a commit takes milliseconds.
+RETRY_AFTER_S = 0.1
+#: A commit waits for its turn and then for the file, for so long each: who brought it must still be there.
+WAIT_S = READ_TIMEOUT_S / 3
 #: More rows than SQLite can number.
 MAX_NUMBER = 2.0**62
 _FILTERS = ("message_id", "tier", "min_score", "max_score", "after")
@@ -33,6 +44,7 @@ class HasteExtension:
 
     def __init__(self, database: SqliteFeatureDatabase) -> None:
         self._database = database
+        self._places = threading.BoundedSemaphore(MAX_COMMITS)
         self.routes = (
             ExtensionRoute(paths.STREAM_FEATURE_ROWS, "POST", frozenset({Role.ENGINE}), self._commit),
             ExtensionRoute(paths.STREAM_FEATURE_ROWS, "GET", frozenset({Role.VIEWER, Role.SOURCE}), self._read),
@@ -61,14 +73,29 @@ class HasteExtension:
         """Commit feature rows and return the row that counts for each; the first row of a message wins."""
         if not isinstance(body, list) or len(body) > MAX_ROWS:
             raise InvalidInput(f"Feature rows come as a list of at most {MAX_ROWS}.")
-        taken = [_row(names["stream"], each) for each in body]
-        known = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
+        with self._place():
+            taken = [_row(names["stream"], each) for each in body]
+            known = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
         return {
             "rows": [
                 {"row": as_plain(next(known))} if isinstance(row, FeatureRow) else {"invalid": str(row)}
                 for row in taken
             ]
         }
+
+    @contextmanager
+    def _place(self) -> Iterator[None]:
+        """Be one of the few that commit."""
+        if not self._places.acquire(blocking=False):
+            raise Unavailable(
+                f"{MAX_COMMITS} commits of feature rows wait at the master already.",
+                hint="If that lasts, see that the disk of its data folder is well.",
+                retry_after_s=RETRY_AFTER_S,
+            )
+        try:
+            yield
+        finally:
+            self._places.release()
 
     def _read(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
         """Return feature rows in the order of their commit, a page at a time: the last ``number`` goes into ``after``.
@@ -83,7 +110,7 @@ class HasteExtension:
 
 def create(data_folder: Path) -> HasteExtension:
     """Open the feature database of a master."""
-    return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME, is_alone=True))
+    return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME, is_alone=True, wait_s=WAIT_S))
 
 
 def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import json
 import sqlite3
-from collections.abc import Mapping, Sequence
-from contextlib import closing
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from harmonicio.core.errors import Conflict, InvalidInput, MasterUnavailable, StorageError
-from harmonicio.haste.feature_db.base import FeatureDatabase, RowFilter, as_plain
+from harmonicio.control.caller import READ_TIMEOUT_S
+from harmonicio.core.errors import Conflict, InvalidInput, MasterUnavailable, StorageError, Unavailable
+from harmonicio.haste import master_extension
+from harmonicio.haste.feature_db import master as by_master
+from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.feature_db.memory import MemoryFeatureDatabase
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
-from harmonicio.haste.master_extension import HasteExtension, create
+from harmonicio.haste.master_extension import FILE_NAME, MAX_COMMITS, HasteExtension, create
+from harmonicio.master.service import FREE_THREADS
 from harmonicio.testing.feature_db_suite import STREAM, FeatureDatabaseSuite, row
+from harmonicio.testing.waiting import wait_until
+
+
+@contextmanager
+def locked(file: Path) -> Iterator[None]:
+    """Somebody else has this file for himself."""
+    with closing(sqlite3.connect(file, isolation_level=None)) as other:
+        other.execute("BEGIN EXCLUSIVE")
+        yield
+        other.execute("ROLLBACK")
 
 
 class TestMemory(FeatureDatabaseSuite):
@@ -78,6 +95,26 @@ class TestSqlite(FeatureDatabaseSuite):
         with pytest.raises(StorageError, match="not a database"):
             SqliteFeatureDatabase(tmp_path / "features.sqlite")
 
+    def test_while_others_have_the_file_commits_wait_side_by_side_and_may_be_tried_again(self, tmp_path: Path) -> None:
+        file, errors = tmp_path / "features.sqlite", []
+        database = SqliteFeatureDatabase(file, wait_s=0.5)
+        database.commit(row(0))
+
+        def commit(number: int) -> float:
+            begun = time.monotonic()
+            with pytest.raises(StorageError, match=r"is locked|been writing for 0\.5 s") as raised:
+                database.commit(row(number))
+            errors.append(raised.value)
+            return time.monotonic() - begun
+
+        with locked(file), ThreadPoolExecutor(10) as threads:
+            taken_s = list(threads.map(commit, range(1, 11)))
+            assert [each.message_id for each in database.rows(RowFilter())] == ["m0"], "readers wait for nobody"
+        assert max(taken_s) < 2.0, "one wait for the turn and one for the file, not ten"
+        assert all(error.retryable for error in errors)
+        assert database.commit(row(1)) == row(1)
+        database.close()
+
     def test_a_folder_that_cannot_be_made_is_a_storage_error(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_text("in the way")
         with pytest.raises(StorageError, match="cannot be used"):
@@ -91,11 +128,14 @@ class Routes:
         self._extension = extension
         self._handlers = {route.method: route.handler for route in extension.routes}
         self.is_away = False
+        self.refusals: list[Exception] = []
         self.requests: list[int] = []
 
     def post_feature_rows(self, stream: str, rows: Sequence[Mapping[str, Any]]) -> Any:
         if self.is_away:
             raise MasterUnavailable("The master does not answer.")
+        if self.refusals:
+            raise self.refusals.pop()
         self.requests.append(len(rows))
         return self._call("POST", stream, json.loads(json.dumps(list(rows), allow_nan=False)), {})
 
@@ -134,6 +174,20 @@ class TestMaster(FeatureDatabaseSuite):
         assert raised.value.retryable
         database.routes.is_away = False
         assert database.commit(row(1)) == row(1)
+        database.close()
+
+    def test_a_master_that_is_busy_is_asked_again_for_a_moment_only(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(by_master, "ASK_AGAIN_FOR_S", 0.2)
+        database = self.open(tmp_path)
+        database.routes.refusals = [Unavailable("Too many.", retry_after_s=0.01)] * 3
+        assert database.commit(row(1)) == row(1)
+        database.routes.refusals = [Unavailable("Too many.", retry_after_s=0.01)] * 1000
+        with pytest.raises(StorageError, match="Too many") as raised:
+            database.commit(row(2))
+        assert raised.value.retryable
+        assert 990 < len(database.routes.refusals) < 1000
         database.close()
 
     def test_the_master_knows_what_a_row_says_is_done(self, tmp_path: Path) -> None:
@@ -218,6 +272,46 @@ def test_a_person_may_ask_with_plain_text(routes: Routes) -> None:
 def test_a_filter_that_cannot_be_used_is_refused(routes: Routes, query: dict[str, str], complaint: str) -> None:
     with pytest.raises(InvalidInput, match=complaint):
         routes.feature_rows(STREAM, **query)
+
+
+class Stuck(SqliteFeatureDatabase):
+    """One whose disk does not answer."""
+
+    def __init__(self, file: Path) -> None:
+        super().__init__(file)
+        self.waiting: list[str] = []
+        self.goes_on = threading.Event()
+
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+        self.waiting += [each.message_id for each in rows]
+        self.goes_on.wait()
+        return super().commit_many(rows)
+
+
+def test_few_commits_wait_for_a_disk_and_what_is_beyond_is_refused_at_once(tmp_path: Path) -> None:
+    database = Stuck(tmp_path / FILE_NAME)
+    routes = Routes(HasteExtension(database))
+
+    def post(number: int) -> Any:
+        return routes.post_feature_rows(STREAM, [as_plain(row(number))])
+
+    with ThreadPoolExecutor(MAX_COMMITS) as threads:
+        committing = [threads.submit(post, number) for number in range(MAX_COMMITS)]
+        wait_until(lambda: len(database.waiting) == MAX_COMMITS)
+        with pytest.raises(Unavailable, match="8 commits of feature rows wait") as refused:
+            post(MAX_COMMITS)
+        assert refused.value.retry_after_s
+        assert routes.feature_rows(STREAM)["rows"] == [], "who reads is answered"
+        database.goes_on.set()
+        assert all(each.result()["rows"] for each in committing)
+    assert post(MAX_COMMITS)["rows"], "its place is free again"
+    assert len(routes.feature_rows(STREAM)["rows"]) == MAX_COMMITS + 1
+    routes.close()
+
+
+def test_commits_leave_threads_to_others_and_end_before_those_who_brought_them_have_gone() -> None:
+    assert 2 * MAX_COMMITS <= FREE_THREADS
+    assert 2 * master_extension.WAIT_S < READ_TIMEOUT_S
 
 
 @pytest.mark.parametrize("body", [None, {}, "rows", [{}] * 1001], ids=str)

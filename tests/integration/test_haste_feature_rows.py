@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
-from harmonicio.control import tickets
+from harmonicio.control import paths, tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerRegistration
 from harmonicio.core.errors import Conflict, NotAllowed, StorageError
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.roles import Role
-from harmonicio.haste.feature_db.base import RowFilter
+from harmonicio.haste import master_extension
+from harmonicio.haste.feature_db.base import RowFilter, as_plain
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.storage_client import StorageClient
-from harmonicio.master.service import MasterOptions, MasterService
+from harmonicio.master.log_desk import MAX_HELD_LOGS
+from harmonicio.master.master import MAX_HELD_REQUESTS
+from harmonicio.master.service import FREE_THREADS, MasterOptions, MasterService
+from harmonicio.testing.feature_db_suite import row as a_row
+from harmonicio.testing.waiting import wait_until
 
 STREAM = "plates"
 
@@ -131,3 +139,39 @@ def test_while_the_master_is_away_a_message_fails_and_may_be_tried_again(tmp_pat
     with engine, storage(tmp_path, engine) as kept, pytest.raises(StorageError) as raised:
         kept.save(b"x", features={"focus": 0.7}, message_id="m1", stream=STREAM)
     assert raised.value.retryable
+
+
+def test_while_the_feature_database_is_locked_commits_do_not_take_the_control_plane_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(master_extension, "WAIT_S", 20.0)
+    answers: list[requests.Response] = []
+    with (
+        run_master(tmp_path / "master") as service,
+        engine_client(service) as engine,
+        ThreadPoolExecutor(200) as threads,
+    ):
+        url = service.url + paths.fill(paths.STREAM_FEATURE_ROWS, stream=STREAM)
+        headers = {"Authorization": f"Bearer {engine._token}"}
+
+        def post(number: int) -> None:
+            answers.append(requests.post(url, json=[as_plain(a_row(number))], headers=headers, timeout=60))
+
+        with closing(sqlite3.connect(tmp_path / "master" / "features.sqlite", isolation_level=None)) as other:
+            other.execute("BEGIN EXCLUSIVE")
+            # As many as the web server has threads.
+            posts = [threads.submit(post, n) for n in range(MAX_HELD_REQUESTS + MAX_HELD_LOGS + FREE_THREADS)]
+            wait_until(lambda: len(answers) >= len(posts) - master_extension.MAX_COMMITS, 10, what="refusals")
+            assert not any(answer.ok for answer in answers)
+            assert {(answer.status_code, answer.headers.get("Retry-After")) for answer in answers} == {(503, "1")}
+            begun = time.monotonic()
+            with client_of(service, Role.ADMIN) as admin:
+                admin.status()
+            assert read(service) == []
+            assert time.monotonic() - begun < 1.0
+            other.execute("ROLLBACK")
+        for each in posts:
+            each.result()
+        kept = [answer.json()["rows"][0]["row"]["message_id"] for answer in answers if answer.ok]
+        assert sorted(read(service)) == sorted(kept)
+        assert len(kept) >= master_extension.MAX_COMMITS, "who waited has been served"

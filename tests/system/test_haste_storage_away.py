@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ from pathlib import Path
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.control.caller import READ_TIMEOUT_S
 from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.haste.feature_db.base import RowFilter
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
+from harmonicio.haste.master_extension import MAX_COMMITS
 from harmonicio.stream_connector import Delivery, StreamConnector
 from harmonicio.testing.waiting import wait_until
 
@@ -116,15 +119,17 @@ def tier(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def declare(cluster: LocalCluster, handler: Path, tier: Path, **more: float) -> None:
+def declare(cluster: LocalCluster, handler: Path, tier: Path, engines: int = 2, timeout_s: float = 600.0) -> None:
     haste = {
         "function": {"name": "feature", "feature": "focus"},
         "policy": {"intervals": [[0, 1, "A"]]},
         "tiers": {name: {"folder": str(tier / name)} for name in ("A", "unscored")},
     }
-    declaration = StreamDeclaration("s", str(handler), engines=2, max_attempts=2, plugins={"haste": haste}, **more)
+    declaration = StreamDeclaration(
+        "s", str(handler), engines=engines, max_attempts=2, timeout_s=timeout_s, plugins={"haste": haste}
+    )
     cluster.declare(declaration)
-    cluster.wait_for_engines("s", 2)
+    cluster.wait_for_engines("s", engines)
 
 
 def test_storage_that_is_away_for_a_while_burns_no_attempts_and_is_used_again_by_itself(
@@ -186,3 +191,27 @@ def test_a_handler_that_hangs_itself_uses_up_its_attempts_behind_a_plugin_too(
     declare(cluster, write_handler("features", COUNTS), tier, timeout_s=1.0)
     with connect("s") as connector, pytest.raises(HandlerFailed, match=r"TimedOut.*2 attempts are used up"):
         connector.send(b"pixels", metadata={"sleeps_s": 600}).result(timeout_s=40)
+
+
+def test_a_feature_database_that_is_locked_for_longer_than_anybody_waits_delays_its_messages_and_nobody_else(
+    tmp_path: Path, write_handler: Write, tier: Path
+) -> None:
+    engines, asked_s = MAX_COMMITS + 2, []
+    with LocalCluster(tmp_path / "cluster", max_engines=engines) as cluster:
+        declare(cluster, write_handler("features", COUNTS), tier, engines)
+        source = {"master": cluster.url, "token": cluster.source_token}
+        with StreamConnector("s", **source) as by_engines, StreamConnector("s", patience_s=0.0, **source) as by_backlog:
+            with locked(tier):
+                sent = [each.send(b"%d" % n) for n in range(20) for each in (by_engines, by_backlog)]
+                until = time.monotonic() + READ_TIMEOUT_S + 2.0
+                while time.monotonic() < until:
+                    begun = time.monotonic()
+                    assert [each.dead for each in cluster.client.backlog()] == [0]
+                    cluster.client.status()
+                    asked_s.append(time.monotonic() - begun)
+                    time.sleep(0.1)
+                assert list(MasterFeatureDatabase(cluster.client).rows(RowFilter("s"))) == []
+            for each in sent:
+                each.result(timeout_s=60)
+        assert max(asked_s) < READ_TIMEOUT_S / 3
+        check_each_was_kept_once(cluster, sent, tier)

@@ -1,20 +1,26 @@
 """Feature rows by way of the master, which is the single writer of its SQLite file.
 
-Rows that several threads bring at the same time travel in one request.
+Rows that several threads bring at the same time travel in one request. A master that has too many just then is asked
+again for a moment, because a handler's work would be for nothing; not for longer, because its slot is held meanwhile.
 """
 
 from __future__ import annotations
 
 import json
+import random
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
+from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError, Unavailable
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, from_plain
 from harmonicio.haste.options import check_options
 
 MAX_ROWS_PER_REQUEST = 200
+#: For how long a master that is busy is asked again, and the longest pause between.
+ASK_AGAIN_FOR_S, LONGEST_PAUSE_S = 3.0, 1.0
 #: What becomes of a row: the row that counts, or the error that its commit raises.
 Answer = FeatureRow | Exception
 
@@ -105,13 +111,25 @@ class MasterFeatureDatabase(FeatureDatabase):
     def _send(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
         try:
             plain = [as_plain(each.row) for each in batch]
-            verdicts = self._client.post_feature_rows(batch[0].row.stream, plain)["rows"]
+            verdicts = self._post(batch[0].row.stream, plain)["rows"]
             return [_answer(verdict) for _, verdict in zip(batch, verdicts, strict=True)]
         except Unavailable as error:
             text = f"The feature rows cannot reach the master: {error.text}"
             return [StorageError(text, hint=error.hint)] * len(batch)
         except Exception as error:  # noqa: BLE001  whoever waits for a row gets the error
             return [error] * len(batch)
+
+    def _post(self, stream: str, plain: Sequence[Mapping[str, Any]]) -> Any:
+        """Bring rows to the master, a few times if it says when to come again."""
+        until, refusals = time.monotonic() + ASK_AGAIN_FOR_S, 0
+        while True:
+            try:
+                return self._client.post_feature_rows(stream, plain)
+            except Unavailable as error:
+                if error.retry_after_s is None or time.monotonic() >= until:
+                    raise
+                refusals, first_s, chance = refusals + 1, error.retry_after_s, random.random()
+                time.sleep(delay_s(refusals, first_s=first_s, longest_s=LONGEST_PAUSE_S, chance=chance))
 
 
 def create(options: Mapping[str, Any], client: Any) -> MasterFeatureDatabase:

@@ -54,8 +54,8 @@ _ROWS = sa.Table(
 #: What earlier releases did not have.
 _LATER_COLUMNS = {"route": "TEXT NOT NULL DEFAULT ''", "image": "TEXT NOT NULL DEFAULT ''", "emitted": "INTEGER"}
 _PAGE_ROWS = 500
-#: How long a writer waits for another process that writes.
-BUSY_TIMEOUT_S = 30.0
+#: How long a writer waits for others of its process that write, and then as long for other processes.
+WAIT_S = 30.0
 
 
 class SqliteFeatureDatabase(FeatureDatabase):
@@ -63,20 +63,22 @@ class SqliteFeatureDatabase(FeatureDatabase):
 
     Args:
         is_alone: Nobody else opens the file meanwhile; it can then be opened on a full disk, too.
+        wait_s: How long a commit waits for its turn, and then as long for the lock of the file.
 
     Raises:
         StorageError: the file cannot be opened or written.
     """
 
-    def __init__(self, file: Path, *, is_alone: bool = False) -> None:
+    def __init__(self, file: Path, *, is_alone: bool = False, wait_s: float = WAIT_S) -> None:
         self._file = file
+        self._wait_s = wait_s
         self._writing = threading.Lock()
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
             url = sa.URL.create("sqlite", database=str(file))
             if is_alone:
                 url = url.set(database=file.absolute().as_uri(), query={"vfs": VFS, "uri": "true"})
-            self._engine = sa.create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_S})
+            self._engine = sa.create_engine(url, connect_args={"timeout": wait_s})
             sa.event.listen(self._engine, "connect", _prepare)
             with _alone_in(file.parent):
                 _METADATA.create_all(self._engine)
@@ -90,10 +92,20 @@ class SqliteFeatureDatabase(FeatureDatabase):
     def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
         kept = [canonical(row) for row in rows]
         try:
-            with self._writing, self._engine.begin() as connection:
+            with self._turn(), self._engine.begin() as connection:
                 return [_commit(connection, row) for row in kept]
-        except SQLAlchemyError as error:
+        except (TimeoutError, SQLAlchemyError) as error:
             raise self._broken(error) from None
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Wait to be the one that writes, within bounds: what each waits for the file must not add up for the last."""
+        if not self._writing.acquire(timeout=self._wait_s):
+            raise TimeoutError(f"others have been writing for {self._wait_s:g} s")
+        try:
+            yield
+        finally:
+            self._writing.release()
 
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
         after = 0
@@ -123,7 +135,8 @@ class SqliteFeatureDatabase(FeatureDatabase):
     def _broken(self, error: Exception) -> StorageError:
         reason = str(getattr(error, "orig", None) or error)
         return StorageError(
-            f"The feature database {self._file} cannot be used: {reason}.", hint="See that there is room."
+            f"The feature database {self._file} cannot be used: {reason}.",
+            hint="See that there is room, and that nobody else keeps it locked.",
         )
 
 
