@@ -1,13 +1,15 @@
 """What handlers emit, on its way to other streams.
 
     handler returned, plugins have committed ──► deliver ──► a stream connector for each target ──► all safe ──► done
-                                                    └── not in time, or refused ──► failed: emitted again by the next
-                                                                                    attempt, under the same ids
+                                                    ├── not in time ──► rejected: emitted again, under the same ids,
+                                                    │                   when the parent is offered again
+                                                    └── never ────────► failed
 
 The parent is done when all that it emitted is safe, and its handler's slot is held until then: the message still runs,
 so time-outs, drains and the rules for its buffer cover the wait. What becomes of an emitted message later is the
 business of its own stream. A connector that could not make a message safe is closed and forgotten, with all that it
-still has: whoever emitted that has failed, too, and emits it again.
+still has: whoever emitted that emits it again, too. No room, and nobody there, is no fault of the parent and counts no
+attempt, however long it lasts.
 
 Nothing is sent to this engine itself: such a message would wait for the slot that its own parent holds.
 """
@@ -35,6 +37,7 @@ from harmonicio.core.errors import (
 )
 from harmonicio.core.message import RejectReason
 from harmonicio.engine.message import Emission
+from harmonicio.engine.plugin import NotKept
 
 if TYPE_CHECKING:
     from harmonicio.stream_connector import Delivery, StreamConnector
@@ -81,15 +84,16 @@ class Emitter:
 
         Raises:
             NotFound, NotAllowed, InvalidInput: one can never be sent.
-            Unavailable: they are not safe in time.
+            NotKept: nobody takes them now.
         """
+        until = returned_at + self._within_s
         sent: dict[StreamConnector, list[Delivery]] = {}
         for emission in emissions:
             with self._answering_for(emission.stream) as connector:
                 sent.setdefault(connector, []).append(_send(connector, emission))
         for connector, deliveries in sent.items():
             with self._answering_for(connector.stream, connector):
-                _wait(connector, deliveries, returned_at + self._within_s)
+                _wait(connector, deliveries, until)
             for delivery in deliveries:
                 _check(connector.stream, delivery)
 
@@ -103,7 +107,7 @@ class Emitter:
 
     @contextmanager
     def _answering_for(self, stream: str, used: StreamConnector | None = None) -> Iterator[StreamConnector]:
-        """Give the connector to a stream; what goes wrong with it is told as the parent's failure."""
+        """Give the connector to a stream; what goes wrong with it is told as the parent's: for good, or for now."""
         connector = used
         try:
             connector = used or self._connector_to(stream)
@@ -111,7 +115,7 @@ class Emitter:
         except HarmonicIOError as error:
             if connector is not None:
                 self._forget(connector)
-            kind = type(error) if isinstance(error, (NotFound, NotAllowed, ConfigurationError)) else Unavailable
+            kind = type(error) if isinstance(error, (NotFound, NotAllowed, ConfigurationError)) else NotKept
             text = f"What was emitted into stream {stream!r} is not safe: {error.text}"
             raise kind(text, hint=error.hint) from error
 

@@ -47,7 +47,7 @@ class PluginContext:
 
 
 class NotKept(StorageError):
-    """A plugin could not keep a message because a store of its fails now.
+    """What a message leaves behind cannot be kept now: a store of a plugin fails, or nobody takes what was emitted.
 
     That is no fault of the message: it counts no attempt, and is offered again after pauses that grow.
     """

@@ -1,6 +1,7 @@
 """One message to one outcome: the user's function with its state, inside the stream's plugins.
 
 handler ──► plugins ──► what was emitted is safe ──► done
+   │          └─────────────────┴── not now ───────► rejected: storage, which counts no attempt
    └──────────┴─────────────────┴──────────────────► failed
 
 The slot is told when the handler has returned, where something follows: a store that hangs then is not the handler.
@@ -24,7 +25,7 @@ from harmonicio.engine.slots import Slot
 
 _log = logging.getLogger(__name__)
 
-#: Makes emitted messages safe, given when their parent's handler returned; raises what the parent fails with.
+#: Makes emitted messages safe, given when their parent's handler returned; raises NotKept, or why the parent fails.
 Deliver = Callable[[Sequence[Emission], float], None]
 
 

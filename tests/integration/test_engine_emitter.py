@@ -10,12 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, MasterUnavailable, NotFound, Unavailable
+from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, MasterUnavailable, NotFound
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.engine import emission
 from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Message
+from harmonicio.engine.plugin import NotKept
 from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 from harmonicio.haste.engine_plugin import HastePlugin
@@ -23,6 +24,7 @@ from harmonicio.haste.storage_client import StorageClient
 from harmonicio.testing.bare_receivers import BareCluster
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.events import IncomingMessage
+from harmonicio.wire.outcomes import STORED
 
 Make = Callable[..., Emitter]
 
@@ -125,16 +127,25 @@ def test_a_stream_that_does_not_exist_fails_the_parent_until_it_does(cluster: Ba
     assert len(cluster.backlog.messages) == 1
 
 
-def test_what_is_not_safe_in_time_fails_the_parent_and_is_emitted_again_under_the_same_ids(
+def test_what_nobody_takes_in_time_is_no_fault_of_the_parent_and_is_emitted_again_under_the_same_ids(
     cluster: BareCluster, make: Make
 ) -> None:
     emitter = make(timeout_s=0.5)
     cluster.master.error = MasterUnavailable("The master is away.")
-    with pytest.raises(Unavailable, match="took 2 of 2 messages in time, the first is 'm/0'"):
+    with pytest.raises(NotKept, match="took 2 of 2 messages in time, the first is 'm/0'"):
         deliver(emitter, parent("tiles", "tiles"))
     cluster.master.error = None
     deliver(emitter, parent("tiles", "tiles"))
     assert [name for name, _ in cluster.backlog.messages] == ["m/0", "m/1"]
+
+
+def test_a_full_backlog_is_no_fault_of_the_parent(cluster: BareCluster, make: Make) -> None:
+    emitter = make(timeout_s=0.5)
+    cluster.backlog.answer = rejecting(RejectReason.BACKLOG_FULL)
+    with pytest.raises(NotKept, match="'tiles' is not safe"):
+        deliver(emitter, parent("tiles"))
+    cluster.backlog.answer = lambda _: STORED
+    deliver(emitter, parent("tiles"))
 
 
 def test_closing_ends_the_wait(cluster: BareCluster, make: Make) -> None:
@@ -144,7 +155,7 @@ def test_closing_ends_the_wait(cluster: BareCluster, make: Make) -> None:
     def wait() -> None:
         try:
             deliver(emitter, parent("tiles"))
-        except Unavailable as error:
+        except NotKept as error:
             errors.append(error)
 
     waiting = threading.Thread(target=wait)
@@ -153,7 +164,7 @@ def test_closing_ends_the_wait(cluster: BareCluster, make: Make) -> None:
     emitter.close()
     waiting.join(10)
     assert len(errors) == 1
-    with pytest.raises(Unavailable, match="The engine ends"):
+    with pytest.raises(NotKept, match="The engine ends"):
         deliver(emitter, parent("tiles"))
 
 
@@ -184,7 +195,7 @@ class Context:
     stream, stream_version, engine, image, control_client = "images", 1, "e-here", "", None
 
 
-def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_attempt(
+def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_run(
     cluster: BareCluster, make: Make, tmp_path: Path
 ) -> None:
     """As after a crash between the commit of the feature row and the emission."""
@@ -197,20 +208,23 @@ def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_atte
         }
     )
 
+    runs: list[str] = []
+
     def tile(message: Message) -> dict[str, float]:
         message.emit(message.payload, stream="tiles")
-        return {"focus": float(message.attempt)}
+        runs.append(message.id)
+        return {"focus": float(len(runs))}
 
     plugin, emitter = HastePlugin(storage, Context()), make(timeout_s=0.5)
     work = Work(Handler(tile, None, None, False, "test"), {}, [plugin], deliver=emitter.deliver)
     cluster.master.error = Conflict("Not now.")
     outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), Slot(0))
-    assert outcome.failure is not None
-    assert outcome.failure.retryable
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.REJECTED, RejectReason.STORAGE)
     assert len(storage.rows()) == 1, "the row was committed before anything could leave"
     cluster.master.error = None
-    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels"), attempt=2), Slot(0))
-    assert outcome.result["features"] == {"focus": 1.0}, "the first attempt counts"
+    outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), Slot(0))
+    assert outcome.result["features"] == {"focus": 1.0}, "what the first run recorded counts"
+    assert len(runs) == 2
     assert [name for name, _ in cluster.backlog.messages] == ["m/0"]
     assert len(storage.rows()) == 1
     work.close()

@@ -13,6 +13,7 @@ import pytest
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import HandlerFailed
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.service import BacklogOptions
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.options import WorkerOptions
@@ -158,6 +159,47 @@ def test_streams_that_emit_into_each_other_do_not_wait_for_each_other(
         handled = lambda: sum(view.handled for view in cluster.client.engines())  # noqa: E731
         wait_until(lambda: handled() == 30, timeout_s=40, what="all bounces")
         assert all(each.dead == 0 for each in cluster.client.backlog())
+
+
+def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_for_what_it_emitted(
+    tmp_path: Path, write_handler: Write
+) -> None:
+    code = """
+        from harmonicio.engine import handler
+
+        @handler
+        def cut(message):
+            with open(FILE, "a") as file:
+                file.write("x\\n")
+            for _ in range(2):
+                message.emit(bytes(200_000), stream="tiles")
+            return message.attempt
+    """
+    runs, file = tmp_path / "runs.txt", tmp_path / "kept.txt"
+    cut = write_handler("cut", code.replace("FILE", repr(str(runs))))
+    keep = write_handler("keep", KEEP.format(file=str(file)))
+    small = BacklogOptions(max_disk_bytes=4 * 1024**2)
+    with LocalCluster(tmp_path / "cluster", max_engines=2, backlog=small) as cluster:
+        declare(cluster, "tiles", keep, engines=0)
+        declare(cluster, "images", cut, engines=0, timeout_s=3.0, max_attempts=1)
+        source = {"master": cluster.url, "token": cluster.source_token, "patience_s": 0.0}
+        with StreamConnector("images", **source) as images, StreamConnector("tiles", **source) as tiles:
+            parent = images.send(b"image", message_id="m")
+            images.flush("safe", timeout_s=20)
+            others = [tiles.send(bytes(100_000), message_id=f"other {n}") for n in range(60)]
+            full = lambda: sum(view.ready for view in cluster.client.backlog() if view.stream == "tiles") > 35  # noqa: E731
+            wait_until(full, what="a full backlog")
+            cluster.client.scale_stream("images", 1)
+            wait_until(lambda: len(lines_of(runs)) >= 3, timeout_s=40, what="runs beyond the only attempt")
+            assert [each.dead for each in cluster.client.backlog()] == [0, 0]
+            cluster.client.scale_stream("tiles", 1)
+            assert parent.result(timeout_s=60) == 1, "no attempt was counted"
+            for other in others:
+                other.result(timeout_s=40)
+        wait_until(lambda: len(lines_of(file)) >= len(others) + 2, timeout_s=40, what="all tiles")
+        tiles_kept = [line.partition(" ")[0] for line in lines_of(file) if line.startswith("m/")]
+        assert sorted(tiles_kept) == ["m/0", "m/1"], "each once"
+        assert [each.dead for each in cluster.client.backlog()] == [0, 0]
 
 
 def test_a_drain_lets_an_engine_finish_what_it_emits(

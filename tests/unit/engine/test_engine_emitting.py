@@ -9,11 +9,11 @@ import numpy
 import pytest
 
 from harmonicio.core.errors import InvalidInput, NotFound, Unavailable
-from harmonicio.core.message import MAX_METADATA_BYTES, OutcomeKind
+from harmonicio.core.message import MAX_METADATA_BYTES, OutcomeKind, RejectReason
 from harmonicio.engine import message as message_module
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import MAX_EMITTED, Emission, Message
-from harmonicio.engine.plugin import Call
+from harmonicio.engine.plugin import Call, NotKept
 from harmonicio.engine.slots import Slot
 from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
 from harmonicio.engine.work import Work
@@ -199,6 +199,12 @@ def test_what_cannot_be_made_safe_fails_the_parent(error: Exception, is_retryabl
     outcome, _ = work(emit_two, Out(error)).run(message(), Slot(0))
     assert outcome.failure is not None
     assert (outcome.failure.text, outcome.failure.retryable) == (str(error), is_retryable)
+
+
+def test_what_nobody_takes_now_is_no_fault_of_the_parent() -> None:
+    outcome, detail = work(emit_two, Out(NotKept("The backlog is full.", hint="Wait."))).run(message(), Slot(0))
+    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.STORAGE, b"")
+    assert outcome.text == "The backlog is full. Wait."
 
 
 def test_a_streaming_handler_that_does_not_read_on_emits_nothing_of_a_damaged_payload() -> None:
