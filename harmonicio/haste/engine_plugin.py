@@ -3,7 +3,8 @@
     handler ──features──► storage client ──► tier, feature row ──► {"score": …, "tier": …}
 
 A handler that raises, or returns no features, leaves a message without a score: it is kept in the tier ``unscored``
-with the reason, and is done. A tier or database that cannot be written now is no fault of the message, which is offered
+with the reason, and is done; unless an earlier run was recorded, and has emitted what only another run that returns can
+send. A tier or database that cannot be written now is no fault of the message, which is offered
 again after pauses that grow, as long as that lasts.
 """
 
@@ -36,14 +37,17 @@ class HastePlugin:
             NotKept: tier or database cannot be written now.
             StorageError: nor ever, as it is.
             Conflict: its id is known with other bytes.
+            Exception: the handler raised it, and what an earlier run emitted may still have to be sent.
         """
-        features, reason = _features(message, call)
+        features, reason, raised = _features(message, call)
         try:
             row = self._save(message, features, reason)
         except StorageError as error:
             if error.retryable:
                 raise NotKept(error.text, hint=error.hint) from error
             raise
+        if raised is not None and row.emitted:  # What raised has emitted nothing: it is an earlier run's row.
+            raise raised
         return row.result
 
     def _save(self, message: Message, features: Mapping[str, Any], reason: str) -> FeatureRow:
@@ -81,12 +85,12 @@ def create(options: Mapping[str, Any], context: PluginContext) -> HastePlugin:
     return HastePlugin(storage, context)
 
 
-def _features(message: Message, call: Callable[[Message], Any]) -> tuple[Mapping[str, Any], str]:
-    """Return what the handler found, and why there is nothing, if so."""
+def _features(message: Message, call: Callable[[Message], Any]) -> tuple[Mapping[str, Any], str, Exception | None]:
+    """Return what the handler found; and why there is nothing, if so, with what it raised."""
     try:
         returned = call(message)
     except Exception as error:  # noqa: BLE001  whatever the handler raises is recorded with the message
-        return {}, f"The handler raised {type(error).__name__}: {error}"
+        return {}, f"The handler raised {type(error).__name__}: {error}", error
     if not isinstance(returned, Mapping):
-        return {}, f"The handler returned {type(returned).__name__} instead of features"
-    return returned, ""
+        return {}, f"The handler returned {type(returned).__name__} instead of features", None
+    return returned, "", None

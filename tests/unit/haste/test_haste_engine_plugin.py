@@ -124,6 +124,20 @@ def test_a_message_that_is_tried_again_has_the_first_result_and_is_kept_once(ben
     assert kept == ["m1"]
 
 
+def test_a_handler_that_raises_when_what_it_emitted_before_is_still_to_be_sent_fails_its_message(bench: Bench) -> None:
+    def emit(given: Message) -> Any:
+        given.emit(b"tile", stream="tiles")
+        return {"focus": 0.75}
+
+    first = bench.handle(emit)
+    with pytest.raises(ZeroDivisionError):
+        bench.handle(fail)
+    assert bench.handle(emit) == first
+    assert bench.row().emitted == 1
+    bench.handle(lambda _: {"focus": 0.75}, message(2))
+    assert bench.handle(fail, message(2))["tier"] == "A", "nothing is left to be sent of this one"
+
+
 def test_other_bytes_under_a_known_id_are_a_conflict_and_the_first_stay(bench: Bench) -> None:
     bench.handle(lambda _: {"focus": 0.75})
     with pytest.raises(Conflict):
