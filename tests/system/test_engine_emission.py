@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
-from harmonicio.core.errors import HandlerFailed
+from harmonicio.core.errors import HandlerFailed, UndeliveredError
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import BacklogOptions
 from harmonicio.stream_connector import StreamConnector
@@ -200,6 +200,46 @@ def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_fo
         tiles_kept = [line.partition(" ")[0] for line in lines_of(file) if line.startswith("m/")]
         assert sorted(tiles_kept) == ["m/0", "m/1"], "each once"
         assert [each.dead for each in cluster.client.backlog()] == [0, 0]
+
+
+def test_a_stream_that_emits_into_itself_stands_still_while_the_backlog_is_full_and_goes_on_when_there_is_room(
+    tmp_path: Path, write_handler: Write
+) -> None:
+    code = """
+        from harmonicio.engine import handler
+
+        @handler
+        def again(message):
+            with open(FILE, "a") as file:
+                file.write(f"{message.id} {message.attempt}\\n")
+            left = message.metadata["left"]
+            if left:
+                message.emit(message.payload, stream=message.stream, metadata={"left": left - 1})
+    """
+    runs = tmp_path / "runs.txt"
+    again = write_handler("again", code.replace("FILE", repr(str(runs))))
+    small = BacklogOptions(max_disk_bytes=4 * 1024**2)
+    with LocalCluster(tmp_path / "cluster", max_engines=1, backlog=small) as cluster:
+        declare(cluster, "others", again, engines=0)
+        declare(cluster, "circle", again, engines=0, timeout_s=3.0, max_attempts=1)
+        source = {"master": cluster.url, "token": cluster.source_token, "patience_s": 0.0}
+        with StreamConnector("circle", **source) as circle, StreamConnector("others", **source) as others:
+            parents = [circle.send(bytes(100_000), metadata={"left": 2}, message_id=f"m{n}") for n in range(3)]
+            circle.flush("safe", timeout_s=20)
+            filling = [others.send(bytes(100_000)) for _ in range(60)]
+            wait_until(lambda: sum(view.ready for view in cluster.client.backlog()) > 35, what="a full backlog")
+            cluster.client.scale_stream("circle", 1)
+            wait_until(lambda: len(lines_of(runs)) > len(parents), timeout_s=40, what="runs beyond the only attempts")
+            assert not any(each.dead for each in cluster.client.backlog())
+            with pytest.raises(UndeliveredError):
+                others.close(timeout_s=0.0)
+            assert len([each for each in filling if each.is_safe]) > 30
+            cluster.client.delete_stream("others", is_forced=True)
+            for parent in parents:
+                parent.result(timeout_s=60)
+        everything = {f"m{n}{child} 1" for n in range(3) for child in ("", "/0", "/0/0")}
+        wait_until(lambda: set(lines_of(runs)) == everything, timeout_s=40, what="the whole circle, without attempts")
+        assert not any(each.dead for each in cluster.client.backlog())
 
 
 def test_a_drain_lets_an_engine_finish_what_it_emits(
