@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -201,6 +202,24 @@ def test_an_engine_that_could_not_be_marked_does_not_run(
         start(runtime, folder, told, "import time; time.sleep(600)")
     assert start_ticks(marked[0].pid) is None
     assert told.exits == []
+
+
+def test_an_engine_that_no_descriptor_is_left_to_watch_is_ended_and_waited_for(
+    runtime: ProcessRuntime, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spawned = []
+
+    def fail(pid: int) -> int:
+        spawned.append(pid)
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="Too many open files"):
+        patched.setattr(os, "pidfd_open", fail)
+        start(runtime, folder, told, "import time; time.sleep(600)")
+    assert start_ticks(spawned[0]) is None  # A zombie would still have them.
+    assert (told.started, told.exits, runtime.list()) == ([], [], ())
+    start(runtime, folder, told, "pass")
+    assert told.wait()[0].exit_code == 0
 
 
 def test_a_program_that_is_not_there_is_said(folder: Path, told: Told) -> None:

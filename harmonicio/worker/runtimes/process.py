@@ -130,8 +130,7 @@ class ProcessRuntime(Runtime):
                 ProcessMark.of(spec.engine, process.pid, spec.declaration).write(spec.folder)
                 os.write(writing, line)
             except OSError:
-                _kill_group(process.pid)
-                _wait_for(process)
+                _end(process.pid)
                 os.close(process.pidfd)
                 raise
         self._tell(EngineStarted(spec.engine, process.pid))
@@ -155,8 +154,12 @@ class ProcessRuntime(Runtime):
             # Python ignores the first two, a shell perhaps the others; what is ignored would stay so in the engine.
             setsigdef=(signal.SIGPIPE, signal.SIGXFSZ, signal.SIGINT, signal.SIGTERM),
         )
-        open_file_limit.give_usual(pid)
-        return _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
+        try:
+            open_file_limit.give_usual(pid)
+            return _Process(spec.engine, pid, os.pidfd_open(pid), spec.folder)
+        except OSError:  # No descriptor is left to watch it with.
+            _end(pid)
+            raise
 
     def list(self) -> tuple[EngineFound, ...]:
         marks = [mark for folder in sorted(self._folder.glob("*")) if (mark := find_mark(folder)) is not None]
@@ -251,7 +254,7 @@ class ProcessRuntime(Runtime):
     def _tell_end(self, process: _Process) -> None:
         with self._lock:
             self._epoll.unregister(process.pidfd)
-            exit_code = _wait_for(process)
+            exit_code = _wait_for(process.pid)
             del self._processes[process.engine]
             os.close(process.pidfd)
         self._tell(EngineExited(process.engine, exit_code, last_line(process.folder)))
@@ -304,13 +307,19 @@ def _kill_group(pid: int) -> None:
         os.killpg(pid, signal.SIGKILL)
 
 
-def _wait_for(process: _Process) -> int | None:
+def _end(pid: int) -> None:
+    """End a child that was started a moment ago and is not to be watched."""
+    _kill_group(pid)
+    _wait_for(pid)
+
+
+def _wait_for(pid: int) -> int | None:
     """Wait for a process that is ending; return its exit code, which is known of our own children only."""
     try:
-        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOWAIT)
     except ChildProcessError:
         return None
     # Until it is waited for, nobody else can have its pid, so this reaches only what it has started and left behind.
-    _kill_group(process.pid)
-    _, status = os.waitpid(process.pid, 0)
+    _kill_group(pid)
+    _, status = os.waitpid(pid, 0)
     return os.waitstatus_to_exitcode(status)
