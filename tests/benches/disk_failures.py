@@ -14,7 +14,7 @@ ERRORS: dict[str, tuple[int, ...]] = {
     "mkdir": (errno.ENOSPC,),
     "write": (errno.ENOSPC, errno.EIO, SHORT),
     "allocate": (errno.ENOSPC,),
-    "sync": (errno.EIO,),
+    "sync": (errno.EIO, errno.ENOSPC, errno.EDQUOT),  # Some file systems find room only when they flush.
     "truncate": (errno.EIO,),
     "rename": (errno.EIO, errno.ENOSPC),
     "unlink": (errno.EIO,),

@@ -18,7 +18,7 @@ from typing import Any, Protocol
 from harmonicio.control.lone_sqlite import VFS
 
 SQLITE_OK, _IOERR, _FULL, _CANTOPEN = 0, 10, 13, 14
-#: What SQLite's own VFS would return for a call that fails, unless there is no space.
+#: What SQLite's own VFS would return for a call that fails; only of a write it says why: that there is no space.
 _ERRORS = {"open": _CANTOPEN, "write": _IOERR | 3 << 8, "sync": _IOERR | 4 << 8, "truncate": _IOERR | 6 << 8}
 _ERRORS |= {"unlink": _IOERR | 10 << 8, "read": _IOERR | 1 << 8}
 
@@ -171,7 +171,8 @@ class _Shim:
 
     def _asked(self, operation: str, path: str, offset: int = 0, data: bytes = b"") -> int:
         number = self._watch.before(operation, path, offset, data)
-        return 0 if number == 0 else _FULL if number == errno.ENOSPC else _ERRORS[operation]
+        is_full = operation == "write" and number == errno.ENOSPC
+        return 0 if number == 0 else _FULL if is_full else _ERRORS[operation]
 
     def _told(self, operation: str, path: str, code: int) -> int:
         if code == SQLITE_OK:
