@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import random
-import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import pytest
@@ -13,21 +14,28 @@ import pytest
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.errors import MessageRejected
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
+from harmonicio.master.service import BacklogOptions
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.stream_connector.peers import JOINED_BYTES, PIECE_BYTES
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.frames import MAX_INLINE_BYTES
 
 HANDLER = """
-import zlib
+import hashlib
 from harmonicio.engine import handler
 
 @handler(streaming=True)
 def weigh(message):
-    crc = size = 0
+    digest, size = hashlib.sha256(), 0
     while piece := message.payload_reader.read(4 * 1024**2):
-        crc, size = zlib.crc32(piece, crc), size + len(piece)
-    return {"size": size, "crc": crc}
+        digest.update(piece)
+        size += len(piece)
+    return {"size": size, "sha256": digest.hexdigest()}
 """
-SIZES = [0, 1, *(base + step for base in (JOINED_BYTES, PIECE_BYTES, 2**25) for step in (-1, 0, 1))]
+#: Where something else is done with what is a byte larger: writing, the index and the files of the backlog, reading.
+BORDERS = {JOINED_BYTES, INLINE_MAX_BYTES, MAX_INLINE_BYTES, PIECE_BYTES, 2**25}
+SIZES = [0, 1, *sorted(border + step for border in BORDERS for step in (-1, 0, 1))]
 #: Gigabytes over loopback and into scratch files take minutes, so only who asks for it: ``make sizes``.
 IS_FULL = os.environ.get("SIZES") == "full"
 
@@ -35,7 +43,8 @@ IS_FULL = os.environ.get("SIZES") == "full"
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
     (tmp_path / "weigh.py").write_text(HANDLER)
-    with LocalCluster(tmp_path / "home", max_engines=1) as running:
+    from_disk = BacklogOptions(hot_cache_bytes=0)
+    with LocalCluster(tmp_path / "home", max_engines=1, backlog=from_disk) as running:
         running.declare(StreamDeclaration("weigh", handler=str(tmp_path / "weigh.py"), engines=1))
         running.declare(StreamDeclaration("kept", handler="harmonicio.engine.echo", engines=0))
         running.wait_for_engines("weigh", 1)
@@ -44,6 +53,15 @@ def cluster(tmp_path: Path) -> Iterator[LocalCluster]:
 
 def connect(cluster: LocalCluster, stream: str, **options: object) -> StreamConnector:
     return StreamConnector(stream, master=cluster.url, token=cluster.source_token, **options)  # type: ignore[arg-type]
+
+
+@contextmanager
+def no_engine(cluster: LocalCluster) -> Iterator[None]:
+    """What is sent in this block goes to the backlog, from which an engine takes it afterwards."""
+    cluster.client.scale_stream("weigh", 0)
+    wait_until(lambda: cluster.client.stream("weigh").running == 0, 30)
+    yield
+    cluster.client.scale_stream("weigh", 1)
 
 
 @pytest.mark.parametrize("way", ["buffer", "file", "spooled"])
@@ -58,23 +76,43 @@ def test_every_size_arrives_whole(cluster: LocalCluster, tmp_path: Path, way: st
                 delivery = connector.send_file(tmp_path / "payload")
             else:
                 delivery = connector.send(payload)
-            assert delivery.result(60) == {"size": size, "crc": zlib.crc32(payload)}, f"{size} bytes"
+            assert delivery.result(60) == weighed(payload), f"{size} bytes"
+
+
+def test_every_size_arrives_whole_from_the_backlog(cluster: LocalCluster) -> None:
+    content = memoryview(random.Random(24).randbytes(max(SIZES)))
+    with connect(cluster, "weigh", patience_s=0.0) as connector:
+        with no_engine(cluster):
+            deliveries = [connector.send(content[:size]) for size in SIZES]
+            connector.flush("safe", timeout_s=60)
+            assert cluster.client.stream("weigh").backlog.ready == len(SIZES)
+        for size, delivery in zip(SIZES, deliveries, strict=True):
+            assert delivery.result(60) == weighed(content[:size]), f"{size} bytes"
+
+
+def weighed(payload: memoryview) -> dict[str, object]:
+    return {"size": len(payload), "sha256": hashlib.sha256(payload).hexdigest()}
 
 
 @pytest.mark.skipif(not IS_FULL, reason="takes minutes and gigabytes; `make sizes` runs it")
 @pytest.mark.timeout(900)
+@pytest.mark.parametrize("way", ["engine", "backlog"])
 @pytest.mark.parametrize("size", [2**31 - 1, 2**31, 2**31 + 1, 2**32 + 1])
-def test_sizes_around_those_of_numbers_arrive_whole(cluster: LocalCluster, tmp_path: Path, size: int) -> None:
+def test_sizes_around_those_of_numbers_arrive_whole(cluster: LocalCluster, tmp_path: Path, size: int, way: str) -> None:
     sparse = tmp_path / "sparse"
     with sparse.open("wb") as file:
+        for begin in range(0, size, 2**20):  # Each piece says which it is.
+            file.seek(begin)
+            file.write(begin.to_bytes(8))
         file.truncate(size)
-        file.seek(size - 1)
-        file.write(b"\7")
-    crc, zeros = 0, bytes(2**24)
-    for begin in range(0, size - 1, len(zeros)):
-        crc = zlib.crc32(zeros[: min(len(zeros), size - 1 - begin)], crc)
-    with connect(cluster, "weigh", patience_s=600.0) as connector:
-        assert connector.send_file(sparse).result(600) == {"size": size, "crc": zlib.crc32(b"\7", crc)}
+    with sparse.open("rb") as file:
+        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with connect(cluster, "weigh", patience_s=600.0 if way == "engine" else 0.0) as connector:
+        with no_engine(cluster) if way == "backlog" else nullcontext():
+            delivery = connector.send_file(sparse)
+            if way == "backlog":
+                connector.flush("safe", timeout_s=600)
+        assert delivery.result(600) == {"size": size, "sha256": sha256}
 
 
 def test_an_id_that_is_used_again_stands_for_the_same_bytes_also_for_another_connector(cluster: LocalCluster) -> None:
