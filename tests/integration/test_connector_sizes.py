@@ -129,3 +129,11 @@ def test_an_id_that_is_used_again_stands_for_the_same_bytes_also_for_another_con
             delivery.result(30)
         assert raised.value.reason == "id_conflict"
     assert cluster.client.stream("kept").backlog.ready == 1
+
+
+def test_an_id_that_goes_straight_to_an_engine_is_new_when_another_connector_has_used_it(cluster: LocalCluster) -> None:
+    for content in (b"image", b"other"):
+        with connect(cluster, "weigh", patience_s=60.0) as connector:
+            delivery = connector.send(content, message_id="plate 1")
+            assert delivery.result(30) == weighed(memoryview(content))
+            assert delivery.route == "engine"
