@@ -251,7 +251,7 @@ STRIKES: dict[str, Strike] = {
     "slow network": slow_network,
     "cut connections": cut_connections,
     "half-open connections": impaired(is_frozen=True),
-    "late bytes": impaired(delay_s=0.3, jitter_s=1.0),
+    "late bytes": impaired(delay_s=0.3, jitter_s=2.0),
     "few bytes": impaired(bytes_per_s=40_000.0),
     "full disk of the master": full_disk,
     "full disk of the tiers": full_disk,
