@@ -86,12 +86,13 @@ class BacklogConnection:
             )
 
     def _serve_once(self) -> None:
+        hello = self._hello()
         link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S), Role.ENGINE)
         try:
             with self._lock:
                 self._link = link
             if not self._closing.is_set():
-                link.greet(self._hello())
+                link.greet(hello)
                 self._serve(link, self._open_session(link))
         finally:
             with self._lock:
@@ -136,7 +137,7 @@ class BacklogConnection:
             ticket=configuration.ticket,
             engine=configuration.engine,
             worker=configuration.worker,
-            checksums=checksum.SUPPORTED,
+            checksums=checksum.offered(),
             max_message_bytes=configuration.declaration.max_message_bytes,
             software=SOFTWARE,
         )

@@ -101,7 +101,7 @@ class Dialling:
         )
         link = Link(tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted), Role.CONNECTOR)
         try:
-            offered = replace(hello, checksums=checksum.SUPPORTED if is_checked else ())
+            offered = replace(hello, checksums=checksum.offered() if is_checked else ())
             answer = link.greet(offered, is_wanted=self._is_wanted)
         except BaseException:
             link.close()

@@ -11,15 +11,23 @@ from typing import Any
 
 from harmonicio.wire.frames import TRAILER, Flag
 
-#: In the order in which this side prefers them. The package is imported with the first checksum, not before.
+#: In the order in which this side prefers them. The package is imported when they are offered or chosen, not before.
 SUPPORTED: tuple[str, ...] = ("crc32",) if find_spec("xxhash") is None else ("xxh3", "crc32")
 
 FLAG_OF = {"": Flag.NONE, "xxh3": Flag.CHECKSUM_XXH3, "crc32": Flag.CHECKSUM_CRC32}
 
 
-def choose(offered: Sequence[str]) -> str:
-    """Return the first offered checksum that this side can compute, or an empty text."""
-    return next((name for name in offered if name in SUPPORTED), "")
+def offered() -> tuple[str, ...]:
+    """Return what this side can compute, and be ready to: later it may have no file descriptor left for an import."""
+    if "xxh3" in SUPPORTED:
+        _xxhash()
+    return SUPPORTED
+
+
+def choose(names: Sequence[str]) -> str:
+    """Return the first of the other side's checksums that this side can compute, or an empty text."""
+    ours = offered() if names else ()
+    return next((name for name in names if name in ours), "")
 
 
 def trailer(flags: int, payload: memoryview | bytes) -> bytes:
