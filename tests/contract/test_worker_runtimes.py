@@ -16,18 +16,19 @@ from harmonicio.worker.runtimes.process import ProcessRuntime
 STAND_IN = """
 import json, signal, sys, time
 behaviour = sys.argv[1]
-def say_goodbye(*_):
-    print("".join(f"{number:04} {'é' * 40}\\n" for number in range(900)) + "x" * 40_000, flush=True)
-    sys.exit(0)
 if behaviour == "is_stubborn":
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
 if behaviour == "says_goodbye":
-    signal.signal(signal.SIGTERM, say_goodbye)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
 print("ready", json.loads(sys.stdin.readline())["engine"], flush=True)
 assert sys.stdin.read() == ""
 if behaviour == "fails":
     print("there is no such module\\n", flush=True)
     sys.exit(3)
+if behaviour == "says_goodbye":
+    signal.sigwait([signal.SIGTERM])
+    print("".join(f"{number:04} {'é' * 40}\\n" for number in range(900)) + "x" * 40_000, flush=True)
+    sys.exit(0)
 while True:
     time.sleep(60)
 """
