@@ -139,6 +139,8 @@ def _close(daemon: Daemon, code: int) -> int:
 
 
 def _end_broken(text: str) -> NoReturn:
+    for each in logging.getLogger().handlers:
+        each.acquire()  # For good: other parts fail just now, too, and what they log must not be the last line.
     try:
         _say(f"harmonicio engine: {text}")
     finally:  # Its standard error may be gone as well.
