@@ -29,6 +29,8 @@ LIVES_FROM = 0.35
 LONG_LIVED = ("master", "w1")
 #: A long freeze exceeds the reservation of a message; there are few of these, and none in a short plan.
 LONG_FREEZE_S = (42.0, 50.0)
+#: None begins after this part of the plan: what is held for a frozen host is let go of while growth is still measured.
+LONG_FREEZE_UNTIL = 0.7
 LONG_PLAN_S = 240.0
 #: The peak comes so long after the last end of a long-lived process, in its warm-up; how long the hosts of engines are
 #: frozen, and then the master.
@@ -168,7 +170,7 @@ def _fitting(
     """Return a fault of this kind that starts then, unless all it could strike is occupied or must live."""
     kind = KINDS[name]
     lasts_s = chance.uniform(*kind.duration_s)
-    if name == "freeze host" and duration_s >= LONG_PLAN_S:
+    if name == "freeze host" and duration_s >= LONG_PLAN_S and start_s < LONG_FREEZE_UNTIL * duration_s:
         has_long = any(each.duration_s >= LONG_FREEZE_S[0] for each in faults)
         if not has_long or chance.random() < 0.3:
             lasts_s = chance.uniform(*LONG_FREEZE_S)

@@ -18,6 +18,7 @@ from chaos.plan import (
     KINDS,
     LIVES_FROM,
     LONG_FREEZE_S,
+    LONG_FREEZE_UNTIL,
     LONG_LIVED,
     MASTER_PEAK_S,
     PEAK_AFTER_S,
@@ -46,7 +47,9 @@ def test_ten_minutes_have_a_hundred_faults_of_every_kind_and_some_outlast_a_rese
     plan = make_plan(seed, 600.0)
     assert len(plan.faults) >= 110
     assert {each.kind for each in plan.faults} == KINDS.keys()
-    assert any(each.kind == "freeze host" and each.duration_s >= LONG_FREEZE_S[0] for each in plan.faults)
+    long = [each for each in plan.faults if each.kind == "freeze host" and each.duration_s >= LONG_FREEZE_S[0]]
+    assert long
+    assert all(each.start_s < LONG_FREEZE_UNTIL * 600.0 for each in long)
     assert all(each.start_s + each.duration_s < plan.duration_s for each in plan.faults)
 
 
