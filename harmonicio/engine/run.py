@@ -37,6 +37,8 @@ MAX_CONFIGURATION_BYTES = 4 * 1024**2
 #: How long a signal lets handlers run on; a controller's order says its own time.
 SIGNAL_DRAIN_S = 30.0
 _CLOSE_WITHIN_S = 10.0
+#: A process that a handler has broken ends so soon at the latest; who writes into its log just now has less.
+_BROKEN_WITHIN_S, _LOCK_WITHIN_S = 5.0, 0.5
 
 
 def run_as_configured(file_or_module: str) -> int:
@@ -139,9 +141,13 @@ def _close(daemon: Daemon, code: int) -> int:
 
 
 def _end_broken(text: str) -> NoReturn:
-    for each in logging.getLogger().handlers:
-        each.acquire()  # For good: other parts fail just now, too, and what they log must not be the last line.
     try:
+        watchdog = threading.Timer(_BROKEN_WITHIN_S, os._exit, args=(EXIT_BROKEN,))
+        watchdog.daemon = True
+        watchdog.start()  # A handler of its log may stand still.
+        for each in logging.getLogger().handlers:
+            if each.lock is not None:  # For good: other parts fail, too, and what they log must not be the last line.
+                each.lock.acquire(timeout=_LOCK_WITHIN_S)
         _say(f"harmonicio engine: {text}")
     finally:  # Its standard error may be gone as well.
         _exit_now(EXIT_BROKEN)

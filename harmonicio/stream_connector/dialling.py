@@ -99,9 +99,9 @@ class Dialling:
         is_checked = self._checksum_mode is ChecksumMode.ALWAYS or (
             self._checksum_mode is ChecksumMode.AUTO and not is_local
         )
+        offered = replace(hello, checksums=checksum.offered() if is_checked else ())
         link = Link(tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted), Role.CONNECTOR)
         try:
-            offered = replace(hello, checksums=checksum.offered() if is_checked else ())
             answer = link.greet(offered, is_wanted=self._is_wanted)
         except BaseException:
             link.close()

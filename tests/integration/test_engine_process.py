@@ -181,6 +181,29 @@ def test_an_engine_whose_own_parts_are_gone_ends_and_only_a_suspect_is_blamed(
     assert [each.message for each in board] == blamed
 
 
+STUCK_LOG = """
+import logging, threading, time
+from harmonicio.engine.run import _end_broken
+
+is_stuck = threading.Event()
+
+class Stuck(logging.Handler):
+    def emit(self, record):
+        is_stuck.set()
+        time.sleep(600)
+
+logging.getLogger().addHandler(Stuck())
+threading.Thread(target=logging.warning, args=("x",), daemon=True).start()
+is_stuck.wait()
+_end_broken("A part is gone.")
+"""
+
+
+def test_a_log_that_stands_still_keeps_no_broken_engine_from_ending_nor_from_saying_why() -> None:
+    ended = subprocess.run([sys.executable, "-c", STUCK_LOG], capture_output=True, text=True, check=False, timeout=30)
+    assert (ended.returncode, ended.stderr) == (4, "harmonicio engine: A part is gone.\n")
+
+
 CLOSES_LISTENER = """
     import os, socket, stat, time
     @handler

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import select
 import signal
 import stat
 import subprocess
@@ -218,6 +219,32 @@ def test_an_engine_that_no_descriptor_is_left_to_watch_is_ended_and_waited_for(
         start(runtime, folder, told, "import time; time.sleep(600)")
     assert start_ticks(spawned[0]) is None  # A zombie would still have them.
     assert (told.started, told.exits, runtime.list()) == ([], [], ())
+    start(runtime, folder, told, "pass")
+    assert told.wait()[0].exit_code == 0
+
+
+class _FullWatch:
+    """An epoll that takes nothing more, as when the kernel allows no more watches."""
+
+    def __init__(self, epoll: select.epoll) -> None:
+        self._epoll = epoll
+        self.poll, self.unregister, self.close = epoll.poll, epoll.unregister, epoll.close
+
+    def register(self, descriptor: int, events: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_an_engine_whose_end_cannot_be_waited_for_is_not_told_to_have_started(
+    runtime: ProcessRuntime, folder: Path, told: Told, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patched, pytest.raises(Unavailable, match="No space left"):
+        patched.setattr(runtime, "_epoll", _FullWatch(runtime._epoll))
+        start(runtime, folder, told, "import time; time.sleep(600)")
+    mark = find_mark(folder / "e-1")
+    assert mark is not None
+    assert start_ticks(mark.pid) is None
+    assert told.started == told.exits == []
+    assert [each.is_running for each in runtime.list()] == [False]
     start(runtime, folder, told, "pass")
     assert told.wait()[0].exit_code == 0
 

@@ -128,6 +128,7 @@ class ProcessRuntime(Runtime):
             process = self._spawn(spec, reading, log)
             try:
                 ProcessMark.of(spec.engine, process.pid, spec.declaration).write(spec.folder)
+                self._epoll.register(process.pidfd, select.EPOLLIN)
                 os.write(writing, line)
             except OSError:
                 _end(process.pid)
@@ -136,7 +137,6 @@ class ProcessRuntime(Runtime):
         self._tell(EngineStarted(spec.engine, process.pid))
         with self._lock:
             self._processes[spec.engine] = process
-            self._epoll.register(process.pidfd, select.EPOLLIN)
 
     def _spawn(self, spec: EngineSpec, standard_input: int, log: int) -> _Process:
         pid = os.posix_spawn(
@@ -170,9 +170,8 @@ class ProcessRuntime(Runtime):
         folder = self._folder / mark.engine
         pidfd = _open_pidfd(mark.pid)
         if pidfd is not None and mark.is_alive():
-            process = _Process(mark.engine, mark.pid, pidfd, folder)
-            self._processes[mark.engine] = process
             self._epoll.register(pidfd, select.EPOLLIN)
+            self._processes[mark.engine] = _Process(mark.engine, mark.pid, pidfd, folder)
             return EngineFound(mark.engine, mark.declaration, mark.pid, is_running=True)
         if pidfd is not None:
             os.close(pidfd)
