@@ -175,7 +175,8 @@ class StorageClient:
             unscored_because: Why there are no features; the message goes to ``unscored``.
 
         Raises:
-            InvalidInput: payload, name, id or row cannot be kept; nothing was written.
+            InvalidInput: payload, name, id or row cannot be kept; nothing was written. A row that is too long for its
+                database leaves a payload for :meth:`reconcile`.
             StorageError: tier or database cannot be written; nothing counts, try again.
             Conflict: the message id is known with other bytes.
         """

@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from harmonicio.control.caller import READ_TIMEOUT_S
+from harmonicio.control.caller import READ_TIMEOUT_S, _body_of
+from harmonicio.control.paths import MAX_BODY_BYTES
 from harmonicio.core.errors import Conflict, InvalidInput, MasterUnavailable, StorageError, Unavailable
 from harmonicio.haste import master_extension
 from harmonicio.haste.feature_db import master as by_master
@@ -137,7 +138,7 @@ class Routes:
         if self.refusals:
             raise self.refusals.pop()
         self.requests.append(len(rows))
-        return self._call("POST", stream, json.loads(json.dumps(list(rows), allow_nan=False)), {})
+        return self._call("POST", stream, json.loads(_body_of(list(rows))), {})
 
     def feature_rows(self, stream: str, **filters: str | int | float) -> Any:
         return self._call("GET", stream, None, {key: str(value) for key, value in filters.items()})
@@ -207,6 +208,32 @@ class TestMaster(FeatureDatabaseSuite):
         database = self.open(tmp_path)
         database.commit_many([row(number) for number in range(500)])
         assert database.routes.requests == [200, 200, 100]
+        database.close()
+
+    def test_rows_that_are_long_travel_in_more_requests(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        rows = [row(number, metadata={"notes": "x" * 100_000}) for number in range(30)]
+        assert database.commit_many(rows) == rows
+        assert sum(database.routes.requests) == 30
+        database.close()
+
+    @pytest.mark.parametrize("free_bytes", [0, MAX_BODY_BYTES // 4])
+    def test_a_row_travels_alone_if_it_is_as_long_as_a_request_may_be(self, tmp_path: Path, free_bytes: int) -> None:
+        database = self.open(tmp_path)
+        frame_bytes = len(_body_of([as_plain(row(2, metadata={"notes": ""}))]))
+        long = row(2, metadata={"notes": "x" * (MAX_BODY_BYTES - frame_bytes - free_bytes)})
+        assert len(_body_of([as_plain(long)])) == MAX_BODY_BYTES - free_bytes
+        assert database.commit_many([row(1), long, row(3)]) == [row(1), long, row(3)]
+        assert database.routes.requests == [1, 1, 1]
+        database.close()
+
+    def test_a_row_that_is_too_long_by_itself_is_refused_alone_and_for_good(self, tmp_path: Path) -> None:
+        database = self.open(tmp_path)
+        long = row(2, features={"x" * 400 + str(number): 0.5 for number in range(4000)})
+        with pytest.raises(InvalidInput, match=r"'m2' has \d+ bytes.*fewer features") as raised:
+            database.commit_many([row(1), long, row(3)])
+        assert [each.message_id for each in database.rows(RowFilter(STREAM))] == ["m1", "m3"]
+        assert not raised.value.retryable
         database.close()
 
     def test_rows_of_several_streams_travel_apart(self, tmp_path: Path) -> None:

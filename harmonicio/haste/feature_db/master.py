@@ -1,7 +1,8 @@
 """Feature rows by way of the master, which is the single writer of its SQLite file.
 
-Rows that several threads bring at the same time travel in one request. A master that has too many just then is asked
-again for a moment, because a handler's work would be for nothing; not for longer, because its slot is held meanwhile.
+Rows that several threads bring at the same time travel in one request, up to a number and a size. A master that has
+too many just then is asked again for a moment, because a handler's work would be for nothing; not for longer, because
+its slot is held meanwhile.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import accumulate, takewhile
 from typing import Any, Protocol
 
+from harmonicio.control import json_codec
+from harmonicio.control.paths import MAX_BODY_BYTES
 from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError, Unavailable
 from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, from_plain
 from harmonicio.haste.options import check_options
 
-MAX_ROWS_PER_REQUEST = 200
+#: A request is as long as its rows are, up to half of what the master reads; one that is longer by itself goes alone.
+MAX_ROWS_PER_REQUEST, MAX_BYTES_PER_REQUEST = 200, MAX_BODY_BYTES // 2
 #: For how long a master that is busy is asked again, and the longest pause between.
 ASK_AGAIN_FOR_S, LONGEST_PAUSE_S = 3.0, 1.0
 #: What becomes of a row: the row that counts, or the error that its commit raises.
@@ -36,11 +41,13 @@ class RowClient(Protocol):
 class _Waiting:
     """A row on its way, and what became of it."""
 
-    __slots__ = ("answer", "row")
+    __slots__ = ("answer", "plain", "row", "size_bytes")
 
     def __init__(self, row: FeatureRow) -> None:
         self.row = row
-        self.answer: Answer | None = None
+        self.plain = as_plain(row)
+        self.size_bytes = len(json_codec.dumps(self.plain)) + 1  # A comma or a bracket follows.
+        self.answer: Answer | None = _too_long(self) if self.size_bytes >= MAX_BODY_BYTES else None
 
     def row_that_counts(self) -> FeatureRow:
         if isinstance(self.answer, Exception):
@@ -64,7 +71,7 @@ class MasterFeatureDatabase(FeatureDatabase):
     def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
         mine = [_Waiting(canonical(row)) for row in rows]
         with self._changed:
-            self._waiting.extend(mine)
+            self._waiting.extend(each for each in mine if each.answer is None)
         # Whoever finds nobody sending sends for all that wait.
         while batch := self._next_batch(mine):
             answers: Sequence[Answer] = [StorageError("The feature rows were not sent.")] * len(batch)
@@ -95,10 +102,8 @@ class MasterFeatureDatabase(FeatureDatabase):
             if all(each.answer for each in mine):
                 return []
             self._is_sending = True
-            stream = self._waiting[0].row.stream
-            batch = [each for each in self._waiting if each.row.stream == stream][:MAX_ROWS_PER_REQUEST]
-            taken = set(map(id, batch))
-            self._waiting = [each for each in self._waiting if id(each) not in taken]
+            together = _together(self._waiting)
+            batch, self._waiting = self._waiting[:together], self._waiting[together:]
             return batch
 
     def _finish(self, batch: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
@@ -110,8 +115,7 @@ class MasterFeatureDatabase(FeatureDatabase):
 
     def _send(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
         try:
-            plain = [as_plain(each.row) for each in batch]
-            verdicts = self._post(batch[0].row.stream, plain)["rows"]
+            verdicts = self._post(batch[0].row.stream, [each.plain for each in batch])["rows"]
             return [_answer(verdict) for _, verdict in zip(batch, verdicts, strict=True)]
         except Unavailable as error:
             text = f"The feature rows cannot reach the master: {error.text}"
@@ -157,6 +161,25 @@ def as_query(wanted: RowFilter) -> dict[str, str | float]:
     }
     metadata = {f"metadata.{key}": json.dumps(value) for key, value in wanted.metadata.items()}
     return {key: value for key, value in plain.items() if value is not None} | metadata
+
+
+def _together(waiting: Sequence[_Waiting]) -> int:
+    """Return how many from the first on travel in one request: rows of one stream."""
+    first = waiting[0]
+    sizes = accumulate(each.size_bytes for each in waiting)
+    fitting = takewhile(
+        lambda pair: pair[0].row.stream == first.row.stream and pair[1] <= MAX_BYTES_PER_REQUEST,
+        zip(waiting[:MAX_ROWS_PER_REQUEST], sizes, strict=False),
+    )
+    return max(1, len(list(fitting)))
+
+
+def _too_long(waiting: _Waiting) -> InvalidInput:
+    return InvalidInput(
+        f"The feature row of message {waiting.row.message_id!r} has {waiting.size_bytes} bytes, and the master takes "
+        f"{MAX_BODY_BYTES}.",
+        hint="Return fewer features with shorter names, or send less metadata.",
+    )
 
 
 def _answer(verdict: Mapping[str, Any]) -> Answer:
