@@ -232,9 +232,11 @@ def _error_of(response: requests.Response, url: str) -> errors.HarmonicIOError:
         problem = Problem("", response.status_code, "", detail=f"{url} answered {response.status_code}.")
     text = problem.detail or problem.title or f"{url} answered {problem.status}."
     kind = errors.PASSED_ON.get(problem.code) or _KIND_OF_STATUS.get(response.status_code, errors.HarmonicIOError)
-    if issubclass(kind, errors.Unavailable):
-        return kind(text, hint=problem.hint, retry_after_s=problem.retry_after_s)
-    return kind(text, hint=problem.hint)
+    more = {"retry_after_s": problem.retry_after_s} if issubclass(kind, errors.Unavailable) else {}
+    error = kind(text, hint=problem.hint, **more)
+    if problem.code in errors.PASSED_ON:  # Others than a master say nothing about that.
+        error.retryable = error.retryable and problem.retryable
+    return error
 
 
 #: What an answer without a code of ours stands for.

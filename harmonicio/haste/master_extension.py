@@ -19,7 +19,7 @@ from harmonicio.control.caller import READ_TIMEOUT_S
 from harmonicio.control.extension import ExtensionRoute
 from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.roles import Role
-from harmonicio.haste.feature_db.base import FeatureRow, RowFilter, as_plain, from_plain
+from harmonicio.haste.feature_db.base import Answer, FeatureRow, RowDamaged, RowFilter, as_plain, from_plain
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
 from harmonicio.haste.storage_client import StorageClient
 
@@ -70,18 +70,17 @@ class HasteExtension:
         return None
 
     def _commit(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
-        """Commit feature rows and return the row that counts for each; the first row of a message wins."""
+        """Commit feature rows; the first row of a message wins.
+
+        The answer says for each which ``row`` counts, or why there is none: the row is ``invalid``, or the first row of
+        its message is ``damaged``.
+        """
         if not isinstance(body, list) or len(body) > MAX_ROWS:
             raise InvalidInput(f"Feature rows come as a list of at most {MAX_ROWS}.")
         with self._place():
             taken = [_row(names["stream"], each) for each in body]
-            known = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
-        return {
-            "rows": [
-                {"row": as_plain(next(known))} if isinstance(row, FeatureRow) else {"invalid": str(row)}
-                for row in taken
-            ]
-        }
+            answers = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
+        return {"rows": [_verdict(next(answers) if isinstance(row, FeatureRow) else row) for row in taken]}
 
     @contextmanager
     def _place(self) -> Iterator[None]:
@@ -120,6 +119,12 @@ def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:
     except InvalidInput as error:
         return error
     return row if row.stream == stream else InvalidInput(f"The row is not of stream {stream!r}.")
+
+
+def _verdict(answer: Answer) -> dict[str, Any]:
+    if isinstance(answer, FeatureRow):
+        return {"row": as_plain(answer)}
+    return {"damaged" if isinstance(answer, RowDamaged) else "invalid": str(answer)}
 
 
 def _filter(stream: str, query: Mapping[str, str]) -> RowFilter:

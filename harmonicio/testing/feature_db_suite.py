@@ -109,6 +109,11 @@ class FeatureDatabaseSuite(ABC):
         assert database.commit_many(later) == [row(0), row(1), row(2), row(2)]
         assert [each.message_id for each in database.rows(RowFilter(STREAM))] == ["m1", "m0", "m2"]
 
+    def test_a_row_that_cannot_be_kept_hinders_no_other(self, database: FeatureDatabase) -> None:
+        first, refusal, second = database.commit_many([row(1), row(3, score="high"), row(2)])
+        assert [first, second] == list(database.rows(RowFilter(STREAM))) == [row(1), row(2)]
+        assert isinstance(refusal, InvalidInput)
+
     def test_of_many_threads_that_commit_the_same_message_all_hear_of_one(self, database: FeatureDatabase) -> None:
         answers = []
         start = threading.Barrier(8)

@@ -19,7 +19,7 @@ from harmonicio.control.paths import MAX_BODY_BYTES
 from harmonicio.core.errors import Conflict, InvalidInput, MasterUnavailable, StorageError, Unavailable
 from harmonicio.haste import master_extension
 from harmonicio.haste.feature_db import master as by_master
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain
+from harmonicio.haste.feature_db.base import Answer, FeatureDatabase, FeatureRow, RowDamaged, RowFilter, as_plain
 from harmonicio.haste.feature_db.master import MasterFeatureDatabase
 from harmonicio.haste.feature_db.memory import MemoryFeatureDatabase
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
@@ -36,6 +36,25 @@ def locked(file: Path) -> Iterator[None]:
         other.execute("BEGIN EXCLUSIVE")
         yield
         other.execute("ROLLBACK")
+
+
+def damage_row(file: Path, damage: str) -> None:
+    """Spoil what is kept of message ``m1``."""
+    with closing(sqlite3.connect(file)) as other:
+        other.execute("UPDATE feature_rows SET features = ? WHERE message_id = 'm1'", (damage,))
+        other.commit()
+
+
+def check_a_damaged_row_hinders_no_other(database: FeatureDatabase, file: Path) -> None:
+    database.commit(row(1))
+    damage_row(file, "{")
+    seventh, damaged, eighth = database.commit_many([row(7), row(1), row(8)])
+    assert [seventh, eighth] == [row(7), row(8)]
+    assert isinstance(damaged, RowDamaged)
+    with pytest.raises(StorageError, match=r"'m1'.* is damaged.*delete it") as raised:
+        database.commit(row(1))
+    assert not raised.value.retryable, "it stays final, however far it travels"
+    assert [list(database.rows(RowFilter(STREAM, f"m{number}"))) for number in (7, 8)] == [[row(7)], [row(8)]]
 
 
 class TestMemory(FeatureDatabaseSuite):
@@ -68,14 +87,16 @@ class TestSqlite(FeatureDatabaseSuite):
         database = SqliteFeatureDatabase(file)
         database.commit(row(1))
         database.commit(row(2))
-        with closing(sqlite3.connect(file)) as other:
-            other.execute("UPDATE feature_rows SET features = ? WHERE message_id = 'm1'", (damage,))
-            other.commit()
+        damage_row(file, damage)
         with pytest.raises(StorageError, match=r"'m1'.* is damaged.*delete it") as caught:
             list(database.rows(RowFilter(message_id="m1")))
         assert not caught.value.retryable
         assert [each.message_id for each in database.rows(RowFilter(message_id="m2"))] == ["m2"]
         database.close()
+
+    def test_a_damaged_row_hinders_no_other(self, tmp_path: Path) -> None:
+        with closing(SqliteFeatureDatabase(tmp_path / FILE_NAME)) as database:
+            check_a_damaged_row_hinders_no_other(database, tmp_path / FILE_NAME)
 
     def test_a_file_of_an_earlier_release_gets_the_columns_that_it_lacks(self, tmp_path: Path) -> None:
         file = tmp_path / "features.sqlite"
@@ -191,6 +212,10 @@ class TestMaster(FeatureDatabaseSuite):
         assert 990 < len(database.routes.refusals) < 1000
         database.close()
 
+    def test_a_damaged_row_hinders_no_other(self, tmp_path: Path) -> None:
+        with closing(self.open(tmp_path)) as database:
+            check_a_damaged_row_hinders_no_other(database, tmp_path / FILE_NAME)
+
     def test_the_master_knows_what_a_row_says_is_done(self, tmp_path: Path) -> None:
         extension = create(tmp_path)
         routes = Routes(extension)
@@ -230,10 +255,10 @@ class TestMaster(FeatureDatabaseSuite):
     def test_a_row_that_is_too_long_by_itself_is_refused_alone_and_for_good(self, tmp_path: Path) -> None:
         database = self.open(tmp_path)
         long = row(2, features={"x" * 400 + str(number): 0.5 for number in range(4000)})
-        with pytest.raises(InvalidInput, match=r"'m2' has \d+ bytes.*fewer features") as raised:
-            database.commit_many([row(1), long, row(3)])
-        assert [each.message_id for each in database.rows(RowFilter(STREAM))] == ["m1", "m3"]
-        assert not raised.value.retryable
+        first, refusal, third = database.commit_many([row(1), long, row(3)])
+        assert [first, third] == list(database.rows(RowFilter(STREAM))) == [row(1), row(3)]
+        with pytest.raises(InvalidInput, match=r"'m2' has \d+ bytes.*fewer features"):
+            raise refusal
         database.close()
 
     def test_rows_of_several_streams_travel_apart(self, tmp_path: Path) -> None:
@@ -309,7 +334,7 @@ class Stuck(SqliteFeatureDatabase):
         self.waiting: list[str] = []
         self.goes_on = threading.Event()
 
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
         self.waiting += [each.message_id for each in rows]
         self.goes_on.wait()
         return super().commit_many(rows)

@@ -15,7 +15,7 @@ from numbers import Integral, Real
 from typing import Any
 
 from harmonicio.control.members import Family
-from harmonicio.core.errors import Conflict, InvalidInput
+from harmonicio.core.errors import Conflict, InvalidInput, StorageError
 from harmonicio.core.names import check_message_id, check_name
 
 #: More would be data, not features.
@@ -132,15 +132,26 @@ class RowFilter:
         )
 
 
+class RowDamaged(StorageError):
+    """The row that counts for a message cannot be understood; to read it again would not help."""
+
+    retryable = False
+
+
+#: What becomes of a row: the row that counts, which is itself or the one that was first; or why there is none.
+Answer = FeatureRow | Exception
+
+
 class FeatureDatabase(ABC):
     """Keeps feature rows; may be used by several threads. What it keeps and gives back is :func:`canonical`."""
 
     @abstractmethod
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
-        """Commit rows together; return the row that counts for each: itself, or the one that was first.
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
+        """Commit rows together; return the answer for each.
+
+        A row that cannot be kept (InvalidInput), or whose first is damaged (RowDamaged), hinders no other.
 
         Raises:
-            InvalidInput: a row cannot be kept, and none of them was.
             StorageError: they cannot be written now.
         """
 
@@ -165,9 +176,12 @@ class FeatureDatabase(ABC):
 
         Raises:
             Conflict: the message id was committed with other bytes.
-            InvalidInput, StorageError: as for several rows.
+            InvalidInput: it cannot be kept.
+            StorageError: it cannot be written now; nor ever, if the one that was first is damaged.
         """
         (known,) = self.commit_many([row])
+        if not isinstance(known, FeatureRow):
+            raise known
         if row.digest != known.digest:
             raise Conflict(
                 f"Message {row.message_id!r} of stream {row.stream!r} is known with other bytes.",
@@ -183,6 +197,14 @@ def canonical(row: FeatureRow) -> FeatureRow:
         InvalidInput: it cannot be kept.
     """
     return from_plain(as_plain(row))
+
+
+def canonical_or_error(row: FeatureRow) -> Answer:
+    """Return a row as it comes back from any database, or why it cannot be kept."""
+    try:
+        return canonical(row)
+    except InvalidInput as error:
+        return error
 
 
 def as_plain(row: FeatureRow) -> dict[str, Any]:

@@ -19,15 +19,22 @@ from harmonicio.control import json_codec
 from harmonicio.control.paths import MAX_BODY_BYTES
 from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError, Unavailable
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, from_plain
+from harmonicio.haste.feature_db.base import (
+    Answer,
+    FeatureDatabase,
+    FeatureRow,
+    RowDamaged,
+    RowFilter,
+    as_plain,
+    canonical,
+    from_plain,
+)
 from harmonicio.haste.options import check_options
 
 #: A request is as long as its rows are, up to half of what the master reads; one that is longer by itself goes alone.
 MAX_ROWS_PER_REQUEST, MAX_BYTES_PER_REQUEST = 200, MAX_BODY_BYTES // 2
 #: For how long a master that is busy is asked again, and the longest pause between.
 ASK_AGAIN_FOR_S, LONGEST_PAUSE_S = 3.0, 1.0
-#: What becomes of a row: the row that counts, or the error that its commit raises.
-Answer = FeatureRow | Exception
 
 
 class RowClient(Protocol):
@@ -45,15 +52,11 @@ class _Waiting:
 
     def __init__(self, row: FeatureRow) -> None:
         self.row = row
-        self.plain = as_plain(row)
-        self.size_bytes = len(json_codec.dumps(self.plain)) + 1  # A comma or a bracket follows.
-        self.answer: Answer | None = _too_long(self) if self.size_bytes >= MAX_BODY_BYTES else None
-
-    def row_that_counts(self) -> FeatureRow:
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        assert self.answer is not None
-        return self.answer
+        self.answer: Answer | None = None
+        try:
+            self.plain, self.size_bytes = _encoded(row)
+        except InvalidInput as error:
+            self.answer = error
 
 
 class MasterFeatureDatabase(FeatureDatabase):
@@ -68,8 +71,8 @@ class MasterFeatureDatabase(FeatureDatabase):
     def __repr__(self) -> str:
         return f"<MasterFeatureDatabase at {self._client!r}, {len(self._waiting)} rows waiting>"
 
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
-        mine = [_Waiting(canonical(row)) for row in rows]
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
+        mine = [_Waiting(row) for row in rows]
         with self._changed:
             self._waiting.extend(each for each in mine if each.answer is None)
         # Whoever finds nobody sending sends for all that wait.
@@ -79,7 +82,7 @@ class MasterFeatureDatabase(FeatureDatabase):
                 answers = self._send(batch)
             finally:
                 self._finish(batch, answers)
-        return [each.row_that_counts() for each in mine]
+        return [each.answer for each in mine if each.answer is not None]
 
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
         if wanted.stream is None:
@@ -174,13 +177,24 @@ def _together(waiting: Sequence[_Waiting]) -> int:
     return max(1, len(list(fitting)))
 
 
-def _too_long(waiting: _Waiting) -> InvalidInput:
-    return InvalidInput(
-        f"The feature row of message {waiting.row.message_id!r} has {waiting.size_bytes} bytes, and the master takes "
-        f"{MAX_BODY_BYTES}.",
-        hint="Return fewer features with shorter names, or send less metadata.",
-    )
+def _encoded(row: FeatureRow) -> tuple[dict[str, Any], int]:
+    """Return a row as it travels, and its bytes.
+
+    Raises:
+        InvalidInput: it cannot be kept, or is too long for the master by itself.
+    """
+    plain = as_plain(canonical(row))
+    size_bytes = len(json_codec.dumps(plain)) + 1  # A comma or a bracket follows.
+    if size_bytes >= MAX_BODY_BYTES:
+        raise InvalidInput(
+            f"The feature row of message {row.message_id!r} has {size_bytes} bytes, and the master takes less than "
+            f"{MAX_BODY_BYTES}.",
+            hint="Return fewer features with shorter names, or send less metadata.",
+        )
+    return plain, size_bytes
 
 
 def _answer(verdict: Mapping[str, Any]) -> Answer:
-    return InvalidInput(verdict["invalid"]) if "invalid" in verdict else from_plain(verdict["row"])
+    if "invalid" in verdict:
+        return InvalidInput(verdict["invalid"])
+    return RowDamaged(verdict["damaged"]) if "damaged" in verdict else from_plain(verdict["row"])

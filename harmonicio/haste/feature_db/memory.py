@@ -7,7 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from harmonicio.core.errors import StorageError
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, canonical
+from harmonicio.haste.feature_db.base import (
+    Answer,
+    FeatureDatabase,
+    FeatureRow,
+    RowFilter,
+    canonical_or_error,
+)
 from harmonicio.haste.options import check_options, count_option
 
 MAX_ROWS = 1_000_000
@@ -24,12 +30,15 @@ class MemoryFeatureDatabase(FeatureDatabase):
     def __repr__(self) -> str:
         return f"<MemoryFeatureDatabase of {len(self._rows)} rows>"
 
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
-        kept = [canonical(row) for row in rows]
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
+        given = [canonical_or_error(row) for row in rows]
         with self._lock:
-            if len(self._rows) + len(kept) > self._max_rows:
+            if len(self._rows) + len(given) > self._max_rows:
                 raise StorageError(f"The feature database has {len(self._rows)} rows and takes no more.")
-            return [self._rows.setdefault((row.stream, row.message_id), row) for row in kept]
+            return [self._commit(row) if isinstance(row, FeatureRow) else row for row in given]
+
+    def _commit(self, row: FeatureRow) -> FeatureRow:
+        return self._rows.setdefault((row.stream, row.message_id), row)
 
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
         with self._lock:

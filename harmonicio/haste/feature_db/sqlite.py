@@ -20,7 +20,16 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from harmonicio.control.lone_sqlite import VFS
 from harmonicio.core.errors import StorageError
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow, RowFilter, as_plain, canonical, plain_value
+from harmonicio.haste.feature_db.base import (
+    Answer,
+    FeatureDatabase,
+    FeatureRow,
+    RowDamaged,
+    RowFilter,
+    as_plain,
+    canonical_or_error,
+    plain_value,
+)
 from harmonicio.haste.options import check_options, path_option
 
 _JSON_FIELDS = ("features", "metadata")
@@ -89,11 +98,11 @@ class SqliteFeatureDatabase(FeatureDatabase):
     def __repr__(self) -> str:
         return f"<SqliteFeatureDatabase {self._file}>"
 
-    def commit_many(self, rows: Sequence[FeatureRow]) -> list[FeatureRow]:
-        kept = [canonical(row) for row in rows]
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
+        given = [canonical_or_error(row) for row in rows]
         try:
             with self._turn(), self._engine.begin() as connection:
-                return [_commit(connection, row) for row in kept]
+                return [_commit(connection, row) if isinstance(row, FeatureRow) else row for row in given]
         except (TimeoutError, SQLAlchemyError) as error:
             raise self._broken(error) from None
 
@@ -177,12 +186,15 @@ def _add_later_columns(engine: sa.Engine) -> None:
                 connection.execute(sa.text(f"ALTER TABLE feature_rows ADD COLUMN {name} {kind}"))
 
 
-def _commit(connection: sa.Connection, row: FeatureRow) -> FeatureRow:
+def _commit(connection: sa.Connection, row: FeatureRow) -> Answer:
     written = connection.execute(insert(_ROWS).values(_values(row)).on_conflict_do_nothing())
     if written.rowcount:
         return row
     is_known = (_ROWS.c.stream == row.stream) & (_ROWS.c.message_id == row.message_id)
-    return _row(connection.execute(sa.select(_ROWS).where(is_known)).one())
+    try:
+        return _row(connection.execute(sa.select(_ROWS).where(is_known)).one())
+    except RowDamaged as error:
+        return error
 
 
 def _condition(wanted: RowFilter) -> sa.ColumnElement[bool]:
@@ -216,7 +228,11 @@ def _values(row: FeatureRow) -> dict[str, Any]:
 
 
 def _row(stored: sa.Row[Any]) -> FeatureRow:
-    """Return a row as it was committed. Raises StorageError when it is damaged: reading it again would not help."""
+    """Return a row as it was committed.
+
+    Raises:
+        RowDamaged: says which it is.
+    """
     fields = dict(stored._mapping)
     number = fields.pop("number")
     try:
@@ -224,11 +240,9 @@ def _row(stored: sa.Row[Any]) -> FeatureRow:
         if not all(isinstance(each, dict) for each in read.values()):
             raise ValueError("it is no object")
     except (ValueError, TypeError, RecursionError) as error:
-        damage = StorageError(
+        raise RowDamaged(
             f"Feature row {number}, of message {fields['message_id']!r} of stream {fields['stream']!r}, is damaged: "
             f"{error}.",
             hint="Mend that row in the feature database, or delete it: then its message counts as not processed.",
-        )
-        damage.retryable = False
-        raise damage from error
+        ) from error
     return FeatureRow(**{**fields, **read})

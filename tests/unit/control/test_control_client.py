@@ -99,6 +99,24 @@ def test_a_code_says_more_than_the_status(client: MasterClient, code: str, kind:
     assert type(raised.value) is kind
 
 
+@pytest.mark.parametrize(
+    ("more", "is_retryable"),
+    [
+        ({"code": "storage", "retryable": False}, False),
+        ({"code": "storage", "retryable": True}, True),
+        ({"code": "not_found", "retryable": True}, False),
+        ({"code": "of_a_proxy"}, True),
+    ],
+)
+def test_what_a_master_calls_final_stays_final(
+    client: MasterClient, more: dict[str, object], is_retryable: bool
+) -> None:
+    Scripted.answers.append(problem(503, **more))
+    with pytest.raises(errors.HarmonicIOError) as raised:
+        client.health()
+    assert raised.value.retryable is is_retryable
+
+
 @pytest.mark.parametrize("answer", [(500, b"<html>"), (502, b""), (302, b""), (404, b"[]")])
 def test_an_answer_that_is_no_problem_is_an_error_all_the_same(client: MasterClient, answer: tuple[int, bytes]) -> None:
     Scripted.answers.append(answer)

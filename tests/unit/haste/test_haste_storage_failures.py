@@ -12,7 +12,7 @@ import pytest
 
 from benches.storage import PAPER, STREAM, files_in, options, save
 from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError
-from harmonicio.haste.feature_db.base import FeatureDatabase, FeatureRow
+from harmonicio.haste.feature_db.base import Answer, FeatureDatabase
 from harmonicio.haste.feature_db.memory import MemoryFeatureDatabase
 from harmonicio.haste.interestingness.base import create_function
 from harmonicio.haste.policies.base import create_policy
@@ -36,7 +36,7 @@ class FailingOnce(MemoryFeatureDatabase):
         super().__init__()
         self._has_failed = False
 
-    def commit_many(self, rows: Any) -> list[FeatureRow]:
+    def commit_many(self, rows: Any) -> list[Answer]:
         if not self._has_failed:
             self._has_failed = True
             raise StorageError("The machine stopped.")
@@ -86,7 +86,7 @@ def test_what_a_crash_has_left_is_spared_once_it_is_taken_up_again(tmp_path: Pat
         save(client, 0.8)
     age(tmp_path)
 
-    def reconcile_first(rows: Any) -> list[FeatureRow]:
+    def reconcile_first(rows: Any) -> list[Answer]:
         assert client.reconcile(STREAM).removed == ()
         return MemoryFeatureDatabase.commit_many(database, rows)
 
