@@ -3,9 +3,9 @@
     handler ──features──► storage client ──► tier, feature row ──► {"score": …, "tier": …}
 
 A handler that raises, or returns no features, leaves a message without a score: it is kept in the tier ``unscored``
-with the reason, and is done; unless an earlier run was recorded, and has emitted what only another run that returns can
-send. A tier or database that cannot be written now is no fault of the message, which is offered
-again after pauses that grow, as long as that lasts.
+with the reason, and is done; unless an earlier run was recorded, and has emitted what only another run that emits as
+much can send. A tier or database that cannot be written now is no fault of the message, which is offered again after
+pauses that grow, as long as that lasts.
 """
 
 from __future__ import annotations
@@ -13,11 +13,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.core.errors import ConfigurationError, HarmonicIOError, StorageError
 from harmonicio.engine.message import Message
 from harmonicio.engine.plugin import NotKept, PluginContext
 from harmonicio.haste.feature_db.base import FeatureRow
 from harmonicio.haste.storage_client import StorageClient
+
+
+class EmittedLess(HarmonicIOError):
+    """An earlier run of the handler was recorded, and emitted more than this one, which may still have to be sent."""
+
+    code = "emitted_less"
+    retryable = True
 
 
 class HastePlugin:
@@ -37,7 +44,8 @@ class HastePlugin:
             NotKept: tier or database cannot be written now.
             StorageError: nor ever, as it is.
             Conflict: its id is known with other bytes.
-            Exception: the handler raised it, and what an earlier run emitted may still have to be sent.
+            EmittedLess: an earlier run emitted more, which may still have to be sent.
+            Exception: the same, and the handler raised it.
         """
         features, reason, raised = _features(message, call)
         try:
@@ -46,8 +54,12 @@ class HastePlugin:
             if error.retryable:
                 raise NotKept(error.text, hint=error.hint) from error
             raise
-        if raised is not None and row.emitted:  # What raised has emitted nothing: it is an earlier run's row.
-            raise raised
+        emitted = len(message.emitted)
+        if (row.emitted or 0) > emitted:
+            raise raised or EmittedLess(
+                f"An earlier run of the handler emitted {row.emitted} messages for this one, and this run {emitted}.",
+                hint="A handler that is run again must emit the same again.",
+            )
         return row.result
 
     def _save(self, message: Message, features: Mapping[str, Any], reason: str) -> FeatureRow:

@@ -12,7 +12,7 @@ import pytest
 from harmonicio.core.errors import ConfigurationError, Conflict, StorageError
 from harmonicio.engine.message import Message
 from harmonicio.engine.plugin import PLUGINS, NotKept
-from harmonicio.haste.engine_plugin import HastePlugin, create
+from harmonicio.haste.engine_plugin import EmittedLess, HastePlugin, create
 from harmonicio.haste.feature_db.base import FeatureRow, RowFilter
 from harmonicio.haste.storage_client import StorageClient
 
@@ -125,17 +125,36 @@ def test_a_message_that_is_tried_again_has_the_first_result_and_is_kept_once(ben
 
 
 def test_a_handler_that_raises_when_what_it_emitted_before_is_still_to_be_sent_fails_its_message(bench: Bench) -> None:
-    def emit(given: Message) -> Any:
-        given.emit(b"tile", stream="tiles")
-        return {"focus": 0.75}
-
-    first = bench.handle(emit)
+    first = bench.handle(emit_one)
     with pytest.raises(ZeroDivisionError):
         bench.handle(fail)
-    assert bench.handle(emit) == first
+    assert bench.handle(emit_one) == first
     assert bench.row().emitted == 1
     bench.handle(lambda _: {"focus": 0.75}, message(2))
     assert bench.handle(fail, message(2))["tier"] == "A", "nothing is left to be sent of this one"
+
+
+def emit_one(given: Message) -> dict[str, Any]:
+    given.emit(b"tile", stream="tiles")
+    return {"focus": 0.75}
+
+
+def emit_two(given: Message) -> dict[str, Any]:
+    given.emit(b"another", stream="tiles")
+    return emit_one(given)
+
+
+@pytest.mark.parametrize("emit_less", [emit_one, lambda _: {"focus": 0.75}, lambda _: None], ids=["1", "0", "nothing"])
+def test_a_handler_that_emits_less_than_a_run_before_fails_its_message(bench: Bench, emit_less: Handler) -> None:
+    first = bench.handle(emit_two)
+    with pytest.raises(EmittedLess, match=r"emitted 2 messages .* this run [01]\.") as raised:
+        bench.handle(emit_less)
+    assert raised.value.retryable, "the next run may emit all of it"
+    assert bench.handle(emit_two) == first
+
+
+def test_a_handler_that_emits_more_than_a_run_before_is_no_failure(bench: Bench) -> None:
+    assert bench.handle(emit_one) == bench.handle(emit_two)
 
 
 def test_other_bytes_under_a_known_id_are_a_conflict_and_the_first_stay(bench: Bench) -> None:
