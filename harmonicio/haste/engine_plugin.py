@@ -41,7 +41,7 @@ class HastePlugin:
         """Take the features of a message and keep it; return score, tier and features.
 
         Raises:
-            NotKept: tier or database cannot be written now.
+            NotKept: tier or database cannot be written now, or a plugin within says so of its own store.
             StorageError: nor ever, as it is.
             Conflict: its id is known with other bytes.
             EmittedLess: an earlier run emitted more, which may still have to be sent.
@@ -101,6 +101,8 @@ def _features(message: Message, call: Callable[[Message], Any]) -> tuple[Mapping
     """Return what the handler found; and why there is nothing, if so, with what it raised."""
     try:
         returned = call(message)
+    except NotKept:  # A plugin within cannot keep the message now: that says nothing of its features.
+        raise
     except Exception as error:  # noqa: BLE001  whatever the handler raises is recorded with the message
         return {}, f"The handler raised {type(error).__name__}: {error}", error
     if not isinstance(returned, Mapping):

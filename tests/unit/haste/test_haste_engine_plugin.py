@@ -182,6 +182,16 @@ def test_a_storage_error_of_the_handler_is_the_handlers_and_leaves_the_message_u
     assert "The reference image is not there." in bench.row().reason
 
 
+def test_what_a_plugin_within_cannot_keep_now_is_not_kept_and_leaves_no_row(bench: Bench) -> None:
+    def keep_elsewhere(_: Message) -> Any:
+        raise NotKept("The other store is away.")
+
+    with pytest.raises(NotKept, match="other store"):
+        bench.handle(keep_elsewhere)
+    assert bench.storage.rows() == []
+    assert bench.handle(lambda _: {"focus": 0.75})["tier"] == "A"
+
+
 def test_feature_rows_go_to_the_master_unless_the_declaration_says_otherwise(tmp_path: Path) -> None:
     given = options(tmp_path)
     del given["feature_db"]
