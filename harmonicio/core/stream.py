@@ -13,6 +13,15 @@ from harmonicio.core.names import check_name
 #: Integers from here on are not shown: Python refuses to write the longest.
 UNSHOWN_FROM = 1 << 256
 
+#: What comes after a handler has at least so long: ``timeout_s`` is the handler's, and a client of a store wants to say
+#: in time that it failed. A reservation lasts ``timeout_s`` and 30 s from the return, so it always outlasts keeping.
+KEEPING_AT_LEAST_S = 30.0
+
+
+def keeping_timeout_s(timeout_s: float) -> float:
+    """Return how long a message may take to be kept, from when its handler has returned."""
+    return max(timeout_s, KEEPING_AT_LEAST_S)
+
 
 def check_ranges(stream: str, *rows: tuple[str, float, float, float]) -> None:
     """Check values of a declaration: rows of label, value, smallest and largest.

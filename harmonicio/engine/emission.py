@@ -36,6 +36,7 @@ from harmonicio.core.errors import (
     Unavailable,
 )
 from harmonicio.core.message import RejectReason
+from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.engine.message import Emission
 from harmonicio.engine.plugin import NotKept
 
@@ -62,13 +63,13 @@ class Emitter:
     Args:
         new_client: Makes a client of the master that acts as this engine.
         engine: This engine's id.
-        timeout_s: What a message may take from when its handler has returned, plugins included.
+        timeout_s: The stream's.
     """
 
     def __init__(self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float) -> None:
         self._new_client = new_client
         self._engine = engine
-        self._within_s = ANSWERED_WITHIN * timeout_s
+        self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._connectors: dict[str, StreamConnector] = {}
         self._is_closed = False
@@ -86,7 +87,7 @@ class Emitter:
             NotFound, NotAllowed, InvalidInput: one can never be sent.
             NotKept: nobody takes them now.
         """
-        until = returned_at + self._within_s
+        until = returned_at + ANSWERED_WITHIN * keeping_timeout_s(self._timeout_s)
         sent: dict[StreamConnector, list[Delivery]] = {}
         for emission in emissions:
             with self._answering_for(emission.stream) as connector:

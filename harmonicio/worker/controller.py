@@ -11,7 +11,8 @@ Rules:
 - Scaling down drains idle engines first. An engine that has not drained by its deadline is killed.
 - A failed engine is replaced after a back-off of its stream; while failures are fresh, engines start one at a time.
 - A message whose handler runs longer than its stream's ``timeout_s`` has its engine killed, also when that is frozen.
-  So has one that takes longer than that to be kept, from when its handler has returned, which is charged to nobody.
+  So has one that takes longer than that, and than 30 s, to be kept, from when its handler has returned: that is charged
+  to nobody, but is a failure of the stream, because a store that hangs is not cured by starts in a row.
 - An engine from which nothing was heard for too long is killed.
 - An engine that drains although nobody here has ordered it (a SIGTERM from outside) is replaced at once: no failure.
 - The exit of an engine is told to the master until the master has answered.
@@ -192,7 +193,8 @@ class Controller:
 
     def _kill(self, engine: WatchedEngine, kill: Kill, now: float) -> list[Instruction]:
         if engine.kill is None:  # Its place is free from now on, so this is when its failure counts.
-            self._back_off_after(engine, kill.reason, kill.text, now)
+            is_messages = kill.reason is ExitReason.TIMED_OUT and bool(kill.held)
+            self._back_off_after(engine, kill.reason, kill.text, now, is_messages=is_messages)
         engine.kill = kill
         return [KillEngine(engine.engine, kill.text), ReportNow(CHANGE_WITHIN_S)]
 
@@ -208,15 +210,17 @@ class Controller:
             self._back_off_after(engine, ended.reason, ended.text, now)
         return [ForgetEngine(ended), ReportNow(CHANGE_WITHIN_S)]
 
-    def _back_off_after(self, engine: WatchedEngine, reason: ExitReason, text: str, now: float) -> None:
+    def _back_off_after(
+        self, engine: WatchedEngine, reason: ExitReason, text: str, now: float, *, is_messages: bool = False
+    ) -> None:
         wanted = (self._desired or {}).get(engine.stream)
         if wanted is None or not is_same_recipe(engine.declaration, wanted.declaration):
             return
         back_off = self._back_offs.setdefault(engine.stream, BackOff())
         if engine.ready_at is not None:
             back_off.survive(engine.ready_at, now)
-        # Ordered exits are no failures, and a time-out is a message's or a store's: its replacement must not wait.
-        if reason not in (ExitReason.ORDERED, ExitReason.TIMED_OUT):
+        # Ordered exits are no failures, nor is a handler's time-out, which is its message's: others must not wait for it.
+        if reason is not ExitReason.ORDERED and not is_messages:
             back_off.fail(f"Engine {engine.engine}: {text}", now, self._chance)
 
     def _stop(self, within_s: float, now: float) -> list[Instruction]:

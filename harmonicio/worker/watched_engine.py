@@ -26,7 +26,7 @@ from harmonicio.core.engine import Availability, ExitReason, report_interval_s
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.lease import Address
 from harmonicio.core.names import check_message_id
-from harmonicio.core.stream import StreamDeclaration
+from harmonicio.core.stream import StreamDeclaration, keeping_timeout_s
 from harmonicio.worker.instructions import EngineExited, EngineNotStarted, EngineStarted, EngineStarting
 
 #: Nothing heard for so long: the engine is given up. While it is busy, ``timeout_s`` longer.
@@ -174,20 +174,22 @@ class WatchedEngine:
         """
         overdue = self._overdue(now)
         charged = tuple(each.message for each in overdue if not each.has_returned)
-        limit = f"longer than {self.declaration.timeout_s:g} s"
         if charged:
-            return Kill(ExitReason.TIMED_OUT, f"Message {charged[0]} ran for {limit}.", now, charged)
+            text = f"Message {charged[0]} ran for longer than {self.declaration.timeout_s:g} s."
+            return Kill(ExitReason.TIMED_OUT, text, now, charged)
         if not overdue:
             return None
-        text = f"Message {overdue[0].message} was handled, but storing it, or what it emitted, took {limit}."
+        took = f"took longer than {keeping_timeout_s(self.declaration.timeout_s):g} s"
+        text = f"Message {overdue[0].message} was handled, but storing it, or what it emitted, {took}."
         return Kill(ExitReason.TIMED_OUT, f"{text} See that tiers and feature database answer.", now, ())
 
     def _overdue(self, now: float) -> tuple[RunningMessage, ...]:
-        limit_s = self.declaration.timeout_s
+        timeout_s = self.declaration.timeout_s
         running, at = self._known
-        if now - at > 2 * report_interval_s(limit_s):
+        if now - at > 2 * report_interval_s(timeout_s):
             running = self.running(now)
-        return tuple(each for each in running if each.running_s > limit_s)
+        kept_s = keeping_timeout_s(timeout_s)
+        return tuple(each for each in running if each.running_s > (kept_s if each.has_returned else timeout_s))
 
     def silent_for_too_long_s(self, now: float) -> float | None:
         """Return the limit that its silence exceeds, or ``None``."""

@@ -36,9 +36,11 @@ def cluster() -> Iterator[BareCluster]:
 
 
 @pytest.fixture
-def make(cluster: BareCluster) -> Iterator[Make]:
+def make(cluster: BareCluster, monkeypatch: pytest.MonkeyPatch) -> Iterator[Make]:
     """Make the emitter of an engine that is not one of the cluster's, unless a test says so."""
     made: list[Emitter] = []
+
+    monkeypatch.setattr("harmonicio.core.stream.KEEPING_AT_LEAST_S", 0.0)
 
     def make_emitter(engine: str = "e-here", timeout_s: float = 60.0) -> Emitter:
         made.append(Emitter(lambda: cluster.master, engine, timeout_s))
