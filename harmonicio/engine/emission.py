@@ -8,7 +8,8 @@
 The parent is done when all that it emitted is safe, and its handler's slot is held until then: the message still runs,
 so time-outs, drains and the rules for its buffer cover the wait. What becomes of an emitted message later is the
 business of its own stream. A connector that could not make a message safe is closed and forgotten, with all that it
-still has: whoever emitted that emits it again, too. No room, and nobody there, is no fault of the parent and counts no
+still has, by a thread of its own, because its connections may take seconds to end: whoever emitted that emits it
+again, too. The slot waits for nothing but :data:`ANSWERED_WITHIN` of the time for keeping. No room, and nobody there, is no fault of the parent and counts no
 attempt, however long it lasts.
 
 Nothing is sent to this engine itself: such a message would wait for the slot that its own parent holds.
@@ -39,6 +40,7 @@ from harmonicio.core.message import RejectReason
 from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.engine.message import Emission
 from harmonicio.engine.plugin import NotKept
+from harmonicio.transport.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
     from harmonicio.stream_connector import Delivery, StreamConnector
@@ -72,6 +74,7 @@ class Emitter:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         self._connectors: dict[str, StreamConnector] = {}
+        self._endings: ThreadPool | None = None
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -91,6 +94,8 @@ class Emitter:
         sent: dict[StreamConnector, list[Delivery]] = {}
         for emission in emissions:
             with self._answering_for(emission.stream) as connector:
+                if time.monotonic() >= until:
+                    raise Unavailable(f"It was not sent in time, nor what follows {emission.id!r}.")
                 sent.setdefault(connector, []).append(_send(connector, emission))
         for connector, deliveries in sent.items():
             with self._answering_for(connector.stream, connector):
@@ -105,6 +110,8 @@ class Emitter:
             connectors = list(self._connectors.values())
         for connector in connectors:
             self._forget(connector)
+        if self._endings is not None:
+            self._endings.shutdown()
 
     @contextmanager
     def _answering_for(self, stream: str, used: StreamConnector | None = None) -> Iterator[StreamConnector]:
@@ -136,22 +143,31 @@ class Emitter:
     def _new_connector(self, stream: str) -> StreamConnector:
         from harmonicio.stream_connector import StreamConnector
 
+        if self._endings is None:
+            self._endings = ThreadPool(1, "engine-emission-ends")
         return StreamConnector(
             stream,
             client=_OthersLeases(self._new_client(), self._engine),
             byte_budget_bytes=_UNBOUNDED_BYTES,
             patience_s=PATIENCE_S,
             keeps_outcomes=False,
+            asks_first=False,
         )
 
     def _forget(self, connector: StreamConnector) -> None:
         with self._lock:
-            if self._connectors.get(connector.stream) is connector:
+            if self._endings is not None and self._connectors.get(connector.stream) is connector:
                 del self._connectors[connector.stream]
-        try:
-            connector.close(timeout_s=0.0)
-        except DeliveryError as error:
-            _log.info("What this engine emitted is given up, to be emitted again: %s", error)
+                self._endings.submit(_end, connector)
+
+
+def _end(connector: StreamConnector) -> None:
+    try:
+        connector.close(timeout_s=0.0)
+    except DeliveryError as error:
+        _log.info("What this engine emitted is given up, to be emitted again: %s", error)
+    except Exception:  # noqa: BLE001  nobody awaits this; a bug here is logged
+        _log.exception("A connector of what this engine emitted did not end in order")
 
 
 def _send(connector: StreamConnector, emission: Emission) -> Delivery:

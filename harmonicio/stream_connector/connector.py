@@ -65,6 +65,7 @@ class StreamConnector:
         client: Asks the master, in place of a client made from ``master`` and ``token``.
         keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised, and
             there is no spool.
+        asks_first: Without, the first send does not wait for the master either; whoever waits hears what it refuses.
 
     Raises:
         InvalidInput: a name or setting cannot be used.
@@ -85,6 +86,7 @@ class StreamConnector:
         spool_sync: bool | None = None,
         client: LeaseClient | None = None,
         keeps_outcomes: bool = True,
+        asks_first: bool = True,
     ) -> None:
         self.stream = check_name("stream", stream)
         self.source = f"s-{os.urandom(6).hex()}"
@@ -101,6 +103,7 @@ class StreamConnector:
         self._pid = os.getpid()
         self._opening = threading.Lock()
         self._is_open = False
+        self._asks_first = asks_first
         self._spool: Spool | None = None
         if settings.spool_folder is not None and keeps_outcomes:
             self._spool = Spool(
@@ -147,7 +150,7 @@ class StreamConnector:
             if self._is_open or self._exchange.is_closed:
                 return
             self._outgoing.restore()
-            self._leasing.start()
+            self._leasing.start(asks_first=self._asks_first)
             self._exchange.pump.start()
             self._is_open = True
 

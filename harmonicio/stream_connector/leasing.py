@@ -136,15 +136,19 @@ class Leasing:
         """How long the master has not been reached; 0 while it can be, as far as known."""
         return self._trouble.lasts_s
 
-    def start(self) -> None:
+    def start(self, *, asks_first: bool = True) -> None:
         """Ask for leases once, so that what can never work is said at once, then go on in a thread.
+
+        Args:
+            asks_first: Without, nothing is waited for, and the owner hears of a refusal like of any later one.
 
         Raises:
             NotAllowed, NotFound: the master does not let this source send to this stream.
         """
-        self._ask(is_first=True)
-        self._dialling.wait_for_one(FIRST_WITHIN_S)
-        self._take_connections()
+        if asks_first:
+            self._ask(is_first=True)
+            self._dialling.wait_for_one(FIRST_WITHIN_S)
+            self._take_connections()
         self._thread.start()
 
     def kick(self) -> None:

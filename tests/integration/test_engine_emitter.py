@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from harmonicio.control.messages import LeaseGrant, LeaseRequest
 from harmonicio.core.errors import ConfigurationError, Conflict, InvalidInput, MasterUnavailable, NotFound
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.engine import emission
@@ -148,6 +149,43 @@ def test_a_full_backlog_is_no_fault_of_the_parent(cluster: BareCluster, make: Ma
         deliver(emitter, parent("tiles"))
     cluster.backlog.answer = lambda _: STORED
     deliver(emitter, parent("tiles"))
+
+
+def test_a_slot_waits_no_longer_than_its_bound_whatever_the_master_answers_and_however_long_an_end_takes(
+    cluster: BareCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    emitter, answers = make(timeout_s=0.5), threading.Event()
+    asked, ended = cluster.master.request_leases, cluster.master.close
+
+    def ask_a_frozen_master(request: LeaseRequest) -> LeaseGrant:
+        answers.wait(20)
+        return asked(request)
+
+    def end_late() -> None:
+        answers.wait(20)
+        ended()
+
+    monkeypatch.setattr(cluster.master, "request_leases", ask_a_frozen_master)
+    monkeypatch.setattr(cluster.master, "close", end_late)
+    begun_at = time.monotonic()
+    for _ in range(2):
+        with pytest.raises(NotKept):
+            deliver(emitter, parent("one", "two"))
+    took_s = time.monotonic() - begun_at
+    answers.set()
+    assert took_s < 5.0
+
+
+def test_what_a_plugin_has_left_no_time_for_is_not_sent_at_all(
+    cluster: BareCluster, make: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[LeaseRequest] = []
+    monkeypatch.setattr(cluster.master, "request_leases", asked.append)
+    emitter = make()
+    with pytest.raises(NotKept, match="'m/0'"):
+        emitter.deliver(parent("tiles").emitted, time.monotonic() - 60.0)
+    emitter.close()
+    assert asked == []
 
 
 def test_closing_ends_the_wait(cluster: BareCluster, make: Make) -> None:
