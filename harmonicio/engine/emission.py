@@ -8,9 +8,9 @@
 The parent is done when all that it emitted is safe, and its handler's slot is held until then: the message still runs,
 so time-outs, drains and the rules for its buffer cover the wait. What becomes of an emitted message later is the
 business of its own stream. A connector that could not make a message safe is closed and forgotten, with all that it
-still has, by a thread of its own, because its connections may take seconds to end: whoever emitted that emits it
-again, too. The slot waits for nothing but :data:`ANSWERED_WITHIN` of the time for keeping. No room, and nobody there, is no fault of the parent and counts no
-attempt, however long it lasts.
+still has: whoever emitted that emits it again, too. A thread of its own closes it, because that may take seconds, and
+the slot waits for nothing beyond :data:`ANSWERED_WITHIN` of the time for keeping. No room, and nobody there, is no
+fault of the parent and counts no attempt, however long it lasts.
 
 Nothing is sent to this engine itself: such a message would wait for the slot that its own parent holds.
 """

@@ -219,7 +219,7 @@ class Controller:
         back_off = self._back_offs.setdefault(engine.stream, BackOff())
         if engine.ready_at is not None:
             back_off.survive(engine.ready_at, now)
-        # Ordered exits are no failures, nor is a handler's time-out, which is its message's: others must not wait for it.
+        # Ordered exits are no failures, nor is a handler's time-out, which is its message's: others shall not wait.
         if reason is not ExitReason.ORDERED and not is_messages:
             back_off.fail(f"Engine {engine.engine}: {text}", now, self._chance)
 
