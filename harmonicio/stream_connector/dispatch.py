@@ -36,6 +36,7 @@ from collections.abc import Callable
 
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S, BacklogPause
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.held_back import HeldBack
@@ -145,12 +146,11 @@ class Dispatch:
         return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
-        """Engines that have not answered anything in the time that a handler may take, and a silent master.
+        """Engines that have not answered in the time that a message may take, kept as well, and a silent master.
 
-        The time starts when the oldest message has left, or at the last answer if that came later: what the engine
-        holds in advance waits for what it works on.
+        It starts when the oldest message has left, or at a later answer: what is held in advance waits for the others.
         """
-        limit_s = self.handler_timeout_s + GRACE_S
+        limit_s = self.handler_timeout_s + keeping_timeout_s(self.handler_timeout_s) + GRACE_S
         silent = [lane for lane in self._engines if now > lane.works_since + limit_s]
         if (master := self._backlog) is None:
             return silent

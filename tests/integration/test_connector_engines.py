@@ -154,6 +154,7 @@ def test_an_engine_that_is_silent_for_too_long_is_given_up(
     cluster: BareCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harmonicio.stream_connector.dispatch.GRACE_S", 0.1)
+    monkeypatch.setattr("harmonicio.core.stream.KEEPING_AT_LEAST_S", 0.0)
     cluster.master.timeout_s = 0.2
     engine = cluster.engine(lambda _: None)
     with cluster.connect() as connector:

@@ -174,7 +174,7 @@ class TinyNetwork(RuleBasedStateMachine):
     def a_receiver_drains(self, data: st.DataObject) -> None:
         self.dispatch.draining(data.draw(st.sampled_from(self.receivers())).lane)
 
-    @rule(seconds=st.sampled_from([0.001, 0.06, 1.0, 700.0]))
+    @rule(seconds=st.sampled_from([0.001, 0.06, 1.0, 1300.0]))
     def time_passes(self, seconds: float) -> None:
         self.now += seconds
         self.advance()

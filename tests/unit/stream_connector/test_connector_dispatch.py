@@ -6,6 +6,7 @@ import pytest
 
 from benches.dispatch import Bench, Nobody
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
+from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.dispatch import (
     FEW_MESSAGES,
@@ -265,10 +266,19 @@ def test_an_engine_that_is_silent_for_longer_than_a_handler_may_take_is_overdue(
     bench.offer()
     bench.wait(5.0)
     bench.offer()
-    assert bench.dispatch.overdue(bench.now - 1e-3 + GRACE_S) == []
-    assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == [engine]
+    beyond_s = keeping_timeout_s(5.0) + GRACE_S
+    assert bench.dispatch.overdue(bench.now - 1e-3 + beyond_s) == []
+    assert bench.dispatch.overdue(bench.now + beyond_s + 0.1) == [engine]
     bench.answer(engine, 0, DONE)
-    assert bench.dispatch.overdue(bench.now + GRACE_S + 0.1) == []
+    assert bench.dispatch.overdue(bench.now + beyond_s + 0.1) == []
+
+
+def test_an_engine_whose_message_takes_nearly_all_its_time_in_the_handler_and_to_be_kept_is_not_given_up() -> None:
+    bench = Bench()
+    bench.dispatch.handler_timeout_s = 600.0
+    bench.lane(messages=2)
+    bench.offer()
+    assert bench.dispatch.overdue(bench.now + 0.9 * 600.0 + 0.9 * keeping_timeout_s(600.0)) == []
 
 
 def test_a_healthy_engine_is_not_given_up_for_what_it_holds_behind_a_long_message() -> None:
@@ -280,7 +290,7 @@ def test_a_healthy_engine_is_not_given_up_for_what_it_holds_behind_a_long_messag
     bench.wait(5.0)
     bench.answer(engine, 0, DONE)
     assert bench.dispatch.overdue(bench.now + 5.0) == [], "the second one has been worked on only since then"
-    assert bench.dispatch.overdue(bench.now + 5.0 + GRACE_S + 0.1) == [engine]
+    assert bench.dispatch.overdue(bench.now + 5.0 + keeping_timeout_s(5.0) + GRACE_S + 0.1) == [engine]
 
 
 def test_an_engine_is_not_given_up_while_a_large_message_is_still_being_sent() -> None:
@@ -291,7 +301,7 @@ def test_an_engine_is_not_given_up_while_a_large_message_is_still_being_sent() -
     assert bench.dispatch.overdue(bench.now + 10_000) == []
     large.sent_at = bench.now + 1_000  # As the connection says when the last byte has left.
     assert bench.dispatch.overdue(bench.now + 1_005) == []
-    assert bench.dispatch.overdue(bench.now + 1_005 + GRACE_S + 0.1) == [engine]
+    assert bench.dispatch.overdue(bench.now + 1_005 + keeping_timeout_s(5.0) + GRACE_S + 0.1) == [engine]
 
 
 def test_what_is_offered_at_the_same_moment_keeps_its_order_when_it_comes_back() -> None:
