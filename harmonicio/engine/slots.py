@@ -38,19 +38,24 @@ class Slot:
     between messages ──begin──► the handler runs ──handler_returned──► what came of it is being kept ──end──► between …
                                        ▲                                           │
                                        └──────────────handler_called───────────────┘
+
+    Both say for which ``turn`` they are: a plugin may call the handler in a thread and give that up, and what is said
+    too late, when the slot is another message's, changes nothing.
     """
 
-    __slots__ = ("_board", "_row", "has_returned", "message_id", "since")
+    __slots__ = ("_board", "_row", "has_returned", "message_id", "since", "turn")
 
     def __init__(self, row: int) -> None:
         self.message_id = ""
         self.since = 0.0
         self.has_returned = False
+        self.turn = 0
         self._row = row
         self._board: HandlerBoard | None = None
 
     def begin(self, message_id: str) -> float:
         """The handler is called with this message next; return the monotonic time."""
+        self.turn += 1
         self.since = now = time.monotonic()
         self.has_returned = False
         self.message_id = message_id
@@ -58,14 +63,15 @@ class Slot:
             self._board.begin(self._row, message_id, now)
         return now
 
-    def handler_called(self) -> None:
+    def handler_called(self, turn: int) -> None:
         """A plugin calls the handler; the first call follows :meth:`begin`, which has said so."""
-        if self.has_returned:
+        if turn == self.turn and self.has_returned:
             self.begin(self.message_id)
+            self.turn = turn  # It is the same message's.
 
-    def handler_returned(self) -> float:
+    def handler_returned(self, turn: int) -> float:
         """The handler has returned or raised; return the monotonic time of that. Saying so again changes nothing."""
-        if not self.has_returned:
+        if turn == self.turn and not self.has_returned:
             self.since = time.monotonic()
             self.has_returned = True
             if self._board is not None:
@@ -74,6 +80,7 @@ class Slot:
 
     def end(self) -> None:
         """The message is over, and the handler is not called again at once."""
+        self.turn += 1
         self.message_id = ""
         if self._board is not None:
             self._board.end(self._row)

@@ -79,7 +79,7 @@ class Work:
         try:
             outcome, detail = outcome_of(call(message))
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
-                returned_at = slot.handler_returned()
+                returned_at = slot.handler_returned(slot.turn)
                 self._check_arrived(message)
                 self._deliver(message.emitted, returned_at)
             return outcome, detail
@@ -92,7 +92,7 @@ class Work:
                 message.payload_reader.close()
 
     def _through_plugins(self, slot: Slot) -> Call:
-        call: Call = functools.partial(_call_afresh, self._call, slot)
+        call: Call = functools.partial(_call_afresh, self._call, slot, slot.turn)
         for plugin in reversed(self._plugins):
             call = functools.partial(_call_plugin, plugin, call)
         return call
@@ -121,17 +121,17 @@ def _call_with_state(function: Callable[..., Any], state: Any, message: Any) -> 
     return function(message, state)
 
 
-def _call_afresh(call: Call, slot: Slot, message: Any) -> Any:
+def _call_afresh(call: Call, slot: Slot, turn: int, message: Any) -> Any:
     """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
     message.forget_emitted()
-    slot.handler_called()
+    slot.handler_called(turn)
     try:
         return call(message)
     except BaseException:
         message.forget_emitted()
         raise
     finally:
-        slot.handler_returned()
+        slot.handler_returned(turn)
 
 
 def _call_plugin(plugin: EnginePlugin, call: Call, message: Any) -> Any:

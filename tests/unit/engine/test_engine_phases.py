@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import pytest
+
 from harmonicio.core.message import OutcomeKind
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission, Message
@@ -56,9 +58,9 @@ class Bench:
         self.board.log.append("delivering")
         self.delivered_from = returned_at
 
-    def run(self) -> OutcomeKind:
-        self.slot.begin("m")
-        return self.work.run(Message("m", "cells", memoryview(b"")), self.slot)[0].kind
+    def run(self, message_id: str = "m") -> OutcomeKind:
+        self.slot.begin(message_id)
+        return self.work.run(Message(message_id, "cells", memoryview(b"")), self.slot)[0].kind
 
 
 def through(message: Any, call: Call) -> Any:
@@ -106,6 +108,35 @@ def test_a_handler_that_raises_has_returned_for_the_plugin_that_records_it() -> 
     assert bench.board.log == ["m runs", "m is kept", "recorded"]
 
 
+@pytest.mark.parametrize("is_next_kept", [False, True])
+def test_a_call_that_a_plugin_has_given_up_says_nothing_of_the_next_message(is_next_kept: bool) -> None:
+    called: list[tuple[Call, Any]] = []
+
+    def give_up_the_first(message: Any, call: Call) -> Any:
+        called.append((call, message))
+        if message.id == "next":
+            if is_next_kept:
+                call(message)
+            late_call, late_message = called[0]
+            late_call(late_message)  # As the thread does in which it runs.
+
+    bench = Bench(lambda message: None, give_up_the_first)
+    bench.run("late")
+    bench.run("next")
+    assert bench.board.log == ["late runs", "next runs", *(["next is kept"] if is_next_kept else [])]
+    assert bench.slot.has_returned is is_next_kept
+
+
+def test_a_call_that_is_late_when_its_slot_is_free_is_not_on_the_board() -> None:
+    called: list[tuple[Call, Any]] = []
+    bench = Bench(lambda message: None, lambda message, call: called.append((call, message)) or call(message))
+    bench.run()
+    bench.slot.end()
+    call, message = called[0]
+    call(message)
+    assert bench.board.log == ["m runs", "m is kept", "nothing"]
+
+
 def test_what_is_emitted_has_its_time_from_when_the_handler_returned() -> None:
     bench = Bench(lambda message: message.emit(b"", stream="tiles"))
     before = time.monotonic()
@@ -128,7 +159,7 @@ def test_an_engines_own_report_says_what_is_being_kept_and_for_how_long() -> Non
     begun_at = slot.begin("m")
     (running,) = slots.running(begun_at + 5.0)
     assert (running.message, running.running_s, running.has_returned) == ("m", 5.0, False)
-    returned_at = slot.handler_returned()
+    returned_at = slot.handler_returned(slot.turn)
     (kept,) = slots.running(returned_at + 3.0)
     assert (kept.message, kept.has_returned) == ("m", True)
     assert abs(kept.running_s - 3.0) < 1e-6
