@@ -79,9 +79,8 @@ class Work:
         try:
             outcome, detail = outcome_of(call(message))
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
-                returned_at = slot.handler_returned(slot.turn)
                 self._check_arrived(message)
-                self._deliver(message.emitted, returned_at)
+                self._deliver(message.emitted, slot.handler_returned(slot.turn))
             return outcome, detail
         except NotKept as error:
             return Outcome.rejected(RejectReason.STORAGE, str(error)), b""
@@ -92,14 +91,31 @@ class Work:
                 message.payload_reader.close()
 
     def _through_plugins(self, slot: Slot) -> Call:
-        call: Call = functools.partial(_call_afresh, self._call, slot, slot.turn)
+        call: Call = functools.partial(self._call_afresh, slot, slot.turn)
         for plugin in reversed(self._plugins):
             call = functools.partial(_call_plugin, plugin, call)
         return call
 
+    def _call_afresh(self, slot: Slot, turn: int, message: Any) -> Any:
+        """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
+        message.forget_emitted()
+        slot.handler_called(turn)
+        try:
+            result = self._call(message)
+            self._check_arrived(message)
+        except BaseException:
+            message.forget_emitted()
+            raise
+        finally:
+            slot.handler_returned(turn)
+        return result
+
     def _check_arrived(self, message: Any) -> None:
-        """A handler may return before it has read all; what it emitted must not leave on the word of damaged bytes."""
-        if self._handler.is_streaming and not message.payload_reader.wait_until_arrived():
+        """A handler may return before it has read all; what it emitted must not leave on the word of damaged bytes.
+
+        The rest is waited for in the handler's time: a slow source is not storage that is slow.
+        """
+        if self._handler.is_streaming and message.has_emitted and not message.payload_reader.wait_until_arrived():
             raise StorageError("The payload did not arrive whole, so nothing of it is emitted.")
 
     def close(self) -> None:
@@ -119,19 +135,6 @@ class Work:
 
 def _call_with_state(function: Callable[..., Any], state: Any, message: Any) -> Any:
     return function(message, state)
-
-
-def _call_afresh(call: Call, slot: Slot, turn: int, message: Any) -> Any:
-    """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
-    message.forget_emitted()
-    slot.handler_called(turn)
-    try:
-        return call(message)
-    except BaseException:
-        message.forget_emitted()
-        raise
-    finally:
-        slot.handler_returned(turn)
 
 
 def _call_plugin(plugin: EnginePlugin, call: Call, message: Any) -> Any:

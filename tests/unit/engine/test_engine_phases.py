@@ -13,6 +13,7 @@ from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission, Message
 from harmonicio.engine.plugin import Call
 from harmonicio.engine.slots import Slot, Slots
+from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
 from harmonicio.engine.work import Work
 
 
@@ -46,12 +47,12 @@ class Plugin:
 class Bench:
     """One slot with its board, and the work that is done in it."""
 
-    def __init__(self, function: Callable[[Any], Any], *plugins: Callable[[Any, Call], Any]) -> None:
+    def __init__(self, function: Callable[[Any], Any], *plugins: Callable[[Any, Call], Any], streams: bool = False) -> None:
         self.board = Board()
         self.slot = Slot(0)
         self.slot.write_to(self.board)  # type: ignore[arg-type]
         self.delivered_from = 0.0
-        handler = Handler(function, None, None, False, "test")
+        handler = Handler(function, None, None, streams, "test")
         self.work = Work(handler, {}, [Plugin(each) for each in plugins], deliver=self._deliver)
 
     def _deliver(self, emissions: Sequence[Emission], returned_at: float) -> None:
@@ -143,6 +144,25 @@ def test_what_is_emitted_has_its_time_from_when_the_handler_returned() -> None:
     bench.run()
     assert bench.board.log == ["m runs", "m is kept", "delivering"]
     assert before <= bench.delivered_from == bench.board.since
+
+
+@pytest.mark.parametrize("plugins", [(), (through,)])
+def test_what_a_streaming_handler_that_emits_has_not_waited_for_arrives_in_the_handlers_time(
+    plugins: tuple[Callable[[Any, Call], Any], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bench = Bench(lambda message: message.emit(b"", stream="tiles"), *plugins, streams=True)
+    arrival = Arrival(memoryview(bytearray(10)))
+
+    def arrive(reader: PayloadReader) -> bool:
+        bench.board.log.append("arriving")
+        return True
+
+    monkeypatch.setattr(PayloadReader, "wait_until_arrived", arrive)
+    arrival.complete(is_intact=True)
+    bench.slot.begin("m")
+    bench.work.run(StreamingMessage("m", "cells", 10, PayloadReader(arrival)), bench.slot)
+    assert bench.board.log[:3] == ["m runs", "arriving", "m is kept"]
+    assert bench.board.log[-1] == "delivering"
 
 
 def test_what_is_emitted_behind_a_plugin_has_its_time_from_the_return_not_from_the_plugins_end() -> None:
