@@ -97,7 +97,7 @@ class Work:
         return call
 
     def _call_afresh(self, slot: Slot, turn: int, message: Any) -> Any:
-        """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without it."""
+        """Have only that emitted which the handler's last call emitted, if it returned: a plugin may go on without."""
         message.forget_emitted()
         slot.handler_called(turn)
         try:

@@ -47,7 +47,9 @@ class Plugin:
 class Bench:
     """One slot with its board, and the work that is done in it."""
 
-    def __init__(self, function: Callable[[Any], Any], *plugins: Callable[[Any, Call], Any], streams: bool = False) -> None:
+    def __init__(
+        self, function: Callable[[Any], Any], *plugins: Callable[[Any, Call], Any], streams: bool = False
+    ) -> None:
         self.board = Board()
         self.slot = Slot(0)
         self.slot.write_to(self.board)  # type: ignore[arg-type]
