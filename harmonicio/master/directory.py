@@ -300,12 +300,19 @@ def _ended(known: KnownWorker, exits: tuple[EngineExit, ...], now: float) -> lis
 def _has_progressed(before: KnownEngine | None, report: EngineReport) -> bool:
     if before is None:
         return False
-    return report.handled > before.report.handled or not _kept(report) <= _kept(before.report)
+    is_newly_kept = bool(_being_kept(report) - _being_kept(before.report))
+    return report.handled > before.report.handled or is_newly_kept or _is_called_anew(before.report, report)
 
 
-def _kept(report: EngineReport) -> set[str]:
+def _being_kept(report: EngineReport) -> set[str]:
     """Return the messages whose handlers have returned: keeping one has as much time again as handling it."""
     return {each.message for each in report.running if each.has_returned}
+
+
+def _is_called_anew(before: EngineReport, report: EngineReport) -> bool:
+    """Whether a message has been in its phase for less time than before: a plugin has called the handler again."""
+    ran_s = {(each.message, each.has_returned): each.running_s for each in before.running}
+    return any(each.running_s < ran_s.get((each.message, each.has_returned), 0.0) for each in report.running)
 
 
 def _check(report: WorkerReport) -> None:

@@ -72,6 +72,17 @@ def test_an_engine_whose_handler_has_just_returned_has_progressed(directory: Dir
     assert directory.report("w1", report(3, keeps), now=3.0).progressed == ()
 
 
+@pytest.mark.parametrize("has_returned", [False, True])
+def test_an_engine_whose_plugin_calls_the_handler_again_has_progressed(
+    directory: Directory, *, has_returned: bool
+) -> None:
+    progressed = []
+    for at, seconds in enumerate((490.0, 500.0, 9.9, 19.9)):
+        said = dataclasses.replace(engine("w1-e1"), running=(RunningMessage("m", seconds, has_returned=has_returned),))
+        progressed.append(directory.report("w1", report(at, said), now=at).progressed)
+    assert progressed == [(), (), ("w1-e1",), ()]
+
+
 def test_a_lost_workers_next_report_brings_its_engines_back(directory: Directory) -> None:
     directory.report("w1", report(0, engine()), now=1.0)
     directory.expire(now=20.0)
