@@ -38,7 +38,10 @@ class OutcomeKind(IntEnum):
 
 
 class RejectReason(StrEnum):
-    """Why a receiver did not take a message."""
+    """Why a receiver did not take a message.
+
+    ``STORAGE``: there is no room for it. ``NOT_KEPT``: its handler has run, and what came of it cannot be kept now.
+    """
 
     TOO_LARGE = "too_large"
     NO_CREDIT = "no_credit"
@@ -47,6 +50,7 @@ class RejectReason(StrEnum):
     CHECKSUM = "checksum"
     BACKLOG_FULL = "backlog_full"
     STORAGE = "storage"
+    NOT_KEPT = "not_kept"
 
     @property
     def is_final(self) -> bool:

@@ -1,7 +1,7 @@
 """One message to one outcome: the user's function with its state, inside the stream's plugins.
 
 handler ──► plugins ──► what was emitted is safe ──► done
-   │          └─────────────────┴── not now ───────► rejected: storage, which counts no attempt
+   │          └─────────────────┴── not now ───────► rejected: not_kept, which counts no attempt
    └──────────┴─────────────────┴──────────────────► failed
 
 The slot is told when the handler has returned, where something follows: a store that hangs then is not the handler.
@@ -83,7 +83,7 @@ class Work:
                 self._deliver(message.emitted, slot.handler_returned(slot.turn))
             return outcome, detail
         except NotKept as error:
-            return Outcome.rejected(RejectReason.STORAGE, str(error)), b""
+            return Outcome.rejected(RejectReason.NOT_KEPT, str(error)), b""
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
             return failure_of(error), b""
         finally:

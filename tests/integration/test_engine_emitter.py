@@ -259,7 +259,7 @@ def test_a_message_that_was_recorded_but_not_emitted_is_emitted_by_the_next_run(
     work = Work(Handler(tile, None, None, False, "test"), {}, [plugin], deliver=emitter.deliver)
     cluster.master.error = Conflict("Not now.")
     outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), Slot(0))
-    assert (outcome.kind, outcome.reason) == (OutcomeKind.REJECTED, RejectReason.STORAGE)
+    assert (outcome.kind, outcome.reason) == (OutcomeKind.REJECTED, RejectReason.NOT_KEPT)
     assert len(storage.rows()) == 1, "the row was committed before anything could leave"
     cluster.master.error = None
     outcome, _ = work.run(Message("m", "images", memoryview(b"pixels")), Slot(0))

@@ -15,6 +15,7 @@ from typing import Any
 
 from benches.auditor import Auditor
 from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.engine.plugin import NotKept
 from simulation.loop import Process, check_alive, sleep
 from simulation.schedule import Deed, Planned
 
@@ -72,6 +73,8 @@ class Effects:
             process.die(-11)
         if plan.deed is Deed.HANGS:
             sleep(1e6)
+        if plan.deed is Deed.IS_NOT_KEPT:
+            raise NotKept("the tier is away")
 
     def _commit(self, name: str, payload: Any, plan: Planned) -> None:
         self._next_copy += 1

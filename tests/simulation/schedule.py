@@ -25,6 +25,7 @@ class Deed(StrEnum):
     REFUSES = "refuses"
     DIES = "dies"
     HANGS = "hangs"
+    IS_NOT_KEPT = "is not kept"
 
 
 FOR_EVER = 1_000_000
@@ -195,6 +196,8 @@ def _draw_message(
         deed, times = Deed.DIES, chance.choice((1, 2, FOR_EVER))
     elif draw < 0.07:
         deed, times = Deed.HANGS, chance.choice((1, FOR_EVER))
+    elif draw < 0.08:
+        deed, times = Deed.IS_NOT_KEPT, chance.choice((1, 2, 4))
     size_bytes = chance.choice((0, 1, 100, 1_000, 5_000, 20_000))
     if chance.random() < 0.1:
         size_bytes = chance.choice((64 * KIB, 64 * KIB + 1, 100_000, 200_000))

@@ -49,7 +49,7 @@ class AnswerLog:
             )
 
     def put_off(self, reservation: Reservation, outcome: Outcome, now: float) -> None:
-        """An engine had no room for a message."""
+        """An engine had no room for a message, or could not keep what came of it."""
         if count := self._put_off.count(now):
             _log.warning(
                 "Engines could not keep messages, which stay in the backlog and are offered again: %d; the last was "

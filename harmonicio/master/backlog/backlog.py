@@ -46,6 +46,8 @@ _log = logging.getLogger(__name__)
 ARRIVING_MEMORY_BYTES = 256 * 1024**2
 #: An engine that refused a message is not offered it again at once.
 REFUSED_AGAIN_AFTER_S = 0.1
+#: What is no fault of the message, and may last: it is offered again after pauses that grow.
+_PUT_OFF = (RejectReason.STORAGE, RejectReason.NOT_KEPT)
 
 
 class Backlog:
@@ -273,7 +275,7 @@ class Backlog:
             decision = self._decide_settled(reservation, outcome)
         if decision.verdict is Verdict.LATE:
             self._answer_log.late(reservation, outcome, self._clock.monotonic())
-        elif outcome.reason is RejectReason.STORAGE and decision.verdict is Verdict.READY:
+        elif outcome.reason in _PUT_OFF and decision.verdict is Verdict.READY:
             self._answer_log.put_off(reservation, outcome, self._clock.monotonic())
         if decision.verdict is Verdict.SETTLING:
             self._clerk.finish(decision.entry, outcome)
@@ -291,8 +293,9 @@ class Backlog:
         if outcome.reason is not None and outcome.reason.is_final:
             failure = Failure("Rejected", f"{outcome.reason}: {outcome.text}", retryable=False)
             return self._ledger.bury(reservation, failure)
-        if outcome.reason is RejectReason.STORAGE:
-            return self._ledger.put_off(reservation, now, self._random.random())
+        if outcome.reason in _PUT_OFF:
+            is_for_want_of_room = outcome.reason is RejectReason.STORAGE
+            return self._ledger.put_off(reservation, now, self._random.random(), is_recalled=is_for_want_of_room)
         if reservation.entry.is_suspect:  # No engine came to rest for it, and each try costs work there.
             return self._ledger.put_off(reservation, now, self._random.random(), is_recalled=False)
         return self._ledger.release(reservation, now, REFUSED_AGAIN_AFTER_S)

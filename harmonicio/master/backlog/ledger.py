@@ -233,7 +233,7 @@ class Ledger:
         return self._give_back(entry, now + pause_s) if self._reservations.end(reservation) else self._late(entry)
 
     def put_off(self, reservation: Reservation, now: float, jitter: float, *, is_recalled: bool = True) -> Decision:
-        """The engine has no room for the message: as :meth:`release`, after a pause that grows each time.
+        """The engine has no room for the message, or for what came of it: as :meth:`release`, after growing pauses.
 
         Args:
             jitter: A random number in [0, 1), for the pause.

@@ -14,7 +14,7 @@ def test_a_message_whose_outputs_could_not_be_kept_is_no_progress() -> None:
     ours, theirs = memory.pair()
     answers = Answers(Link(ours, Role.ENGINE), Peer("master", is_backlog=True))
     for sequence, outcome in enumerate(
-        (Outcome(OutcomeKind.DONE), Outcome.rejected(RejectReason.STORAGE, "The tier is away."))
+        (Outcome(OutcomeKind.DONE), Outcome.rejected(RejectReason.NOT_KEPT, "The tier is away."))
     ):
         message = IncomingMessage(sequence, f"m-{sequence}", 0, 0, 0, 0, 10, b"", {}, None)
         answers.message_started()

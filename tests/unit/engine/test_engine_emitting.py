@@ -203,7 +203,7 @@ def test_what_cannot_be_made_safe_fails_the_parent(error: Exception, is_retryabl
 
 def test_what_nobody_takes_now_is_no_fault_of_the_parent() -> None:
     outcome, detail = work(emit_two, Out(NotKept("The backlog is full.", hint="Wait."))).run(message(), Slot(0))
-    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.STORAGE, b"")
+    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.NOT_KEPT, b"")
     assert outcome.text == "The backlog is full. Wait."
 
 

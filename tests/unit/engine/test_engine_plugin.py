@@ -77,7 +77,7 @@ def test_a_plugin_whose_store_fails_is_no_fault_of_the_message(plugins: int) -> 
     broken = Broken(NotKept("The tier 'fast' is full.", hint="Give it more."))
     work = Work(Handler(lambda message: "3", None, None, False, "test"), {}, [broken] * plugins, deliver=deliver)
     outcome, detail = work.run(MESSAGE, Slot(0))
-    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.STORAGE, b"")
+    assert (outcome.kind, outcome.reason, detail) == (OutcomeKind.REJECTED, RejectReason.NOT_KEPT, b"")
     assert outcome.text == "The tier 'fast' is full. Give it more."
 
 

@@ -202,11 +202,22 @@ def test_a_suspect_that_no_engine_has_taken_is_offered_again_after_pauses_that_g
     assert 8 <= tries <= 15
 
 
+def test_a_message_that_was_not_kept_waits_for_its_pause_whoever_may_have_room(desk: Desk) -> None:
+    desk.put("a")
+    for reason, recalled in ((RejectReason.STORAGE, 5), (RejectReason.NOT_KEPT, None)):
+        desk.backlog.settle(desk.reserve(), Outcome.rejected(reason, "Not now."))
+        assert (desk.backlog.depth("plates"), desk.backlog.put_off_size("plates")) == (0, recalled)
+        desk.clock.advance(BACK_OFF_MAX_S)
+        desk.backlog.tick()
+    assert desk.reserve().entry.attempts == 0
+
+
+@pytest.mark.parametrize("reason", [RejectReason.STORAGE, RejectReason.NOT_KEPT])
 def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_less_often_and_somebody_hears(
-    desk: Desk, caplog: pytest.LogCaptureFixture
+    desk: Desk, caplog: pytest.LogCaptureFixture, reason: RejectReason
 ) -> None:
     desk.put("a")
-    no_room = Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume.")
+    no_room = Outcome.rejected(reason, "No space left on the scratch volume.")
     offers, began = 0, desk.clock.monotonic()
     while (passed_s := desk.clock.monotonic() - began) < 300.0:
         if desk.backlog.depth("plates"):

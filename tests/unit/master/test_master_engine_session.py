@@ -167,8 +167,17 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
     session.handle(Credit(10, 1_000))
     no_room = Outcome.rejected(RejectReason.STORAGE, "disk full")
     draining = Outcome.rejected(RejectReason.DRAINING, "bye")
+    not_kept = Outcome.rejected(RejectReason.NOT_KEPT, "the tier is away")
     done = Outcome(OutcomeKind.DONE)
-    answers = [(5, no_room, 1), (9, no_room, 2), (4, done, 2), (9, draining, 2), (5, done, 0), (1, done, 0)]
+    answers = [
+        (5, no_room, 1),
+        (9, no_room, 2),
+        (4, done, 2),
+        (9, draining, 2),
+        (7, not_kept, 2),
+        (5, done, 0),
+        (1, done, 0),
+    ]
     for number, (size_bytes, outcome, refusals) in enumerate(answers):
         put(backlog, f"m{number}", b"cells and more"[:size_bytes])
         reservation = backlog.reserve("images", session.holder, time.monotonic())

@@ -19,6 +19,9 @@ from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
 from harmonicio.stream_connector.lanes import FIRST_MESSAGES, Parcel
 from harmonicio.wire.outcomes import DONE, STORED
 
+#: Why an engine may not take a message now.
+REASONS = [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE, RejectReason.NOT_KEPT]
+
 # ── to engines ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -178,7 +181,7 @@ def test_a_draining_engine_gets_nothing_new() -> None:
     assert bench.dispatch.waiting == 1
 
 
-@pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
+@pytest.mark.parametrize("reason", REASONS)
 def test_a_message_that_an_engine_could_not_take_goes_to_another(reason: RejectReason) -> None:
     bench = Bench()
     first = bench.lane(messages=1)
@@ -201,7 +204,7 @@ def test_engines_that_did_not_take_a_message_are_asked_last() -> None:
     assert bench.written(third) == [parcel]
 
 
-@pytest.mark.parametrize("reason", [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE])
+@pytest.mark.parametrize("reason", REASONS)
 def test_a_message_that_engines_reject_again_and_again_goes_to_the_master(reason: RejectReason) -> None:
     bench = Bench(patience_s=60.0)
     engine, master = bench.lane(messages=100), bench.lane(is_backlog=True, messages=100)
