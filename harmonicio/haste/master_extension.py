@@ -1,7 +1,8 @@
 """What HASTE adds to the master: engines bring feature rows here, people read them, and declarations are checked.
 
-The master is the single writer of its SQLite file, ``features.sqlite`` in its data folder. When that stands still, few
-commits wait for it and the others are refused: they would hold all threads of the web server.
+The master is the single writer of its SQLite file, ``features.sqlite`` in its data folder. What several engines bring
+at the same time is committed together, so that all of them wait for one fsync. When the file stands still, few wait for
+it and the others are refused: they would hold all threads of the web server.
 """
 
 from __future__ import annotations
@@ -21,17 +22,19 @@ from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.haste.feature_db.base import Answer, FeatureRow, RowDamaged, RowFilter, as_plain, from_plain
 from harmonicio.haste.feature_db.sqlite import SqliteFeatureDatabase
+from harmonicio.haste.group_commit import GroupCommit
 from harmonicio.haste.storage_client import StorageClient
 
 FILE_NAME = "features.sqlite"
+#: In one request, and in one commit.
 MAX_ROWS = 1_000
 PAGE_ROWS = 500
-#: Commits that wait or work at the same time. Each holds a thread of the web server, which has twice as many for
-#: requests that are not held.
-MAX_COMMITS = 8
-#: When to bring rows again that were one too many; a commit takes milliseconds.
+#: Requests whose rows wait or are committed at the same time. Each holds a thread of the web server, which has twice as
+#: many for requests that are not held.
+MAX_COMMITS = 32
+#: When to bring rows again for which there was no place; a commit takes milliseconds and frees all of them.
 RETRY_AFTER_S = 0.1
-#: A commit waits for its turn and then for the file, for so long each: who brought it must still be there.
+#: A request waits for the turn and then for the file, for so long each: who brought it must still be there.
 WAIT_S = READ_TIMEOUT_S / 3
 #: More rows than SQLite can number.
 MAX_NUMBER = 2.0**62
@@ -44,6 +47,7 @@ class HasteExtension:
 
     def __init__(self, database: SqliteFeatureDatabase) -> None:
         self._database = database
+        self._group = GroupCommit(database.commit_many, lambda _: MAX_ROWS, wait_s=WAIT_S)
         self._places = threading.BoundedSemaphore(MAX_COMMITS)
         self.routes = (
             ExtensionRoute(paths.STREAM_FEATURE_ROWS, "POST", frozenset({Role.ENGINE}), self._commit),
@@ -51,7 +55,7 @@ class HasteExtension:
         )
 
     def __repr__(self) -> str:
-        return f"<HasteExtension of {self._database!r}>"
+        return f"<HasteExtension of {self._database!r}, {self._group!r}>"
 
     def close(self) -> None:
         self._database.close()
@@ -79,15 +83,15 @@ class HasteExtension:
             raise InvalidInput(f"Feature rows come as a list of at most {MAX_ROWS}.")
         with self._place():
             taken = [_row(names["stream"], each) for each in body]
-            answers = iter(self._database.commit_many([row for row in taken if isinstance(row, FeatureRow)]))
+            answers = iter(self._group.commit([row for row in taken if isinstance(row, FeatureRow)]))
         return {"rows": [_verdict(next(answers) if isinstance(row, FeatureRow) else row) for row in taken]}
 
     @contextmanager
     def _place(self) -> Iterator[None]:
-        """Be one of the few that commit."""
+        """Be one of the few whose rows wait."""
         if not self._places.acquire(blocking=False):
             raise Unavailable(
-                f"{MAX_COMMITS} commits of feature rows wait at the master already.",
+                f"The feature rows of {MAX_COMMITS} requests wait at the master already.",
                 hint="If that lasts, see that the disk of its data folder is well.",
                 retry_after_s=RETRY_AFTER_S,
             )
@@ -122,9 +126,14 @@ def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:
 
 
 def _verdict(answer: Answer) -> dict[str, Any]:
-    if isinstance(answer, FeatureRow):
-        return {"row": as_plain(answer)}
-    return {"damaged" if isinstance(answer, RowDamaged) else "invalid": str(answer)}
+    match answer:
+        case FeatureRow():
+            return {"row": as_plain(answer)}
+        case RowDamaged():
+            return {"damaged": str(answer)}
+        case InvalidInput():
+            return {"invalid": str(answer)}
+    raise answer  # The commit has failed, for all rows that were in it.
 
 
 def _filter(stream: str, query: Mapping[str, str]) -> RowFilter:

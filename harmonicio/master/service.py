@@ -5,7 +5,7 @@
                     ├── backlog         messages
                     ├── Master          decides
                     ├── data port       messages in and out          (thread pool of its own)
-                    ├── web server      the control plane            (all held requests + 16 threads)
+                    ├── web server      the control plane            (all held requests + 64 threads)
                     └── ticker          lets time pass               (one thread)
 
 What is opened is closed in the opposite order, also when opening the next part fails.
@@ -56,8 +56,8 @@ from harmonicio.master.tokens import TokenBook
 
 _log = logging.getLogger(__name__)
 
-#: Beside the held requests, so many are served at the same time.
-FREE_THREADS = 16
+#: Beside the held requests, so many are served at the same time; commits of an extension may hold up to half of them.
+FREE_THREADS = 64
 TICK_S = 0.25
 DRAIN_POLL_S = 0.02
 #: Credit is given while ``CREDIT_NEEDS_BYTES`` are free: with less than this in all, hardly anybody would get any.

@@ -326,36 +326,53 @@ def test_a_filter_that_cannot_be_used_is_refused(routes: Routes, query: dict[str
         routes.feature_rows(STREAM, **query)
 
 
+class Failing(SqliteFeatureDatabase):
+    """One whose disk is full."""
+
+    def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
+        raise StorageError("No room.")
+
+
+def test_a_commit_that_fails_is_no_answer_but_an_error(tmp_path: Path) -> None:
+    routes = Routes(HasteExtension(Failing(tmp_path / FILE_NAME)))
+    with pytest.raises(StorageError, match="No room") as raised:
+        routes.post_feature_rows(STREAM, [as_plain(row(1))])
+    assert raised.value.retryable
+    routes.close()
+
+
 class Stuck(SqliteFeatureDatabase):
     """One whose disk does not answer."""
 
     def __init__(self, file: Path) -> None:
         super().__init__(file)
-        self.waiting: list[str] = []
+        self.commits: list[int] = []
         self.goes_on = threading.Event()
 
     def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
-        self.waiting += [each.message_id for each in rows]
+        self.commits.append(len(rows))
         self.goes_on.wait()
         return super().commit_many(rows)
 
 
 def test_few_commits_wait_for_a_disk_and_what_is_beyond_is_refused_at_once(tmp_path: Path) -> None:
     database = Stuck(tmp_path / FILE_NAME)
-    routes = Routes(HasteExtension(database))
+    extension = HasteExtension(database)
+    routes = Routes(extension)
 
     def post(number: int) -> Any:
         return routes.post_feature_rows(STREAM, [as_plain(row(number))])
 
     with ThreadPoolExecutor(MAX_COMMITS) as threads:
         committing = [threads.submit(post, number) for number in range(MAX_COMMITS)]
-        wait_until(lambda: len(database.waiting) == MAX_COMMITS)
-        with pytest.raises(Unavailable, match="8 commits of feature rows wait") as refused:
+        wait_until(lambda: f"committing, {MAX_COMMITS - 1} rows waiting" in repr(extension))
+        with pytest.raises(Unavailable, match="feature rows of 32 requests wait") as refused:
             post(MAX_COMMITS)
         assert refused.value.retry_after_s
         assert routes.feature_rows(STREAM)["rows"] == [], "who reads is answered"
         database.goes_on.set()
         assert all(each.result()["rows"] for each in committing)
+    assert database.commits == [1, MAX_COMMITS - 1], "what came meanwhile is committed together"
     assert post(MAX_COMMITS)["rows"], "its place is free again"
     assert len(routes.feature_rows(STREAM)["rows"]) == MAX_COMMITS + 1
     routes.close()

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import json
 import random
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import accumulate, takewhile
 from typing import Any, Protocol
 
@@ -29,6 +29,7 @@ from harmonicio.haste.feature_db.base import (
     canonical,
     from_plain,
 )
+from harmonicio.haste.group_commit import GroupCommit
 from harmonicio.haste.options import check_options
 
 #: A request is as long as its rows are, up to half of what the master reads; one that is longer by itself goes alone.
@@ -45,18 +46,13 @@ class RowClient(Protocol):
     def feature_rows(self, stream: str, **filters: str | int | float) -> Any: ...
 
 
-class _Waiting:
-    """A row on its way, and what became of it."""
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A row as it travels, with its bytes there."""
 
-    __slots__ = ("answer", "plain", "row", "size_bytes")
-
-    def __init__(self, row: FeatureRow) -> None:
-        self.row = row
-        self.answer: Answer | None = None
-        try:
-            self.plain, self.size_bytes = _encoded(row)
-        except InvalidInput as error:
-            self.answer = error
+    stream: str
+    plain: Mapping[str, Any]
+    size_bytes: int
 
 
 class MasterFeatureDatabase(FeatureDatabase):
@@ -64,25 +60,15 @@ class MasterFeatureDatabase(FeatureDatabase):
 
     def __init__(self, client: RowClient) -> None:
         self._client = client
-        self._changed = threading.Condition()
-        self._waiting: list[_Waiting] = []
-        self._is_sending = False
+        self._group = GroupCommit(self._send, _together)
 
     def __repr__(self) -> str:
-        return f"<MasterFeatureDatabase at {self._client!r}, {len(self._waiting)} rows waiting>"
+        return f"<MasterFeatureDatabase at {self._client!r}, {self._group!r}>"
 
     def commit_many(self, rows: Sequence[FeatureRow]) -> list[Answer]:
-        mine = [_Waiting(row) for row in rows]
-        with self._changed:
-            self._waiting.extend(each for each in mine if each.answer is None)
-        # Whoever finds nobody sending sends for all that wait.
-        while batch := self._next_batch(mine):
-            answers: Sequence[Answer] = [StorageError("The feature rows were not sent.")] * len(batch)
-            try:
-                answers = self._send(batch)
-            finally:
-                self._finish(batch, answers)
-        return [each.answer for each in mine if each.answer is not None]
+        given = [_encoded_or_error(row) for row in rows]
+        answers = iter(self._group.commit([each for each in given if isinstance(each, _Encoded)]))
+        return [next(answers) if isinstance(each, _Encoded) else each for each in given]
 
     def rows(self, wanted: RowFilter) -> Iterator[FeatureRow]:
         if wanted.stream is None:
@@ -98,33 +84,12 @@ class MasterFeatureDatabase(FeatureDatabase):
     def close(self) -> None:
         """The client belongs to the engine."""
 
-    def _next_batch(self, mine: Sequence[_Waiting]) -> list[_Waiting]:
-        """Wait for the turn to send, and return what to send; nothing when all of ``mine`` are answered."""
-        with self._changed:
-            self._changed.wait_for(lambda: not self._is_sending or all(each.answer for each in mine))
-            if all(each.answer for each in mine):
-                return []
-            self._is_sending = True
-            together = _together(self._waiting)
-            batch, self._waiting = self._waiting[:together], self._waiting[together:]
-            return batch
-
-    def _finish(self, batch: Sequence[_Waiting], answers: Sequence[Answer]) -> None:
-        with self._changed:
-            for each, answer in zip(batch, answers, strict=True):
-                each.answer = answer
-            self._is_sending = False
-            self._changed.notify_all()
-
-    def _send(self, batch: Sequence[_Waiting]) -> Sequence[Answer]:
+    def _send(self, batch: Sequence[_Encoded]) -> list[Answer]:
         try:
-            verdicts = self._post(batch[0].row.stream, [each.plain for each in batch])["rows"]
-            return [_answer(verdict) for _, verdict in zip(batch, verdicts, strict=True)]
+            verdicts = self._post(batch[0].stream, [each.plain for each in batch])["rows"]
         except Unavailable as error:
-            text = f"The feature rows cannot reach the master: {error.text}"
-            return [StorageError(text, hint=error.hint)] * len(batch)
-        except Exception as error:  # noqa: BLE001  whoever waits for a row gets the error
-            return [error] * len(batch)
+            raise StorageError(f"The feature rows cannot reach the master: {error.text}", hint=error.hint) from error
+        return [_answer(verdict) for verdict in verdicts]
 
     def _post(self, stream: str, plain: Sequence[Mapping[str, Any]]) -> Any:
         """Bring rows to the master, a few times if it says when to come again."""
@@ -166,32 +131,30 @@ def as_query(wanted: RowFilter) -> dict[str, str | float]:
     return {key: value for key, value in plain.items() if value is not None} | metadata
 
 
-def _together(waiting: Sequence[_Waiting]) -> int:
+def _together(line: Sequence[_Encoded]) -> int:
     """Return how many from the first on travel in one request: rows of one stream."""
-    first = waiting[0]
-    sizes = accumulate(each.size_bytes for each in waiting)
+    sizes = accumulate(each.size_bytes for each in line)
     fitting = takewhile(
-        lambda pair: pair[0].row.stream == first.row.stream and pair[1] <= MAX_BYTES_PER_REQUEST,
-        zip(waiting[:MAX_ROWS_PER_REQUEST], sizes, strict=False),
+        lambda pair: pair[0].stream == line[0].stream and pair[1] <= MAX_BYTES_PER_REQUEST,
+        zip(line[:MAX_ROWS_PER_REQUEST], sizes, strict=False),
     )
     return max(1, len(list(fitting)))
 
 
-def _encoded(row: FeatureRow) -> tuple[dict[str, Any], int]:
-    """Return a row as it travels, and its bytes.
-
-    Raises:
-        InvalidInput: it cannot be kept, or is too long for the master by itself.
-    """
-    plain = as_plain(canonical(row))
-    size_bytes = len(json_codec.dumps(plain)) + 1  # A comma or a bracket follows.
-    if size_bytes >= MAX_BODY_BYTES:
-        raise InvalidInput(
-            f"The feature row of message {row.message_id!r} has {size_bytes} bytes, and the master takes less than "
-            f"{MAX_BODY_BYTES}.",
-            hint="Return fewer features with shorter names, or send less metadata.",
-        )
-    return plain, size_bytes
+def _encoded_or_error(row: FeatureRow) -> _Encoded | InvalidInput:
+    """Return a row as it travels, or why it cannot be kept, or not be brought to the master even alone."""
+    try:
+        plain = as_plain(canonical(row))
+        size_bytes = len(json_codec.dumps(plain)) + 1  # A comma or a bracket follows.
+    except InvalidInput as error:
+        return error
+    if size_bytes < MAX_BODY_BYTES:
+        return _Encoded(row.stream, plain, size_bytes)
+    return InvalidInput(
+        f"The feature row of message {row.message_id!r} has {size_bytes} bytes, and the master takes less than "
+        f"{MAX_BODY_BYTES}.",
+        hint="Return fewer features with shorter names, or send less metadata.",
+    )
 
 
 def _answer(verdict: Mapping[str, Any]) -> Answer:
