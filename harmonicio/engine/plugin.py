@@ -60,8 +60,9 @@ class EnginePlugin(Protocol):
         """Return the result for the message, usually from what ``call(message)`` returns.
 
         What it raises is the message's failure, which counts an attempt; :class:`NotKept` counts none. The stream's
-        ``timeout_s``, at least 30 s, counts anew from when ``call`` is over: an engine whose plugin takes longer to
-        keep a message is killed, which counts no attempt. What a plugin does before ``call`` counts as the handler's.
+        ``timeout_s`` counts anew from when ``call`` is over, and is then at least 30 s: an engine whose plugin takes
+        longer to keep a message is killed, which counts no attempt. What a plugin does before ``call`` counts as the
+        handler's.
 
         ``call`` may be used from another thread, too. What is over only after ``handle`` has returned says nothing of
         the next message.

@@ -305,7 +305,7 @@ def _has_progressed(before: KnownEngine | None, report: EngineReport) -> bool:
 
 
 def _being_kept(report: EngineReport) -> set[str]:
-    """Return the messages whose handlers have returned: keeping one has as much time again as handling it."""
+    """Return the messages whose handlers have returned: keeping one has a time of its own."""
     return {each.message for each in report.running if each.has_returned}
 
 

@@ -5,7 +5,7 @@ nothing, and so a late outcome has no effect.
 
 An engine that completes messages is alive, and so is one whose handler has just returned: what it holds counts from
 then, because a message that was pushed ahead waits there for the handler of another, which may have come from a
-connector, and keeping a message has as much time again as handling it. Who is frozen completes nothing. While a
+connector, and keeping a message has a time of its own. Who is frozen completes nothing. While a
 payload is being sent, nothing expires: the connection sees to it that this goes on, or ends. Expiries
 lie in a heap as they were when they were made; one that comes to the top is looked at again, so that an answer costs
 the same however much its engine holds. Stale tokens are cleared out when they prevail.
