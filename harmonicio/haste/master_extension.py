@@ -34,8 +34,9 @@ PAGE_ROWS = 500
 MAX_COMMITS = 32
 #: When to bring rows again for which there was no place; a commit takes milliseconds and frees all of them.
 RETRY_AFTER_S = 0.1
-#: A request waits for the turn and then for the file, for so long each: who brought it must still be there.
-WAIT_S = READ_TIMEOUT_S / 3
+#: A request waits for the turn, a connection, the file to open it and the file to write, for so long each at most: who
+#: brought it must still be there.
+WAIT_S = READ_TIMEOUT_S / 5
 #: More rows than SQLite can number.
 MAX_NUMBER = 2.0**62
 _FILTERS = ("message_id", "tier", "min_score", "max_score", "after")

@@ -63,7 +63,7 @@ _ROWS = sa.Table(
 #: What earlier releases did not have.
 _LATER_COLUMNS = {"route": "TEXT NOT NULL DEFAULT ''", "image": "TEXT NOT NULL DEFAULT ''", "emitted": "INTEGER"}
 _PAGE_ROWS = 500
-#: How long a writer waits for others of its process that write, and then as long for other processes.
+#: How long somebody waits for each of what he may have to wait for.
 WAIT_S = 30.0
 
 
@@ -72,7 +72,8 @@ class SqliteFeatureDatabase(FeatureDatabase):
 
     Args:
         is_alone: Nobody else opens the file meanwhile; it can then be opened on a full disk, too.
-        wait_s: How long a commit waits for its turn, and then as long for the lock of the file.
+        wait_s: How long somebody waits for each of: his turn to commit; a connection, where others read; the file, to
+            open one more connection; and the file again, to use it.
 
     Raises:
         StorageError: the file cannot be opened or written.
@@ -87,7 +88,7 @@ class SqliteFeatureDatabase(FeatureDatabase):
             url = sa.URL.create("sqlite", database=str(file))
             if is_alone:
                 url = url.set(database=file.absolute().as_uri(), query={"vfs": VFS, "uri": "true"})
-            self._engine = sa.create_engine(url, connect_args={"timeout": wait_s})
+            self._engine = sa.create_engine(url, pool_timeout=wait_s, connect_args={"timeout": wait_s})
             sa.event.listen(self._engine, "connect", _prepare)
             with _alone_in(file.parent):
                 _METADATA.create_all(self._engine)
