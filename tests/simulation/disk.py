@@ -81,7 +81,7 @@ class Disk:
     """What survives.
 
     Args:
-        schedule: Calls something later, or at once.
+        schedule: Calls something later, or at once, in a thread of who has opened what is here.
         is_sync_removed: The planted bug: the store answers before the sync.
     """
 
@@ -98,12 +98,13 @@ class Disk:
         self.on_purge: Callable[[str], None] = lambda _: None
         self._journal: list[tuple[Write, Callback | None]] = []
         self._syncing = 0
+        self._is_telling = False
         self._opening = 0
 
     def opened(self) -> int:
         """Somebody opens what is here; the number tells syncs of an earlier one from theirs."""
         self._opening += 1
-        self._journal, self._syncing = [], 0
+        self._journal, self._syncing, self._is_telling = [], 0, False
         return self._opening
 
     def write(self, write: Write, callback: Callback | None, opening: int) -> None:
@@ -111,7 +112,7 @@ class Disk:
         if callback is not None and self.is_sync_removed:
             self._journal[-1] = (write, None)
             self._schedule(0.0, lambda: callback(None) if opening == self._opening else None)
-        if not self._syncing:
+        if not self._syncing and not self._is_telling:
             self._begin(opening)
 
     def _begin(self, opening: int) -> None:
@@ -125,15 +126,19 @@ class Disk:
         error = StorageError(f"The disk failed: {self.trouble}") if self.trouble else None
         for write, _ in batch if error is None else ():
             write(self.stable)
-        self._syncing = 0
-        if self._journal:
-            self._begin(opening)
+        self._syncing, self._is_telling = 0, True
         for _, callback in batch:
             if callback is not None:
                 callback(error)
+        if opening == self._opening:
+            self._is_telling = False
+            if self._journal and not self._syncing:
+                self._begin(opening)
 
     def sync_all(self, opening: int) -> None:
-        while self._syncing:
+        """Wait for what was written; no more is, and the one thread that syncs may be at it."""
+        while self._journal and opening == self._opening:
+            self._syncing = len(self._journal)
             self._synced(opening)
 
     def crash(self, draw: Callable[[int], int]) -> int:
@@ -142,7 +147,7 @@ class Disk:
         lost = len(self._journal) - survives
         for write, _ in self._journal[:survives]:
             write(self.stable)
-        self._journal, self._syncing = [], 0
+        self._journal, self._syncing, self._is_telling = [], 0, False
         self._opening += 1
         return lost
 

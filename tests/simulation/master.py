@@ -6,6 +6,7 @@ there), the data folder, the bearer tokens, and HTTP (:mod:`simulation.rest`).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -94,9 +95,13 @@ class MasterHost(RoleHost):
         self._backlog_bytes = backlog_bytes
         self.records = Records(key)
         loop = host.loop
-        self.disk = Disk(loop.after, lambda: loop.random.uniform(*self.sync_s))
+        self.disk = Disk(self._later, lambda: loop.random.uniform(*self.sync_s))
         self.sync_s = world.plan.sync_s
         self.service: MasterService | None = None
+
+    def _later(self, delay_s: float, call: Callable[[], None]) -> None:
+        """Have a thread of the master that runs do something, unless it is dead by then."""
+        self.host.loop.after(delay_s, current().process.spawn, "backlog-writer", call)
 
     def substitutes(self) -> list[tuple[Any, str, Any]]:
         """Return what stands in for what in the service's module."""
