@@ -57,7 +57,7 @@ class Flusher:
         self._is_asleep = False
         self._is_closed = False
         self._review_at: float | None = None
-        self._pool = ThreadPool(SENDING_THREADS, "engine-flush")
+        self._pool = ThreadPool(SENDING_THREADS, "engine-flush", is_ready=True)
         self._thread = threading.Thread(target=self._run, name="engine-flusher", daemon=True)
 
     def __repr__(self) -> str:

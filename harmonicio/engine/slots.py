@@ -163,7 +163,7 @@ class Slots:
         self._is_told_idle = True
         self._taken = 0
         self._taken_before = 0
-        self._executor = ThreadPool(concurrency + _SPARE_THREADS, "engine-handler")
+        self._executor = ThreadPool(concurrency + _SPARE_THREADS, "engine-handler", is_ready=True)
         self.flusher = Flusher(self.review)
         self.is_draining = False
 

@@ -27,11 +27,17 @@ def no_thread(error: Exception) -> Unavailable:
 class ThreadPool(ThreadPoolExecutor):
     """The standard pool, whose ``submit`` raises RuntimeError only when the pool was shut down.
 
+    Args:
+        max_threads: No more than so many start.
+        name: For the names of its threads, and log lines.
+        is_ready: All start at once. Where a user's code can use the memory up, none may start later: one that dies of
+            it before it runs is waited for by whoever starts it, with the pool's lock, for ever.
+
     Raises:
         Unavailable: not even its first thread can be started.
     """
 
-    def __init__(self, max_threads: int, name: str) -> None:
+    def __init__(self, max_threads: int, name: str, *, is_ready: bool = False) -> None:
         super().__init__(max_threads, name)
         self.name = name
         self._is_short = False
@@ -39,6 +45,8 @@ class ThreadPool(ThreadPoolExecutor):
             super()._adjust_thread_count()
         except (RuntimeError, MemoryError) as error:
             raise no_thread(error) from error
+        for _ in range(1, max_threads if is_ready else 1):
+            self._adjust_thread_count()
 
     def __repr__(self) -> str:
         return f"<ThreadPool {self.name}: {len(self._threads)} threads>"

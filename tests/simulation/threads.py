@@ -260,7 +260,7 @@ class ThreadingModule:
 class Executor:
     """``ThreadPool``: an error of its work is a bug that nobody would see."""
 
-    def __init__(self, max_threads: int, name: str) -> None:
+    def __init__(self, max_threads: int, name: str, *, is_ready: bool = False) -> None:
         self._max_threads = max_threads
         self._name = name
         self._work: deque[tuple[Callable[..., Any], tuple[Any, ...]]] = deque()

@@ -35,6 +35,16 @@ def test_with_threads_to_spare_it_has_as_many_as_it_needs_up_to_its_bound() -> N
     pool.shutdown()
 
 
+def test_a_pool_that_is_ready_needs_no_thread_more() -> None:
+    pool = ThreadPool(3, "pool", is_ready=True)
+    together = threading.Barrier(3)
+    with no_threads("pool") as refused:
+        for each in [pool.submit(together.wait, 10) for _ in range(3)]:
+            each.result(10)
+        assert not refused
+    pool.shutdown()
+
+
 def test_a_pool_that_was_shut_down_does_what_it_has_taken_and_takes_nothing_more() -> None:
     pool, done = ThreadPool(1, "pool"), []
     pool.submit(done.append, "taken")
