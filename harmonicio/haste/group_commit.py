@@ -15,6 +15,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from itertools import repeat
 from typing import Generic, TypeVar
 
 from harmonicio.core.errors import StorageError
@@ -69,28 +70,46 @@ class GroupCommit(Generic[Row]):
         mine, until = [_Waiting(row) for row in rows], time.monotonic() + self._wait_s
         with self._changed:
             self._line.extend(mine)
-        while batch := self._next_batch(mine, until):
-            self._finish(batch, self._answers(batch))
+        try:
+            while self._has_turn(mine, until):
+                self._commit_first()
+        except BaseException:
+            self._take_back(mine)
+            raise
         return [each.answer for each in mine if each.answer is not None]
 
-    def _next_batch(self, mine: Sequence[_Waiting[Row]], until: float) -> list[_Waiting[Row]]:
-        """Wait for the turn, and return what to commit; nothing when all of ``mine`` are answered."""
+    def _has_turn(self, mine: Sequence[_Waiting[Row]], until: float) -> bool:
+        """Wait for the turn, and take it; return False when all of ``mine`` are answered."""
         with self._changed:
             self._changed.wait_for(lambda: not self._is_committing or _is_answered(mine), until - time.monotonic())
             if _is_answered(mine):
-                return []
+                return False
             if time.monotonic() >= until:
-                self._take_back(mine)
                 raise StorageError(f"Others have been committing feature rows for {self._wait_s:g} s.")
             self._is_committing = True
+            return True
+
+    def _commit_first(self) -> None:
+        """Commit what is first in line, and give the turn back, whatever happens."""
+        batch: list[_Waiting[Row]] = []
+        answers: Sequence[Answer] = ()
+        try:
+            batch = self._take()
+            answers = self._answers(batch)
+        finally:
+            self._finish(batch, answers)
+
+    def _take(self) -> list[_Waiting[Row]]:
+        with self._changed:
             size = self._together([each.row for each in self._line])
             batch, self._line = self._line[:size], self._line[size:]
             return batch
 
     def _take_back(self, mine: Sequence[_Waiting[Row]]) -> None:
         """Leave nothing in line for which nobody waits: while a disk stands still, that would become ever more."""
-        taken = set(map(id, mine))
-        self._line = [each for each in self._line if id(each) not in taken]
+        with self._changed:
+            taken = set(map(id, mine))
+            self._line = [each for each in self._line if id(each) not in taken]
 
     def _answers(self, batch: Sequence[_Waiting[Row]]) -> list[Answer]:
         try:
@@ -98,16 +117,15 @@ class GroupCommit(Generic[Row]):
             return [answer for _, answer in zip(batch, answers, strict=True)]
         except Exception as error:  # noqa: BLE001  whoever waits for a row gets the error
             return [error] * len(batch)
-        except BaseException:
-            self._finish(batch, [StorageError("The feature rows were not committed.")] * len(batch))
-            raise
 
     def _finish(self, batch: Sequence[_Waiting[Row]], answers: Sequence[Answer]) -> None:
         with self._changed:
-            for each, answer in zip(batch, answers, strict=True):
-                each.answer = answer
             self._is_committing = False
             self._changed.notify_all()
+            for each, answer in zip(
+                batch, answers or repeat(StorageError("The rows were not committed.")), strict=False
+            ):
+                each.answer = answer
 
 
 def _is_answered(waiting: Sequence[_Waiting[Row]]) -> bool:

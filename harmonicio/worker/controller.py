@@ -193,8 +193,8 @@ class Controller:
 
     def _kill(self, engine: WatchedEngine, kill: Kill, now: float) -> list[Instruction]:
         if engine.kill is None:  # Its place is free from now on, so this is when its failure counts.
-            is_messages = kill.reason is ExitReason.TIMED_OUT and bool(kill.held)
-            self._back_off_after(engine, kill.reason, kill.text, now, is_messages=is_messages)
+            is_handlers_fault = kill.reason is ExitReason.TIMED_OUT and bool(kill.held)
+            self._back_off_after(engine, kill.reason, kill.text, now, is_handlers_fault=is_handlers_fault)
         engine.kill = kill
         return [KillEngine(engine.engine, kill.text), ReportNow(CHANGE_WITHIN_S)]
 
@@ -211,7 +211,7 @@ class Controller:
         return [ForgetEngine(ended), ReportNow(CHANGE_WITHIN_S)]
 
     def _back_off_after(
-        self, engine: WatchedEngine, reason: ExitReason, text: str, now: float, *, is_messages: bool = False
+        self, engine: WatchedEngine, reason: ExitReason, text: str, now: float, *, is_handlers_fault: bool = False
     ) -> None:
         wanted = (self._desired or {}).get(engine.stream)
         if wanted is None or not is_same_recipe(engine.declaration, wanted.declaration):
@@ -220,7 +220,7 @@ class Controller:
         if engine.ready_at is not None:
             back_off.survive(engine.ready_at, now)
         # Ordered exits are no failures, nor is a handler's time-out, which is its message's: others shall not wait.
-        if reason is not ExitReason.ORDERED and not is_messages:
+        if reason is not ExitReason.ORDERED and not is_handlers_fault:
             back_off.fail(f"Engine {engine.engine}: {text}", now, self._chance)
 
     def _stop(self, within_s: float, now: float) -> list[Instruction]:

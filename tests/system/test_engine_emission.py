@@ -161,15 +161,21 @@ def test_streams_that_emit_into_each_other_do_not_wait_for_each_other(
         assert all(each.dead == 0 for each in cluster.client.backlog())
 
 
-def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_for_what_it_emitted(
-    tmp_path: Path, write_handler: Write
-) -> None:
-    code = """
+#: Begins a handler's file: each try to emit lasts as long as its stream says, and not half a minute.
+BRIEF = """
         from harmonicio.core import stream
         from harmonicio.engine import handler
 
-        stream.KEEPING_AT_LEAST_S = 0.0  # Else each try would last half a minute.
+        stream.KEEPING_AT_LEAST_S = 0.0
+"""
 
+
+def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_for_what_it_emitted(
+    tmp_path: Path, write_handler: Write
+) -> None:
+    code = (
+        BRIEF
+        + """
         @handler
         def cut(message):
             with open(FILE, "a") as file:
@@ -178,6 +184,7 @@ def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_fo
                 message.emit(bytes(200_000), stream="tiles")
             return message.attempt
     """
+    )
     runs, file = tmp_path / "runs.txt", tmp_path / "kept.txt"
     cut = write_handler("cut", code.replace("FILE", repr(str(runs))))
     keep = write_handler("keep", KEEP.format(file=str(file)))
@@ -208,12 +215,9 @@ def test_a_parent_waits_free_of_charge_for_as_long_as_the_backlog_has_no_room_fo
 def test_a_stream_that_emits_into_itself_stands_still_while_the_backlog_is_full_and_goes_on_when_there_is_room(
     tmp_path: Path, write_handler: Write
 ) -> None:
-    code = """
-        from harmonicio.core import stream
-        from harmonicio.engine import handler
-
-        stream.KEEPING_AT_LEAST_S = 0.0  # Else each try would last half a minute.
-
+    code = (
+        BRIEF
+        + """
         @handler
         def again(message):
             with open(FILE, "a") as file:
@@ -222,6 +226,7 @@ def test_a_stream_that_emits_into_itself_stands_still_while_the_backlog_is_full_
             if left:
                 message.emit(message.payload, stream=message.stream, metadata={"left": left - 1})
     """
+    )
     runs = tmp_path / "runs.txt"
     again = write_handler("again", code.replace("FILE", repr(str(runs))))
     small = BacklogOptions(max_disk_bytes=4 * 1024**2)

@@ -170,7 +170,11 @@ class ProcessRuntime(Runtime):
         folder = self._folder / mark.engine
         pidfd = _open_pidfd(mark.pid)
         if pidfd is not None and mark.is_alive():
-            self._epoll.register(pidfd, select.EPOLLIN)
+            try:
+                self._epoll.register(pidfd, select.EPOLLIN)
+            except OSError:
+                os.close(pidfd)
+                raise
             self._processes[mark.engine] = _Process(mark.engine, mark.pid, pidfd, folder)
             return EngineFound(mark.engine, mark.declaration, mark.pid, is_running=True)
         if pidfd is not None:

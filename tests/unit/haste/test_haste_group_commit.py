@@ -132,3 +132,20 @@ def test_a_thread_that_is_ended_while_it_commits_keeps_nobody_waiting(disk: Disk
     with pytest.raises(SystemExit):
         group.commit([row(0)])
     assert group.commit([row(0)]) == [row(0)]
+
+
+def test_who_cannot_even_begin_a_commit_gives_the_turn_back_and_takes_his_rows_along(disk: Disk) -> None:
+    troubles: list[BaseException] = [MemoryError("none is left")]
+
+    def together(line: Sequence[FeatureRow]) -> int:
+        if troubles:
+            raise troubles.pop()
+        return len(line)
+
+    disk.goes_on.set()
+    group = GroupCommit(disk.commit, together)
+    with pytest.raises(MemoryError):
+        group.commit([row(1)])
+    assert repr(group) == "<GroupCommit, idle, 0 rows waiting>"
+    assert group.commit([row(2)]) == [row(2)]
+    assert disk.commits == [[2]]
