@@ -6,6 +6,7 @@ per connector and a counter of 8 bytes, written as 32 hex digits; sources that r
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -88,16 +89,14 @@ class Outcome:
 
 
 class MessageIds:
-    """Draws message ids: 8 random bytes for this connector, then a counter."""
+    """Draws message ids: 8 random bytes for this connector, then a counter. Any thread may draw."""
 
-    __slots__ = ("_next", "_prefix")
+    __slots__ = ("_numbers", "_prefix")
 
     def __init__(self, prefix: bytes | None = None) -> None:
         self._prefix = (os.urandom(8) if prefix is None else prefix).hex()
-        self._next = 0
+        self._numbers = itertools.count()
 
     def draw(self) -> str:
-        """Return the next id. Not thread-safe: the caller holds its own lock."""
-        number = self._next
-        self._next = number + 1
-        return f"{self._prefix}{number:016x}"
+        """Return the next id."""
+        return f"{self._prefix}{next(self._numbers):016x}"

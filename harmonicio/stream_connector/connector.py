@@ -21,6 +21,7 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
+from harmonicio.core.forks import this_process
 from harmonicio.core.names import check_name
 from harmonicio.core.settings import ConnectorSettings
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
@@ -100,7 +101,7 @@ class StreamConnector:
             "connector.spool_sync": spool_sync,
         }
         settings, client = _resolve(flags, token, client)
-        self._pid = os.getpid()
+        self._process = this_process()
         self._opening = threading.Lock()
         self._is_open = False
         self._asks_first = asks_first
@@ -275,7 +276,8 @@ class StreamConnector:
         message_id: str | None,
     ) -> Delivery:
         self._check_process()
-        _check_kinds(metadata, priority)
+        if metadata is not None or type(priority) is not int:
+            _check_kinds(metadata, priority)
         if not self._is_open:
             self._open()
         return self._outgoing.send(payload, metadata, priority, message_id)
@@ -364,7 +366,7 @@ class StreamConnector:
             )
 
     def _check_process(self) -> None:
-        if os.getpid() != self._pid:
+        if self._process is not this_process():
             raise InvalidInput(
                 "This connector belongs to another process.", hint="Open a connector after forking, not before."
             )

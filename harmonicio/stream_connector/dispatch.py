@@ -32,15 +32,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
-from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S, BacklogPause
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.held_back import HeldBack
-from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel, Settled, best_engine
+from harmonicio.stream_connector.lanes import LOOP_GAP_S, Lane, Parcel, Settled, best_engine
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S, Patience
 from harmonicio.stream_connector.waiting_line import PartedLine
 from harmonicio.wire.frames import Flag
@@ -53,14 +52,9 @@ FEW_MESSAGES = 4
 SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 #: What was rejected so often goes to the master only.
 MAX_REJECTIONS = 3
-#: A master that has messages of ours and says nothing for so long is given up.
-MASTER_SILENT_S = 60.0
-#: … and later when it has much to write: a disk that is slower than this is none.
-MASTER_WRITES_BYTES_PER_S = 10_000_000
-#: The default time-out of a stream, and what is granted beyond it before an engine is given up.
-HANDLER_TIMEOUT_S, GRACE_S = 600.0, 30.0
+HANDLER_TIMEOUT_S = 600.0  # the default of a stream
 
-_IN_FLIGHT, _WAITING = DeliveryState.IN_FLIGHT, DeliveryState.WAITING
+_WAITING = DeliveryState.WAITING
 _SUSPECT, _DEAD = int(Flag.SUSPECT), int(Flag.DEAD)
 
 
@@ -82,7 +76,7 @@ class Dispatch:
     ) -> None:
         self.budget_bytes = budget_bytes
         self.handler_timeout_s = HANDLER_TIMEOUT_S
-        self.engines_from = 0.0
+        self.engines_from = self._offered_at = 0.0
         self._patience = Patience(patience_s)
         self._waiting, self._for_master = PartedLine(), PartedLine()
         self._held_back = HeldBack(jitter)
@@ -146,16 +140,9 @@ class Dispatch:
         return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
-        """Engines that have not answered in the time that a message may take, kept as well, and a silent master.
-
-        It starts when the oldest message has left, or at a later answer: what is held in advance waits for the others.
-        """
-        limit_s = self.handler_timeout_s + keeping_timeout_s(self.handler_timeout_s) + GRACE_S
-        silent = [lane for lane in self._engines if now > lane.works_since + limit_s]
-        if (master := self._backlog) is None:
-            return silent
-        limit_s = MASTER_SILENT_S + master.unanswered_bytes / MASTER_WRITES_BYTES_PER_S
-        return [*silent, master] if now > master.works_since + limit_s else silent
+        """Return the connections that are given up, because nothing was answered there for too long."""
+        lanes = (*self._engines, self._backlog)
+        return [lane for lane in lanes if lane and lane.is_overdue(self.handler_timeout_s, now)]
 
     def unreadable_s(self, unsafe: int, now: float) -> float:
         """Return for how long none of so many messages could be read, or one that all others wait for."""
@@ -176,12 +163,21 @@ class Dispatch:
 
     # ── events ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def offer(self, parcel: Parcel, now: float) -> None:
-        """Take a message in."""
-        parcel.offered_at = now
+    def offer(self, parcel: Parcel, now: float) -> Lane | None:
+        """Take a message in; return the engine that it is given to at once, None where it waits for :meth:`assign`."""
+        parcel.is_in_loop |= now - self._offered_at < LOOP_GAP_S
+        if now <= self._offered_at:  # No two have the same time: each finds its place again when it comes back.
+            now = math.nextafter(self._offered_at, math.inf)
+        self._offered_at = parcel.offered_at = now
         self.used_bytes += parcel.cost_bytes
+        if not self._waiting:
+            able = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
+            if able is not None and parcel.size_bytes <= able.max_message_bytes:
+                able.take(parcel, now)
+                return able
         self.waiting_bytes += parcel.cost_bytes
         self._waiting.join(parcel)
+        return None
 
     def lane_opened(self, lane: Lane, now: float) -> None:
         lane.active_at = now
@@ -212,12 +208,16 @@ class Dispatch:
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
-        for sequence in range(first, last + 1):
-            parcel = in_flight.pop(sequence, None)
-            if parcel is None:
-                raise RemoteProtocolError(f"Message {sequence} is answered twice.")
-            if self._is_final(lane, parcel, outcome, now):
-                self._settle(parcel, outcome, lane.is_backlog)
+        parcels: list[Parcel] = []
+        try:
+            for sequence in range(first, last + 1):
+                parcels.append(in_flight.pop(sequence))
+        except KeyError as missing:
+            raise RemoteProtocolError(f"Message {missing} is answered twice.") from None
+        finally:  # What was answered before that counts.
+            if outcome.kind is not OutcomeKind.DONE:
+                parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
+            self._settle(parcels, outcome, lane.is_backlog)
         if not in_flight and not self._waiting:
             lane.rested()
         if not in_flight and not lane.is_backlog and not self._in_flight:
@@ -256,7 +256,7 @@ class Dispatch:
     def _put_back(self, lane: Lane, parcel: Parcel, now: float) -> None:
         """It was not answered here: send it again; later, if it cannot be read now; never, if it cannot be at all."""
         if parcel.trouble:
-            self._settle(parcel, Outcome.rejected(RejectReason.STORAGE, parcel.trouble), lane.is_backlog)
+            self._settle([parcel], Outcome.rejected(RejectReason.STORAGE, parcel.trouble), lane.is_backlog)
         elif not parcel.is_away:
             self._return(parcel)
         else:
@@ -335,15 +335,9 @@ class Dispatch:
         self.waiting_bytes -= parcel.cost_bytes
         if parcel.size_bytes > lane.max_message_bytes:
             text = f"It has {parcel.size_bytes} bytes; the stream takes at most {lane.max_message_bytes}."
-            self._settle(parcel, Outcome.rejected(RejectReason.TOO_LARGE, text), lane.is_backlog)
+            self._settle([parcel], Outcome.rejected(RejectReason.TOO_LARGE, text), lane.is_backlog)
             return
-        sequence = lane.credit.message_sent(parcel.size_bytes)
-        lane.in_flight[sequence] = parcel
-        lane.outbox.append(parcel)
-        lane.active_at = parcel.sent_at = now
-        if parcel.size_bytes >= LARGE_BYTES:
-            parcel.sent_at = math.inf
-        parcel.delivery.state = _IN_FLIGHT
+        lane.take(parcel, now)
         if lane not in touched:
             touched.append(lane)
 
@@ -394,7 +388,10 @@ class Dispatch:
     def _line_up(self, parcel: Parcel) -> None:
         (self._for_master if parcel.is_for_master else self._waiting).rejoin(parcel)
 
-    def _settle(self, parcel: Parcel, outcome: Outcome, is_backlog: bool) -> None:
-        self.used_bytes -= parcel.cost_bytes
-        self._held_back.settled(parcel)
-        self._settled.append(Settled(parcel, outcome, is_backlog))
+    def _settle(self, parcels: Sequence[Parcel], outcome: Outcome, is_backlog: bool) -> None:
+        for parcel in parcels:
+            self.used_bytes -= parcel.cost_bytes
+            if parcel.away_since:
+                self._held_back.settled(parcel)
+        if parcels:
+            self._settled.append(Settled(parcels, outcome, is_backlog))

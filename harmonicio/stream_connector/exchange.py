@@ -39,8 +39,6 @@ from harmonicio.wire.sections import subscribe_frame
 
 _log = logging.getLogger(__name__)
 
-#: A source that sends again within this time is in a loop: what is small leaves together with what follows.
-LOOP_GAP_S = 0.0001
 DUE_TOLERANCE_S = 0.001
 
 
@@ -60,7 +58,6 @@ class Exchange:
         self._refusal: HarmonicIOError | None = None
         self._room_line = RoomLine(self.pump, lambda: self._is_over)
         self._spool_line = RoomLine(self.pump, lambda: self._is_over)
-        self._offered_at = 0.0
         self._due_at = math.inf
         self._was_wanted = (False, False)
 
@@ -107,17 +104,20 @@ class Exchange:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
         with self.lock:
             if self._room_line or not self._dispatch.has_room(parcel.cost_bytes):
+                parcel.is_in_loop = True
                 self._room_line.wait(lambda: self._dispatch.has_room(parcel.cost_bytes))
-            self._check_usable()
+            if self._is_over:
+                self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
-            self._dispatch.offer(parcel, now)
-            touched = self._advance(now)
-            is_loop, self._offered_at = now - self._offered_at < LOOP_GAP_S, now
+            lane = self._dispatch.offer(parcel, now)
+            touched = self._advance(now) if lane is None else [self._peers[lane]]
+            if lane is not None and not self._was_wanted[0]:
+                self._tell_wanted(now)
             is_due_earlier = not touched and self._is_due_earlier(now)
         if is_due_earlier:
             self.pump.wake()
-        elif is_loop and len(touched) == 1 and touched[0].can_wait(parcel):
+        elif len(touched) == 1 and touched[0].lane.can_wait(parcel):
             self.pump.flush_soon(touched[0])
         else:
             self._flush(touched)

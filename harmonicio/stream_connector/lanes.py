@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure, Outcome
-from harmonicio.stream_connector.delivery import Delivery
+from harmonicio.core.stream import keeping_timeout_s
+from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.wire.credit import SenderCredit
 
 #: What a message costs of the byte budget at least: its own bookkeeping.
@@ -22,6 +23,20 @@ LARGE_BYTES = 1024**2
 FIRST_MESSAGES = 64
 #: … and then twice as many more as it has answered within so long.
 PACE_S = 0.05
+#: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
+JOINED_BYTES = 16 * 1024
+#: Of what may leave together with what follows, no more than so many messages wait for that.
+LOOP_MESSAGES = 128
+#: A source that sends again within this time is in a loop: what is small leaves together with what follows.
+LOOP_GAP_S = 0.0001
+#: What is granted beyond what a message may take at an engine, before the engine is given up.
+GRACE_S = 30.0
+#: A master that has messages of ours and says nothing for so long is given up.
+MASTER_SILENT_S = 60.0
+#: … and later when it has much to write: a disk that is slower than this is none.
+MASTER_WRITES_BYTES_PER_S = 10_000_000
+
+_IN_FLIGHT = DeliveryState.IN_FLIGHT
 
 
 class Parcel:
@@ -31,6 +46,7 @@ class Parcel:
         payload: What the connection writes; no business of the dispatch.
         section: Header section: metadata, and the id where it is a text.
         failure: Why an engine did not finish it.
+        is_id_drawn: Whether its id was drawn here, and so is 16 bytes for sure.
         is_for_master: Whether only the master may have it now.
         sent_at: When it was given to a connection; of a large message, when it had left, and infinity before.
         rejections: How often a receiver did not take it, and others, or the same later, may.
@@ -38,48 +54,28 @@ class Parcel:
         trouble: Why it cannot be sent at all, once that is known.
         is_away: Whether its payload could not be read just now.
         absences, away_since: How often that was so since all of it was read, and when for the first time.
+        is_in_loop: Whether its source sent it right behind another one, or had to wait: then more will follow.
         is_readable: Whether the last try to read it went well, or goes well so far.
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
-    __slots__ = (
-        "absences",
-        "attempts",
-        "away_since",
-        "cost_bytes",
-        "delivery",
-        "entry",
-        "failure",
-        "flags",
-        "is_away",
-        "is_for_master",
-        "is_readable",
-        "offered_at",
-        "payload",
-        "priority",
-        "refused_by",
-        "rejections",
-        "section",
-        "sent_at",
-        "size_bytes",
-        "trouble",
-    )
+    # What is so of nearly every message stands here, once: a million messages pass in a few seconds.
+    flags = attempts = rejections = absences = 0
+    refused_by: tuple[Lane, ...] = ()
+    failure: Failure | None = None
+    is_for_master = is_away = is_readable = is_in_loop = is_id_drawn = False
+    offered_at = sent_at = away_since = 0.0
+    trouble = ""
+    entry: Any = None
 
     def __init__(self, delivery: Delivery, payload: Any, section: bytes = b"", priority: int = 0) -> None:
         self.delivery = delivery
         self.payload = payload
         self.section = section
         self.priority = priority
-        self.size_bytes = delivery.size_bytes
-        self.cost_bytes = max(delivery.size_bytes + len(section), MIN_COST_BYTES)
-        self.flags = 0
-        self.attempts = self.rejections = self.absences = 0
-        self.refused_by: tuple[Lane, ...] = ()
-        self.failure: Failure | None = None
-        self.is_for_master = self.is_away = self.is_readable = False
-        self.offered_at = self.sent_at = self.away_since = 0.0
-        self.trouble = ""
-        self.entry: Any = None
+        self.size_bytes = size_bytes = delivery.size_bytes
+        cost_bytes = size_bytes + len(section)
+        self.cost_bytes = cost_bytes if cost_bytes > MIN_COST_BYTES else MIN_COST_BYTES
 
     def __repr__(self) -> str:
         return f"<Parcel {self.delivery.message_id!r}, {self.size_bytes} bytes, {self.delivery.state}>"
@@ -93,9 +89,9 @@ class Parcel:
 
 @dataclass(slots=True)
 class Settled:
-    """What has become of a parcel: it is safe, or rejected for good."""
+    """What has become of parcels that were answered together: they are safe, or rejected for good."""
 
-    parcel: Parcel
+    parcels: Sequence[Parcel]
     outcome: Outcome
     is_backlog: bool
 
@@ -139,9 +135,31 @@ class Lane:
         oldest = next(iter(self.in_flight.values()), None)
         return math.inf if oldest is None else max(oldest.sent_at, self.answered_at)
 
-    @property
-    def unanswered_bytes(self) -> int:
-        return sum(parcel.size_bytes for parcel in self.in_flight.values())
+    def is_overdue(self, handler_timeout_s: float, now: float) -> bool:
+        """Whether nothing was answered in the time that a message may take and be kept, or the master be silent.
+
+        It starts when the oldest message has left, or at a later answer: what is held in advance waits for the others.
+        """
+        if not self.is_backlog:
+            limit_s = handler_timeout_s + keeping_timeout_s(handler_timeout_s) + GRACE_S
+        else:
+            unanswered_bytes = sum(parcel.size_bytes for parcel in self.in_flight.values())
+            limit_s = MASTER_SILENT_S + unanswered_bytes / MASTER_WRITES_BYTES_PER_S
+        return now > self.works_since + limit_s
+
+    def take(self, parcel: Parcel, now: float) -> None:
+        """Line a parcel up to be written."""
+        self.in_flight[self.credit.message_sent(parcel.size_bytes)] = parcel
+        self.outbox.append(parcel)
+        self.active_at = now
+        parcel.sent_at = now if parcel.size_bytes < LARGE_BYTES else math.inf
+        parcel.delivery.state = _IN_FLIGHT
+
+    def can_wait(self, parcel: Parcel) -> bool:
+        """Whether a message may leave together with what follows: it is small, and the receiver has as much to do."""
+        waiting = len(self.outbox)
+        is_small = parcel.size_bytes <= JOINED_BYTES
+        return is_small and parcel.is_in_loop and 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
 
     def answered(self, count: int, now: float) -> None:
         """So many messages more have been answered: that tells how many are soon done with."""

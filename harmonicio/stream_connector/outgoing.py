@@ -38,8 +38,8 @@ class Outgoing:
         self._spool = spool
         self._ids = MessageIds()
         self._known = KnownIds() if knows_ids else None
-        self._drawing = threading.Lock()
-        self._changed = threading.Condition(self._drawing)
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
         self._sending: dict[str, Delivery] = {}
 
     def __repr__(self) -> str:
@@ -49,17 +49,21 @@ class Outgoing:
         self, payload: Payload | FileSource, metadata: Mapping[str, Any] | None, priority: int, message_id: str | None
     ) -> Delivery:
         """Send one message; what was sent before is not sent again."""
-        size_bytes = payload.size_bytes if isinstance(payload, FileSource) else len(payload)
+        size_bytes = len(payload) if isinstance(payload, (bytes, memoryview)) else payload.size_bytes
         if size_bytes > MAX_MESSAGE_BYTES or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
             raise InvalidInput(
                 f"A message of {size_bytes} bytes and priority {priority} cannot be sent.",
                 hint=f"At most {MAX_MESSAGE_BYTES} bytes, and priorities from {MIN_PRIORITY} to {MAX_PRIORITY}.",
             )
         if message_id is None:
-            with self._drawing:
-                message_id = self._ids.draw()
+            message_id = self._ids.draw()
             section = source_section(metadata, "") if metadata else b""
-            return self._send(Parcel(Delivery(self._owner, message_id, size_bytes), payload, section, priority), b"")
+            parcel = Parcel(Delivery(self._owner, message_id, size_bytes), payload, section, priority)
+            parcel.is_id_drawn = True
+            if self._spool is not None:
+                return self._send(parcel, b"")
+            self._exchange.offer(parcel)
+            return parcel.delivery
         section = source_section(metadata, check_message_id(message_id))
         delivery = Delivery(self._owner, message_id, size_bytes)
         parcel = Parcel(delivery, payload, section, priority)
@@ -88,13 +92,13 @@ class Outgoing:
     def forget(self, delivery: Delivery) -> None:
         """Nobody has this message: it is sent when the source sends it again, with these or other bytes."""
         if self._known is not None:
-            with self._drawing:
+            with self._lock:
                 self._known.forget(delivery)
 
     def close(self) -> None:
         """Nobody sends any more."""
         if self._known is not None:
-            with self._drawing:
+            with self._lock:
                 self._known.let_go()
 
     def restore(self) -> int:

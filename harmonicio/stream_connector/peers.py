@@ -25,22 +25,18 @@ from enum import Enum
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
-from harmonicio.stream_connector.lanes import LARGE_BYTES, Lane, Parcel
+from harmonicio.stream_connector.lanes import JOINED_BYTES, LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.sources import PayloadAway, PieceReader, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer
-from harmonicio.wire.connection import message_prefix, prefix_with_section
-from harmonicio.wire.sections import read_message_section
+from harmonicio.wire.connection import message_prefix, raw_prefix
+from harmonicio.wire.sections import raw_message_id, read_message_section
 
 _log = logging.getLogger(__name__)
 
 #: What is written together is gathered up to about this size.
 BATCH_BYTES = 256 * 1024
-#: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
-JOINED_BYTES = 16 * 1024
-#: Of what may leave together with what follows, no more than so many messages wait for that.
-LOOP_MESSAGES = 128
 #: Of a file as much is in memory at a time.
 PIECE_BYTES = 1024**2
 #: So much is written in one go; then others have their turn.
@@ -94,11 +90,6 @@ class Peer:
     @property
     def has_unwritten(self) -> bool:
         return bool(self._pending or self._file or self.lane.outbox or self._controls)
-
-    def can_wait(self, parcel: Parcel) -> bool:
-        """Whether a message may leave together with what follows: it is small, and the receiver has work already."""
-        lane = self.lane
-        return parcel.size_bytes <= JOINED_BYTES and len(lane.in_flight) > 1 and len(lane.outbox) < LOOP_MESSAGES
 
     def send_control(self, frame: bytes) -> None:
         """Have a frame written before the next message."""
@@ -196,8 +187,9 @@ class Peer:
                     self.is_stuck = True
                 break
             self.lane.begun += 1
-            joined.append(self._prefix(parcel))
-            size += parcel.size_bytes + len(joined[-1])
+            prefix = self._prefix(parcel)
+            joined.append(prefix)
+            size += parcel.size_bytes + len(prefix)
             if isinstance(payload, _FileProgress):
                 self._file = payload  # Its pieces follow.
             elif parcel.size_bytes <= JOINED_BYTES:
@@ -217,10 +209,9 @@ class Peer:
 
     def _payload(self, parcel: Parcel) -> Payload | _FileProgress:
         """Return what is written in one piece, or piece by piece."""
-        payload = parcel.payload
-        if not isinstance(payload, PiecewisePayload):
-            whole: Payload = payload
-            return whole
+        payload: Payload | PiecewisePayload = parcel.payload
+        if isinstance(payload, (bytes, memoryview)):
+            return payload
         reader = payload.reader()
         if parcel.size_bytes > JOINED_BYTES:
             parcel.is_readable = True
@@ -243,7 +234,8 @@ class Peer:
         flags = parcel.flags | self._checksum_flag
         message_id, size_bytes, section = parcel.delivery.message_id, parcel.size_bytes, parcel.section
         if parcel.failure is None:
-            return prefix_with_section(message_id, size_bytes, section, priority=parcel.priority, flags=flags)
+            raw_id = bytes.fromhex(message_id) if parcel.is_id_drawn else raw_message_id(message_id)
+            return raw_prefix(raw_id, size_bytes, section, parcel.priority, flags)
         metadata = read_message_section(section)[1] if section else None
         return message_prefix(
             message_id,

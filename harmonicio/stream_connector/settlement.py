@@ -16,9 +16,11 @@ from harmonicio.stream_connector.delivery import Delivery, DeliveryState, state_
 from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.failures import Failures
 from harmonicio.stream_connector.figures import Figures, Tally
-from harmonicio.stream_connector.lanes import Settled
+from harmonicio.stream_connector.lanes import Parcel, Settled
 from harmonicio.stream_connector.results import Results
 from harmonicio.stream_connector.spool.spool import Entry, Spool
+
+_DONE = DeliveryState.DONE
 
 
 class Settlement:
@@ -59,27 +61,41 @@ class Settlement:
         return self.tally.figures(dispatch, lease_requests, 0 if self._spool is None else self._spool.kept)
 
     def settle(self, settled: Settled) -> None:
-        """A parcel has come to rest: at an engine, at the master or nowhere."""
-        parcel, outcome = settled.parcel, settled.outcome
-        delivery = parcel.delivery
-        delivery.route = "backlog" if settled.is_backlog else "engine"
-        delivery.released = True
-        if parcel.entry is not None:
-            trouble = outcome.text or str(outcome.reason) if outcome.kind is OutcomeKind.REJECTED else ""
-            self._leaving.append((parcel.entry, trouble))
-        if outcome.kind is OutcomeKind.DONE:
-            self.tally.via_engine += 1
-            self.finish(delivery, outcome)
-        elif outcome.kind is OutcomeKind.REJECTED:
-            self.tally.refused += 1
-            self.finish(delivery, outcome)
+        """Parcels have come to rest: at an engine, at the master or nowhere."""
+        route = "backlog" if settled.is_backlog else "engine"
+        kind = settled.outcome.kind
+        for parcel in settled.parcels:
+            parcel.delivery.route = route
+            parcel.delivery.released = True
+            if parcel.entry is not None:
+                self._leave_spool(parcel.entry, settled.outcome)
+        if kind is OutcomeKind.DONE:
+            self._processed(settled)
+        elif kind is OutcomeKind.REJECTED:
+            self.tally.refused += len(settled.parcels)
+            for parcel in settled.parcels:
+                self.finish(parcel.delivery, settled.outcome)
         else:
-            self.tally.via_backlog += 1
-            delivery.settle(DeliveryState.STORED, None)
-            if parcel.failure is not None and not parcel.failure.retryable:
-                self.finish(delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
-            elif self._keeps_outcomes:
-                self.results.stored(delivery)
+            self.tally.via_backlog += len(settled.parcels)
+            for parcel in settled.parcels:
+                self._stored(parcel)
+
+    def _leave_spool(self, entry: Entry, outcome: Outcome) -> None:
+        trouble = outcome.text or str(outcome.reason) if outcome.kind is OutcomeKind.REJECTED else ""
+        self._leaving.append((entry, trouble))
+
+    def _processed(self, settled: Settled) -> None:
+        for parcel in settled.parcels:
+            parcel.delivery.settle(_DONE, settled.outcome)
+        self.tally.via_engine += len(settled.parcels)
+        self.tally.processed += len(settled.parcels)
+
+    def _stored(self, parcel: Parcel) -> None:
+        parcel.delivery.settle(DeliveryState.STORED, None)
+        if parcel.failure is not None and not parcel.failure.retryable:
+            self.finish(parcel.delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
+        elif self._keeps_outcomes:
+            self.results.stored(parcel.delivery)
 
     def finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
         """The final outcome of a message is known; None: nobody knows it any more."""

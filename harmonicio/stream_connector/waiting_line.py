@@ -7,7 +7,6 @@ goes to the backlog in time, however many of higher priority come. Each keeps it
 from __future__ import annotations
 
 import bisect
-import math
 from collections import deque
 from collections.abc import Iterator
 from operator import attrgetter, neg
@@ -27,7 +26,6 @@ class WaitingLine:
         self._groups: dict[int, deque[Parcel]] = {}  # by priority; none is empty
         self._priorities: list[int] = []  # the largest one first
         self._length = 0
-        self._joined_at = 0.0
 
     def __repr__(self) -> str:
         return f"<WaitingLine of {self._length}, priorities {self._priorities[:5]}>"
@@ -51,10 +49,7 @@ class WaitingLine:
         return min((group[0] for group in self._groups.values()), key=_offered_at)
 
     def join(self, parcel: Parcel) -> None:
-        """Put a new message behind those of its priority. No two have the same time: each finds its place again."""
-        if parcel.offered_at <= self._joined_at:
-            parcel.offered_at = math.nextafter(self._joined_at, math.inf)
-        self._joined_at = parcel.offered_at
+        """Put a new message behind those of its priority."""
         self._group(parcel.priority).append(parcel)
         self._length += 1
 
@@ -111,6 +106,9 @@ class PartedLine:
 
     def __len__(self) -> int:
         return len(self._at_hand) + len(self._aside)
+
+    def __bool__(self) -> bool:
+        return bool(self._at_hand or self._aside)
 
     def __iter__(self) -> Iterator[Parcel]:
         yield from self._at_hand

@@ -255,7 +255,7 @@ def message_prefix(
     raw_id, section = sections.raw_message_id(message_id), b""
     if metadata or failure is not None or raw_id is None:
         section = sections.message_section(metadata, message_id if raw_id is None else "", failure)
-    return _prefix(raw_id, size_bytes, section, priority, flags, attempts, crashes)
+    return raw_prefix(raw_id, size_bytes, section, priority, flags, attempts, crashes)
 
 
 def prefix_with_section(
@@ -273,12 +273,23 @@ def prefix_with_section(
     Raises:
         InvalidInput: a number does not fit its place in the header.
     """
-    return _prefix(sections.raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
+    return raw_prefix(sections.raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
 
 
-def _prefix(
-    raw_id: bytes | None, size_bytes: int, section: bytes, priority: int, flags: int, attempts: int, crashes: int
+def raw_prefix(
+    raw_id: bytes | None,
+    size_bytes: int,
+    section: bytes,
+    priority: int = 0,
+    flags: int = 0,
+    attempts: int = 0,
+    crashes: int = 0,
 ) -> bytes:
+    """Return the bytes that precede a payload, for an id as :func:`~harmonicio.wire.sections.raw_message_id` gives it.
+
+    Raises:
+        InvalidInput: a number does not fit its place in the header.
+    """
     if raw_id is None:
         raw_id, flags = NO_ID, flags | _TEXT_ID
     else:

@@ -153,7 +153,7 @@ def test_an_engine_without_credit_to_give_rejects_and_another_takes_the_message(
 def test_an_engine_that_is_silent_for_too_long_is_given_up(
     cluster: BareCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("harmonicio.stream_connector.dispatch.GRACE_S", 0.1)
+    monkeypatch.setattr("harmonicio.stream_connector.lanes.GRACE_S", 0.1)
     monkeypatch.setattr("harmonicio.core.stream.KEEPING_AT_LEAST_S", 0.0)
     cluster.master.timeout_s = 0.2
     engine = cluster.engine(lambda _: None)

@@ -15,7 +15,7 @@ from benches.detour import Detour
 from benches.fault_proxy import FROZEN, SWALLOWED, FaultProxy, Faults, Way
 from harmonicio.core import stream
 from harmonicio.core.message import Outcome, RejectReason
-from harmonicio.stream_connector import StreamConnector, dispatch, peers
+from harmonicio.stream_connector import StreamConnector, lanes, peers
 from harmonicio.testing.bare_receivers import BareCluster, Receiver, done
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.events import IncomingMessage
@@ -44,9 +44,9 @@ class Net:
 def net(monkeypatch: pytest.MonkeyPatch) -> Iterator[Net]:
     """Peers are given up after half a second, where it would be half a minute and more."""
     monkeypatch.setattr(peers, "SLOW_AFTER_S", 0.5)
-    monkeypatch.setattr(dispatch, "GRACE_S", 0.2)
+    monkeypatch.setattr(lanes, "GRACE_S", 0.2)
     monkeypatch.setattr(stream, "KEEPING_AT_LEAST_S", 0.0)
-    monkeypatch.setattr(dispatch, "MASTER_SILENT_S", 0.5)
+    monkeypatch.setattr(lanes, "MASTER_SILENT_S", 0.5)
     with BareCluster() as cluster:
         cluster.master.timeout_s = 0.3
         running = Net(cluster)

@@ -17,7 +17,8 @@ from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
 from harmonicio.master.service import BacklogOptions
 from harmonicio.stream_connector import StreamConnector
-from harmonicio.stream_connector.peers import JOINED_BYTES, PIECE_BYTES
+from harmonicio.stream_connector.lanes import JOINED_BYTES
+from harmonicio.stream_connector.peers import PIECE_BYTES
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.frames import MAX_INLINE_BYTES
 

@@ -70,9 +70,10 @@ class TinyNetwork(RuleBasedStateMachine):
         lanes = self.dispatch.assign(self.now)
         assert len(lanes) == len(set(lanes))
         for settled in self.dispatch.take_settled():
-            message_id = settled.parcel.delivery.message_id
-            assert message_id not in self.settled, "a message came to rest twice"
-            self.settled[message_id] = settled.outcome
+            for parcel in settled.parcels:
+                message_id = parcel.delivery.message_id
+                assert message_id not in self.settled, "a message came to rest twice"
+                self.settled[message_id] = settled.outcome
 
     @rule(size=SIZES, priority=st.integers(-1, 1))
     def offer(self, size: int, priority: int) -> None:

@@ -10,19 +10,54 @@ from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.dispatch import (
     FEW_MESSAGES,
-    GRACE_S,
     MAX_REJECTIONS,
     SEEK_AFTER_S,
     SEEK_BEYOND_IDLE_S,
 )
 from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
-from harmonicio.stream_connector.lanes import FIRST_MESSAGES, Parcel
+from harmonicio.stream_connector.lanes import FIRST_MESSAGES, GRACE_S, JOINED_BYTES, LOOP_GAP_S, Parcel
 from harmonicio.wire.outcomes import DONE, STORED
 
 #: Why an engine may not take a message now.
 REASONS = [RejectReason.NO_CREDIT, RejectReason.CHECKSUM, RejectReason.STORAGE, RejectReason.NOT_KEPT]
 
 # ── to engines ───────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_message_goes_at_once_to_an_engine_that_can_take_it_unless_others_wait() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=2)
+    parcels = [Parcel(Delivery(Nobody(), f"m-{number}", 10), None) for number in range(3)]
+    assert bench.dispatch.offer(parcels[0], bench.now) is engine
+    bench.offer(size=10**6 + 1)
+    assert bench.dispatch.offer(parcels[1], bench.now) is None, "the larger one was there before"
+    assert bench.dispatch.waiting == 2
+    assert bench.dispatch.offer(parcels[2], bench.now) is None
+    bench.credit(engine, 4, 10**7)
+    assert [parcel.size_bytes for parcel in bench.written(engine)] == [10, 10**6 + 1, 10, 10]
+    assert parcels[0].offered_at < parcels[1].offered_at < parcels[2].offered_at, "no two have the same time"
+
+
+def test_small_messages_in_a_loop_gather_until_they_are_as_many_as_the_receiver_has_to_do() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=100)
+    first = bench.offer(size=100)
+    bench.written(engine)
+    assert not engine.can_wait(first), "the receiver has nothing else to do"
+    assert engine.can_wait(bench.offer(size=100))
+    second = bench.offer(size=100)
+    assert not engine.can_wait(second), "two wait, and one was sent"
+    bench.written(engine)
+    assert [engine.can_wait(bench.offer(size=100)) for _ in range(4)] == [True, True, True, False]
+    bench.written(engine)
+    bench.wait(LOOP_GAP_S)
+    assert not engine.can_wait(bench.offer(size=100)), "its source is in no hurry"
+    assert not engine.can_wait(bench.offer(size=JOINED_BYTES + 1)), "it is large"
+    bench.wait(LOOP_GAP_S)
+    waited = Parcel(Delivery(Nobody(), "m", 10), None)
+    waited.is_in_loop = True
+    assert bench.dispatch.offer(waited, bench.now) is engine
+    assert engine.can_wait(waited), "its source had to wait for room, and will go on"
 
 
 def test_messages_wait_for_credit_and_go_in_the_order_in_which_they_were_offered() -> None:
@@ -102,7 +137,7 @@ def test_a_message_larger_than_the_stream_takes_is_rejected_without_being_sent()
     engine = bench.lane(messages=10, limit=100)
     parcel = bench.offer(101)
     (settled,) = bench.dispatch.take_settled()
-    assert settled.parcel is parcel
+    assert list(settled.parcels) == [parcel]
     assert settled.outcome.reason is RejectReason.TOO_LARGE
     assert not engine.outbox
     assert bench.dispatch.used_bytes == 0
@@ -236,7 +271,7 @@ def test_a_message_that_is_rejected_again_and_again_is_held_back_longer_each_tim
     assert pauses[-1] == pytest.approx(HOLD_MAX_S)
     bench.written(master)
     bench.answer(master, 12, STORED)
-    assert [settled.parcel for settled in bench.dispatch.take_settled()] == [parcel]
+    assert [each for settled in bench.dispatch.take_settled() for each in settled.parcels] == [parcel]
     assert bench.dispatch.used_bytes == bench.dispatch.waiting_bytes == 0
 
 

@@ -9,8 +9,7 @@ from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.stream_connector.backlog_pause import MASTER_PAUSE_S
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
-from harmonicio.stream_connector.dispatch import MASTER_SILENT_S, MASTER_WRITES_BYTES_PER_S
-from harmonicio.stream_connector.lanes import Parcel
+from harmonicio.stream_connector.lanes import MASTER_SILENT_S, MASTER_WRITES_BYTES_PER_S, Parcel
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.outcomes import DONE, STORED
 
@@ -26,7 +25,7 @@ def test_a_message_goes_to_the_backlog_only_after_its_patience() -> None:
     assert bench.wait(0.1) == [master]
     bench.answer(master, 0, STORED)
     (settled,) = bench.dispatch.take_settled()
-    assert settled.parcel is parcel
+    assert list(settled.parcels) == [parcel]
     assert settled.is_backlog
 
 
@@ -187,7 +186,7 @@ def test_answering_twice_breaks_the_protocol_and_loses_nothing() -> None:
     bench.answer(engine, 2, DONE)
     with pytest.raises(RemoteProtocolError):
         bench.dispatch.outcomes_received(engine, 0, 2, DONE, bench.now)
-    assert len(bench.dispatch.take_settled()) == 3
+    assert sum(len(settled.parcels) for settled in bench.dispatch.take_settled()) == 3
     bench.dispatch.lane_closed(engine, bench.now)
     assert bench.dispatch.waiting == 1
 

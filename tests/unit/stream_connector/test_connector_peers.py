@@ -12,7 +12,7 @@ import pytest
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Failure
 from harmonicio.stream_connector.delivery import Delivery
-from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.lanes import JOINED_BYTES, Lane, Parcel
 from harmonicio.stream_connector.peers import Peer, Written
 from harmonicio.stream_connector.sources import FileSource
 from harmonicio.transport import memory
@@ -20,7 +20,7 @@ from harmonicio.transport.channel import SLOW_AFTER_S
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, State
 from harmonicio.wire.events import IncomingMessage, MessageBegun, MessageReceived, Role, Subscribe
-from harmonicio.wire.frames import Flag
+from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
 from harmonicio.wire.sections import message_section, subscribe_frame
 
 
@@ -82,7 +82,7 @@ def wire() -> Iterator[Wire]:
     running.close()
 
 
-SIZES = [0, 1, 16_384, 16_385, 65_536, 65_537, 300_000, 5_000_000, 3]
+SIZES = [0, 1, JOINED_BYTES, JOINED_BYTES + 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1, 300_000, 5_000_000, 3]
 
 
 @pytest.mark.parametrize("flag", [0, Flag.CHECKSUM_XXH3, Flag.CHECKSUM_CRC32])

@@ -50,7 +50,7 @@ def test_what_can_never_be_read_comes_to_its_end_and_the_connection_stays() -> N
     bench.dispatch.unreadable(engine, bench.now)
     bench.dispatch.assign(bench.now)
     (settled,) = bench.dispatch.take_settled()
-    assert settled.parcel is changed
+    assert list(settled.parcels) == [changed]
     assert settled.outcome == Outcome.rejected(RejectReason.STORAGE, "It has changed.")
     assert bench.written(engine) == [other]
     assert bench.dispatch.used_bytes == other.cost_bytes
@@ -130,6 +130,23 @@ def test_what_has_come_to_rest_is_not_counted_any_more() -> None:
     assert bench.dispatch.unreadable_s(1, bench.now) == pytest.approx(60)
     bench.answer(engine, 1, DONE)
     assert bench.dispatch.unreadable_s(0, bench.now) == 0.0
+
+
+def test_what_was_read_after_all_makes_no_crowd_for_those_that_cannot_be_read_later() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=2 * READ_TRIES_PER_S)
+    for number in range(READ_TRIES_PER_S):
+        bench.offer()
+        fail(bench, engine)
+        bench.wait(60)
+        (parcel,) = bench.written(engine)
+        parcel.is_readable, parcel.absences = True, 0  # As reading it does.
+        bench.answer(engine, number, DONE)
+    bench.offer()
+    fail(bench, engine)
+    due_s = bench.dispatch.next_due_s(bench.now)
+    assert due_s is not None
+    assert due_s <= HOLD_FIRST_S
 
 
 def test_in_an_ordered_stream_all_wait_for_what_cannot_be_read() -> None:
