@@ -12,8 +12,9 @@ from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.outcomes import OutcomeBatch
 from harmonicio.wire.sections import credit_frame
 
-#: The outcomes of so many payload bytes are worth a call of their own, although more messages are here already.
-WORTH_SENDING_BYTES = 512 * 1024
+#: The answers to so many messages, or payload bytes, are worth a call of their own, although more messages are here
+#: already: their sender may be waiting for room.
+FULL_AFTER_MESSAGES, FULL_AFTER_BYTES = 32, 2 * 1024 * 1024
 
 
 class Answers:
@@ -32,7 +33,7 @@ class Answers:
         self._outcomes = OutcomeBatch()
         self._told = (0, 0)
         self._oldest_at = 0.0
-        self._unsent_bytes = 0
+        self._unsent = self._unsent_bytes = 0
         self._is_over = False
         self.handled = 0
         self.failed = 0
@@ -43,13 +44,9 @@ class Answers:
 
     @property
     def is_full(self) -> bool:
-        """Whether so much is unsent that it should be sent before more is added."""
-        return self._outcomes.is_full
-
-    @property
-    def is_worth_sending(self) -> bool:
-        """Whether the sender should hear of it before the next large payload is received."""
-        return self._unsent_bytes >= WORTH_SENDING_BYTES
+        """Whether so much is unsent that it should be sent before more is run or received."""
+        is_much = self._unsent >= FULL_AFTER_MESSAGES or self._unsent_bytes >= FULL_AFTER_BYTES
+        return is_much or self._outcomes.is_full
 
     @property
     def oldest_at(self) -> float | None:
@@ -68,6 +65,7 @@ class Answers:
                 self._oldest_at = time.monotonic()
             self._outcomes.add(message.sequence, outcome, detail)
             self._credit.message_answered(message.size_bytes)
+            self._unsent += 1
             self._unsent_bytes += message.size_bytes
             if outcome.kind is not OutcomeKind.REJECTED:  # Else its outputs could not be kept, and it comes again.
                 self.handled += 1
@@ -97,7 +95,7 @@ class Answers:
                 return
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())
-                self._unsent_bytes = 0
+                self._unsent = self._unsent_bytes = 0
             totals = (self._credit.messages_total, self._credit.bytes_total)
             if totals != self._told:
                 self._told = totals

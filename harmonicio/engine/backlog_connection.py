@@ -118,6 +118,8 @@ class BacklogConnection:
         while not self._closing.is_set():
             event = link.next_event()
             if event is None:
+                if link.read_at_once():
+                    continue
                 session.pause()
                 if link.connection.state is State.CLOSED:
                     return
@@ -125,6 +127,7 @@ class BacklogConnection:
                     link.rest()
                     poll.poll()
             elif isinstance(event, Goodbye):
+                session.pause()  # What was done for it before is still worth telling.
                 raise HarmonicIOError(f"The master ended the connection: {event.text or event.code or 'no reason'}.")
             else:
                 session.handle(event)

@@ -76,6 +76,8 @@ class Session:
         self._link = link
         self._credit = self.peer.credit
         self._is_backlog = is_backlog
+        self._is_streaming = workshop.work.is_streaming
+        self._route = "backlog" if is_backlog else "engine"
         self._slot: Slot | None = None
         self._held_since = 0.0
         self._held_messages = 0
@@ -111,13 +113,11 @@ class Session:
             raise RemoteProtocolError(f"An engine is not sent {type(event).__name__}.")
 
     def pause(self) -> None:
-        """No complete message is here: send what waits, unless more is here already and the flusher can see to it."""
+        """No complete message is here: send what waits."""
         self._end_hold()
-        has_more = self._link.channel.has_bytes_waiting
-        if not has_more:
+        if self._overdue_since is not None and not self._link.channel.has_bytes_waiting:
             self._overdue_since = None
-        if self.answers.is_worth_sending or not has_more:
-            self.checkpoint()
+        self.checkpoint()
 
     def closed(self, error: HarmonicIOError | None) -> None:
         """The connection has ended; outcomes that were not sent are lost, and the sender will send again."""
@@ -184,12 +184,16 @@ class Session:
         if refusal is None and not message.is_intact:
             refusal = DAMAGED
         if refusal is not None:
-            self._refuse(message, refusal)
-        elif self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
             self._end_hold()
-            self._copy_and_hand_over(message)
-        else:
+            self._refuse(message, refusal)
+        elif self._may_hold_on:
             self._run_here(message, message.payload or _NOTHING)
+        else:
+            self._give_slot_back()
+            if self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
+                self._copy_and_hand_over(message)
+            else:
+                self._run_here(message, message.payload or _NOTHING)
 
     def _copy_and_hand_over(self, message: IncomingMessage) -> None:
         try:
@@ -203,7 +207,7 @@ class Session:
     def _refusal(self, message: IncomingMessage) -> Outcome | None:
         """Count a message that arrives; return why it is not taken, if so."""
         is_within_credit = self._credit.message_received(message.size_bytes)
-        if message.is_dead:
+        if message.flags and message.is_dead:
             raise RemoteProtocolError("A message that was given up is for the master, not for an engine.")
         if self._slots.is_draining:
             return DRAINING
@@ -217,7 +221,8 @@ class Session:
         self._slots.flusher.watch(self)
 
     def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
-        slot = self._slot_for_next(is_suspect=message.is_suspect)
+        is_suspect = message.flags != 0 and message.is_suspect
+        slot = self._slot if self._slot is not None and not is_suspect else self._slot_for_next(is_suspect=is_suspect)
         if slot is None:
             self._refuse(message, refusal_of(self._slots))
             return
@@ -227,20 +232,29 @@ class Session:
         outcome, detail = self._work.run(content, slot)
         slot.message_id = ""  # The board says so when the slot is given back: a moment later, in one write for many.
         self._held_messages += 1
-        if message.is_suspect:
+        if is_suspect:
             self._end_hold()  # The others may go on.
         self.answers.message_handled(message, outcome, detail)
 
-    def _slot_for_next(self, *, is_suspect: bool) -> Slot | None:
-        """Return the slot that this thread holds or waits for; None when there will be none."""
+    @property
+    def _may_hold_on(self) -> bool:
+        """Whether the slot that this thread holds may have one more message, as far as others go."""
+        return not (
+            self._slot is None
+            or time.monotonic() - self._held_since >= HOLD_AT_MOST_S
+            or self.answers.is_full
+            or self._slots.is_wanted(is_owed=self._is_backlog or self._overdue_since is not None)
+        )
+
+    def _give_slot_back(self) -> None:
+        """Let others have the slot that this thread holds, and send what its messages have come to."""
         if self._slot is not None:
-            is_owed = self._is_backlog or self._overdue_since is not None
-            is_others = is_suspect or self._slots.is_suspect_waiting or (self._slots.is_backlog_waiting and not is_owed)
-            is_over = time.monotonic() - self._held_since >= HOLD_AT_MOST_S
-            if not (is_over or is_others or self.answers.is_full):
-                return self._slot
             self._end_hold()
             self.checkpoint()
+
+    def _slot_for_next(self, *, is_suspect: bool) -> Slot | None:
+        """Wait for a slot, and hold it; None when there will be none. One that is held is given back first."""
+        self._give_slot_back()
         if self.answers.oldest_at is not None:
             self._slots.flusher.watch(self)
         since = self._waits_since()
@@ -269,12 +283,12 @@ class Session:
 
     def _content_of(self, message: IncomingMessage, payload: memoryview) -> Any:
         """Return what the handler gets of a payload that is here."""
-        if self._work.is_streaming:
+        if self._is_streaming:
             arrival = Arrival(payload)
             arrival.complete(is_intact=True)
             return self._streaming_message(message, arrival)
-        attempt, route = message.attempts + 1, "backlog" if self._is_backlog else "engine"
-        return Message(message.id, self._stream, payload, message.metadata, message.priority, attempt, route)
+        attempt = message.attempts + 1
+        return Message(message.id, self._stream, payload, message.metadata, message.priority, attempt, self._route)
 
     def _streaming_message(self, message: IncomingMessage, arrival: Arrival) -> StreamingMessage:
         reader = PayloadReader(arrival)
@@ -295,7 +309,7 @@ class Session:
 
     def _large_begun(self, message: IncomingMessage) -> None:
         self._end_hold()
-        if self.answers.is_worth_sending:
+        if self.answers.is_full:
             self.checkpoint()
         refusal = self._refusal(message)
         if refusal is None:

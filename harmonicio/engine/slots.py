@@ -178,10 +178,9 @@ class Slots:
     def is_backlog_waiting(self) -> bool:
         return self._loop.is_backlog_waiting
 
-    @property
-    def is_suspect_waiting(self) -> bool:
-        """Whether a suspect waits until all slots are free."""
-        return self._loop.is_suspect_waiting
+    def is_wanted(self, *, is_owed: bool) -> bool:
+        """Whether somebody waits for whom a slot is given back early; the backlog does not, where it is owed."""
+        return self._loop.is_suspect_waiting or (not is_owed and self._loop.is_backlog_waiting)
 
     @property
     def has_backlog(self) -> bool:

@@ -59,7 +59,7 @@ class Session(Protocol):
         ...
 
     def pause(self) -> None:
-        """No complete frame is left in the receive buffer: send what waits to be sent."""
+        """Nothing more is here for the moment, or others need the thread: send what waits to be sent."""
         ...
 
     def closed(self, error: HarmonicIOError | None) -> None:
@@ -319,9 +319,12 @@ class DataPort:
         link, has_read = served.link, False
         while not self._is_closing:
             event = link.next_event()
-            if served in self._unfinished and event is not None:
+            if self._unfinished and event is not None and served in self._unfinished:
                 self._note_finished(served)
             if event is None:
+                if not (has_read and self._pool.is_busy) and link.read_at_once():
+                    has_read = True
+                    continue
                 self._note_unfinished(served)
                 if served.session is not None:
                     served.session.pause()
@@ -332,13 +335,20 @@ class DataPort:
                 if not link.read():
                     return True
                 has_read = True
-            elif isinstance(event, Hello):
-                self._receive(served, event)
-            elif isinstance(event, Goodbye):
+            elif not self._handle(served, event):
                 return False
-            elif served.session is not None:
-                served.session.handle(event)
         return False
+
+    def _handle(self, served: _Served, event: Event) -> bool:
+        """Act on an event; return False when it was the last one."""
+        session = served.session
+        if isinstance(event, Hello):
+            self._receive(served, event)
+        elif session is not None and isinstance(event, Goodbye):
+            session.pause()  # What was done for it before is still worth telling.
+        elif session is not None:
+            session.handle(event)
+        return not isinstance(event, Goodbye)
 
     def _receive(self, served: _Served, hello: Hello) -> None:
         answer, session = self._reception(served.link, hello)

@@ -58,6 +58,22 @@ class Link:
             raise self._ended()
         return True
 
+    def read_at_once(self) -> bool:
+        """Read what is here already. Return False when nothing is, or when the connection has ended.
+
+        Raises:
+            ConnectionEnded: the stream broke.
+        """
+        connection = self.connection
+        if connection.state is State.CLOSED:
+            return False
+        count = self.channel.try_receive(connection.receive_buffer())
+        if not count:
+            return False  # The end is seen by who reads next.
+        self.received_bytes += count
+        connection.bytes_received(count)
+        return True
+
     def receive_payload(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> None:
         """Fill ``buffer``, which is exactly as long as the payload, with the payload that has begun.
 

@@ -43,7 +43,7 @@ from harmonicio.wire.frames import (
 from harmonicio.wire.sections import read_message_section
 
 #: The kept buffer of an idle connection, and the most that a busy one may have.
-SMALLEST_KEPT_BYTES, LARGEST_KEPT_BYTES = 16 * 1024, 640 * 1024
+SMALLEST_KEPT_BYTES, LARGEST_KEPT_BYTES = 16 * 1024, 768 * 1024
 SHORTEST_REACH_BYTES, LONGEST_REACH_BYTES = 8 * 1024, 256 * 1024
 #: The longest piece that must lie in the kept buffer as a whole.
 MAX_FRAME_BYTES = FIXED_LENGTH + MAX_HEADER_BYTES + MAX_INLINE_BYTES + TRAILER_LENGTH

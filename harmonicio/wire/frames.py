@@ -20,7 +20,7 @@ TRAILER_LENGTH = TRAILER.size
 
 MAX_HEADER_BYTES = 256 * 1024
 #: A payload of at most this size is delivered inside the decoder's own buffer; a larger one needs a buffer of its own.
-MAX_INLINE_BYTES = 64 * 1024
+MAX_INLINE_BYTES = 128 * 1024
 #: No announced payload may be larger than this, whatever the limits that HELLO states.
 MAX_PAYLOAD_BYTES = 2**62
 MAX_COUNT = 255

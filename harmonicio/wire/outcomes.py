@@ -21,25 +21,25 @@ _RANGE_BYTES = 24
 
 
 class OutcomeBatch:
-    """Outcomes that have not been sent yet; equal neighbours share a range."""
+    """Outcomes that have not been sent yet; equal neighbours share a range.
 
-    __slots__ = ("_newest", "_ranges", "_size_bytes")
+    Attributes:
+        is_full: Whether the batch should be sent before more is added.
+    """
+
+    __slots__ = ("_newest", "_ranges", "_size_bytes", "is_full")
 
     def __init__(self) -> None:
         self._ranges: list[tuple[int, int, OutcomeKind, bytes]] = []
         self._newest: Outcome | None = None
         self._size_bytes = 0
+        self.is_full = False
 
     def __bool__(self) -> bool:
         return bool(self._ranges)
 
     def __repr__(self) -> str:
         return f"<OutcomeBatch: {len(self._ranges)} ranges>"
-
-    @property
-    def is_full(self) -> bool:
-        """Whether the batch should be sent before more is added."""
-        return self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= FULL_AFTER_RANGES
 
     def add(self, sequence: int, outcome: Outcome, detail: bytes = b"") -> None:
         """Add one outcome.
@@ -63,8 +63,9 @@ class OutcomeBatch:
         self._ranges.append((sequence, sequence, outcome.kind, detail))
         self._newest = outcome
         self._size_bytes += len(detail) + _RANGE_BYTES
+        self.is_full = self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= FULL_AFTER_RANGES
 
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
-        ranges, self._ranges, self._newest, self._size_bytes = self._ranges, [], None, 0
+        ranges, self._ranges, self._newest, self._size_bytes, self.is_full = self._ranges, [], None, 0, False
         return outcomes_frame(ranges)

@@ -33,6 +33,7 @@ class EchoSession:
         self.link = link
         self._outcomes = OutcomeBatch()
         self.ended_by: list[HarmonicIOError | None] = []
+        self.pauses = 0
 
     def opened(self) -> None:
         self._port.opened += 1
@@ -48,6 +49,7 @@ class EchoSession:
             raise ZeroDivisionError("a bug in a session")
 
     def pause(self) -> None:
+        self.pauses += 1
         if self._outcomes:
             self.link.send(self._outcomes.take_frame())
 

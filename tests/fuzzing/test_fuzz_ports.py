@@ -29,6 +29,7 @@ from harmonicio.testing.bare_peers import BareConnector, lease_ticket
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire import sections
 from harmonicio.wire.events import Hello, Role
+from harmonicio.wire.frames import MAX_INLINE_BYTES
 
 CONNECTIONS = 1_000
 MAX_GROWTH_BYTES = 48 * 1024**2
@@ -127,7 +128,7 @@ def test_a_master_serves_on_whatever_came_to_its_data_port(target: Target, caplo
 def test_an_engine_serves_on_whatever_came_to_its_data_port(
     start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    bench = start(ECHO, memory_payload_max_bytes=65_536, max_message_bytes=2**20)
+    bench = start(ECHO, memory_payload_max_bytes=MAX_INLINE_BYTES, max_message_bytes=2**20)
     address = bench.daemon.address
     assert address is not None
     ticket = lease_ticket(bench.configuration, source="source", lease="l1")

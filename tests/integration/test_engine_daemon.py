@@ -18,11 +18,13 @@ from harmonicio.control.engine_messages import EngineOrder
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, NotAllowed
 from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.engine.answers import Answers
+from harmonicio.engine import session
+from harmonicio.engine.answers import FULL_AFTER_MESSAGES, Answers
 from harmonicio.engine.daemon import Daemon
 from harmonicio.engine.work import Work
 from harmonicio.testing.bare_peers import BareController, BareMaster, configuration_of
 from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.frames import MAX_INLINE_BYTES
 from harmonicio.wire.outcomes import DONE
 
 
@@ -39,7 +41,13 @@ def start(tmp_path: Path) -> Iterator[Start]:
 def test_a_handler_gets_the_message_and_its_result_comes_back(start: Start) -> None:
     connector = start(ECHO).connector()
     assert connector.welcome.max_message_bytes == 64 * 1024**3
-    for payload in (b"", b"small", bytes(65_536), bytes(65_537), numpy.random.default_rng(1).bytes(3_000_000)):
+    for payload in (
+        b"",
+        b"small",
+        bytes(MAX_INLINE_BYTES),
+        bytes(MAX_INLINE_BYTES + 1),
+        numpy.random.default_rng(1).bytes(3_000_000),
+    ):
         number = connector.send(payload, metadata={"n": len(payload)}, message_id="frame 7", attempts=2)
         result = connector.outcome(number).result
         import hashlib
@@ -127,6 +135,54 @@ def test_a_connection_is_read_from_while_a_slow_handler_runs_for_it(start: Start
     assert not sender.is_alive()
     bench.module.gate.set()
     assert set(connector.wait_for_outcomes(2).values()) == {DONE}
+
+
+def test_many_answers_do_not_wait_for_the_handlers_of_what_is_here_already(
+    start: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "OLDEST_UNSENT_S", 60.0)  # So that time alone sends nothing.
+    monkeypatch.setattr(session, "HOLD_AT_MOST_S", 60.0)
+    bench = start("""
+        import threading
+        from harmonicio.engine import handler
+
+        gates = {b"first": threading.Event(), b"last": threading.Event()}
+
+        @handler
+        def wait(message):
+            if bytes(message.payload) in gates:
+                gates[bytes(message.payload)].wait(20)
+    """)
+    connector = bench.connector()
+    for _ in range(20):
+        connector.outcome(connector.send(b"quick"))
+    connector.send(b"first")
+    for _ in range(FULL_AFTER_MESSAGES):
+        connector.send(b"quick")
+    last = connector.send(b"last")
+    bench.module.gates[b"first"].set()
+    assert connector.outcome(20 + FULL_AFTER_MESSAGES - 1) == DONE
+    assert last not in connector.wait_for_outcomes(0)
+    bench.module.gates[b"last"].set()
+    assert connector.outcome(last) == DONE
+
+
+def test_a_handler_that_becomes_slow_is_run_beside_its_connection_from_then_on(start: Start) -> None:
+    bench = start("""
+        import threading, time
+        from harmonicio.engine import handler
+
+        @handler
+        def name_thread(message):
+            time.sleep(0.03 if bytes(message.payload) == b"slow" else 0.0)
+            return threading.current_thread().name
+    """)
+    connector = bench.connector()
+    quick = [connector.outcome(connector.send(b"quick")).result for _ in range(20)]
+    assert quick[-1].startswith("engine-data"), "on the thread that received it"
+    slow = [connector.send(b"slow") for _ in range(12)]
+    threads = [connector.outcome(number).result for number in slow]
+    assert threads[-1].startswith("engine-handler"), threads
 
 
 def test_a_full_scratch_folder_rejects_the_message_and_the_connection_goes_on(start: Start, tmp_path: Path) -> None:

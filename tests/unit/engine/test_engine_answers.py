@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
-from harmonicio.engine.answers import Answers
+from harmonicio.engine.answers import FULL_AFTER_MESSAGES, Answers
 from harmonicio.engine.peer import Peer
 from harmonicio.transport import memory
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import IncomingMessage, Role
+from harmonicio.wire.outcomes import DONE
 
 
 def test_a_message_whose_outputs_could_not_be_kept_is_no_progress() -> None:
@@ -20,5 +21,20 @@ def test_a_message_whose_outputs_could_not_be_kept_is_no_progress() -> None:
         answers.message_started()
         answers.message_handled(message, outcome)
     assert (answers.handled, answers.failed, answers.received_bytes) == (1, 0, 10)
+    ours.close()
+    theirs.close()
+
+
+def test_the_answers_to_many_small_messages_are_sent_before_more_are_run() -> None:
+    ours, theirs = memory.pair()
+    answers = Answers(Link(ours, Role.ENGINE), Peer("source"))
+    for sequence in range(FULL_AFTER_MESSAGES):
+        assert not answers.is_full
+        message = IncomingMessage(sequence, f"m-{sequence}", 0, 0, 0, 0, 10, b"", {}, None)
+        answers.message_started()
+        answers.message_handled(message, DONE)
+    assert answers.is_full
+    answers.flush()
+    assert not answers.is_full
     ours.close()
     theirs.close()

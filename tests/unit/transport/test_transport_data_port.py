@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import socket
 import threading
 import time
 from collections.abc import Callable
 
 import pytest
 
-from benches.data_port import Ports, Receptionist, pool_threads
+from benches.data_port import EchoSession, Ports, Receptionist, pool_threads
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.testing.channel_suite import next_event
 from harmonicio.testing.waiting import wait_until
@@ -18,6 +20,7 @@ from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
 from harmonicio.wire.decoder import SMALLEST_KEPT_BYTES
 from harmonicio.wire.events import (
+    Event,
     OutcomeRange,
     OutcomesReceived,
 )
@@ -42,6 +45,30 @@ def test_messages_are_served_and_answered(
     assert [item.outcome.result for item in ranges] == [3, MAX_INLINE_BYTES + 1]
     assert receptionist.opened == port.connections == 1
     assert port.received_bytes > MAX_INLINE_BYTES
+
+
+def test_a_session_does_not_pause_while_more_is_here(
+    ports: Ports, dialled: Callable[..., Link], receptionist: Receptionist, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    all_sent, handle = threading.Event(), EchoSession.handle
+
+    def handle_late(session: EchoSession, event: Event) -> None:
+        assert all_sent.wait(10)
+        handle(session, event)
+
+    monkeypatch.setattr(EchoSession, "handle", handle_late)
+    link = dialled(ports().address)
+    with socket.socket(fileno=os.dup(link.channel.fileno())) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 200_000)  # So that it holds what is not read yet.
+    link.send(*[message_prefix("small", 10_000) + bytes(10_000)] * 20)
+    all_sent.set()
+    answered = 0
+    while answered < 20:
+        event = next_event(link)
+        assert isinstance(event, OutcomesReceived)
+        answered += len(event.ranges)
+    (session,) = receptionist.sessions
+    assert session.pauses <= 3, "before the first one, behind the last one, and while that was on its way"
 
 
 def test_idle_connections_take_no_threads_and_little_memory(

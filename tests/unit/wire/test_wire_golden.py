@@ -17,13 +17,14 @@ from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import SUPPORTED, trailer
 from harmonicio.wire.connection import Connection, message_prefix
 from harmonicio.wire.events import Role
-from harmonicio.wire.frames import MAX_INLINE_BYTES, VERSION, Flag
+from harmonicio.wire.frames import VERSION, Flag
 
 FOLDER = Path(__file__).parent / "golden" / f"v{VERSION}"
 
 OWN_ID = "00112233445566778899aabbccddeeff"
 FAILURE = Failure("ValueError", "Bad pixel at 3, 4.", "Traceback (most recent call last): …", retryable=False)
-LARGE = bytes(range(256)) * (MAX_INLINE_BYTES // 256 + 1)
+#: Both were once too large for the receive buffer, and the second one is.
+LARGE, LARGER = bytes(range(256)) * 257, bytes(range(256)) * 513
 
 
 @dataclass(frozen=True)
@@ -115,6 +116,7 @@ GOLDEN = {
         (OWN_ID, b"payload", {}, 0, Flag.DEAD, 3, 0, FAILURE),
     ),
     "message_large": Golden(Role.ENGINE, message(OWN_ID, LARGE), (OWN_ID, LARGE, {}, 0, 0, 0, 0, None)),
+    "message_larger": Golden(Role.ENGINE, message(OWN_ID, LARGER), (OWN_ID, LARGER, {}, 0, 0, 0, 0, None)),
 }
 if "xxh3" in SUPPORTED:
     GOLDEN["message_xxh3"] = Golden(
