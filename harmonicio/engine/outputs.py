@@ -12,9 +12,6 @@ from harmonicio.wire.outcomes import DONE
 
 _STORE_IT = "Store it (a file, a tier, a database) and return where it is."
 
-#: What becomes of a message whose handler returned nothing.
-NOTHING = (DONE, b"")
-
 
 def outcome_of(result: Any) -> tuple[Outcome, bytes]:
     """Return the outcome of a handler that returned, and its result as it will travel.
@@ -23,7 +20,7 @@ def outcome_of(result: Any) -> tuple[Outcome, bytes]:
     travel is a failure that no further attempt can mend.
     """
     if result is None:
-        return NOTHING
+        return DONE, b""
     try:
         detail = pack_value(result)
     except InvalidInput as error:

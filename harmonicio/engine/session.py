@@ -76,7 +76,6 @@ class Session:
         self._link = link
         self._credit = self.peer.credit
         self._is_backlog = is_backlog
-        self._is_streaming = workshop.work.is_streaming
         self._route = "backlog" if is_backlog else "engine"
         self._slot: Slot | None = None
         self._held_since = 0.0
@@ -283,7 +282,7 @@ class Session:
 
     def _content_of(self, message: IncomingMessage, payload: memoryview) -> Any:
         """Return what the handler gets of a payload that is here."""
-        if self._is_streaming:
+        if self._work.is_streaming:
             arrival = Arrival(payload)
             arrival.complete(is_intact=True)
             return self._streaming_message(message, arrival)

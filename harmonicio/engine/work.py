@@ -18,7 +18,7 @@ from harmonicio.core.errors import StorageError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Emission
-from harmonicio.engine.outputs import NOTHING, failure_of, outcome_of
+from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.parameters import bind
 from harmonicio.engine.plugin import Call, EnginePlugin, NotKept
 from harmonicio.engine.slots import Slot
@@ -77,8 +77,7 @@ class Work:
         """
         call = self._through_plugins(slot) if self._plugins else self._call
         try:
-            result = call(message)
-            outcome, detail = NOTHING if result is None else outcome_of(result)
+            outcome, detail = outcome_of(call(message))
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
                 self._check_arrived(message)
                 self._deliver(message.emitted, slot.handler_returned(slot.turn))

@@ -18,11 +18,11 @@ from harmonicio.master.backlog.entry import Reservation
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import FLAG_OF, trailer
-from harmonicio.wire.connection import prefix_with_section
+from harmonicio.wire.connection import raw_prefix
 from harmonicio.wire.credit import SenderCredit
 from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived
 from harmonicio.wire.frames import Flag
-from harmonicio.wire.sections import depth_frame
+from harmonicio.wire.sections import depth_frame, raw_message_id
 
 #: Small messages are gathered up to this size for one call.
 BATCH_BYTES = 256 * 1024
@@ -228,8 +228,8 @@ class EngineSession:
 
     def _prefix(self, reservation: Reservation) -> bytes:
         entry = reservation.entry
-        return prefix_with_section(
-            entry.message_id,
+        return raw_prefix(
+            raw_message_id(entry.message_id),
             entry.size_bytes,
             entry.section,
             priority=entry.priority,

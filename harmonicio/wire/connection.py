@@ -258,24 +258,6 @@ def message_prefix(
     return raw_prefix(raw_id, size_bytes, section, priority, flags, attempts, crashes)
 
 
-def prefix_with_section(
-    message_id: str,
-    size_bytes: int,
-    section: bytes,
-    *,
-    priority: int = 0,
-    flags: int = 0,
-    attempts: int = 0,
-    crashes: int = 0,
-) -> bytes:
-    """Return the bytes that precede a payload, with a header section that was made or received before.
-
-    Raises:
-        InvalidInput: a number does not fit its place in the header.
-    """
-    return raw_prefix(sections.raw_message_id(message_id), size_bytes, section, priority, flags, attempts, crashes)
-
-
 def raw_prefix(
     raw_id: bytes | None,
     size_bytes: int,
@@ -285,7 +267,10 @@ def raw_prefix(
     attempts: int = 0,
     crashes: int = 0,
 ) -> bytes:
-    """Return the bytes that precede a payload, for an id as :func:`~harmonicio.wire.sections.raw_message_id` gives it.
+    """Return the bytes that precede a payload, with a header section that was made or received before.
+
+    Args:
+        raw_id: As :func:`~harmonicio.wire.sections.raw_message_id` gives it; None where the section has the id.
 
     Raises:
         InvalidInput: a number does not fit its place in the header.

@@ -12,7 +12,7 @@ from harmonicio.wire.connection import (
     Part,
     State,
     message_prefix,
-    prefix_with_section,
+    raw_prefix,
 )
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_INLINE_BYTES, Flag
@@ -143,7 +143,9 @@ def test_a_section_can_be_passed_on_as_it_came() -> None:
     (event,) = give(first, message_prefix("plate 7", 0, metadata={"x": 1}, priority=5))
     assert isinstance(event, events.MessageReceived)
     got = event.message
-    (again,) = give(second, prefix_with_section(got.id, 0, got.section, priority=got.priority, attempts=1))
+    (again,) = give(
+        second, raw_prefix(sections.raw_message_id(got.id), 0, got.section, priority=got.priority, attempts=1)
+    )
     assert isinstance(again, events.MessageReceived)
     assert (again.message.id, again.message.metadata, again.message.attempts) == ("plate 7", {"x": 1}, 1)
 
