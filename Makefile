@@ -20,6 +20,7 @@ QUICK_DISK := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 200000
 FAST_TESTS := $(wildcard tests/unit tests/property tests/contract tests/test_architecture.py)
 # These share a Docker engine, so one process runs them.
 CONTAINER_TESTS := $(wildcard tests/containers)
+comma      := ,
 SLOW_TESTS := $(filter-out $(FAST_TESTS) $(CONTAINER_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
 
 .PHONY: help
@@ -62,7 +63,7 @@ check: install ## format, lint, types, import contracts and fast tests, in under
 		-o tmp_path_retention_policy=failed $(FAST_TESTS)
 
 .PHONY: test
-test: check ## all that CI runs
+test: check perf-smoke ## all that CI runs
 	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
 	$(BIN)/python -m pytest -q $(CONTAINER_TESTS)
 
@@ -119,6 +120,28 @@ endif
 fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its own document; SEED=1 says with which requests to begin
 	cd tests && $(abspath $(BIN))/python -m fuzzing.rest --minutes $(or $(MINUTES),10) --seed $(or $(SEED),1)
 
+# ── measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+# Other systems have an environment of their own, so that what they need meets nothing of ours. RabbitMQ is found where the
+# system has it: apt-get install rabbitmq-server. What is missing is told in the table.
+PEERS      ?= usual
+PEERS_VENV := .venv-peers
+MICRO      := -m micro $(BENCH) --peers $(PEERS) $(if $(SIZES),--sizes $(SIZES)) $(if $(PAIRS),--pairs $(PAIRS))
+
+$(PEERS_VENV)/.installed-$(PEERS): $(LOCK) pyproject.toml
+	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
+		-e '.[cluster,peers$(if $(filter all,$(PEERS)),$(comma)peers-large)]'
+	touch $@
+
+.PHONY: perf
+perf: $(PEERS_VENV)/.installed-$(PEERS) ## measure everything beside its limit, into perf/results; BENCH="p2p files", SIZES=1MB, PAIRS=3, PEERS=all
+	PYTHONPATH=perf $(PEERS_VENV)/bin/python $(MICRO) --results perf/results
+
+.PHONY: perf-smoke
+perf-smoke: install ## every measurement, as short as can be: whether it runs
+	PYTHONPATH=perf $(BIN)/python $(MICRO) --smoke
+
 # ── to see it work ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: demo
@@ -154,5 +177,5 @@ images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## build all c
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything that was built or cached
-	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -1,6 +1,6 @@
 """How long an engine in a container takes to come up, beside ``docker run`` of the same image in the same run.
 
-    python perf/micro/engine_start.py --image harmonicio/echo --json
+    PYTHONPATH=perf python -m micro.engine_start --image harmonicio/echo --json
 
 Interleaved: ``ready_s`` from the order to scale a stream from 0 to 1 until the master can name the engine to sources;
 ``docker_run_s`` for ``docker run`` of the image's Python with the same confinement, until it has imported the handler
@@ -19,12 +19,11 @@ import tempfile
 import time
 from pathlib import Path
 
-from p2p import machine
-
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.options import WorkerOptions
+from micro.machine import machine
 
 STREAM = "bench"
 CONFINED = ("--rm", "--network", "bridge", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges")

@@ -1,0 +1,117 @@
+"""Many engines and many connectors, beside one of each; how fair it is, what it takes of threads and of the master.
+
+A figure is the sum over all of them. ``share`` is what the least served has had, beside the best served.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+
+from harmonicio.testing.waiting import wait_until
+from micro import source
+from micro.cluster import BenchCluster, OwnProcess, bench_cluster
+from micro.machine import threads_of
+from micro.pairs import interleaved
+from micro.row import Effort, Row, row_of
+from micro.sizes import messages_of, window_of
+from micro.source import Shares, Target
+
+GOAL = 0.8
+SIZE_BYTES = 10**6
+ENGINES, CONNECTORS, PROCESSES = 50, 50, 5
+SMALL_BYTES, SMALL_MESSAGES, MOST_REQUESTS = 100, 100_000, 100
+#: What the processes of the connectors need to be ready to begin together.
+_READY_WITHIN_S = 4.0
+
+
+def measure(effort: Effort) -> Iterator[Row]:
+    """Yield one to many, many to two, and the master's requests."""
+    engines = 4 if effort.is_smoke else ENGINES
+    with ExitStack() as parts:
+        bench = parts.enter_context(bench_cluster(max_engines=engines + 3))
+        processes = [parts.enter_context(OwnProcess()) for _ in range(2 if effort.is_smoke else PROCESSES)]
+        for stream in ("one", "two", "many"):
+            bench.declare(stream)
+        one = bench.scale(1, "one")
+        yield _one_to_many(bench, processes[0], one, bench.scale(engines, "many"), effort)
+        bench.scale(0, "many")
+        yield _many_to_two(processes, one, bench.scale(2, "two"), effort)
+        bench.scale(0, "two")
+        yield _requests(bench, processes[0], one, effort)
+
+
+def _one_to_many(bench: BenchCluster, process: OwnProcess, one: Target, many: Target, effort: Effort) -> Row:
+    messages, window = messages_of(SIZE_BYTES, effort.seconds), window_of(SIZE_BYTES)
+    threads: list[int] = []
+
+    def per_s(target: Target) -> float:
+        run = process.call(source.peer_to_peer, target, SIZE_BYTES, messages, window)
+        threads.append(run.threads)
+        return run.messages_per_s
+
+    pairs = interleaved(effort.pairs, lambda: per_s(many), lambda: per_s(one))
+    all_sent = effort.pairs * (messages + source.warm_up(many))
+    wait_until(lambda: sum(_handled(bench)) == all_sent, 30, what="the master to know what engines handled")
+    handled = _handled(bench)
+    more = {
+        "share": min(handled) / max(handled),
+        "threads_of_source": float(max(threads)),
+        "threads_of_an_engine": float(max(map(threads_of, many.engine_pids))),
+    }
+    name = "1 connector to 1 engine"
+    return row_of("1 connector", SIZE_BYTES, len(handled), pairs, limit_name=name, at_least=GOAL, more=more)
+
+
+def _handled(bench: BenchCluster) -> list[int]:
+    return [view.handled for view in bench.engines("many")]
+
+
+def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: Effort) -> Row:
+    per_process = 2 if effort.is_smoke else CONNECTORS // len(processes)
+    messages, window = messages_of(SIZE_BYTES, effort.seconds), window_of(SIZE_BYTES)
+    seen: list[Shares] = []
+
+    def all_per_s() -> float:
+        # Together they have the same window as one.
+        share = max(1, window // (per_process * len(processes)))
+        begin_at = time.monotonic() + _READY_WITHIN_S
+        with ThreadPoolExecutor(len(processes)) as callers:
+            calls = [
+                callers.submit(
+                    process.call, source.at_once, two, per_process, SIZE_BYTES, share, begin_at, effort.seconds
+                )
+                for process in processes
+            ]
+            answers = [call.result() for call in calls]
+        seen.extend(answers)
+        return sum(sum(each.messages) for each in answers) / max(each.took_s for each in answers)
+
+    pairs = interleaved(
+        effort.pairs,
+        all_per_s,
+        lambda: processes[0].call(source.peer_to_peer, one, SIZE_BYTES, messages, window).messages_per_s,
+    )
+    last = [count for shares in seen[-len(processes) :] for count in shares.messages]
+    more = {
+        "share": min(last) / max(1, max(last)),
+        "threads_of_a_source": float(max(each.threads for each in seen)),
+        "threads_of_an_engine": float(max(map(threads_of, two.engine_pids))),
+    }
+    name = "1 connector to 1 engine"
+    what = f"{len(last)} connectors"
+    return row_of(what, SIZE_BYTES, 2, pairs, limit_name=name, at_least=GOAL, more=more)
+
+
+def _requests(bench: BenchCluster, process: OwnProcess, one: Target, effort: Effort) -> Row:
+    """The master counts what connectors ask it for."""
+    messages = 1_000 if effort.is_smoke else SMALL_MESSAGES
+    before = bench.cluster.client.status().lease_requests
+    process.call(source.peer_to_peer, one, SMALL_BYTES, messages, window_of(SMALL_BYTES))
+    asked = bench.cluster.client.status().lease_requests - before
+    what = f"requests in {messages:,} messages"
+    return row_of(
+        what, SMALL_BYTES, 1, [(asked, MOST_REQUESTS)], unit="requests", limit_name="the most allowed", at_most=1.0
+    )

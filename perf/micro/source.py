@@ -1,0 +1,167 @@
+"""What runs in the source's own process: connectors that send to engines or to the backlog, timed from within."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from harmonicio.stream_connector import StreamConnector
+from micro.machine import cpu_s, peak_memory_mb, threads_of
+from micro.raw_tcp import WARM_UP
+
+#: Longer than any run: what is measured peer to peer does not go to the backlog.
+_NEVER_S = 600.0
+_ROOM_BYTES = 256 * 2**20
+#: The least that a message takes of a byte budget, so that the smallest have a window, too.
+_LEAST_BYTES = 512
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a source sends to, and the processes whose CPU time counts.
+
+    Attributes:
+        options: Further arguments of the connector, such as those that choose a transport.
+    """
+
+    stream: str
+    master: str
+    token: str
+    engine_pids: tuple[int, ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def connector(self, byte_budget_bytes: int, patience_s: float = _NEVER_S) -> StreamConnector:
+        """Return a connector to it."""
+        return StreamConnector(
+            self.stream,
+            master=self.master,
+            token=self.token,
+            byte_budget_bytes=byte_budget_bytes,
+            patience_s=patience_s,
+            **self.options,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """What one run reached.
+
+    Attributes:
+        cpu_s: CPU time of this process and the engines.
+        peak_memory_mb: The most that this process has had resident so far.
+        threads: Threads of this process.
+    """
+
+    messages_per_s: float
+    cpu_s: float
+    peak_memory_mb: float
+    threads: int
+
+
+def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) -> Run:
+    """Send messages from memory to engines, and wait until all are handled."""
+    payload = bytes(size_bytes)
+    with target.connector(window * max(size_bytes, _LEAST_BYTES)) as connector:
+        return _timed(target, connector, messages, lambda number: connector.send(payload))
+
+
+def from_files(target: Target, files: Sequence[Path], messages: int, window: int) -> Run:
+    """Send files, which are in the page cache, in turn."""
+    size_bytes = files[0].stat().st_size
+    with target.connector(window * size_bytes) as connector:
+        return _timed(target, connector, messages, lambda number: connector.send_file(files[number % len(files)]))
+
+
+def _timed(target: Target, connector: StreamConnector, messages: int, send: Callable[[int], object]) -> Run:
+    for number in range(warm_up(target)):
+        send(number)
+    connector.flush("processed")
+    cpu_before, begun = _cpu_s(target), time.perf_counter()
+    for number in range(messages):
+        send(number)
+    connector.flush("processed")
+    took_s = time.perf_counter() - begun
+    return _run(messages / took_s, _cpu_s(target) - cpu_before)
+
+
+def warm_up(target: Target) -> int:
+    """Return how many messages pass before the time begins."""
+    return WARM_UP * len(target.engine_pids)
+
+
+def _run(messages_per_s: float, used_cpu_s: float) -> Run:
+    return Run(messages_per_s, used_cpu_s, peak_memory_mb(os.getpid()), threads_of(os.getpid()))
+
+
+def _cpu_s(target: Target) -> float:
+    return time.process_time() + sum(map(cpu_s, target.engine_pids))
+
+
+def latencies_s(target: Target, size_bytes: int, messages: int) -> list[float]:
+    """Return the times from sending to the result, with one message in flight."""
+    payload = bytes(size_bytes)
+    taken = []
+    with target.connector(_ROOM_BYTES) as connector:
+        for _ in range(WARM_UP):
+            connector.send(payload).result()
+        for _ in range(messages):
+            begun = time.perf_counter()
+            connector.send(payload).result()
+            taken.append(time.perf_counter() - begun)
+    return taken
+
+
+def into_backlog(target: Target, size_bytes: int, messages: int) -> float:
+    """Send messages to a stream without engines; return how many the master has stored in a second."""
+    payload = bytes(size_bytes)
+    with target.connector(_ROOM_BYTES, patience_s=0.0) as connector:
+        connector.send(payload)
+        connector.flush("safe")
+        begun = time.perf_counter()
+        for _ in range(messages):
+            connector.send(payload)
+        connector.flush("safe")
+        return messages / (time.perf_counter() - begun)
+
+
+@dataclass(frozen=True, slots=True)
+class Shares:
+    """What several connectors of this process reached at the same time: messages of each, within ``took_s``."""
+
+    messages: tuple[int, ...]
+    took_s: float
+    threads: int
+
+
+def at_once(target: Target, connectors: int, size_bytes: int, window: int, begin_at: float, seconds: float) -> Shares:
+    """Send with several connectors, each from a thread of its own, from a moment of the monotonic clock on."""
+    payload = bytes(size_bytes)
+    sent = [0] * connectors
+
+    def send(number: int, connector: StreamConnector) -> None:
+        deadline = begin_at + seconds
+        while time.monotonic() < deadline:
+            connector.send(payload)
+            sent[number] += 1
+        connector.flush("processed")
+
+    with ExitStack() as parts:
+        opened = [parts.enter_context(target.connector(window * size_bytes)) for _ in sent]
+        for connector in opened:
+            connector.send(payload)
+        for connector in opened:
+            connector.flush("processed")
+        time.sleep(max(0.0, begin_at - time.monotonic()))  # All processes begin together.
+        senders = [threading.Thread(target=send, args=each) for each in enumerate(opened)]
+        for sender in senders:
+            sender.start()
+        threads = threads_of(os.getpid())
+        for sender in senders:
+            sender.join()
+        return Shares(tuple(sent), time.monotonic() - begin_at, threads)
