@@ -140,7 +140,9 @@ class Part:
 
     def _drained_per_s(self, bench: BenchCluster, stream: str, gate: Path, cold: list[Path] | None = None) -> float:
         bench.scale(1, stream)
-        wait_until(lambda: bench.cluster.client.stream(stream).backlog.reserved, what="the engine to have something")
+        wait_until(
+            lambda: bench.cluster.client.stream(stream).backlog.reserved, 60.0, what="the engine to have something"
+        )
         waiting = bench.waiting(stream)
         bare_store.make_cold(cold or [])
         begun = time.perf_counter()

@@ -15,6 +15,7 @@ from pathlib import Path
 from threading import Thread
 
 from harmonicio.master.backlog.payload_files import sync_folder
+from micro.sizes import payload_of
 
 #: Rows of one commit: more of them make it no faster.
 GROUP_ROWS = 512
@@ -23,7 +24,7 @@ _KEPT_PAGES = "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL;"
 
 def written_per_s(folder: Path, size_bytes: int, messages: int, threads: int) -> float:
     """Write and flush files with some threads; return how many in a second. They are removed again."""
-    payload = memoryview(bytes(size_bytes))
+    payload = memoryview(payload_of(size_bytes))
     names = [folder / f"{number}.bin" for number in range(messages)]
     writers = [
         Thread(target=_write, args=(folder, names[number::threads], payload, threads)) for number in range(threads)
@@ -55,7 +56,7 @@ def _write(folder: Path, names: Sequence[Path], payload: memoryview, threads: in
 
 def committed_per_s(folder: Path, size_bytes: int, messages: int) -> float:
     """Commit rows in groups; return how many in a second."""
-    payload, path = bytes(size_bytes), folder / "bare.sqlite"
+    payload, path = payload_of(size_bytes), folder / "bare.sqlite"
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         connection.executescript(_KEPT_PAGES + "CREATE TABLE rows (number INTEGER PRIMARY KEY, payload BLOB NOT NULL)")
         begun = time.perf_counter()

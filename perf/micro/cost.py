@@ -32,14 +32,14 @@ def measure(effort: Effort) -> Iterator[Row]:
 
 
 def _memory(bench: BenchCluster, size_bytes: int, effort: Effort) -> Iterator[Row]:
-    """Each run has a source and an engine that have done nothing before."""
+    """Each run has a source and an engine that have done nothing before, and each message memory of its own."""
     window, messages = window_of(size_bytes), messages_of(size_bytes, effort.seconds)
     bound_mb = window * size_bytes / 1e6 + BASE_MB
     sources, engines = [], []
     for _ in range(1 if effort.is_smoke else 3):
         target = bench.scale(1)
         with OwnProcess() as process:
-            run = process.call(source.peer_to_peer, target, size_bytes, messages, window)
+            run = process.call(source.new_payloads, target, size_bytes, messages, window)
         sources.append((run.peak_memory_mb, bound_mb))
         engines.append((peak_memory_mb(target.engine_pids[0]), bound_mb))
         bench.scale(0)

@@ -5,7 +5,7 @@ A figure is the sum over all of them. ``share`` is what the least served has had
 
 from __future__ import annotations
 
-import time
+import multiprocessing
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -23,8 +23,6 @@ GOAL = 0.8
 SIZE_BYTES = 10**6
 ENGINES, CONNECTORS, PROCESSES = 50, 50, 5
 SMALL_BYTES, SMALL_MESSAGES, MOST_REQUESTS = 100, 100_000, 100
-#: What the processes of the connectors need to be ready to begin together.
-_READY_WITHIN_S = 4.0
 
 
 def measure(effort: Effort) -> Iterator[Row]:
@@ -77,14 +75,9 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
     def all_per_s() -> float:
         # Together they have the same window as one.
         share = max(1, window // (per_process * len(processes)))
-        begin_at = time.monotonic() + _READY_WITHIN_S
-        with ThreadPoolExecutor(len(processes)) as callers:
-            calls = [
-                callers.submit(
-                    process.call, source.at_once, two, per_process, SIZE_BYTES, share, begin_at, effort.seconds
-                )
-                for process in processes
-            ]
+        with multiprocessing.Manager() as shared, ThreadPoolExecutor(len(processes)) as callers:
+            work = (two, per_process, SIZE_BYTES, share, shared.Barrier(len(processes)), effort.seconds)
+            calls = [callers.submit(process.call, source.at_once, *work) for process in processes]
             answers = [call.result() for call in calls]
         seen.extend(answers)
         return sum(sum(each.messages) for each in answers) / max(each.took_s for each in answers)

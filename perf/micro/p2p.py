@@ -1,37 +1,77 @@
-"""Throughput peer to peer, beside raw TCP to as many workers."""
+"""Throughput peer to peer, beside the limit of its transport to as many workers.
+
+To measure another transport, give it a line of ``TRANSPORTS``.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from micro import raw_tcp, source
 from micro.cluster import OwnProcess, bench_cluster
-from micro.pairs import interleaved
+from micro.pairs import interleaved, ratios
 from micro.row import TCP, Effort, Row, row_of
 from micro.sizes import messages_of, window_of
 from micro.source import Target
 
 SIZES = (100, 10**3, 10**4, 10**5, 10**6, 10**7)
-#: What the ratio should be over TCP, by size.
-GOALS = {100: 2.0, 10**3: 2.0, 10**4: 1.0, 10**5: 0.9, 10**6: 0.95, 10**7: 0.95}
+
+
+@dataclass(frozen=True, slots=True)
+class Transport:
+    """One way from source to engine.
+
+    Attributes:
+        limit: Runs the limit in the source's process, as :func:`raw_tcp.run` does.
+        limit_name: Names it.
+        goals: What the ratio should be, by size.
+        options: Arguments of the connector that choose it.
+    """
+
+    name: str
+    limit: Callable[[int, int, int, int], raw_tcp.RawRun]
+    limit_name: str
+    goals: Mapping[int, float]
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+TRANSPORTS = (
+    Transport(TCP, raw_tcp.run, "raw TCP", {100: 2.0, 10**3: 2.0, 10**4: 1.0, 10**5: 0.9, 10**6: 0.95, 10**7: 0.95}),
+)
 
 
 def measure(effort: Effort) -> Iterator[Row]:
-    """Yield a row for each size and number of engines."""
+    """Yield a row for each number of engines, transport and size."""
     with bench_cluster() as bench, OwnProcess() as process:
         bench.declare()
         for engines in effort.engines_or(1, 2):
             target = bench.scale(engines)
-            for size_bytes in effort.sizes_or(*SIZES):
-                yield _row(process, target, size_bytes, effort)
+            for transport in TRANSPORTS:
+                over = replace(target, options=dict(transport.options))
+                for size_bytes in effort.sizes_or(*SIZES):
+                    yield _row(process, transport, over, size_bytes, effort)
 
 
-def _row(process: OwnProcess, target: Target, size_bytes: int, effort: Effort) -> Row:
+def _row(process: OwnProcess, transport: Transport, target: Target, size_bytes: int, effort: Effort) -> Row:
     messages, window = messages_of(size_bytes, effort.seconds), window_of(size_bytes)
     engines = len(target.engine_pids)
-    pairs = interleaved(
+    runs = interleaved(
         effort.pairs,
-        lambda: process.call(source.peer_to_peer, target, size_bytes, messages, window).messages_per_s,
-        lambda: process.call(raw_tcp.run, size_bytes, messages, window, engines).messages_per_s,
+        lambda: process.call(source.peer_to_peer, target, size_bytes, messages, window),
+        lambda: process.call(transport.limit, size_bytes, messages, window, engines),
     )
-    return row_of("peer to peer", size_bytes, engines, pairs, transport=TCP, at_least=GOALS.get(size_bytes))
+    pairs = [(ours.messages_per_s, limit.messages_per_s) for ours, limit in runs]
+    # On a machine that others use as well, this tells more than the rate does.
+    more = {"cpu_ratio": ratios([(ours.cpu_s, limit.cpu_s) for ours, limit in runs]).median}
+    return row_of(
+        "peer to peer",
+        size_bytes,
+        engines,
+        pairs,
+        limit_name=transport.limit_name,
+        transport=transport.name,
+        at_least=transport.goals.get(size_bytes),
+        more=more,
+    )

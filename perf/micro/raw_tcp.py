@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from micro.sizes import payload_of
+
 _LENGTH = struct.Struct("!Q")
 WARM_UP = 4
 #: Sends the message of this number, with its length before it.
@@ -136,7 +138,7 @@ def _source(sock: socket.socket, send: Send, messages: int, window: int, latenci
 
 def _sender(how: str, size_bytes: int, files: Sequence[Path]) -> Send:
     length = _LENGTH.pack(size_bytes)
-    payload = bytes(size_bytes) if how == "memory" else b""
+    payload = payload_of(size_bytes) if how == "memory" else b""
     buffer = memoryview(bytearray(0 if how == "memory" else size_bytes))
 
     def from_memory(sock: socket.socket, number: int) -> None:

@@ -39,6 +39,11 @@ def size_text(size_bytes: int) -> str:
     return f"{size_bytes} B"
 
 
+def payload_of(size_bytes: int) -> bytes:
+    """Return a payload in memory of its own: what nobody has written yet is one page of zeros to the kernel."""
+    return b"\x5a" * size_bytes
+
+
 def window_of(size_bytes: int) -> int:
     """Return how many messages are under way at once, on both sides of a comparison."""
     return WINDOW_OF_LARGE if size_bytes >= LARGE_BYTES else WINDOW

@@ -9,15 +9,18 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from threading import Barrier
 from typing import Any
 
 from harmonicio.stream_connector import StreamConnector
 from micro.machine import cpu_s, peak_memory_mb, threads_of
 from micro.raw_tcp import WARM_UP
+from micro.sizes import payload_of
 
 #: Longer than any run: what is measured peer to peer does not go to the backlog.
 _NEVER_S = 600.0
 _ROOM_BYTES = 256 * 2**20
+_READY_WITHIN_S = 120.0
 #: The least that a message takes of a byte budget, so that the smallest have a window, too.
 _LEAST_BYTES = 512
 
@@ -66,9 +69,15 @@ class Run:
 
 def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) -> Run:
     """Send messages from memory to engines, and wait until all are handled."""
-    payload = bytes(size_bytes)
+    payload = payload_of(size_bytes)
     with target.connector(window * max(size_bytes, _LEAST_BYTES)) as connector:
         return _timed(target, connector, messages, lambda number: connector.send(payload))
+
+
+def new_payloads(target: Target, size_bytes: int, messages: int, window: int) -> Run:
+    """As :func:`peer_to_peer`, with memory of its own for each message, as an instrument's are."""
+    with target.connector(window * size_bytes) as connector:
+        return _timed(target, connector, messages, lambda number: connector.send(payload_of(size_bytes)))
 
 
 def from_files(target: Target, files: Sequence[Path], messages: int, window: int) -> Run:
@@ -105,7 +114,7 @@ def _cpu_s(target: Target) -> float:
 
 def latencies_s(target: Target, size_bytes: int, messages: int) -> list[float]:
     """Return the times from sending to the result, with one message in flight."""
-    payload = bytes(size_bytes)
+    payload = payload_of(size_bytes)
     taken = []
     with target.connector(_ROOM_BYTES) as connector:
         for _ in range(WARM_UP):
@@ -119,7 +128,7 @@ def latencies_s(target: Target, size_bytes: int, messages: int) -> list[float]:
 
 def into_backlog(target: Target, size_bytes: int, messages: int) -> float:
     """Send messages to a stream without engines; return how many the master has stored in a second."""
-    payload = bytes(size_bytes)
+    payload = payload_of(size_bytes)
     with target.connector(_ROOM_BYTES, patience_s=0.0) as connector:
         connector.send(payload)
         connector.flush("safe")
@@ -139,13 +148,14 @@ class Shares:
     threads: int
 
 
-def at_once(target: Target, connectors: int, size_bytes: int, window: int, begin_at: float, seconds: float) -> Shares:
-    """Send with several connectors, each from a thread of its own, from a moment of the monotonic clock on."""
-    payload = bytes(size_bytes)
+def at_once(
+    target: Target, connectors: int, size_bytes: int, window: int, all_ready: Barrier, seconds: float
+) -> Shares:
+    """Send with several connectors, each from a thread of its own, as soon as all processes are ready."""
+    payload = payload_of(size_bytes)
     sent = [0] * connectors
 
-    def send(number: int, connector: StreamConnector) -> None:
-        deadline = begin_at + seconds
+    def send(number: int, connector: StreamConnector, deadline: float) -> None:
         while time.monotonic() < deadline:
             connector.send(payload)
             sent[number] += 1
@@ -157,11 +167,12 @@ def at_once(target: Target, connectors: int, size_bytes: int, window: int, begin
             connector.send(payload)
         for connector in opened:
             connector.flush("processed")
-        time.sleep(max(0.0, begin_at - time.monotonic()))  # All processes begin together.
-        senders = [threading.Thread(target=send, args=each) for each in enumerate(opened)]
+        all_ready.wait(_READY_WITHIN_S)
+        begun = time.monotonic()
+        senders = [threading.Thread(target=send, args=(*each, begun + seconds)) for each in enumerate(opened)]
         for sender in senders:
             sender.start()
         threads = threads_of(os.getpid())
         for sender in senders:
             sender.join()
-        return Shares(tuple(sent), time.monotonic() - begin_at, threads)
+        return Shares(tuple(sent), time.monotonic() - begun, threads)

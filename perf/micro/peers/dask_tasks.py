@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from micro.peers.base import Peer, Work, keep_window, touch
+from micro.sizes import payload_of
 
 
 def take(payload: bytes) -> bytes:
@@ -17,7 +18,7 @@ def submit(work: Work) -> float:
     """The source: it starts the cluster; how many workers follows from the addresses."""
     from dask.distributed import Client, LocalCluster, as_completed
 
-    payload = bytes(work.size_bytes)
+    payload = payload_of(work.size_bytes)
     with (
         LocalCluster(n_workers=len(work.workers), threads_per_worker=1, dashboard_address=None) as cluster,
         Client(cluster) as client,

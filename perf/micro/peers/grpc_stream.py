@@ -11,6 +11,7 @@ from queue import SimpleQueue
 from typing import Any
 
 from micro.peers.base import Peer, Work, keep_window, touch
+from micro.sizes import payload_of
 
 _METHOD = "/micro.Worker/Work"
 _OPTIONS = (("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1))
@@ -40,7 +41,7 @@ def stream(work: Work) -> float:
     """The source."""
     import grpc
 
-    payload, answers = bytes(work.size_bytes), SimpleQueue[bytes]()
+    payload, answers = payload_of(work.size_bytes), SimpleQueue[bytes]()
     requests: list[SimpleQueue[bytes | None]] = [SimpleQueue() for _ in work.workers]
     channels = [grpc.insecure_channel(address, options=_OPTIONS) for address in work.workers]
 

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 
 from micro.peers.base import Peer, Work, free_port, keep_window
 from micro.peers.server import server
+from micro.sizes import payload_of
 
 _THREADS = 8
 
@@ -44,7 +45,7 @@ _PERF = str(Path(__file__).resolve().parents[2])
 
 def post(work: Work) -> float:
     """The source: a thread for each connection, as a pool of a user's would have."""
-    payload = bytes(work.size_bytes)
+    payload = payload_of(work.size_bytes)
     orders, answers = SimpleQueue[bool](), SimpleQueue[bytes]()
 
     def run(port: str) -> None:

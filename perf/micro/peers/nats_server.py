@@ -12,6 +12,7 @@ from typing import Any
 
 from micro.peers.base import Peer, Work, free_port, program, touch
 from micro.peers.server import server
+from micro.sizes import payload_of
 
 _QUEUE = "workers"
 _PREFETCH = 16
@@ -66,7 +67,7 @@ def request(work: Work) -> float:
     """The source of request and reply: as many tasks as the window has room."""
 
     async def run() -> float:
-        client, payload = await _connected(work), bytes(work.size_bytes)
+        client, payload = await _connected(work), payload_of(work.size_bytes)
 
         async def ask(deadline: float) -> int:
             asked = 0
@@ -119,7 +120,7 @@ def publish(work: Work) -> float:
     """The source of JetStream: each message is acknowledged by the server, and answered by the worker."""
 
     async def run() -> float:
-        client, payload = await _connected(work), bytes(work.size_bytes)
+        client, payload = await _connected(work), payload_of(work.size_bytes)
         jet_stream, room = client.jetstream(), asyncio.Semaphore(work.window)
         under_way: set[asyncio.Task[Any]] = set()
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from micro.peers.base import Peer, Work, free_port, keep_window, program, touch
 from micro.peers.server import server
+from micro.sizes import payload_of
 
 _PREFETCH = 16
 
@@ -73,7 +74,7 @@ def publish(work: Work) -> float:
     """The source: it sends on one connection, and has answers on another one."""
     import pika
 
-    payload, answers = bytes(work.size_bytes), SimpleQueue[int]()
+    payload, answers = payload_of(work.size_bytes), SimpleQueue[int]()
     kept = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent)
     outbound, inbound = _connection(work), _connection(work)
     channel, back = outbound.channel(), inbound.channel()

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from micro.peers.base import Peer, Work, free_port, keep_window, program, touch
 from micro.peers.server import server
+from micro.sizes import payload_of
 
 _GROUP = "workers"
 _BLOCK_MS, _MANY = 200, 16
@@ -46,7 +47,7 @@ def add(work: Work) -> float:
     """The source."""
     import redis
 
-    client, payload = redis.Redis(port=int(work.server)), bytes(work.size_bytes)
+    client, payload = redis.Redis(port=int(work.server)), payload_of(work.size_bytes)
     answers = f"{work.name}-answers"
 
     def receive() -> int:

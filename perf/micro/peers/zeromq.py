@@ -5,6 +5,7 @@ from __future__ import annotations
 from multiprocessing.connection import Connection
 
 from micro.peers.base import Peer, Work, keep_window, touch
+from micro.sizes import payload_of
 
 _LOOPBACK = "tcp://127.0.0.1"
 
@@ -27,7 +28,7 @@ def push(work: Work) -> float:
     """The source of PUSH/PULL, which spreads over the workers by itself."""
     import zmq
 
-    payload = bytes(work.size_bytes)
+    payload = payload_of(work.size_bytes)
     with zmq.Context() as context, context.socket(zmq.PUSH) as outbound, context.socket(zmq.PULL) as inbound:
         outbound.set_hwm(work.window)
         for addresses in work.workers:
@@ -53,7 +54,7 @@ def dealer(work: Work) -> float:
     """The source of DEALER/ROUTER."""
     import zmq
 
-    payload = bytes(work.size_bytes)
+    payload = payload_of(work.size_bytes)
     with zmq.Context() as context, context.socket(zmq.DEALER) as sock:
         for address in work.workers:
             sock.connect(address)
