@@ -57,3 +57,8 @@ class Address:
     def is_wildcard(self) -> bool:
         """Whether it stands for all addresses of a host: others reach that by one of its own."""
         return self.host in ("0.0.0.0", "::")
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether what is sent there never leaves this host: then it needs no checksum on its way."""
+        return self.host in ("localhost", "::1") or self.host.startswith("127.")

@@ -140,7 +140,7 @@ class BacklogConnection:
             ticket=configuration.ticket,
             engine=configuration.engine,
             worker=configuration.worker,
-            checksums=checksum.offered(),
+            checksums=() if configuration.master_data.is_loopback else checksum.offered(),
             max_message_bytes=configuration.declaration.max_message_bytes,
             software=SOFTWARE,
         )

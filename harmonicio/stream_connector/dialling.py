@@ -95,9 +95,8 @@ class Dialling:
         self._on_dialled()
 
     def _dial(self, address: Address, hello: Hello) -> Peer:
-        is_local = address.host in ("localhost", "::1") or address.host.startswith("127.")
         is_checked = self._checksum_mode is ChecksumMode.ALWAYS or (
-            self._checksum_mode is ChecksumMode.AUTO and not is_local
+            self._checksum_mode is ChecksumMode.AUTO and not address.is_loopback
         )
         offered = replace(hello, checksums=checksum.offered() if is_checked else ())
         link = Link(tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted), Role.CONNECTOR)

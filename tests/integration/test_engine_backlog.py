@@ -26,6 +26,7 @@ def test_messages_of_the_backlog_are_pushed_without_being_asked_for(start: Start
     (hello,) = bench.master.hellos
     assert (hello.role, hello.engine, hello.worker, hello.stream) == ("engine", "e1", "w1", "cells")
     assert hello.ticket == bench.configuration.ticket
+    assert hello.checksums == ()  # They are for the way between hosts.
     for number in range(500):
         bench.master.push(bytes(100 if number % 10 else 300_000))
     wait_until(lambda: len(bench.master.outcomes) == 500)

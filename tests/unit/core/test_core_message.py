@@ -31,6 +31,21 @@ def test_an_address_reads_as_in_a_url(address: Address, text: str) -> None:
     assert str(address) == text
 
 
+@pytest.mark.parametrize(
+    ("host", "is_loopback"),
+    [
+        ("127.0.0.1", True),
+        ("127.8.0.9", True),
+        ("::1", True),
+        ("localhost", True),
+        ("10.0.0.1", False),
+        ("0.0.0.0", False),
+    ],
+)
+def test_only_what_never_leaves_the_host_is_loopback(host: str, is_loopback: bool) -> None:
+    assert Address(host, 80).is_loopback is is_loopback
+
+
 def every_error() -> list[type[HarmonicIOError]]:
     found, todo = [], [HarmonicIOError]
     while todo:
