@@ -8,8 +8,14 @@ from harmonicio.engine import handler
 _LOOK_EVERY_S = 0.002
 
 
+_open_gates: set[str] = set()
+
+
 @handler
 def gated(message: object, *, gate: str) -> None:
-    """Wait until ``gate`` exists."""
-    while not Path(gate).exists():
-        time.sleep(_LOOK_EVERY_S)
+    """Wait until ``gate`` exists; once it does, nothing is looked at any more."""
+    while gate not in _open_gates:
+        if Path(gate).exists():
+            _open_gates.add(gate)
+        else:
+            time.sleep(_LOOK_EVERY_S)

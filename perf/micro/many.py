@@ -6,6 +6,7 @@ A figure is the sum over all of them. ``share`` is what the least served has had
 from __future__ import annotations
 
 import multiprocessing
+import statistics
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -71,6 +72,7 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
     per_process = 2 if effort.is_smoke else CONNECTORS // len(processes)
     messages, window = messages_of(SIZE_BYTES, effort.seconds), window_of(SIZE_BYTES)
     seen: list[Shares] = []
+    shares: list[float] = []
 
     def all_per_s() -> float:
         # Together they have the same window as one.
@@ -80,6 +82,8 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
             calls = [callers.submit(process.call, source.at_once, *work) for process in processes]
             answers = [call.result() for call in calls]
         seen.extend(answers)
+        sent = [count for each in answers for count in each.messages]
+        shares.append(min(sent) / max(1, max(sent)))
         return sum(sum(each.messages) for each in answers) / max(each.took_s for each in answers)
 
     pairs = interleaved(
@@ -87,14 +91,13 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
         all_per_s,
         lambda: processes[0].call(source.peer_to_peer, one, SIZE_BYTES, messages, window).messages_per_s,
     )
-    last = [count for shares in seen[-len(processes) :] for count in shares.messages]
     more = {
-        "share": min(last) / max(1, max(last)),
+        "share": statistics.median(shares),
         "threads_of_a_source": float(max(each.threads for each in seen)),
         "threads_of_an_engine": float(max(map(threads_of, two.engine_pids))),
     }
     name = "1 connector to 1 engine"
-    what = f"{len(last)} connectors"
+    what = f"{per_process * len(processes)} connectors"
     return row_of(what, SIZE_BYTES, 2, pairs, limit_name=name, at_least=GOAL, more=more)
 
 
