@@ -55,8 +55,10 @@ def _one_to_many(bench: BenchCluster, process: OwnProcess, one: Target, many: Ta
     all_sent = effort.pairs * (messages + source.warm_up(many))
     wait_until(lambda: sum(_handled(bench)) == all_sent, 30, what="the master to know what engines handled")
     handled = _handled(bench)
+    used = [each for each in handled if each]  # A connector takes no more leases than keep it busy.
     more = {
-        "share": min(handled) / max(handled),
+        "engines_used": float(len(used)),
+        "share": min(used) / max(used),
         "threads_of_source": float(max(threads)),
         "threads_of_an_engine": float(max(map(threads_of, many.engine_pids))),
     }
