@@ -14,7 +14,7 @@ from micro.peers.base import Peer, Work, free_port, keep_window, program, touch
 from micro.peers.server import server
 from micro.sizes import payload_of
 
-_PREFETCH = 16
+_PREFETCH, _PUBLISHERS = 16, 16
 
 
 @contextmanager
@@ -71,23 +71,35 @@ def consume(report: Connection, work: Work) -> None:
 
 
 def publish(work: Work) -> float:
-    """The source: it sends on one connection, and has answers on another one."""
-    import pika
-
-    payload, answers = payload_of(work.size_bytes), SimpleQueue[int]()
-    kept = pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent)
-    outbound, inbound = _connection(work), _connection(work)
-    channel, back = outbound.channel(), inbound.channel()
-    channel.confirm_delivery()
+    """The source: as many connections as keep the broker's disk busy, as each waits for its confirmation."""
+    orders, answers = SimpleQueue[bool](), SimpleQueue[int]()
+    inbound = _connection(work)
+    back = inbound.channel()
     back.basic_consume(f"{work.name}-answers", lambda *_: answers.put(1), auto_ack=True)
-    collector = threading.Thread(target=back.start_consuming)
-    collector.start()
-    per_s = keep_window(work, lambda: channel.basic_publish("", work.name, payload, kept), answers.get)
+    threads = [threading.Thread(target=_publisher, args=(work, orders)) for _ in range(min(_PUBLISHERS, work.window))]
+    threads.append(threading.Thread(target=back.start_consuming))
+    for thread in threads:
+        thread.start()
+    per_s = keep_window(work, lambda: orders.put(True), answers.get)
+    for _ in threads:
+        orders.put(False)
     inbound.add_callback_threadsafe(back.stop_consuming)
-    collector.join()
-    outbound.close()
+    for thread in threads:
+        thread.join()
     inbound.close()
     return per_s
+
+
+def _publisher(work: Work, orders: SimpleQueue[bool]) -> None:
+    import pika
+
+    payload, kept = payload_of(work.size_bytes), pika.BasicProperties(delivery_mode=pika.DeliveryMode.Persistent)
+    connection = _connection(work)
+    channel = connection.channel()
+    channel.confirm_delivery()
+    while orders.get():
+        channel.basic_publish("", work.name, payload, kept)
+    connection.close()
 
 
 QUEUE = Peer(
