@@ -72,15 +72,13 @@ class HandlerBoard:
 
     def begin(self, row: int, message_id: str, since: float) -> None:
         """Say that a handler begins with a message."""
-        self._write(row, message_id, since, _RUNS)
+        raw_id = message_id.encode()
+        _ROW.pack_into(self._rows, row * _ROW.size, since, len(raw_id), _RUNS, raw_id)
 
     def returned(self, row: int, message_id: str, since: float) -> None:
         """Say that the handler has returned, and that what came of its message is being kept."""
-        self._write(row, message_id, since, _HAS_RETURNED)
-
-    def _write(self, row: int, message_id: str, since: float, phase: int) -> None:
         raw_id = message_id.encode()
-        _ROW.pack_into(self._rows, row * _ROW.size, since, len(raw_id), phase, raw_id)
+        _ROW.pack_into(self._rows, row * _ROW.size, since, len(raw_id), _HAS_RETURNED, raw_id)
 
     def end(self, row: int) -> None:
         """Say that a handler runs nothing."""

@@ -94,9 +94,13 @@ class MessageIds:
     __slots__ = ("_numbers", "_prefix")
 
     def __init__(self, prefix: bytes | None = None) -> None:
-        self._prefix = (os.urandom(8) if prefix is None else prefix).hex()
+        self._prefix = os.urandom(8) if prefix is None else prefix
         self._numbers = itertools.count()
 
     def draw(self) -> str:
         """Return the next id."""
-        return f"{self._prefix}{next(self._numbers):016x}"
+        return self.draw_raw().hex()
+
+    def draw_raw(self) -> bytes:
+        """Return the next id as it travels."""
+        return self._prefix + next(self._numbers).to_bytes(8, "big")

@@ -9,7 +9,7 @@ from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.engine.peer import Peer
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import IncomingMessage
-from harmonicio.wire.outcomes import OutcomeBatch
+from harmonicio.wire.outcomes import DONE, OutcomeBatch
 from harmonicio.wire.sections import credit_frame
 
 #: The answers to so many messages, or payload bytes, are worth a call of their own, although more messages are here
@@ -21,6 +21,8 @@ class Answers:
     """Counts and sends the answers of one connection; every method may be called from any thread.
 
     Attributes:
+        is_full: Whether so much is unsent that it should be sent before more is run or received.
+        oldest_at: When the oldest unsent outcome was added; None when nothing is unsent.
         handled, failed: Messages whose handler has returned or raised; ``failed`` of them raised.
         received_bytes: Their payloads.
     """
@@ -32,9 +34,10 @@ class Answers:
         self._lock = threading.Lock()
         self._outcomes = OutcomeBatch()
         self._told = (0, 0)
-        self._oldest_at = 0.0
         self._unsent = self._unsent_bytes = 0
         self._is_over = False
+        self.is_full = False
+        self.oldest_at: float | None = None
         self.handled = 0
         self.failed = 0
         self.received_bytes = 0
@@ -42,46 +45,39 @@ class Answers:
     def __repr__(self) -> str:
         return f"<Answers: {self.handled} handled, {self._outcomes!r} unsent>"
 
-    @property
-    def is_full(self) -> bool:
-        """Whether so much is unsent that it should be sent before more is run or received."""
-        is_much = self._unsent >= FULL_AFTER_MESSAGES or self._unsent_bytes >= FULL_AFTER_BYTES
-        return is_much or self._outcomes.is_full
-
-    @property
-    def oldest_at(self) -> float | None:
-        """When the oldest unsent outcome was added; None when nothing is unsent."""
-        return self._oldest_at if self._outcomes else None
-
-    def message_started(self) -> None:
-        """A message does not wait any more."""
+    def message_granted(self) -> None:
+        """A message that another thread will run does not wait any more."""
         with self._lock:
-            self._peer.started += 1
+            self._peer.started_elsewhere += 1
 
     def message_handled(self, message: IncomingMessage, outcome: Outcome, detail: bytes = b"") -> None:
         """Keep the outcome of a message that was started."""
+        size_bytes = message.size_bytes
         with self._lock:
-            if not self._outcomes:
-                self._oldest_at = time.monotonic()
+            if self.oldest_at is None:
+                self.oldest_at = time.monotonic()
             self._outcomes.add(message.sequence, outcome, detail)
-            self._credit.message_answered(message.size_bytes)
+            self._credit.message_answered(size_bytes)
             self._unsent += 1
-            self._unsent_bytes += message.size_bytes
-            if outcome.kind is not OutcomeKind.REJECTED:  # Else its outputs could not be kept, and it comes again.
+            self._unsent_bytes += size_bytes
+            if self._unsent >= FULL_AFTER_MESSAGES or self._unsent_bytes >= FULL_AFTER_BYTES or self._outcomes.is_full:
+                self.is_full = True
+            if outcome is DONE or outcome.kind is not OutcomeKind.REJECTED:  # Else it was not kept, and comes again.
                 self.handled += 1
-                self.received_bytes += message.size_bytes
-            if outcome.kind is OutcomeKind.FAILED:
-                self.failed += 1
+                self.received_bytes += size_bytes
+                if outcome is not DONE and outcome.kind is OutcomeKind.FAILED:
+                    self.failed += 1
 
     def message_refused(self, message: IncomingMessage, refusal: Outcome, *, was_started: bool = False) -> None:
         """Keep the answer to a message that is not taken."""
         with self._lock:
-            if not self._outcomes:
-                self._oldest_at = time.monotonic()
+            if self.oldest_at is None:
+                self.oldest_at = time.monotonic()
             if not was_started:
-                self._peer.started += 1
+                self._peer.started_elsewhere += 1
             self._outcomes.add(message.sequence, refusal)
             self._credit.message_answered(message.size_bytes)
+            self.is_full |= self._outcomes.is_full
 
     def flush(self) -> None:
         """Send what is unsent.
@@ -96,6 +92,7 @@ class Answers:
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())
                 self._unsent = self._unsent_bytes = 0
+                self.is_full, self.oldest_at = False, None
             totals = (self._credit.messages_total, self._credit.bytes_total)
             if totals != self._told:
                 self._told = totals

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from harmonicio.core.buffers import Payload, buffer_payload
@@ -50,7 +50,6 @@ class _Identified(Protocol):
     def _gathered(self) -> _Gathered | None: ...
 
 
-@dataclass(frozen=True, slots=True)
 class Parent:
     """A message that further messages can be emitted for. One thread at a time calls, because order makes the ids.
 
@@ -59,7 +58,9 @@ class Parent:
     message is done when all that it emitted is safe, and keeps its handler's slot until then.
     """
 
-    _gathered: _Gathered | None = field(default=None, init=False, repr=False, compare=False)
+    __slots__ = ("_gathered",)
+
+    _gathered: _Gathered | None
 
     def emit(
         self: _Identified,
@@ -121,27 +122,72 @@ class Parent:
         object.__setattr__(self, "_gathered", None)
 
 
-@dataclass(frozen=True, slots=True)
 class Message(Parent):
-    """What a handler gets.
+    """What a handler gets; it cannot be changed.
 
-    Attributes:
-        id: Unique within the stream.
-        stream: Name of the stream.
-        metadata: What the source sent along.
-        priority: Larger goes first where messages wait.
-        payload: Read-only bytes of the message; valid until the handler returns.
-        attempt: 1 for the first execution that we know of.
-        route: How it came: ``engine``, straight from its source, or ``backlog``.
+    It is no frozen dataclass, because to make one would cost five times as much.
     """
 
-    id: str
-    stream: str
-    payload: memoryview
-    metadata: Metadata = field(default_factory=dict)
-    priority: int = 0
-    attempt: int = 1
-    route: str = "engine"
+    __slots__ = ("_attempt", "_id", "_metadata", "_payload", "_priority", "_route", "_stream")
+
+    def __init__(
+        self,
+        id: str,
+        stream: str,
+        payload: memoryview,
+        metadata: Metadata | None = None,
+        priority: int = 0,
+        attempt: int = 1,
+        route: str = "engine",
+    ) -> None:
+        self._id = id
+        self._stream = stream
+        self._payload = payload
+        self._metadata = metadata
+        self._priority = priority
+        self._attempt = attempt
+        self._route = route
+        self._gathered = None
+
+    def __repr__(self) -> str:
+        return f"<Message {self._id!r} of {self._stream!r}, {len(self._payload)} bytes, attempt {self._attempt}>"
+
+    @property
+    def id(self) -> str:
+        """Unique within the stream."""
+        return self._id
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream."""
+        return self._stream
+
+    @property
+    def payload(self) -> memoryview:
+        """Read-only bytes of the message; valid until the handler returns."""
+        return self._payload
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the source sent along."""
+        if self._metadata is None:
+            self._metadata = {}
+        return self._metadata
+
+    @property
+    def priority(self) -> int:
+        """Larger goes first where messages wait."""
+        return self._priority
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution that we know of."""
+        return self._attempt
+
+    @property
+    def route(self) -> str:
+        """How it came: ``engine``, straight from its source, or ``backlog``."""
+        return self._route
 
 
 def _emission_id(parent: str, number: int) -> str:

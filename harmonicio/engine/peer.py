@@ -13,7 +13,8 @@ class Peer:
 
     Attributes:
         credit: What was granted and received; counted by the session of the connection.
-        started: Messages that no longer wait, those included that were refused.
+        started_here: Messages that the thread which reads the connection has begun to run; it alone counts them.
+        started_elsewhere: Those that others have begun to run, and those that were refused.
         window: Messages that may be open, as the last review decided; ``window_bytes`` likewise.
     """
 
@@ -24,7 +25,8 @@ class Peer:
         "deficit_bytes",
         "is_backlog",
         "name",
-        "started",
+        "started_elsewhere",
+        "started_here",
         "window",
         "window_bytes",
     )
@@ -33,7 +35,7 @@ class Peer:
         self.name = name
         self.is_backlog = is_backlog
         self.credit = ReceiverCredit()
-        self.started = 0
+        self.started_here = self.started_elsewhere = 0
         self.window = 1
         self.window_bytes = 0
         self.active_at = 0.0
@@ -42,6 +44,11 @@ class Peer:
 
     def __repr__(self) -> str:
         return f"<Peer {self.name}: {self.open} open, {self.waiting} waiting of {self.credit!r}>"
+
+    @property
+    def started(self) -> int:
+        """Messages that no longer wait, those included that were refused."""
+        return self.started_here + self.started_elsewhere
 
     @property
     def unused(self) -> int:

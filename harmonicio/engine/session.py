@@ -34,7 +34,7 @@ from harmonicio.engine.streaming import Arrival, PayloadReader, StreamingMessage
 from harmonicio.engine.task import DAMAGED, DRAINING, Task, refusal_of
 from harmonicio.engine.work import Work
 from harmonicio.transport.link import Link
-from harmonicio.wire.events import Depth, Drain, Event, IncomingMessage, MessageBegun, MessageReceived
+from harmonicio.wire.events import Depth, Drain, Event, IncomingMessage, MessageBegun, MessagesReceived
 from harmonicio.wire.frames import MAX_INLINE_BYTES
 from harmonicio.wire.sections import drain_frame
 
@@ -98,12 +98,11 @@ class Session:
 
     def handle(self, event: Event) -> None:
         """Act on one event of the peer."""
-        if type(event) is MessageReceived:
-            message = event.message
-            if message.size_bytes <= MAX_INLINE_BYTES:
-                self._small_received(message)
+        if isinstance(event, MessagesReceived):
+            if event.messages[0].size_bytes <= MAX_INLINE_BYTES:
+                self._small_received(event.messages)
             else:
-                self._large_received(message)
+                self._large_received(event.messages[0])
         elif isinstance(event, MessageBegun):
             self._large_begun(event.message)
         elif isinstance(event, Depth) and self._is_backlog:
@@ -178,16 +177,19 @@ class Session:
 
     # ── handlers that run here ───────────────────────────────────────────────────────────────────────────────────────
 
-    def _small_received(self, message: IncomingMessage) -> None:
-        refusal = self._refusal(message)
-        if refusal is None and not message.is_intact:
-            refusal = DAMAGED
-        if refusal is not None:
-            self._end_hold()
-            self._refuse(message, refusal)
-        elif self._may_hold_on:
-            self._run_here(message, message.payload or _NOTHING)
-        else:
+    def _small_received(self, messages: list[IncomingMessage]) -> None:
+        for message in messages:
+            refusal = self._refusal(message)
+            if refusal is None and not message.is_intact:
+                refusal = DAMAGED
+            if refusal is not None:
+                self._end_hold()
+                self._refuse(message, refusal)
+                continue
+            slot, now = self._slot, time.monotonic()
+            if slot is not None and self._may_hold_on(now) and not message.is_suspect:
+                self._run_in(slot, message, message.payload or _NOTHING, now)
+                continue
             self._give_slot_back()
             if self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
                 self._copy_and_hand_over(message)
@@ -206,7 +208,7 @@ class Session:
     def _refusal(self, message: IncomingMessage) -> Outcome | None:
         """Count a message that arrives; return why it is not taken, if so."""
         is_within_credit = self._credit.message_received(message.size_bytes)
-        if message.flags and message.is_dead:
+        if message.is_dead:
             raise RemoteProtocolError("A message that was given up is for the master, not for an engine.")
         if self._slots.is_draining:
             return DRAINING
@@ -220,29 +222,30 @@ class Session:
         self._slots.flusher.watch(self)
 
     def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
-        is_suspect = message.flags != 0 and message.is_suspect
-        slot = self._slot if self._slot is not None and not is_suspect else self._slot_for_next(is_suspect=is_suspect)
+        """Wait for a slot and run the handler."""
+        slot = self._slot_for_next(is_suspect=message.is_suspect)
         if slot is None:
             self._refuse(message, refusal_of(self._slots))
-            return
+        else:
+            self._run_in(slot, message, payload, self._held_since)
+
+    def _run_in(self, slot: Slot, message: IncomingMessage, payload: memoryview, now: float) -> None:
         content = self._content_of(message, payload)
-        self.answers.message_started()
-        slot.begin(message.id)
+        self.peer.started_here += 1
+        slot.begin(message.id, now)
         outcome, detail = self._work.run(content, slot)
         slot.message_id = ""  # The board says so when the slot is given back: a moment later, in one write for many.
         self._held_messages += 1
-        if is_suspect:
+        if message.is_suspect:
             self._end_hold()  # The others may go on.
         self.answers.message_handled(message, outcome, detail)
 
-    @property
-    def _may_hold_on(self) -> bool:
+    def _may_hold_on(self, now: float) -> bool:
         """Whether the slot that this thread holds may have one more message, as far as others go."""
-        return not (
-            self._slot is None
-            or time.monotonic() - self._held_since >= HOLD_AT_MOST_S
-            or self.answers.is_full
-            or self._slots.is_wanted(is_owed=self._is_backlog or self._overdue_since is not None)
+        return (
+            now - self._held_since < HOLD_AT_MOST_S
+            and not self.answers.is_full
+            and not self._slots.is_wanted(is_owed=self._is_backlog or self._overdue_since is not None)
         )
 
     def _give_slot_back(self) -> None:
@@ -287,13 +290,15 @@ class Session:
             arrival.complete(is_intact=True)
             return self._streaming_message(message, arrival)
         attempt = message.attempts + 1
-        return Message(message.id, self._stream, payload, message.metadata, message.priority, attempt, self._route)
+        metadata = message.metadata if message.section else {}
+        return Message(message.id, self._stream, payload, metadata, message.priority, attempt, self._route)
 
     def _streaming_message(self, message: IncomingMessage, arrival: Arrival) -> StreamingMessage:
         reader = PayloadReader(arrival)
         attempt = message.attempts + 1
+        metadata = message.metadata if message.section else {}
         return StreamingMessage(
-            message.id, self._stream, message.size_bytes, reader, message.metadata, message.priority, attempt
+            message.id, self._stream, message.size_bytes, reader, metadata, message.priority, attempt
         )
 
     def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:

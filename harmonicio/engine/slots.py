@@ -53,20 +53,19 @@ class Slot:
         self._row = row
         self._board: HandlerBoard | None = None
 
-    def begin(self, message_id: str) -> float:
-        """The handler is called with this message next; return the monotonic time."""
+    def begin(self, message_id: str, now: float) -> None:
+        """The handler is called with this message next; it is ``now`` by the monotonic clock."""
         self.turn += 1
-        self.since = now = time.monotonic()
+        self.since = now
         self.has_returned = False
         self.message_id = message_id
         if self._board is not None:
             self._board.begin(self._row, message_id, now)
-        return now
 
     def handler_called(self, turn: int) -> None:
         """A plugin calls the handler; the first call follows :meth:`begin`, which has said so."""
         if turn == self.turn and self.has_returned:
-            self.begin(self.message_id)
+            self.begin(self.message_id, time.monotonic())
             self.turn = turn  # It is the same message's.
 
     def handler_returned(self, turn: int) -> float:

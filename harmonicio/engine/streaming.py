@@ -196,3 +196,6 @@ class StreamingMessage(Parent):
     metadata: Mapping[str, Any] = field(default_factory=dict)
     priority: int = 0
     attempt: int = 1
+
+    def __post_init__(self) -> None:
+        self.forget_emitted()

@@ -83,7 +83,7 @@ class Task:
         return f"<Task {self._message!r}>"
 
     def granted(self, slot: Slot) -> None:
-        self._owner.answers.message_started()
+        self._owner.answers.message_granted()
         self._slots.run_soon(functools.partial(self._answering, self._run), slot)
 
     def refused(self) -> None:
@@ -103,7 +103,8 @@ class Task:
             self._slots.release(slot, 0, 0.0)
             self._release()
             return
-        begun_at = slot.begin(self._message.id)
+        begun_at = time.monotonic()
+        slot.begin(self._message.id, begun_at)
         try:
             outcome, detail = self._work.run(self._content, slot)
         finally:

@@ -22,6 +22,7 @@ from harmonicio.engine.outputs import failure_of, outcome_of
 from harmonicio.engine.parameters import bind
 from harmonicio.engine.plugin import Call, EnginePlugin, NotKept
 from harmonicio.engine.slots import Slot
+from harmonicio.wire.outcomes import DONE
 
 _log = logging.getLogger(__name__)
 
@@ -77,7 +78,8 @@ class Work:
         """
         call = self._through_plugins(slot) if self._plugins else self._call
         try:
-            outcome, detail = outcome_of(call(message))
+            result = call(message)
+            outcome, detail = (DONE, b"") if result is None else outcome_of(result)
             if message.has_emitted and outcome.kind is OutcomeKind.DONE:
                 self._check_arrived(message)
                 self._deliver(message.emitted, slot.handler_returned(slot.turn))

@@ -16,7 +16,7 @@ from harmonicio.master.backlog.reception import REFUSALS, refusal_of
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
 from harmonicio.wire.credit import ReceiverCredit
-from harmonicio.wire.events import Drain, Event, IncomingMessage, MessageBegun, MessageReceived, Result, Subscribe
+from harmonicio.wire.events import Drain, Event, IncomingMessage, MessageBegun, MessagesReceived, Result, Subscribe
 from harmonicio.wire.outcomes import OutcomeBatch
 from harmonicio.wire.sections import credit_frame, drain_frame, results_frame
 
@@ -84,8 +84,9 @@ class ConnectorSession:
             raise NotAllowed(REVOKED, hint=ASK_AGAIN)
         if isinstance(event, MessageBegun):
             self._begin(event.message)
-        elif isinstance(event, MessageReceived):
-            self._store(event.message)
+        elif isinstance(event, MessagesReceived):
+            for message in event.messages:
+                self._store(message)
         elif isinstance(event, Subscribe):
             self._subscribe(event.message_ids)
         elif not isinstance(event, Drain):

@@ -13,7 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from harmonicio.core.buffers import Payload, buffer_payload
+from harmonicio.core import forks
+from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import (
     HarmonicIOError,
     InvalidInput,
@@ -21,7 +22,6 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
-from harmonicio.core.forks import this_process
 from harmonicio.core.names import check_name
 from harmonicio.core.settings import ConnectorSettings
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
@@ -33,7 +33,7 @@ from harmonicio.stream_connector.leasing import LeaseClient, Leasing
 from harmonicio.stream_connector.outgoing import Outgoing
 from harmonicio.stream_connector.progress import Progress
 from harmonicio.stream_connector.settlement import Settlement
-from harmonicio.stream_connector.sources import FileSource, file_payload
+from harmonicio.stream_connector.sources import file_payload
 from harmonicio.stream_connector.spool.spool import Spool
 
 Level = Literal["safe", "processed"]
@@ -101,7 +101,7 @@ class StreamConnector:
             "connector.spool_sync": spool_sync,
         }
         settings, client = _resolve(flags, token, client)
-        self._process = this_process()
+        self._process = forks.this_process
         self._opening = threading.Lock()
         self._is_open = False
         self._asks_first = asks_first
@@ -237,7 +237,12 @@ class StreamConnector:
             MessageRejected: the id stands for other bytes already.
             StorageError: the spool cannot keep it, so it is not sent.
         """
-        return self._send(buffer_payload(payload, is_borrowed=borrow), metadata, priority, message_id)
+        self._check_process()
+        if not self._is_open:
+            self._open()
+        if type(payload) is not bytes:
+            payload = buffer_payload(payload, is_borrowed=borrow)
+        return self._outgoing.send(payload, metadata, priority, message_id)
 
     def send_file(
         self,
@@ -252,7 +257,10 @@ class StreamConnector:
         Arguments and errors are those of :meth:`send`. The file may be removed, but must not change, until the delivery
         is safe; with a spool, which has the file's name instead of a copy of it, it must stay, too.
         """
-        return self._send(file_payload(path), metadata, priority, message_id)
+        self._check_process()
+        if not self._is_open:
+            self._open()
+        return self._outgoing.send(file_payload(path), metadata, priority, message_id)
 
     def send_many(self, payloads: Iterable[Any], *, progress: bool = False, **options: Any) -> Iterator[Delivery]:
         """Send each payload and yield its delivery; a payload is taken when the one before has been dealt with.
@@ -267,20 +275,6 @@ class StreamConnector:
             for payload in payloads:
                 yield self.send(payload, **options)
                 shown.advance()
-
-    def _send(
-        self,
-        payload: Payload | FileSource,
-        metadata: Mapping[str, Any] | None,
-        priority: int,
-        message_id: str | None,
-    ) -> Delivery:
-        self._check_process()
-        if metadata is not None or type(priority) is not int:
-            _check_kinds(metadata, priority)
-        if not self._is_open:
-            self._open()
-        return self._outgoing.send(payload, metadata, priority, message_id)
 
     # ── waiting ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -366,22 +360,10 @@ class StreamConnector:
             )
 
     def _check_process(self) -> None:
-        if self._process is not this_process():
+        if self._process is not forks.this_process:
             raise InvalidInput(
                 "This connector belongs to another process.", hint="Open a connector after forking, not before."
             )
-
-
-def _check_kinds(metadata: object, priority: object) -> None:
-    if metadata is not None and not isinstance(metadata, Mapping):
-        raise InvalidInput(
-            f"Metadata is a mapping of names to values, not {type(metadata).__name__}.",
-            hint='For example metadata={"well": "B03"}.',
-        )
-    if not isinstance(priority, int) or isinstance(priority, bool):
-        raise InvalidInput(
-            f"A priority is a whole number, not {priority!r:.40}.", hint="Larger goes first; 0 is usual."
-        )
 
 
 def _resolve(

@@ -65,7 +65,6 @@ class Delivery:
     """One message on its way.
 
     Attributes:
-        message_id: Its id, unique in the stream.
         size_bytes: Length of the payload.
         state: See the drawing above.
         route: ``engine`` or ``backlog``, whichever answered last; empty before.
@@ -75,20 +74,20 @@ class Delivery:
 
     __slots__ = (
         "__weakref__",
+        "_id",
         "_outcome",
         "_owner",
         "is_awaited",
-        "message_id",
         "released",
         "route",
         "size_bytes",
         "state",
     )
 
-    def __init__(self, owner: Awaiting, message_id: str, size_bytes: int) -> None:
+    def __init__(self, owner: Awaiting, message_id: str | bytes, size_bytes: int) -> None:
         self._owner = owner
+        self._id = message_id
         self._outcome: Outcome | None = None
-        self.message_id = message_id
         self.size_bytes = size_bytes
         self.state = _WAITING
         self.route = ""
@@ -97,6 +96,11 @@ class Delivery:
 
     def __repr__(self) -> str:
         return f"<Delivery {self.message_id!r} {self.state}{f' via {self.route}' if self.route else ''}>"
+
+    @property
+    def message_id(self) -> str:
+        """Its id, unique in the stream."""
+        return self._id if isinstance(self._id, str) else self._id.hex()
 
     @property
     def is_safe(self) -> bool:
@@ -160,8 +164,11 @@ class Delivery:
             return MessageRejected(text, reason=reason, hint=HINTS.get(reason, ""))
         return None
 
-    def settle(self, state: DeliveryState, outcome: Outcome | None) -> None:
-        """Take a new state; for the connector."""
+    def settle(self, state: DeliveryState, outcome: Outcome | None, route: str = "") -> None:
+        """Take a new state, and let go of the payload where it was answered on a route; for the connector."""
+        if route:
+            self.route = route
+            self.released = True
         self._outcome = outcome
         self.state = state
 

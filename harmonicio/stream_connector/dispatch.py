@@ -10,7 +10,7 @@
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go by priority, then in the order in which they were offered, to the engine with the least to do among those
-  with credit.
+  with credit; small ones that leave together go to one, if it is quick.
 - Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
   more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
@@ -69,6 +69,7 @@ class Dispatch:
 
     Attributes:
         engines_from: More engines may come from this time on: then the master is asked again.
+        backlog: The connection to the master's data port, while there is one.
     """
 
     def __init__(
@@ -82,7 +83,8 @@ class Dispatch:
         self._held_back = HeldBack(jitter)
         self.pause = BacklogPause()
         self._engines: list[Lane] = []
-        self._backlog: Lane | None = None
+        self._latest: Lane | None = None
+        self.backlog: Lane | None = None
         self._settled: list[Settled] = []
         self.used_bytes = self.waiting_bytes = self.resent = 0
 
@@ -99,10 +101,6 @@ class Dispatch:
     @property
     def engines(self) -> tuple[Lane, ...]:
         return tuple(self._engines)
-
-    @property
-    def backlog(self) -> Lane | None:
-        return self._backlog
 
     @property
     def _in_flight(self) -> int:
@@ -137,11 +135,11 @@ class Dispatch:
 
     def wants_backlog(self, now: float) -> bool:
         """Whether a connection to the master's data port is needed."""
-        return self._backlog is None and (bool(self._for_master) or self._is_impatient(now))
+        return self.backlog is None and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
         """Return the connections that are given up, because nothing was answered there for too long."""
-        lanes = (*self._engines, self._backlog)
+        lanes = (*self._engines, self.backlog)
         return [lane for lane in lanes if lane and lane.is_overdue(self.handler_timeout_s, now)]
 
     def unreadable_s(self, unsafe: int, now: float) -> float:
@@ -165,13 +163,15 @@ class Dispatch:
 
     def offer(self, parcel: Parcel, now: float) -> Lane | None:
         """Take a message in; return the engine that it is given to at once, None where it waits for :meth:`assign`."""
-        parcel.is_in_loop |= now - self._offered_at < LOOP_GAP_S
-        if now <= self._offered_at:  # No two have the same time: each finds its place again when it comes back.
-            now = math.nextafter(self._offered_at, math.inf)
+        before = self._offered_at
+        if now - before < LOOP_GAP_S:
+            parcel.is_in_loop = True
+        if now <= before:  # No two have the same time: each finds its place again when it comes back.
+            now = math.nextafter(before, math.inf)
         self._offered_at = parcel.offered_at = now
         self.used_bytes += parcel.cost_bytes
-        if not self._waiting:
-            able = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
+        if not self.waiting_bytes or not self._waiting:
+            able = self._engine_at_once(parcel, now)
             if able is not None and parcel.size_bytes <= able.max_message_bytes:
                 able.take(parcel, now)
                 return able
@@ -179,10 +179,19 @@ class Dispatch:
         self._waiting.join(parcel)
         return None
 
+    def _engine_at_once(self, parcel: Parcel, now: float) -> Lane | None:
+        """Return the engine for a message that nothing waits before; a quick one gets what leaves together."""
+        lane = self._latest
+        goes_on = lane is not None and lane.is_quick and lane.outbox and lane.can_wait(parcel) and lane.can_take(parcel)
+        if not goes_on or lane is None or lane.is_full(now):
+            lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
+            self._latest = lane
+        return lane
+
     def lane_opened(self, lane: Lane, now: float) -> None:
         lane.active_at = now
         if lane.is_backlog:
-            self._backlog = lane
+            self.backlog = lane
         else:
             self._engines.append(lane)
 
@@ -191,10 +200,6 @@ class Dispatch:
         lane.credit.granted(messages, size_bytes)
         if not lane.is_backlog:
             self._patience.credited(now, is_busy=bool(self._in_flight))
-
-    def draining(self, lane: Lane) -> None:
-        """The receiver takes no new messages; what it has is still answered."""
-        lane.is_draining = True
 
     def outcomes_received(self, lane: Lane, first: int, last: int, outcome: Outcome, now: float) -> None:
         """Take the answers to the messages ``first`` to ``last``.
@@ -208,16 +213,13 @@ class Dispatch:
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
-        parcels: list[Parcel] = []
-        try:
-            for sequence in range(first, last + 1):
-                parcels.append(in_flight.pop(sequence))
-        except KeyError as missing:
-            raise RemoteProtocolError(f"Message {missing} is answered twice.") from None
-        finally:  # What was answered before that counts.
-            if outcome.kind is not OutcomeKind.DONE:
-                parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
-            self._settle(parcels, outcome, lane.is_backlog)
+        answered = [in_flight.pop(number, None) for number in range(first, last + 1)]
+        parcels = [parcel for parcel in answered if parcel is not None]
+        if outcome.kind is not OutcomeKind.DONE:
+            parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
+        self._settle(parcels, outcome, lane.is_backlog)
+        if None in answered:  # What was answered beside it counts.
+            raise RemoteProtocolError(f"Message {first + answered.index(None)} is answered twice.")
         if not in_flight and not self._waiting:
             lane.rested()
         if not in_flight and not lane.is_backlog and not self._in_flight:
@@ -225,11 +227,12 @@ class Dispatch:
 
     def lane_closed(self, lane: Lane, now: float) -> None:
         """The connection ended: what was in flight is sent again."""
-        if self._backlog is lane:
-            self._backlog = None
+        if self.backlog is lane:
+            self.backlog = None
             self.pause.begin(now + MIN_PATIENCE_S)
         elif lane in self._engines:
             self._engines.remove(lane)
+            self._latest = None
             if not self._engines:
                 self._patience.forget()
         in_flight, lane.in_flight = lane.in_flight, {}
@@ -272,7 +275,7 @@ class Dispatch:
     def withdraw_all(self) -> list[Parcel]:
         """Give up everything that is not safe; the connector closes."""
         parcels = [*self._waiting, *self._for_master, *self._held_back]
-        for lane in (*self._engines, *([self._backlog] if self._backlog else [])):
+        for lane in (*self._engines, *([self.backlog] if self.backlog else [])):
             parcels += lane.in_flight.values()
             lane.in_flight.clear()
             lane.outbox.clear()
@@ -319,7 +322,7 @@ class Dispatch:
         return None
 
     def _able_master(self, parcel: Parcel) -> Lane | None:
-        lane = self._backlog
+        lane = self.backlog
         if lane is None or lane.is_draining:
             return None
         return lane if lane.credit.can_send(parcel.size_bytes) else None

@@ -92,7 +92,7 @@ class Exchange:
         """Wait until the spool has room, in a line of its own: who waits for memory may be what fills the spool."""
         with self.lock:
             self._check_usable()
-            if self._spool_line or not has_room():
+            if self._spool_line.waiting or not has_room():
                 self._spool_line.wait(has_room)
                 self._check_usable()
 
@@ -102,25 +102,26 @@ class Exchange:
 
     def offer(self, parcel: Parcel) -> None:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
+        dispatch = self._dispatch
         with self.lock:
-            if self._room_line or not self._dispatch.has_room(parcel.cost_bytes):
+            if self._room_line.waiting or not dispatch.has_room(parcel.cost_bytes):
                 parcel.is_in_loop = True
-                self._room_line.wait(lambda: self._dispatch.has_room(parcel.cost_bytes))
-            if self._is_over:
-                self._check_usable()
+                self._room_line.wait(lambda: dispatch.has_room(parcel.cost_bytes))
+            self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
-            lane = self._dispatch.offer(parcel, now)
+            lane = dispatch.offer(parcel, now)
             touched = self._advance(now) if lane is None else [self._peers[lane]]
             if lane is not None and not self._was_wanted[0]:
                 self._tell_wanted(now)
             is_due_earlier = not touched and self._is_due_earlier(now)
-        if is_due_earlier:
-            self.pump.wake()
-        elif len(touched) == 1 and touched[0].lane.can_wait(parcel):
+            can_wait = lane is not None and lane.can_wait(parcel)
+        if can_wait:
             self.pump.flush_soon(touched[0])
         else:
             self._flush(touched)
+            if is_due_earlier:
+                self.pump.wake()
 
     def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
         """Wait for the final outcome of a message."""
@@ -217,7 +218,7 @@ class Exchange:
                     for event in events:
                         self._take(peer.lane, event, now)
                 except Exception:
-                    self._dispatch.draining(peer.lane)  # It is about to be ended.
+                    peer.lane.is_draining = True  # It is about to be ended.
                     raise
                 finally:
                     touched = self._advance(now)
@@ -285,7 +286,7 @@ class Exchange:
                 for delivery in self._results.final(result.message_id):
                     self._settlement.finish(delivery, result.outcome)
         elif isinstance(event, Drain):
-            self._dispatch.draining(lane)
+            lane.is_draining = True
         else:
             raise LocalProtocolError(f"A sender does not expect {type(event).__name__}.")
 
@@ -329,7 +330,7 @@ class Exchange:
         if self._settlement.is_tidy:
             return
         self._settlement.tidy()
-        if self._spool_line:
+        if self._spool_line.waiting:
             with self.lock:
                 self.pump.tell_waiters()
 
@@ -373,7 +374,7 @@ class Exchange:
         with self.lock:
             idle = [peer for lane, peer in self._peers.items() if not lane.is_backlog and lane.was_idle_since(since)]
             for peer in idle:
-                self._dispatch.draining(peer.lane)
+                peer.lane.is_draining = True
         for peer in idle:
             peer.say_goodbye()
             self.pump.end(peer, ConnectionEnded("It was idle for the term of its lease."))

@@ -23,6 +23,8 @@ LARGE_BYTES = 1024**2
 FIRST_MESSAGES = 64
 #: … and then twice as many more as it has answered within so long.
 PACE_S = 0.05
+#: Who answers so many within that is quick: which engine has one message more does not matter.
+QUICK_PACE = 256
 #: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
 JOINED_BYTES = 16 * 1024
 #: Of what may leave together with what follows, no more than so many messages wait for that.
@@ -46,7 +48,7 @@ class Parcel:
         payload: What the connection writes; no business of the dispatch.
         section: Header section: metadata, and the id where it is a text.
         failure: Why an engine did not finish it.
-        is_id_drawn: Whether its id was drawn here, and so is 16 bytes for sure.
+        raw_id: Its id, where that was drawn here.
         is_for_master: Whether only the master may have it now.
         sent_at: When it was given to a connection; of a large message, when it had left, and infinity before.
         rejections: How often a receiver did not take it, and others, or the same later, may.
@@ -63,7 +65,8 @@ class Parcel:
     flags = attempts = rejections = absences = 0
     refused_by: tuple[Lane, ...] = ()
     failure: Failure | None = None
-    is_for_master = is_away = is_readable = is_in_loop = is_id_drawn = False
+    is_for_master = is_away = is_readable = is_in_loop = False
+    raw_id: bytes | None = None
     offered_at = sent_at = away_since = 0.0
     trouble = ""
     entry: Any = None
@@ -103,6 +106,7 @@ class Lane:
         begun: How many messages its connection has begun to write; those were perhaps seen on the other side.
         active_at: When it last took or answered a message.
         answered_at: When it last answered one.
+        is_quick: Whether it has answered so many messages in a moment that single ones do not count.
     """
 
     def __init__(self, name: str, *, is_backlog: bool, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
@@ -113,7 +117,7 @@ class Lane:
         self.in_flight: dict[int, Parcel] = {}
         self.outbox: deque[Parcel] = deque()
         self.begun = 0
-        self.is_draining = False
+        self.is_draining = self.is_quick = False
         self.active_at = self.answered_at = 0.0
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
@@ -149,17 +153,23 @@ class Lane:
 
     def take(self, parcel: Parcel, now: float) -> None:
         """Line a parcel up to be written."""
-        self.in_flight[self.credit.message_sent(parcel.size_bytes)] = parcel
+        size_bytes = parcel.size_bytes
+        self.in_flight[self.credit.message_sent(size_bytes)] = parcel
         self.outbox.append(parcel)
         self.active_at = now
-        parcel.sent_at = now if parcel.size_bytes < LARGE_BYTES else math.inf
+        parcel.sent_at = now if size_bytes < LARGE_BYTES else math.inf
         parcel.delivery.state = _IN_FLIGHT
 
+    def can_take(self, parcel: Parcel) -> bool:
+        """Whether the receiver has credit for it."""
+        return not self.is_draining and self.credit.can_send(parcel.size_bytes)
+
     def can_wait(self, parcel: Parcel) -> bool:
-        """Whether a message may leave together with what follows: it is small, and the receiver has as much to do."""
+        """Whether it may leave together with what follows: it is small, and the receiver has as much to do."""
+        if not parcel.is_in_loop or parcel.size_bytes > JOINED_BYTES:
+            return False
         waiting = len(self.outbox)
-        is_small = parcel.size_bytes <= JOINED_BYTES
-        return is_small and parcel.is_in_loop and 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
+        return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
 
     def answered(self, count: int, now: float) -> None:
         """So many messages more have been answered: that tells how many are soon done with."""
@@ -167,10 +177,12 @@ class Lane:
             self._pace_before = self._pace if now - self._pace_at < 2 * PACE_S else 0
             self._pace, self._pace_at = 0, now
         self._pace += count
+        self.is_quick = max(self._pace, self._pace_before) >= QUICK_PACE
 
     def rested(self) -> None:
         """The receiver has nothing to do: what comes next may take longer than what was."""
         self._pace = self._pace_before = 0
+        self.is_quick = False
 
     def is_full(self, now: float) -> bool:
         """Whether as many messages are under way as will be answered soon, as far as one can know."""
@@ -190,7 +202,7 @@ def best_engine(engines: Sequence[Lane], parcel: Parcel, now: float, *, may_have
     has_others = len(engines) > 1 or may_have_others
     best = second = None
     for lane in engines:
-        if lane.is_draining or not lane.credit.can_send(parcel.size_bytes) or (has_others and lane.is_full(now)):
+        if not lane.can_take(parcel) or (has_others and lane.is_full(now)):
             continue
         if lane in parcel.refused_by:
             second = lane if second is None or len(lane.in_flight) < len(second.in_flight) else second

@@ -50,20 +50,17 @@ class Outgoing:
     ) -> Delivery:
         """Send one message; what was sent before is not sent again."""
         size_bytes = len(payload) if isinstance(payload, (bytes, memoryview)) else payload.size_bytes
-        if size_bytes > MAX_MESSAGE_BYTES or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
-            raise InvalidInput(
-                f"A message of {size_bytes} bytes and priority {priority} cannot be sent.",
-                hint=f"At most {MAX_MESSAGE_BYTES} bytes, and priorities from {MIN_PRIORITY} to {MAX_PRIORITY}.",
-            )
+        if metadata is not None or priority or type(priority) is not int or size_bytes > MAX_MESSAGE_BYTES:
+            _check(metadata, priority, size_bytes)
         if message_id is None:
-            message_id = self._ids.draw()
-            section = source_section(metadata, "") if metadata else b""
-            parcel = Parcel(Delivery(self._owner, message_id, size_bytes), payload, section, priority)
-            parcel.is_id_drawn = True
+            raw_id = self._ids.draw_raw()
+            delivery = Delivery(self._owner, raw_id, size_bytes)
+            parcel = Parcel(delivery, payload, source_section(metadata, "") if metadata else b"", priority)
+            parcel.raw_id = raw_id
             if self._spool is not None:
                 return self._send(parcel, b"")
             self._exchange.offer(parcel)
-            return parcel.delivery
+            return delivery
         section = source_section(metadata, check_message_id(message_id))
         delivery = Delivery(self._owner, message_id, size_bytes)
         parcel = Parcel(delivery, payload, section, priority)
@@ -153,3 +150,20 @@ class Outgoing:
         parcel.entry = spool.keep(record, draft)
         if path or not self._exchange.has_memory(parcel):
             parcel.leave_memory(parcel.entry.payload)
+
+
+def _check(metadata: object, priority: object, size_bytes: int) -> None:
+    if metadata is not None and not isinstance(metadata, (dict, Mapping)):  # Nearly all are a dict, which is told fast.
+        raise InvalidInput(
+            f"Metadata is a mapping of names to values, not {type(metadata).__name__}.",
+            hint='For example metadata={"well": "B03"}.',
+        )
+    if not isinstance(priority, int) or isinstance(priority, bool):
+        raise InvalidInput(
+            f"A priority is a whole number, not {priority!r:.40}.", hint="Larger goes first; 0 is usual."
+        )
+    if size_bytes > MAX_MESSAGE_BYTES or not MIN_PRIORITY <= priority <= MAX_PRIORITY:
+        raise InvalidInput(
+            f"A message of {size_bytes} bytes and priority {priority} cannot be sent.",
+            hint=f"At most {MAX_MESSAGE_BYTES} bytes, and priorities from {MIN_PRIORITY} to {MAX_PRIORITY}.",
+        )

@@ -31,6 +31,7 @@ from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer
 from harmonicio.wire.connection import message_prefix, raw_prefix
+from harmonicio.wire.frames import FIXED_LENGTH
 from harmonicio.wire.sections import raw_message_id, read_message_section
 
 _log = logging.getLogger(__name__)
@@ -169,15 +170,15 @@ class Peer:
         if self._file is not None:
             self._gather_piece(self._file)
             return True
-        outbox, size = self.lane.outbox, 0
+        lane, outbox, size = self.lane, self.lane.outbox, 0
         gathered: list[memoryview] = []
-        joined: list[Payload] = []
-        while self._controls:
-            joined.append(self._controls.popleft())
+        joined: list[Payload] = self._take_controls()
         while outbox and size < BATCH_BYTES and self._file is None:
             try:
                 parcel = outbox[0]
-                payload = self._payload(parcel)
+                payload = parcel.payload
+                if type(payload) is not bytes:
+                    payload = self._payload(parcel)
                 outbox.popleft()
             except IndexError:
                 break  # The connector closes, and has just withdrawn what was left.
@@ -186,19 +187,19 @@ class Peer:
                     _note_trouble(parcel, error)
                     self.is_stuck = True
                 break
-            self.lane.begun += 1
-            prefix = self._prefix(parcel)
-            joined.append(prefix)
-            size += parcel.size_bytes + len(prefix)
+            lane.begun += 1
+            size += parcel.size_bytes + FIXED_LENGTH
+            joined.append(self._prefix(parcel))
             if isinstance(payload, _FileProgress):
                 self._file = payload  # Its pieces follow.
-            elif parcel.size_bytes <= JOINED_BYTES:
-                joined.append(payload)
             else:
-                gathered += [memoryview(b"".join(joined)), memoryview(payload)]
-                joined = []
-            if self._checksum_flag and not isinstance(payload, _FileProgress):
-                joined.append(trailer(self._checksum_flag, payload))
+                if parcel.size_bytes <= JOINED_BYTES:
+                    joined.append(payload)
+                else:
+                    gathered += [memoryview(b"".join(joined)), memoryview(payload)]
+                    joined = []
+                if self._checksum_flag:
+                    joined.append(trailer(self._checksum_flag, payload))
             if parcel.size_bytes >= LARGE_BYTES:
                 self._large = parcel
         if joined:
@@ -206,6 +207,12 @@ class Peer:
         self._pending = gathered
         self._pending_bytes = sum(map(len, gathered))
         return bool(gathered)
+
+    def _take_controls(self) -> list[Payload]:
+        taken: list[Payload] = []
+        while self._controls:
+            taken.append(self._controls.popleft())
+        return taken
 
     def _payload(self, parcel: Parcel) -> Payload | _FileProgress:
         """Return what is written in one piece, or piece by piece."""
@@ -231,15 +238,16 @@ class Peer:
             self._file = None
 
     def _prefix(self, parcel: Parcel) -> bytes:
-        flags = parcel.flags | self._checksum_flag
-        message_id, size_bytes, section = parcel.delivery.message_id, parcel.size_bytes, parcel.section
+        flags, section = parcel.flags | self._checksum_flag, parcel.section
         if parcel.failure is None:
-            raw_id = bytes.fromhex(message_id) if parcel.is_id_drawn else raw_message_id(message_id)
-            return raw_prefix(raw_id, size_bytes, section, parcel.priority, flags)
+            raw_id = parcel.raw_id
+            if raw_id is None:
+                raw_id = raw_message_id(parcel.delivery.message_id)
+            return raw_prefix(raw_id, parcel.size_bytes, section, parcel.priority, flags)
         metadata = read_message_section(section)[1] if section else None
         return message_prefix(
-            message_id,
-            size_bytes,
+            parcel.delivery.message_id,
+            parcel.size_bytes,
             metadata=metadata,
             priority=parcel.priority,
             flags=flags,

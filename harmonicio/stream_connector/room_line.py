@@ -14,26 +14,28 @@ class RoomLine:
     Args:
         pump: Where they wait, serving the sockets meanwhile.
         is_over: Whether waiting makes no sense any more.
+
+    Attributes:
+        waiting: How many wait.
     """
 
     def __init__(self, pump: Pump, is_over: Callable[[], bool]) -> None:
         self._pump = pump
         self._is_over = is_over
         self._tickets: deque[object] = deque()
+        self.waiting = 0
 
     def __repr__(self) -> str:
         return f"<RoomLine of {len(self._tickets)}>"
-
-    def __bool__(self) -> bool:
-        """Whether somebody waits."""
-        return bool(self._tickets)
 
     def wait(self, has_room: Callable[[], bool]) -> None:
         """Return when there is room and nobody came before, or when waiting makes no sense any more."""
         ticket = object()
         self._tickets.append(ticket)
+        self.waiting += 1
         try:
             self._pump.wait(lambda: self._is_over() or (self._tickets[0] is ticket and has_room()))
         finally:
             self._tickets.remove(ticket)
+            self.waiting -= 1
             self._pump.tell_waiters()

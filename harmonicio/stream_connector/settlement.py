@@ -62,44 +62,41 @@ class Settlement:
 
     def settle(self, settled: Settled) -> None:
         """Parcels have come to rest: at an engine, at the master or nowhere."""
+        parcels, outcome = settled.parcels, settled.outcome
         route = "backlog" if settled.is_backlog else "engine"
-        kind = settled.outcome.kind
-        for parcel in settled.parcels:
-            parcel.delivery.route = route
-            parcel.delivery.released = True
-            if parcel.entry is not None:
-                self._leave_spool(parcel.entry, settled.outcome)
-        if kind is OutcomeKind.DONE:
-            self._processed(settled)
-        elif kind is OutcomeKind.REJECTED:
-            self.tally.refused += len(settled.parcels)
-            for parcel in settled.parcels:
-                self.finish(parcel.delivery, settled.outcome)
+        if self._spool is not None:
+            for parcel in parcels:
+                self._leave_spool(parcel.entry, outcome)
+        if outcome.kind is OutcomeKind.DONE:
+            for parcel in parcels:
+                parcel.delivery.settle(_DONE, outcome, route)
+            self.tally.via_engine += len(parcels)
+            self.tally.processed += len(parcels)
+        elif outcome.kind is OutcomeKind.REJECTED:
+            self.tally.refused += len(parcels)
+            for parcel in parcels:
+                self.finish(parcel.delivery, outcome, route)
         else:
-            self.tally.via_backlog += len(settled.parcels)
-            for parcel in settled.parcels:
-                self._stored(parcel)
+            self.tally.via_backlog += len(parcels)
+            for parcel in parcels:
+                self._stored(parcel, route)
 
-    def _leave_spool(self, entry: Entry, outcome: Outcome) -> None:
+    def _leave_spool(self, entry: Entry | None, outcome: Outcome) -> None:
+        if entry is None:
+            return
         trouble = outcome.text or str(outcome.reason) if outcome.kind is OutcomeKind.REJECTED else ""
         self._leaving.append((entry, trouble))
 
-    def _processed(self, settled: Settled) -> None:
-        for parcel in settled.parcels:
-            parcel.delivery.settle(_DONE, settled.outcome)
-        self.tally.via_engine += len(settled.parcels)
-        self.tally.processed += len(settled.parcels)
-
-    def _stored(self, parcel: Parcel) -> None:
-        parcel.delivery.settle(DeliveryState.STORED, None)
+    def _stored(self, parcel: Parcel, route: str) -> None:
+        parcel.delivery.settle(DeliveryState.STORED, None, route)
         if parcel.failure is not None and not parcel.failure.retryable:
             self.finish(parcel.delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
         elif self._keeps_outcomes:
             self.results.stored(parcel.delivery)
 
-    def finish(self, delivery: Delivery, outcome: Outcome | None) -> None:
+    def finish(self, delivery: Delivery, outcome: Outcome | None, route: str = "") -> None:
         """The final outcome of a message is known; None: nobody knows it any more."""
-        delivery.settle(state_after(outcome), outcome)
+        delivery.settle(state_after(outcome), outcome, route)
         if delivery.state is DeliveryState.DONE:
             self.tally.processed += 1
             return

@@ -14,10 +14,11 @@ from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.lease import Address
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.transport.data_port import DataPort, Session
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
-from harmonicio.wire.events import Event, Hello, IncomingMessage, MessageBegun, MessageReceived, Result, Role, Subscribe
+from harmonicio.wire.events import Event, Hello, IncomingMessage, MessageBegun, Result, Role, Subscribe
 from harmonicio.wire.outcomes import DONE, STORED, OutcomeBatch
 from harmonicio.wire.sections import credit_frame, drain_frame, results_frame
 
@@ -119,13 +120,17 @@ class _Received:
         self.pause()
 
     def handle(self, event: Event) -> None:
+        for each in one_by_one(event):
+            self._handle(each)
+
+    def _handle(self, event: Event | IncomingMessage) -> None:
         if isinstance(event, MessageBegun):
             if self.receiver.is_keeping:
                 self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
             else:
                 self.link.connection.discard_payload()
-        elif isinstance(event, MessageReceived):
-            self._received(event.message)
+        elif isinstance(event, IncomingMessage):
+            self._received(event)
         elif isinstance(event, Subscribe):
             self.receiver.asked += event.message_ids
             self._tell(event.message_ids)

@@ -31,10 +31,11 @@ from harmonicio.core.errors import (
     StorageError,
     Unavailable,
 )
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.transport.channel import PROGRESS_BYTES, Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, message_prefix
-from harmonicio.wire.events import Event, Goodbye, Hello, MessageBegun, MessageReceived, Role
+from harmonicio.wire.events import Event, Goodbye, Hello, IncomingMessage, MessageBegun, Role
 
 SEVERAL_SECONDS = 20.0
 
@@ -175,7 +176,7 @@ class ChannelSuite(ABC):
         engine.receive_payload(memoryview(buffer))
         received = next_event(engine)
         sending.result(SEVERAL_SECONDS)
-        assert isinstance(received, MessageReceived)
+        assert message_of(received).size_bytes == len(payload)
         assert hashlib.sha256(buffer).digest() == hashlib.sha256(payload).digest()
         assert engine.received_bytes > len(payload)
 
@@ -211,7 +212,7 @@ class ChannelSuite(ABC):
                 connector.send(*[message_prefix(f"{at + more:032x}", 10) + b"0123456789" for more in range(50)])
 
         sending = aside(send)
-        ids = [message_of(next_event(engine)).message.id for _ in range(5000)]
+        ids = [message.id for message in next_messages(engine, 5000)]
         sending.result(SEVERAL_SECONDS)
         assert ids == [f"{at:032x}" for at in range(5000)]
 
@@ -225,9 +226,9 @@ class ChannelSuite(ABC):
                 connector.send(message_prefix("id", 30_000), bytes([mark]) * 30_000)
 
         sending = [aside(send, mark) for mark in range(3)]
-        for _ in range(300):
-            payload = message_of(next_event(engine)).message.payload
-            assert payload is not None and len(set(payload)) == 1
+        for message in next_messages(engine, 300):
+            assert message.payload is not None and len(message.payload) == 30_000
+            assert len(set(message.payload)) == 1
         for each in sending:
             each.result(SEVERAL_SECONDS)
 
@@ -323,7 +324,7 @@ class ChannelSuite(ABC):
         with pytest.raises(InvalidInput):
             connector.send(message_prefix("id", 0, priority=10**6))
         connector.send(message_prefix("id", 0))
-        assert message_of(next_event(engine)).message.size_bytes == 0
+        assert message_of(next_event(engine)).size_bytes == 0
 
 
 @contextlib.contextmanager
@@ -356,6 +357,18 @@ def next_event(link: Link, *, within_s: float = SEVERAL_SECONDS) -> Event:
     return event
 
 
-def message_of(event: Event) -> MessageReceived:
-    assert isinstance(event, MessageReceived), event
-    return event
+def message_of(event: Event) -> IncomingMessage:
+    """Return the one message of this event."""
+    (message,) = one_by_one(event)
+    assert isinstance(message, IncomingMessage), event
+    return message
+
+
+def next_messages(link: Link, count: int) -> Iterator[IncomingMessage]:
+    """Yield so many messages, reading as long as it takes; nothing else may come before the last of them."""
+    while count:
+        for message in one_by_one(next_event(link)):
+            assert isinstance(message, IncomingMessage), message
+            assert count, "more messages than were expected"
+            count -= 1
+            yield message

@@ -28,6 +28,10 @@ PROGRESS_BYTES = 1024**2
 #: The kernel takes at most 1,024 buffers in one call.
 MAX_BUFFERS = 1024
 
+# To put members of an enumeration together costs more than half of a call to the kernel.
+_DONTWAIT, _NOSIGNAL, _WAITALL = int(socket.MSG_DONTWAIT), int(socket.MSG_NOSIGNAL), int(socket.MSG_WAITALL)
+_AT_ONCE = _DONTWAIT | _NOSIGNAL
+
 Buffer = bytes | bytearray | memoryview
 
 
@@ -98,7 +102,7 @@ class Channel:
         deadline, mark = time.monotonic() + self._slow_after_s, 0
         while filled < size:
             try:
-                count = self._socket.recv_into(buffer[filled : filled + at_once], 0, socket.MSG_WAITALL)
+                count = self._socket.recv_into(buffer[filled : filled + at_once], 0, _WAITALL)
             except (BlockingIOError, InterruptedError):
                 count = -1
             except OSError as error:
@@ -135,7 +139,7 @@ class Channel:
     def try_send(self, buffers: Sequence[memoryview]) -> int:
         """Send what the kernel takes without waiting; return how many bytes that was."""
         try:
-            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
+            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _AT_ONCE)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -144,7 +148,7 @@ class Channel:
     def try_receive(self, buffer: memoryview) -> int | None:
         """Read what is there without waiting: bytes read, 0 at the end of the stream, None when nothing is there."""
         try:
-            return self._socket.recv_into(buffer, 0, socket.MSG_DONTWAIT)
+            return self._socket.recv_into(buffer, 0, _DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
@@ -152,7 +156,7 @@ class Channel:
 
     def _send_some(self, buffers: Sequence[memoryview]) -> int:
         try:
-            return self._socket.sendmsg(buffers, (), socket.MSG_NOSIGNAL)
+            return self._socket.sendmsg(buffers, (), _NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:

@@ -155,7 +155,7 @@ class Connection:
             return self._control_event(frame, state)
         if state is not _OPEN or self.part is not _RECEIVER:
             raise self._unexpected(FrameType.MESSAGE)
-        return events.MessageBegun(frame) if frame.payload is None else events.MessageReceived(frame)
+        return events.MessagesReceived(frame) if isinstance(frame, list) else events.MessageBegun(frame)
 
     def end_of_stream(self) -> events.Event | None:
         """Say that the peer's byte stream has ended.

@@ -6,9 +6,9 @@ per call; a larger payload goes straight into a buffer that its receiver provide
       receive_buffer() ──► recv_into ──► bytes_received(n) ──► next_frame()
                                                                  │  None: more bytes are needed
                                                                  │  Frame
-                                                                 │  IncomingMessage with payload: a whole message
-                                                                 └  IncomingMessage without: provide_payload_buffer()
-                                                                    or discard_payload(), then go on as above
+                                                                 │  list of IncomingMessage: whole messages
+                                                                 └  IncomingMessage: provide_payload_buffer() or
+                                                                    discard_payload(), then go on as above
 
 Three rules. What decides inline or not is the announced size alone, never how the bytes were cut. The kept buffer is
 written again only when no view of it is left: a trial resize raises BufferError where releasing one's own memoryview
@@ -22,13 +22,13 @@ large payload begins, because what a header's read takes of the payload must be 
 
 from __future__ import annotations
 
+import struct
+
 from harmonicio.core.errors import LocalProtocolError, RemoteProtocolError
-from harmonicio.core.message import Metadata
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.frames import (
     CHECKSUM_FLAGS,
-    FIXED,
     FIXED_LENGTH,
     KNOWN_FLAGS,
     MAGIC,
@@ -50,9 +50,11 @@ MAX_FRAME_BYTES = FIXED_LENGTH + MAX_HEADER_BYTES + MAX_INLINE_BYTES + TRAILER_L
 assert MAX_FRAME_BYTES + LONGEST_REACH_BYTES <= LARGEST_KEPT_BYTES
 
 # Operations on members of IntFlag and IntEnum are slow, and these run once per message.
-_MESSAGE, _TEXT_ID, _UNKNOWN_FLAGS = int(FrameType.MESSAGE), int(Flag.TEXT_ID), ~KNOWN_FLAGS
-_unpack_fixed = FIXED.unpack_from
-_NO_METADATA: Metadata = {}
+_TEXT_ID, _SUSPECT, _DEAD, _UNKNOWN_FLAGS = int(Flag.TEXT_ID), int(Flag.SUSPECT), int(Flag.DEAD), ~KNOWN_FLAGS
+#: The fixed header as it is read: magic, version and type in one, flags, attempts and crashes in one.
+_unpack_message = struct.Struct("!4sIIh2xQ16s").unpack_from
+_MESSAGE_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
+_CHECKSUM_COUNTS = CHECKSUM_FLAGS << 16
 _EMPTY = memoryview(b"")
 
 
@@ -168,8 +170,11 @@ class Decoder:
 
     # ── frames out ───────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def next_frame(self) -> Frame | IncomingMessage | None:
+    def next_frame(self) -> Frame | list[IncomingMessage] | IncomingMessage | None:
         """Return the next frame, or None when more bytes are needed.
+
+        Small messages that are here whole, one behind the other, come as a list: a call for each would cost more than
+        to read it.
 
         Raises:
             RemoteProtocolError: the bytes break the protocol; the connection is of no further use.
@@ -177,44 +182,71 @@ class Decoder:
         """
         if self._begun is not None:
             return self._finish_payload(self._begun)
+        return self._small_messages() or self._other_frame()
+
+    def _small_messages(self) -> list[IncomingMessage]:
+        """Return the messages that lie whole in the kept buffer, up to the first frame that is anything else."""
+        kept, readable, start, end, number = self._kept, self._readable, self._start, self._end, self.messages
+        messages: list[IncomingMessage] = []
+        while end - start >= FIXED_LENGTH:
+            opening, counts, section_length, priority, size, raw_id = _unpack_message(kept, start)
+            body = start + FIXED_LENGTH + section_length
+            stop = body + size + (TRAILER_LENGTH if counts & _CHECKSUM_COUNTS else 0)
+            if stop > end or opening != _MESSAGE_OPENING or size > MAX_INLINE_BYTES:
+                break
+            message = IncomingMessage(number, raw_id.hex(), size, readable[body : body + size] if size else _EMPTY)
+            message.priority = priority
+            if counts or section_length:
+                try:
+                    self._read_notes(message, counts, body, section_length)
+                except RemoteProtocolError:
+                    if messages:
+                        break  # Those before it are good: it is read again when they have been taken.
+                    raise
+            messages.append(message)
+            number += 1
+            start = stop
+        self._start, self.messages = start, number
+        return messages
+
+    def _read_notes(self, message: IncomingMessage, counts: int, body: int, section_length: int) -> None:
+        """Take over what not every message has: flags, attempts, a section; judge a checksum that is here."""
+        message.flags = flags = counts >> 16
+        message.is_suspect, message.is_dead = bool(flags & _SUSPECT), bool(flags & _DEAD)
+        message.attempts, message.crashes = counts >> 8 & 0xFF, counts & 0xFF
+        _check_message(flags, message.size_bytes)
+        _check_section(section_length)
+        text_id = ""
+        if section_length:
+            message.section = bytes(self._view[body - section_length : body])
+            text_id, message.metadata, message.failure = read_message_section(message.section)
+        if flags & _TEXT_ID:
+            message.id = _check_text_id(text_id)
+        if flags & CHECKSUM_FLAGS and message.payload is not None:
+            message.is_intact = self._matches(message, body + message.size_bytes)
+
+    def _other_frame(self) -> Frame | IncomingMessage | None:
+        """Return a frame that carries no payload, or a message whose payload needs a buffer of its own."""
         start, end = self._start, self._end
         if end - start < FIXED_LENGTH:
             if end > start:
                 self._check_opening()
             return None
-        magic, version, kind, flags, attempts, crashes, section_length, priority, _, size, raw_id = _unpack_fixed(
-            self._kept, start
-        )
-        if magic != MAGIC or version != VERSION:
+        opening, counts, section_length, priority, size, raw_id = _unpack_message(self._kept, start)
+        if opening[:3] != _MESSAGE_OPENING[:3]:
             self._check_opening()
-        if section_length > MAX_HEADER_BYTES:
-            raise RemoteProtocolError(f"A header section of {section_length} bytes is announced.")
-        if kind != _MESSAGE:
-            return self._control(kind, section_length, size)
-        _check_message(flags, size)
+        _check_section(section_length)
+        if opening != _MESSAGE_OPENING:
+            return self._control(opening[3], section_length, size)
+        _check_message(counts >> 16, size)
         body = start + FIXED_LENGTH + section_length
-        is_inline = size <= MAX_INLINE_BYTES
-        trailer_length = TRAILER_LENGTH if flags & CHECKSUM_FLAGS else 0
-        if end < body + (size + trailer_length if is_inline else 0):
+        if size <= MAX_INLINE_BYTES or end < body:
             return None
-        section, text_id, metadata, failure = b"", "", _NO_METADATA, None
-        if section_length:
-            section = bytes(self._view[body - section_length : body])
-            text_id, metadata, failure = read_message_section(section)
-        message_id = _check_text_id(text_id) if flags & _TEXT_ID else raw_id.hex()
-        message = IncomingMessage(
-            self.messages, message_id, flags, attempts, crashes, priority, size, section, metadata, failure
-        )
+        message = IncomingMessage(self.messages, raw_id.hex(), size)
+        message.priority = priority
+        self._read_notes(message, counts, body, section_length)
         self.messages += 1
-        if is_inline:
-            message.payload = self._readable[body : body + size] if size else _EMPTY
-            self._start = body + size + trailer_length
-            if trailer_length:
-                message.is_intact = self._matches(message, body + size)
-        else:
-            self._start = body
-            self._begun = message
-            self._reach = SHORTEST_REACH_BYTES
+        self._start, self._begun, self._reach = body, message, SHORTEST_REACH_BYTES
         return message
 
     def _check_opening(self) -> None:
@@ -274,7 +306,7 @@ class Decoder:
         """No more bytes come: let go of the buffer of a payload that has begun."""
         self._payload = None
 
-    def _finish_payload(self, message: IncomingMessage) -> IncomingMessage | None:
+    def _finish_payload(self, message: IncomingMessage) -> list[IncomingMessage] | None:
         if self._left_to_discard:
             return self._finish_discarding(message)
         if self._payload is None:
@@ -288,9 +320,9 @@ class Decoder:
             message.is_intact = self._matches(message, self._start)
             self._start += TRAILER_LENGTH
         self._begun, self._payload, self._filled = None, None, 0
-        return message
+        return [message]
 
-    def _finish_discarding(self, message: IncomingMessage) -> IncomingMessage | None:
+    def _finish_discarding(self, message: IncomingMessage) -> list[IncomingMessage] | None:
         here = min(self._end - self._start, self._left_to_discard)
         self._start += here
         self._left_to_discard -= here
@@ -298,7 +330,12 @@ class Decoder:
             return None
         message.payload = _EMPTY
         self._begun = None
-        return message
+        return [message]
+
+
+def _check_section(length: int) -> None:
+    if length > MAX_HEADER_BYTES:
+        raise RemoteProtocolError(f"A header section of {length} bytes is announced.")
 
 
 def _check_message(flags: int, size: int) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from types import MappingProxyType
 
 from harmonicio.core.message import Failure, Metadata, Outcome
-from harmonicio.wire.frames import CHECKSUM_FLAGS, VERSION, Flag
-
-_SUSPECT, _DEAD = int(Flag.SUSPECT), int(Flag.DEAD)
+from harmonicio.wire.frames import CHECKSUM_FLAGS, VERSION
 
 
 class Role(StrEnum):
@@ -66,57 +65,23 @@ class IncomingMessage:
         size_bytes: Length of the payload.
         payload: Read-only view of the payload; ``None`` in :class:`MessageBegun`. A payload of at most
             ``MAX_INLINE_BYTES`` lies in the decoder's buffer: the decoder takes a new buffer as long as the view lives.
+        is_suspect: It was outstanding where a connection broke.
+        is_dead: Its sender gives it up.
         is_intact: False when the checksum trailer does not match.
     """
 
-    __slots__ = (
-        "attempts",
-        "crashes",
-        "failure",
-        "flags",
-        "id",
-        "is_intact",
-        "metadata",
-        "payload",
-        "priority",
-        "section",
-        "sequence",
-        "size_bytes",
-    )
+    # What is so of nearly every message stands here, once: a million of them come in a few seconds.
+    flags = attempts = crashes = priority = 0
+    section = b""
+    metadata: Metadata = MappingProxyType({})
+    failure: Failure | None = None
+    is_intact, is_suspect, is_dead = True, False, False
 
-    def __init__(
-        self,
-        sequence: int,
-        message_id: str,
-        flags: int,
-        attempts: int,
-        crashes: int,
-        priority: int,
-        size_bytes: int,
-        section: bytes,
-        metadata: Metadata,
-        failure: Failure | None,
-    ) -> None:
+    def __init__(self, sequence: int, message_id: str, size_bytes: int, payload: memoryview | None = None) -> None:
         self.sequence = sequence
         self.id = message_id
-        self.flags = flags
-        self.attempts = attempts
-        self.crashes = crashes
-        self.priority = priority
         self.size_bytes = size_bytes
-        self.section = section
-        self.metadata = metadata
-        self.failure = failure
-        self.payload: memoryview | None = None
-        self.is_intact = True
-
-    @property
-    def is_suspect(self) -> bool:
-        return bool(self.flags & _SUSPECT)
-
-    @property
-    def is_dead(self) -> bool:
-        return bool(self.flags & _DEAD)
+        self.payload = payload
 
     @property
     def has_checksum(self) -> bool:
@@ -134,10 +99,10 @@ class MessageBegun:
 
 
 @dataclass(slots=True)
-class MessageReceived:
-    """A whole message is here."""
+class MessagesReceived:
+    """Whole messages are here, at least one: a single large one, or small ones that came one behind the other."""
 
-    message: IncomingMessage
+    messages: list[IncomingMessage]
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +165,7 @@ Event = (
     | Credit
     | Depth
     | MessageBegun
-    | MessageReceived
+    | MessagesReceived
     | OutcomesReceived
     | Subscribe
     | ResultsReceived

@@ -30,7 +30,7 @@ class OutcomeBatch:
     __slots__ = ("_newest", "_ranges", "_size_bytes", "is_full")
 
     def __init__(self) -> None:
-        self._ranges: list[tuple[int, int, OutcomeKind, bytes]] = []
+        self._ranges: list[_Range] = []
         self._newest: Outcome | None = None
         self._size_bytes = 0
         self.is_full = False
@@ -53,14 +53,14 @@ class OutcomeBatch:
             InvalidInput: its detail cannot be sent, or is too large; nothing was added.
         """
         if outcome is self._newest:
-            first, last, kind, known = self._ranges[-1]
-            if last + 1 == sequence:
-                self._ranges[-1] = (first, sequence, kind, known)
+            newest = self._ranges[-1]
+            if newest.last + 1 == sequence:
+                newest.last = sequence
                 return
         detail = detail or packed_detail(outcome)
         if len(detail) > MAX_DETAIL_BYTES:
             raise InvalidInput(f"An outcome of {len(detail)} bytes cannot be sent.", hint="Return a smaller result.")
-        self._ranges.append((sequence, sequence, outcome.kind, detail))
+        self._ranges.append(_Range(sequence, outcome.kind, detail))
         self._newest = outcome
         self._size_bytes += len(detail) + _RANGE_BYTES
         self.is_full = self._size_bytes >= FULL_AFTER_BYTES or len(self._ranges) >= FULL_AFTER_RANGES
@@ -68,4 +68,15 @@ class OutcomeBatch:
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
         ranges, self._ranges, self._newest, self._size_bytes, self.is_full = self._ranges, [], None, 0, False
-        return outcomes_frame(ranges)
+        return outcomes_frame((each.first, each.last, each.kind, each.detail) for each in ranges)
+
+
+class _Range:
+    """Equal neighbours; it grows at its end."""
+
+    __slots__ = ("detail", "first", "kind", "last")
+
+    def __init__(self, sequence: int, kind: OutcomeKind, detail: bytes) -> None:
+        self.first = self.last = sequence
+        self.kind = kind
+        self.detail = detail

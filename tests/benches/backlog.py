@@ -18,6 +18,7 @@ from harmonicio.master.backlog.memory import MemoryStore
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.clock import ManualClock
 from harmonicio.wire.events import IncomingMessage
+from harmonicio.wire.frames import Flag
 
 DONE = Outcome(OutcomeKind.DONE)
 STORED = Outcome(OutcomeKind.STORED)
@@ -115,8 +116,10 @@ def message(
     priority: int = 0,
     failure: Failure | None = None,
 ) -> IncomingMessage:
-    arrived = IncomingMessage(0, message_id, flags, attempts, 0, priority, len(payload), b"\x80", {}, failure)
-    arrived.payload = memoryview(payload)
+    arrived = IncomingMessage(0, message_id, len(payload), memoryview(payload))
+    arrived.flags, arrived.attempts, arrived.priority = flags, attempts, priority
+    arrived.is_suspect, arrived.is_dead = bool(flags & Flag.SUSPECT), bool(flags & Flag.DEAD)
+    arrived.section, arrived.failure = b"\x80", failure
     return arrived
 
 

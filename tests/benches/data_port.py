@@ -9,6 +9,7 @@ from collections.abc import Callable
 
 from harmonicio.core.errors import HarmonicIOError, NotAllowed
 from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.transport.data_port import DataPort
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import (
@@ -16,8 +17,8 @@ from harmonicio.wire.events import (
     Drain,
     Event,
     Hello,
+    IncomingMessage,
     MessageBegun,
-    MessageReceived,
     Role,
 )
 from harmonicio.wire.outcomes import OutcomeBatch
@@ -39,10 +40,14 @@ class EchoSession:
         self._port.opened += 1
 
     def handle(self, event: Event) -> None:
+        for each in one_by_one(event):
+            self._handle(each)
+
+    def _handle(self, event: Event | IncomingMessage) -> None:
         if isinstance(event, MessageBegun):
             self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
-        elif isinstance(event, MessageReceived):
-            self._outcomes.add(event.message.sequence, Outcome(OutcomeKind.DONE, result=event.message.size_bytes))
+        elif isinstance(event, IncomingMessage):
+            self._outcomes.add(event.sequence, Outcome(OutcomeKind.DONE, result=event.size_bytes))
         elif isinstance(event, Drain):
             self.link.say_goodbye("draining", "As you wish.")
         elif event == Depth(13):

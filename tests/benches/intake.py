@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from harmonicio.core.message import Outcome
 from harmonicio.master.intake import Intake
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import (
     Event,
     Hello,
+    IncomingMessage,
     MessageBegun,
     OutcomesReceived,
     Role,
@@ -18,14 +20,14 @@ from harmonicio.wire.frames import VERSION
 
 
 class Peer:
-    """A dialled link that collects events until a test has seen what it waits for."""
+    """A dialled link that collects events, and messages one by one, until a test has seen what it waits for."""
 
     def __init__(self, intake: Intake, hello: Hello) -> None:
         self.link = Link(tcp.dial(intake.address, timeout_s=5), hello.role)
         self.answer = self.link.greet(hello)
-        self.seen: list[Event] = []
+        self.seen: list[Event | IncomingMessage] = []
 
-    def wait_for(self, kind: type, count: int = 1) -> list[Event]:
+    def wait_for(self, kind: type, count: int = 1) -> list[Event | IncomingMessage]:
         def is_there() -> bool:
             self._read()
             return sum(isinstance(event, kind) for event in self.seen) >= count
@@ -52,7 +54,7 @@ class Peer:
             if isinstance(event, MessageBegun):
                 self.link.receive_payload(memoryview(bytearray(event.message.size_bytes)))
             else:
-                self.seen.append(event)
+                self.seen += one_by_one(event)
         self.link.read()
 
     def close(self) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 from fuzzing.conversations import Reader, give
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, RemoteProtocolError
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import _READERS, Connection, State, message_prefix
@@ -88,8 +89,9 @@ def _events(connection: Connection, data: bytes, cuts: Sequence[int]) -> Iterato
                 yield ("begun", event.message.sequence, event.message.size_bytes)
                 _take_payload(connection, event.message.size_bytes)
                 continue
-            _count(event, sender, receiver)
-            yield Message.of(event.message) if isinstance(event, events.MessageReceived) else event
+            for each in one_by_one(event):
+                _count(each, sender, receiver)
+                yield Message.of(each) if isinstance(each, events.IncomingMessage) else each
         if not rest or connection.state is State.CLOSED:
             return
         piece = rest[: cuts[turn % len(cuts)]] if cuts else rest
@@ -115,8 +117,8 @@ def _count(event: Any, sender: SenderCredit, receiver: ReceiverCredit) -> None:
             sender.outcomes_received(answered.first, answered.last)
         if not 0 <= sender.outstanding <= SENT:
             raise Violation(f"Of {SENT} messages {sender.outstanding} are outstanding.")
-    elif isinstance(event, events.MessageReceived):
-        receiver.message_received(event.message.size_bytes)
+    elif isinstance(event, events.IncomingMessage):
+        receiver.message_received(event.size_bytes)
 
 
 @dataclass(frozen=True)
@@ -133,11 +135,13 @@ class Message:
     @classmethod
     def of(cls, message: events.IncomingMessage) -> Message:
         assert message.payload is not None and message.payload.readonly
+        assert message.is_suspect is bool(message.flags & Flag.SUSPECT)
+        assert message.is_dead is bool(message.flags & Flag.DEAD)
         numbers = (message.flags, message.attempts, message.crashes, message.priority, message.size_bytes)
         return cls(
             message.id,
             bytes(message.payload),
-            message.metadata,
+            dict(message.metadata),
             message.failure,
             (message.sequence, *numbers),
             message.is_intact,
@@ -162,10 +166,10 @@ def say_again(event: Any) -> None:
         while (frame := decoder.next_frame()) is not None:
             if isinstance(frame, Frame):
                 read.append(_READERS[frame.type](frame.section))
-            elif frame.payload is None:
-                decoder.provide_payload_buffer(memoryview(bytearray(frame.size_bytes)))
+            elif isinstance(frame, list):
+                read += map(Message.of, frame)
             else:
-                read.append(Message.of(frame))
+                decoder.provide_payload_buffer(memoryview(bytearray(frame.size_bytes)))
     is_same = b"".join(encoded(each) or b"" for each in read) == written
     # The writer shortens failures; all else reads as before.
     if len(read) == 1 and "Failure(" not in (told := repr(event)):

@@ -30,7 +30,7 @@ from harmonicio.wire.events import (
     Credit,
     Depth,
     Hello,
-    MessageReceived,
+    IncomingMessage,
     ResultsReceived,
     Role,
 )
@@ -81,12 +81,12 @@ def test_what_an_engine_had_whose_process_has_ended_goes_to_another_although_its
         ended.link.send(credit_frame(1, 1000))
         source.wait_for(Credit)
         source.link.send(message_prefix("m", 3), b"abc")
-        ended.wait_for(MessageReceived)
+        ended.wait_for(IncomingMessage)
         with closing(engine(intake, "e-2")) as other:
             other.link.send(credit_frame(1, 1000))
             intake.end_engine("e-1")
-            (received,) = other.wait_for(MessageReceived)
-            assert received.message.id == "m"
+            (received,) = other.wait_for(IncomingMessage)
+            assert received.id == "m"
 
 
 def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: Intake, backlog: Backlog) -> None:
@@ -99,10 +99,10 @@ def test_messages_are_answered_stored_and_pushed_in_order_of_priority(intake: In
         assert backlog.depth("images") == 4
         with closing(engine(intake)) as worker:
             worker.link.send(credit_frame(4, 100_000_000))
-            received = worker.wait_for(MessageReceived, 4)
-            ids = [event.message.id for event in received]
+            received = worker.wait_for(IncomingMessage, 4)
+            ids = [event.id for event in received]
             assert ids == ["m3", "m2", "m1", "m0"]
-            assert [bytes(event.message.payload) for event in received] == payloads[::-1]
+            assert [bytes(event.payload) for event in received] == payloads[::-1]
             worker.link.send(outcomes_frame([(0, 3, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 4)
     assert backlog.figures("images").reserved == 0
@@ -116,7 +116,7 @@ def test_a_connection_that_has_ended_leaves_nothing_to_the_collector_of_garbage(
             source.wait_for(Credit)
             worker.link.send(credit_frame(1, 1000))
             source.link.send(message_prefix("m", 3), b"abc")
-            worker.wait_for(MessageReceived)
+            worker.wait_for(IncomingMessage)
             worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
             source.outcomes(1)
             sessions = [ref(each) for each in intake._sessions()]
@@ -132,8 +132,8 @@ def test_a_message_that_is_stored_while_an_engine_waits_is_pushed_at_once(intake
         worker.link.send(credit_frame(1, 1_000))
         source.wait_for(Credit)
         source.link.send(message_prefix("only", 3), b"abc")
-        (event,) = worker.wait_for(MessageReceived)
-        assert event.message.id == "only"
+        (event,) = worker.wait_for(IncomingMessage)
+        assert event.id == "only"
 
 
 def test_an_engine_hears_when_messages_wait_and_when_none_does(intake: Intake) -> None:
@@ -153,12 +153,12 @@ def test_what_an_engine_held_when_its_connection_ended_goes_to_another_as_a_susp
         source.link.send(message_prefix("held", 1), b"x")
         with closing(engine(intake)) as first:
             first.link.send(credit_frame(1, 10))
-            first.wait_for(MessageReceived)
+            first.wait_for(IncomingMessage)
         with closing(engine(intake, "e-2")) as second:
             second.link.send(credit_frame(1, 10))
-            (event,) = second.wait_for(MessageReceived)
-            assert event.message.id == "held"
-            assert event.message.is_suspect
+            (event,) = second.wait_for(IncomingMessage)
+            assert event.id == "held"
+            assert event.is_suspect
             second.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 1)
 
@@ -176,12 +176,12 @@ def test_what_one_host_has_no_room_for_goes_to_an_idle_engine_of_another_at_once
         full.link.send(credit_frame(1, 1_000))
         source.wait_for(Credit)
         source.link.send(message_prefix("large", 3), b"abc")
-        full.wait_for(MessageReceived)
+        full.wait_for(IncomingMessage)
         with closing(engine(intake, "roomy")) as roomy:
             roomy.link.send(credit_frame(1, 1_000))
             full.link.send(outcomes_frame([(0, 0, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(2, 2_000))
-            (event,) = roomy.wait_for(MessageReceived)
-            assert event.message.id == "large"
+            (event,) = roomy.wait_for(IncomingMessage)
+            assert event.id == "large"
             roomy.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
             wait_until(lambda: backlog.figures("images").done_total == 1)
 
@@ -192,15 +192,15 @@ def test_what_all_hosts_had_no_room_for_goes_to_the_next_engine_that_comes(intak
         source.wait_for(Credit)
         for number in range(3):
             source.link.send(message_prefix(f"m{number}", 3), b"abc")
-        full.wait_for(MessageReceived, 3)
+        full.wait_for(IncomingMessage, 3)
         full.link.send(outcomes_frame([(0, 2, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(6, 2_000))
         wait_until(lambda: backlog.figures("images").ready == 3)
         with closing(engine(intake, "roomy")) as roomy:
             for taken in range(1, 4):
                 roomy.link.send(credit_frame(taken, 1_000))
-                roomy.wait_for(MessageReceived, taken)
+                roomy.wait_for(IncomingMessage, taken)
                 roomy.link.send(outcomes_frame([(taken - 1, taken - 1, OutcomeKind.DONE, b"")]))
-            assert [event.message.id for event in roomy.wait_for(MessageReceived, 3)] == ["m0", "m1", "m2"]
+            assert [event.id for event in roomy.wait_for(IncomingMessage, 3)] == ["m0", "m1", "m2"]
 
 
 def test_an_engine_whose_host_had_no_room_is_asked_last(intake: Intake) -> None:
@@ -212,13 +212,13 @@ def test_an_engine_whose_host_had_no_room_is_asked_last(intake: Intake) -> None:
         full.link.send(credit_frame(1, 1_000))
         source.wait_for(Credit)
         source.link.send(message_prefix("first", 3), b"abc")
-        full.wait_for(MessageReceived)
+        full.wait_for(IncomingMessage)
         full.link.send(outcomes_frame([(0, 0, OutcomeKind.REJECTED, NO_ROOM)]), credit_frame(10, 1_000))
         roomy.link.send(credit_frame(10, 1_000))
-        roomy.wait_for(MessageReceived)
+        roomy.wait_for(IncomingMessage)
         for number in range(5):
             source.link.send(message_prefix(f"m{number}", 3), b"abc")
-            roomy.wait_for(MessageReceived, number + 2)
+            roomy.wait_for(IncomingMessage, number + 2)
 
 
 def raise_once(error: Exception, call: Callable[..., Any]) -> Callable[..., Any]:
@@ -242,11 +242,11 @@ def test_a_bug_while_an_engine_is_sent_to_ends_its_connection_so_that_its_messag
         source.link.send(message_prefix("held", 1), b"x")
         first.link.send(credit_frame(1, 10))
         with pytest.raises(ConnectionEnded):
-            first.wait_for(MessageReceived)
+            first.wait_for(IncomingMessage)
         with closing(engine(intake, "e-2")) as second:
             second.link.send(credit_frame(1, 10))
-            (event,) = second.wait_for(MessageReceived)
-            assert event.message.id == "held"
+            (event,) = second.wait_for(IncomingMessage)
+            assert event.id == "held"
 
 
 def test_a_bug_while_a_connector_is_answered_ends_its_connection_so_that_it_sends_again(
@@ -271,7 +271,7 @@ def test_a_subscriber_hears_the_result_of_a_message_that_took_the_backlog(intake
         source.outcomes(1)
         source.link.send(subscribe_frame(["asked", "unknown"]))
         worker.link.send(credit_frame(1, 10))
-        worker.wait_for(MessageReceived)
+        worker.wait_for(IncomingMessage)
         worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, pack_value({"mean": 0.5}))]))
         source.wait_for(ResultsReceived, 2)
         results = {
@@ -312,7 +312,7 @@ def test_what_is_pushed_to_an_engine_has_the_checksum_on_which_both_agreed(intak
         worker.link.send(credit_frame(2, 1_000_000))
         for message_id, payload in (("small", b"abc"), ("large", bytes(300_000))):
             source.link.send(message_prefix(message_id, len(payload)), payload)
-        received = [event.message for event in worker.wait_for(MessageReceived, 2)]
+        received = worker.wait_for(IncomingMessage, 2)
     assert [message.flags & Flag.CHECKSUM_CRC32 for message in received] == [Flag.CHECKSUM_CRC32] * 2
     assert all(message.is_intact for message in received)
 
@@ -378,7 +378,7 @@ def test_slow_uploads_hold_up_neither_newcomers_nor_engines(intake: Intake, back
         assert source.outcomes(1)[0].kind is OutcomeKind.STORED
         worker = peers.enter_context(closing(engine(intake)))
         worker.link.send(credit_frame(1, 10))
-        worker.wait_for(MessageReceived)
+        worker.wait_for(IncomingMessage)
         worker.link.send(outcomes_frame([(0, 0, OutcomeKind.DONE, b"")]))
         wait_until(lambda: backlog.figures("images").done_total == 1)
 

@@ -112,7 +112,7 @@ class Engine(RuleBasedStateMachine):
         if loop.take_all_slots(now) if message.is_suspect else loop.take_slot():
             self._start(message)
         elif loop.is_clogged(now, is_backlog=message.is_stored, is_suspect=message.is_suspect):
-            message.connection.peer.started += 1
+            message.connection.peer.started_elsewhere += 1
             self._answered(message)
         else:
             self.waiting.append(message)
@@ -132,7 +132,7 @@ class Engine(RuleBasedStateMachine):
                 "a suspect that is next stays, unless all slots are not free soon"
             )
             self.waiting.remove(message)
-            message.connection.peer.started += 1
+            message.connection.peer.started_elsewhere += 1
             self._answered(message)
 
     def _has_waited(self, message: Message, for_s: float) -> bool:
@@ -143,7 +143,7 @@ class Engine(RuleBasedStateMachine):
         message.connection.sender.outcomes_received(0, 0)
 
     def _start(self, message: Message) -> None:
-        message.connection.peer.started += 1
+        message.connection.peer.started_here += 1
         self.running.append(message)
 
     # ── what happens ─────────────────────────────────────────────────────────────────────────────────────────────────

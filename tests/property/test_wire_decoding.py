@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -12,36 +10,29 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from benches.wire_messages import (
+    DIALLER_HELLO,
+    Sent,
+    chunkings,
+    controls_to_receiver,
+    encoded_control,
+    failures,
+    meant,
+    message_ids,
+    messages,
+    pieces,
+    received,
+    texts,
+    values,
+)
+from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
 from harmonicio.wire.connection import Connection, State, message_prefix
-from harmonicio.wire.decoder import LONGEST_REACH_BYTES, SHORTEST_REACH_BYTES, SMALLEST_KEPT_BYTES, Decoder
+from harmonicio.wire.decoder import LONGEST_REACH_BYTES, SHORTEST_REACH_BYTES, SMALLEST_KEPT_BYTES, Decoder, Frame
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
 
-DIALLER_HELLO = events.Hello(Role.CONNECTOR, stream="images", ticket="t", source="s", checksums=SUPPORTED)
-
-texts = st.text(st.characters(codec="utf-8"), max_size=20)
-values = st.recursive(
-    st.none()
-    | st.booleans()
-    | st.integers(-(2**63), 2**64 - 1)
-    | st.floats(allow_nan=False)
-    | texts
-    | st.binary(max_size=20),
-    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(texts, inner, max_size=4),
-    max_leaves=8,
-)
-message_ids = st.binary(min_size=16, max_size=16).map(bytes.hex) | st.text(
-    st.characters(codec="ascii", categories=["L", "N"]), min_size=1, max_size=60
-)
-failures = st.builds(Failure, texts, texts, texts, st.booleans())
-sizes = st.one_of(
-    st.integers(0, 300),
-    st.sampled_from([0, 1, SMALLEST_KEPT_BYTES, MAX_INLINE_BYTES - 1, MAX_INLINE_BYTES, MAX_INLINE_BYTES + 1]),
-    st.integers(0, 3 * MAX_INLINE_BYTES),
-)
 outcomes = st.one_of(
     st.just(Outcome(OutcomeKind.STORED)),
     values.map(lambda value: Outcome(OutcomeKind.DONE, result=value)),
@@ -52,150 +43,6 @@ outcomes = st.one_of(
         texts,
     ),
 )
-
-
-@dataclass
-class Sent:
-    """One message as its sender means it."""
-
-    id: str
-    payload: bytes
-    metadata: dict[str, Any] = field(default_factory=dict)
-    priority: int = 0
-    flags: int = 0
-    attempts: int = 0
-    crashes: int = 0
-    failure: Failure | None = None
-    is_intact: bool = True
-
-    def encoded(self) -> bytes:
-        prefix = message_prefix(
-            self.id,
-            len(self.payload),
-            metadata=self.metadata,
-            priority=self.priority,
-            flags=self.flags,
-            attempts=self.attempts,
-            crashes=self.crashes,
-            failure=self.failure,
-        )
-        end = trailer(self.flags, self.payload) if self.flags & 12 else b""
-        return prefix + self.payload + (end if self.is_intact else bytes(byte ^ 0xFF for byte in end))
-
-
-@st.composite
-def messages(draw: st.DrawFn) -> Sent:
-    size = draw(sizes)
-    checksum = FLAG_OF[draw(st.sampled_from(["", *SUPPORTED]))]
-    flags = checksum | draw(st.sampled_from([Flag.NONE, Flag.SUSPECT, Flag.DEAD]))
-    return Sent(
-        id=draw(message_ids),
-        payload=(draw(st.binary(min_size=1, max_size=40)) * (size + 1))[:size],
-        metadata=draw(st.dictionaries(texts, values, max_size=3)),
-        priority=draw(st.integers(-(2**15), 2**15 - 1)),
-        flags=int(flags),
-        attempts=draw(st.integers(0, 255)),
-        crashes=draw(st.integers(0, 255)),
-        failure=draw(st.none() | failures),
-        is_intact=not checksum or draw(st.booleans()),
-    )
-
-
-controls_to_receiver = st.one_of(
-    st.builds(events.Depth, st.integers(0, 2**63 - 1)),
-    st.builds(events.Subscribe, st.lists(message_ids, max_size=5).map(tuple)),
-    st.builds(events.Drain, st.floats(0, 1e8)),
-)
-
-
-def encoded_control(event: events.Event) -> bytes:
-    if isinstance(event, events.Depth):
-        return sections.depth_frame(event.messages)
-    if isinstance(event, events.Subscribe):
-        return sections.subscribe_frame(event.message_ids)
-    assert isinstance(event, events.Drain)
-    return sections.drain_frame(event.within_s)
-
-
-def pieces(data: bytes, cuts: list[int]) -> Iterator[memoryview]:
-    """Cut ``data`` into pieces of the given sizes, repeated as often as needed."""
-    view, at, turn = memoryview(data), 0, 0
-    while at < len(view):
-        size = cuts[turn % len(cuts)]
-        yield view[at : at + size]
-        at, turn = at + size, turn + 1
-
-
-def received(connection: Connection, data: bytes, cuts: list[int], *, is_discarding: bool = False) -> list[Any]:
-    """Feed ``data`` in pieces; return the events by value, messages with their payloads."""
-    found: list[Any] = []
-    for piece in pieces(data, cuts):
-        while len(piece):
-            buffer = connection.receive_buffer()
-            count = min(len(buffer), len(piece))
-            buffer[:count] = piece[:count]
-            del buffer  # A view that is kept keeps the buffer, too.
-            connection.bytes_received(count)
-            piece = piece[count:]
-            take_events(connection, found, is_discarding)
-    return found
-
-
-def take_events(connection: Connection, found: list[Any], is_discarding: bool) -> None:
-    while (event := connection.next_event()) is not None:
-        if connection.state is State.HANDSHAKE:
-            connection.hello(events.Hello(Role.ENGINE))
-        if isinstance(event, events.MessageBegun):
-            assert event.message.size_bytes > MAX_INLINE_BYTES
-            if is_discarding:
-                connection.discard_payload()
-            else:
-                connection.provide_payload_buffer(memoryview(bytearray(event.message.size_bytes)))
-        elif isinstance(event, events.MessageReceived):
-            found.append(by_value(event.message))
-        else:
-            found.append(event)
-
-
-def by_value(message: events.IncomingMessage) -> tuple[Any, ...]:
-    assert message.payload is not None and message.payload.readonly
-    return (
-        message.sequence,
-        message.id,
-        bytes(message.payload),
-        dict(message.metadata),
-        message.priority,
-        message.is_suspect,
-        message.is_dead,
-        message.attempts,
-        message.crashes,
-        message.failure,
-        message.size_bytes,
-        message.is_intact,
-    )
-
-
-def meant(number: int, sent: Sent, *, is_discarding: bool) -> tuple[Any, ...]:
-    is_dropped = is_discarding and len(sent.payload) > MAX_INLINE_BYTES
-    return (
-        number,
-        sent.id,
-        b"" if is_dropped else sent.payload,
-        sent.metadata,
-        sent.priority,
-        bool(sent.flags & Flag.SUSPECT),
-        bool(sent.flags & Flag.DEAD),
-        sent.attempts,
-        sent.crashes,
-        sent.failure,
-        len(sent.payload),
-        True if is_dropped else sent.is_intact,
-    )
-
-
-chunkings = st.lists(
-    st.one_of(st.integers(1, 8), st.integers(1, 5000), st.integers(60_000, 300_000)), min_size=1, max_size=10
-).filter(lambda cuts: sum(cuts) / len(cuts) > 3)
 
 
 @given(st.lists(messages() | controls_to_receiver, max_size=6), chunkings, st.booleans())
@@ -272,7 +119,7 @@ def test_a_hello_reads_as_it_was_written(hello: events.Hello) -> None:
     decoder = Decoder()
     decoder.feed(sections.hello_frame(hello))
     frame = decoder.next_frame()
-    assert frame is not None
+    assert isinstance(frame, Frame)
     assert sections.read_hello(frame.section) == hello
 
 
@@ -285,9 +132,10 @@ def test_a_kept_view_of_an_inline_payload_never_changes(lengths: list[int], seed
     for piece in pieces(data, cuts):
         while len(piece):
             piece = piece[decoder.feed(piece) :]
-            while (message := decoder.next_frame()) is not None:
+            while (messages := decoder.next_frame()) is not None:
+                assert isinstance(messages, list)
                 # A numpy array alone holds on to the buffer; the memoryview that it was made from is gone.
-                kept.append(np.frombuffer(message.payload, np.uint8) if random.random() < 0.7 else None)
+                kept += [np.frombuffer(each.payload, np.uint8) if random.random() < 0.7 else None for each in messages]
     assert len(kept) == len(payloads)
     for array, payload in zip(kept, payloads, strict=True):
         assert array is None or array.tobytes() == payload

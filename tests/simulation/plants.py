@@ -6,9 +6,9 @@ Each changes one decision of the product while a simulation runs. ``make simulat
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
+from harmonicio.engine.message import Message
 from harmonicio.engine.slots import Slot
 from harmonicio.engine.work import Work
 from harmonicio.master.backlog.ledger import Ledger
@@ -38,8 +38,9 @@ def _done_first(world: Any) -> Substitutes:
     return [(Work, "run", run)]
 
 
-def _keep(message: Any) -> Any:
-    return replace(message, payload=memoryview(bytes(message.payload)))
+def _keep(message: Message) -> Message:
+    payload, metadata = memoryview(bytes(message.payload)), message.metadata
+    return Message(message.id, message.stream, payload, metadata, message.priority, message.attempt, message.route)
 
 
 def _not_fenced(world: Any) -> Substitutes:
@@ -61,7 +62,7 @@ def _suspects_dropped(world: Any) -> Substitutes:
         for sequence, parcel in list(lane.in_flight.items()):
             if sequence < lane.begun:
                 del lane.in_flight[sequence]
-                dispatch._settle(parcel, DONE, lane.is_backlog)
+                dispatch._settle([parcel], DONE, lane.is_backlog)
         real(dispatch, lane, now)
 
     return [(Dispatch, "lane_closed", lane_closed)]

@@ -139,9 +139,9 @@ class World:
         else:
             self.auditor.sent(planned.name, digest)
 
-    def _settle(self, delivery: Delivery, state: DeliveryState, outcome: Any) -> None:
+    def _settle(self, delivery: Delivery, state: DeliveryState, outcome: Any, route: str = "") -> None:
         before = delivery.state
-        self._real_settle(delivery, state, outcome)
+        self._real_settle(delivery, state, outcome, route)
         self.hits[f"delivery {before} -> {state}"] += 1
         name = delivery.message_id
         self.note(f"{name!r} its source is told: {state}{f' ({outcome.reason})' if outcome and outcome.reason else ''}")

@@ -17,8 +17,8 @@ def test_a_message_whose_outputs_could_not_be_kept_is_no_progress() -> None:
     for sequence, outcome in enumerate(
         (Outcome(OutcomeKind.DONE), Outcome.rejected(RejectReason.NOT_KEPT, "The tier is away."))
     ):
-        message = IncomingMessage(sequence, f"m-{sequence}", 0, 0, 0, 0, 10, b"", {}, None)
-        answers.message_started()
+        message = IncomingMessage(sequence, f"m-{sequence}", 10)
+        answers.message_granted()
         answers.message_handled(message, outcome)
     assert (answers.handled, answers.failed, answers.received_bytes) == (1, 0, 10)
     ours.close()
@@ -30,8 +30,8 @@ def test_the_answers_to_many_small_messages_are_sent_before_more_are_run() -> No
     answers = Answers(Link(ours, Role.ENGINE), Peer("source"))
     for sequence in range(FULL_AFTER_MESSAGES):
         assert not answers.is_full
-        message = IncomingMessage(sequence, f"m-{sequence}", 0, 0, 0, 0, 10, b"", {}, None)
-        answers.message_started()
+        message = IncomingMessage(sequence, f"m-{sequence}", 10)
+        answers.message_granted()
         answers.message_handled(message, DONE)
     assert answers.is_full
     answers.flush()

@@ -28,7 +28,7 @@ def handle(peer: Peer, count: int = 1, size_bytes: int = 1000) -> None:
     """Let messages come, start and be answered."""
     for _ in range(count):
         assert peer.credit.message_received(size_bytes)
-        peer.started += 1
+        peer.started_here += 1
         peer.credit.message_answered(size_bytes)
 
 
@@ -182,7 +182,7 @@ def test_the_master_has_one_message_beyond_what_has_been_started() -> None:
     master.credit.message_received(10)
     loop.grants(0.0)
     assert master.unused == 0, "it waits for a slot"
-    master.started += 1
+    master.started_elsewhere += 1
     assert loop.grants(0.0)[0] == [master]
     assert master.unused == 1
 

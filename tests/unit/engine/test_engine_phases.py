@@ -62,7 +62,7 @@ class Bench:
         self.delivered_from = returned_at
 
     def run(self, message_id: str = "m") -> OutcomeKind:
-        self.slot.begin(message_id)
+        self.slot.begin(message_id, time.monotonic())
         return self.work.run(Message(message_id, "cells", memoryview(b"")), self.slot)[0].kind
 
 
@@ -161,7 +161,7 @@ def test_what_a_streaming_handler_that_emits_has_not_waited_for_arrives_in_the_h
 
     monkeypatch.setattr(PayloadReader, "wait_until_arrived", arrive)
     arrival.complete(is_intact=True)
-    bench.slot.begin("m")
+    bench.slot.begin("m", time.monotonic())
     bench.work.run(StreamingMessage("m", "cells", 10, PayloadReader(arrival)), bench.slot)
     assert bench.board.log[:3] == ["m runs", "arriving", "m is kept"]
     assert bench.board.log[-1] == "delivering"
@@ -178,7 +178,8 @@ def test_an_engines_own_report_says_what_is_being_kept_and_for_how_long() -> Non
     slots = Slots(1, prefetch_s=0.1, budget_bytes=10**6)
     slot = slots.acquire(0.0, is_backlog=False)
     assert slot is not None
-    begun_at = slot.begin("m")
+    begun_at = time.monotonic()
+    slot.begin("m", begun_at)
     (running,) = slots.running(begun_at + 5.0)
     assert (running.message, running.running_s, running.has_returned) == ("m", 5.0, False)
     returned_at = slot.handler_returned(slot.turn)
@@ -187,6 +188,6 @@ def test_an_engines_own_report_says_what_is_being_kept_and_for_how_long() -> Non
     assert abs(kept.running_s - 3.0) < 1e-6
     slots.release(slot, 1, 0.0)
     assert slots.running(returned_at) == ()
-    slot.begin("next")
+    slot.begin("next", returned_at)
     assert [each.has_returned for each in slots.running(returned_at)] == [False]
     slots.close()

@@ -29,8 +29,7 @@ def backlog(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Backlog]
 
 
 def reserved(backlog: Backlog) -> Reservation:
-    message = IncomingMessage(0, "m", 0, 0, 0, 0, 3, b"", {}, None)
-    message.payload = memoryview(b"abc")
+    message = IncomingMessage(0, "m", 3, memoryview(b"abc"))
     answers: list[Outcome] = []
     backlog.put("images", message, None, answers.append)
     wait_until(lambda: answers)

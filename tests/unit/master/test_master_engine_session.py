@@ -87,8 +87,7 @@ def executor() -> Iterator[ThreadPoolExecutor]:
 
 
 def put(backlog: Backlog, name: str, payload: bytes = b"cells") -> None:
-    message = IncomingMessage(0, name, 0, 0, 0, 0, len(payload), b"", {}, None)
-    message.payload = memoryview(payload)
+    message = IncomingMessage(0, name, len(payload), memoryview(payload))
     backlog.put("images", message, None, lambda _: None)
     wait_until(lambda: backlog.depth("images") == 1)
 

@@ -210,7 +210,7 @@ def test_a_draining_engine_gets_nothing_new() -> None:
     bench = Bench()
     engine = bench.lane(messages=10)
     bench.offer()
-    bench.dispatch.draining(engine)
+    engine.is_draining = True
     bench.offer()
     assert len(engine.in_flight) == 1
     assert bench.dispatch.waiting == 1

@@ -19,7 +19,7 @@ from harmonicio.transport import memory
 from harmonicio.transport.channel import SLOW_AFTER_S
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, State
-from harmonicio.wire.events import IncomingMessage, MessageBegun, MessageReceived, Role, Subscribe
+from harmonicio.wire.events import IncomingMessage, MessageBegun, MessagesReceived, Role, Subscribe
 from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
 from harmonicio.wire.sections import message_section, subscribe_frame
 
@@ -47,9 +47,10 @@ class Wire:
         self.lane.in_flight.clear()  # As the dispatch does; a file is open as long as its parcel lives.
         self.far.close()
 
-    def put(self, payload: bytes | FileSource, section: bytes = b"", **fields: object) -> Parcel:
+    def put(self, payload: bytes | FileSource, section: bytes = b"", message_id: str = "", **fields: object) -> Parcel:
         size = payload.size_bytes if isinstance(payload, FileSource) else len(payload)
-        parcel = Parcel(Delivery(Nobody(), f"{len(self.lane.in_flight):032x}", size), payload, section)
+        message_id = message_id or f"{len(self.lane.in_flight):032x}"
+        parcel = Parcel(Delivery(Nobody(), message_id, size), payload, section)
         for name, value in fields.items():
             setattr(parcel, name, value)
         self.lane.in_flight[len(self.lane.in_flight)] = parcel
@@ -68,8 +69,8 @@ class Wire:
             elif isinstance(event, MessageBegun):
                 buffer = memoryview(bytearray(event.message.size_bytes))
                 self.far.connection.provide_payload_buffer(buffer)
-            elif isinstance(event, MessageReceived):
-                messages.append(event.message)
+            elif isinstance(event, MessagesReceived):
+                messages += event.messages
             elif isinstance(event, Subscribe):
                 self.subscribed += event.message_ids
         return messages
@@ -131,8 +132,8 @@ def test_questions_go_before_messages(wire: Wire) -> None:
 
 def test_what_failed_travels_with_its_metadata_its_id_and_its_failure(wire: Wire) -> None:
     failure = Failure("ValueError", "bad", "Traceback …", retryable=False)
-    parcel = wire.put(b"image", message_section({"well": "B03"}, "plate 1", None), failure=failure, attempts=2)
-    parcel.delivery.message_id = "plate 1"
+    section = message_section({"well": "B03"}, "plate 1", None)
+    parcel = wire.put(b"image", section, "plate 1", failure=failure, attempts=2)
     parcel.flags = int(Flag.DEAD)
     (message,) = wire.read(1)
     assert (message.id, message.metadata, message.failure) == ("plate 1", {"well": "B03"}, failure)

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, LocalProtocolError, RemoteProtocolError
 from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.wire import events, sections
 from harmonicio.wire.connection import (
     Connection,
@@ -18,15 +21,15 @@ from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_INLINE_BYTES, Flag
 
 
-def give(connection: Connection, data: bytes) -> list[events.Event]:
-    """Give bytes that fit into one read; return the events until a payload begins."""
+def give(connection: Connection, data: bytes) -> list[Any]:
+    """Give bytes that fit into one read; return the events until a payload begins, and messages one by one."""
     buffer = connection.receive_buffer()
     buffer[: len(data)] = data
     del buffer
     connection.bytes_received(len(data))
     found = []
     while (event := connection.next_event()) is not None:
-        found.append(event)
+        found += one_by_one(event)
         if isinstance(event, events.MessageBegun):
             break
     return found
@@ -112,7 +115,7 @@ def test_a_large_payload_needs_a_buffer_of_its_size_or_none() -> None:
 def test_messages_are_numbered_as_they_arrive() -> None:
     _, listener = pair(Role.CONNECTOR)
     found = give(listener, b"".join(message_prefix("same", 0) for _ in range(5)))
-    assert [event.message.sequence for event in found if isinstance(event, events.MessageReceived)] == list(range(5))
+    assert [message.sequence for message in found] == list(range(5))
 
 
 @pytest.mark.parametrize(
@@ -131,23 +134,22 @@ def test_only_32_small_hex_digits_travel_as_16_bytes(message_id: str, is_raw: bo
     _, listener = pair(Role.CONNECTOR)
     if not is_raw and not message_id.strip():
         return
-    (event,) = give(listener, message_prefix(message_id, 0))
-    assert isinstance(event, events.MessageReceived)
-    assert event.message.id == message_id
-    assert bool(event.message.flags & Flag.TEXT_ID) is not is_raw
+    (message,) = give(listener, message_prefix(message_id, 0))
+    assert isinstance(message, events.IncomingMessage)
+    assert message.id == message_id
+    assert bool(message.flags & Flag.TEXT_ID) is not is_raw
 
 
 def test_a_section_can_be_passed_on_as_it_came() -> None:
     _, first = pair(Role.CONNECTOR)
     _, second = pair(Role.CONNECTOR)
-    (event,) = give(first, message_prefix("plate 7", 0, metadata={"x": 1}, priority=5))
-    assert isinstance(event, events.MessageReceived)
-    got = event.message
+    (got,) = give(first, message_prefix("plate 7", 0, metadata={"x": 1}, priority=5))
+    assert isinstance(got, events.IncomingMessage)
     (again,) = give(
         second, raw_prefix(sections.raw_message_id(got.id), 0, got.section, priority=got.priority, attempts=1)
     )
-    assert isinstance(again, events.MessageReceived)
-    assert (again.message.id, again.message.metadata, again.message.attempts) == ("plate 7", {"x": 1}, 1)
+    assert isinstance(again, events.IncomingMessage)
+    assert (again.id, again.metadata, again.attempts) == ("plate 7", {"x": 1}, 1)
 
 
 @pytest.mark.parametrize("priority", [MIN_PRIORITY - 1, MAX_PRIORITY + 1, 1.5, "high"])
@@ -158,9 +160,9 @@ def test_a_priority_that_does_not_fit_is_refused(priority: int) -> None:
 
 def test_counts_beyond_a_byte_stay_at_their_largest() -> None:
     _, listener = pair(Role.CONNECTOR)
-    (event,) = give(listener, message_prefix("id", 0, attempts=1000, crashes=256))
-    assert isinstance(event, events.MessageReceived)
-    assert (event.message.attempts, event.message.crashes) == (255, 255)
+    (message,) = give(listener, message_prefix("id", 0, attempts=1000, crashes=256))
+    assert isinstance(message, events.IncomingMessage)
+    assert (message.attempts, message.crashes) == (255, 255)
 
 
 def test_bytes_without_a_meaning_yet_are_ignored() -> None:

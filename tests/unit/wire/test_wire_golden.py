@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.testing.arrivals import one_by_one
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import SUPPORTED, trailer
 from harmonicio.wire.connection import Connection, message_prefix
@@ -150,9 +151,9 @@ def read(connection: Connection, data: bytes) -> Any:
             if isinstance(event, events.MessageBegun):
                 connection.provide_payload_buffer(memoryview(bytearray(event.message.size_bytes)))
             else:
-                found.append(event)
+                found += one_by_one(event)
     (event,) = found
-    return by_value(event.message) if isinstance(event, events.MessageReceived) else event
+    return by_value(event) if isinstance(event, events.IncomingMessage) else event
 
 
 def by_value(got: events.IncomingMessage) -> tuple[Any, ...]:

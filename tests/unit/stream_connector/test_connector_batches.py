@@ -1,0 +1,56 @@
+"""Small messages that leave together go to one engine, if that is quick."""
+
+from __future__ import annotations
+
+from benches.dispatch import Bench
+from harmonicio.stream_connector.lanes import LOOP_GAP_S, QUICK_PACE, Lane
+from harmonicio.wire.outcomes import DONE
+
+
+def offered(bench: Bench, count: int) -> None:
+    """Offer messages as a source does that sends in a loop."""
+    for _ in range(count):
+        bench.now += LOOP_GAP_S / 10
+        bench.offer()
+
+
+def answer(bench: Bench, lane: Lane, *, but: int) -> None:
+    """Answer what an engine has, but for the last few messages."""
+    lane.outbox.clear()
+    first, last = lane.credit.answered, lane.credit.sent - 1 - but
+    if last >= first:
+        bench.dispatch.outcomes_received(lane, first, last, DONE, bench.now)
+
+
+def test_what_gathers_goes_on_with_an_engine_that_is_quick() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lanes = [bench.lane(messages=10**6, size=10**9) for _ in range(2)]
+    while not all(lane.is_quick for lane in lanes):
+        offered(bench, 64)
+        for lane in lanes:
+            answer(bench, lane, but=8)
+    offered(bench, 8)
+    assert sorted(len(lane.in_flight) for lane in lanes) == [8, 16]
+
+
+def test_an_engine_that_answers_slowly_gets_no_more_than_the_others() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lanes = [bench.lane(messages=10**6, size=10**9) for _ in range(4)]
+    offered(bench, 80)
+    assert [len(lane.in_flight) for lane in lanes] == [20] * 4
+
+
+def test_an_engine_is_quick_until_it_rests() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    for _ in range(QUICK_PACE // 32 - 1):
+        offered(bench, 32)
+        answer(bench, lane, but=1)
+    offered(bench, 31)
+    answer(bench, lane, but=1)
+    assert not lane.is_quick
+    offered(bench, 8)
+    answer(bench, lane, but=1)
+    assert lane.is_quick
+    answer(bench, lane, but=0)
+    assert not lane.is_quick
