@@ -13,6 +13,8 @@ from harmonicio.core.stream import StreamDeclaration
 #: What a container sees of its engine's folder, and what it finds there.
 SOCKET_FOLDER_INSIDE = "/run/harmonicio"
 CONFIGURATION_NAME = "configuration.json"
+#: In the same folder an engine listens for sources of its own host.
+DATA_SOCKET_NAME = "data.sock"
 CONFIGURATION_PATH = f"{SOCKET_FOLDER_INSIDE}/{CONFIGURATION_NAME}"
 
 

@@ -72,6 +72,8 @@ class EngineReport:
         handled, failed: Messages that this engine has finished since it started; ``failed`` of them raised.
         received_bytes: Payload bytes since it started.
         image: Digest of the container image that it runs, empty without one.
+        socket: Path of the UNIX socket on which it listens as well, as its host sees it; an engine itself says only the
+            name in its folder. Empty without one.
     """
 
     engine: str
@@ -87,6 +89,7 @@ class EngineReport:
     handled_from_backlog: int = 0
     received_bytes: int = 0
     image: str = ""
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,11 +189,14 @@ class LeaseRequest:
 
 @dataclass(frozen=True, slots=True)
 class Lease:
+    """``socket`` is the path of the engine's UNIX socket on its own host, empty where it has none."""
+
     lease: str
     engine: str
     address: Address
     ticket: str = field(repr=False)
     term_s: float
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import threading
 import time
 
 from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.engine.arena_payloads import ArenaPayloads, news_frames
 from harmonicio.engine.peer import Peer
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import IncomingMessage
@@ -20,6 +21,9 @@ FULL_AFTER_MESSAGES, FULL_AFTER_BYTES = 32, 2 * 1024 * 1024
 class Answers:
     """Counts and sends the answers of one connection; every method may be called from any thread.
 
+    Args:
+        arena: Payloads that lie in shared memory; what somebody still looks at is said before its answer.
+
     Attributes:
         is_full: Whether so much is unsent that it should be sent before more is run or received.
         oldest_at: When the oldest unsent outcome was added; None when nothing is unsent.
@@ -27,10 +31,11 @@ class Answers:
         received_bytes: Their payloads.
     """
 
-    def __init__(self, link: Link, peer: Peer) -> None:
+    def __init__(self, link: Link, peer: Peer, arena: ArenaPayloads | None = None) -> None:
         self._link = link
         self._peer = peer
         self._credit = peer.credit
+        self._arena = arena
         self._lock = threading.Lock()
         self._outcomes = OutcomeBatch()
         self._told = (0, 0)
@@ -45,6 +50,11 @@ class Answers:
     def __repr__(self) -> str:
         return f"<Answers: {self.handled} handled, {self._outcomes!r} unsent>"
 
+    @property
+    def holds_payloads(self) -> bool:
+        """Whether the sender waits to hear that payloads in shared memory are not looked at any more."""
+        return self._arena is not None and self._arena.held > 0
+
     def message_granted(self) -> None:
         """A message that another thread will run does not wait any more."""
         with self._lock:
@@ -57,9 +67,12 @@ class Answers:
             if self.oldest_at is None:
                 self.oldest_at = time.monotonic()
             self._outcomes.add(message.sequence, outcome, detail)
+            if self._arena is not None:
+                self._arena.answered(message.sequence)
             self._credit.message_answered(size_bytes)
             self._unsent += 1
-            self._unsent_bytes += size_bytes
+            if message.place < 0:  # What lies in shared memory takes no time to be received.
+                self._unsent_bytes += size_bytes
             if self._unsent >= FULL_AFTER_MESSAGES or self._unsent_bytes >= FULL_AFTER_BYTES or self._outcomes.is_full:
                 self.is_full = True
             if outcome is DONE or outcome.kind is not OutcomeKind.REJECTED:  # Else it was not kept, and comes again.
@@ -76,6 +89,8 @@ class Answers:
             if not was_started:
                 self._peer.started_elsewhere += 1
             self._outcomes.add(message.sequence, refusal)
+            if self._arena is not None:
+                self._arena.answered(message.sequence)
             self._credit.message_answered(message.size_bytes)
             self.is_full |= self._outcomes.is_full
 
@@ -85,10 +100,13 @@ class Answers:
         Raises:
             ConnectionEnded: nobody is there any more.
         """
-        frames = []
+        frames: list[bytes] = []
+        held: list[int] = []
         with self._lock:
             if self._is_over:
                 return
+            if self._arena is not None and self._arena.held:
+                held, frames = news_frames(self._arena)
             if self._outcomes:
                 frames.append(self._outcomes.take_frame())
                 self._unsent = self._unsent_bytes = 0
@@ -99,6 +117,8 @@ class Answers:
                 frames.append(credit_frame(*totals))
         if frames:
             self._link.send(*frames)
+        if held and self._arena is not None:
+            self._arena.told(held)
 
     def end(self) -> None:
         """Send nothing any more: GOODBYE was said, or the connection has ended."""

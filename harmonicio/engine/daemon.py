@@ -24,7 +24,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from harmonicio.control.client import MasterClient
-from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
+from harmonicio.control.engine_messages import DATA_SOCKET_NAME, EngineConfiguration, EngineOrder
 from harmonicio.control.handler_board import BOARD_NAME, HandlerBoard
 from harmonicio.control.messages import EngineReport
 from harmonicio.control.tickets import engine_bearer
@@ -33,13 +33,14 @@ from harmonicio.core.engine import Availability, report_interval_s
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, NotAllowed, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.engine import plugin
+from harmonicio.engine.arena_payloads import ArenaPayloads
 from harmonicio.engine.backlog_connection import BacklogConnection
 from harmonicio.engine.control_connection import ControlConnection
 from harmonicio.engine.emission import Emitter
 from harmonicio.engine.handler import load
 from harmonicio.engine.message import Emission
 from harmonicio.engine.payloads import PayloadStore
-from harmonicio.engine.reception import ASK_AGAIN, TicketDesk, answer_to, check_role
+from harmonicio.engine.reception import ASK_AGAIN, TicketDesk, answer_to, check_role, take_arena
 from harmonicio.engine.roster import Roster
 from harmonicio.engine.session import Session, Workshop
 from harmonicio.engine.slots import Slots
@@ -142,7 +143,13 @@ class Daemon:
         self._slots.start(self._board)
         if self._drain_begun.is_set():
             return
-        port = DataPort(self._configuration.listen_host, self._configuration.listen_port, self._receive, name="engine")
+        port = DataPort(
+            self._configuration.listen_host,
+            self._configuration.listen_port,
+            self._receive,
+            name="engine",
+            socket_path=Path(self._configuration.control_socket).absolute().with_name(DATA_SOCKET_NAME),
+        )
         port.start()
         self._port = port
         self._backlog.start()
@@ -216,10 +223,11 @@ class Daemon:
         if self._drain_begun.is_set():
             raise Unavailable("The engine takes no new connections, because it ends.")
         ends_at = self._desk.ends_at(claims.lease)
+        arena = take_arena(link, hello, sum(session.arena is not None for session in self._roster.sessions()))
         session = self._new_session(
-            link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s, epoch=claims.epoch
+            link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s, epoch=claims.epoch, arena=arena
         )
-        return answer_to(hello, declaration, self._configuration.engine), session
+        return answer_to(hello, declaration, self._configuration.engine, arena), session
 
     def _open_backlog(self, link: Link) -> Session:
         return self._new_session(link, "master", is_backlog=True)
@@ -233,10 +241,13 @@ class Daemon:
         may_idle_until: float = float("inf"),
         idle_for_s: float = 0.0,
         epoch: int | None = None,
+        arena: ArenaPayloads | None = None,
     ) -> Session:
         assert self._workshop is not None
         named = f"{name}#{next(self._numbers)}"
-        session = Session(self._workshop, link, named, is_backlog=is_backlog, on_closed=self._roster.remove)
+        session = Session(
+            self._workshop, link, named, is_backlog=is_backlog, on_closed=self._roster.remove, arena=arena
+        )
         self._roster.add(session, time.monotonic(), may_idle_until=may_idle_until, idle_for_s=idle_for_s, epoch=epoch)
         return session
 
@@ -254,6 +265,9 @@ class Daemon:
     def report(self) -> EngineReport:
         """Return this engine as it is now."""
         self._end_sessions()
+        for session in self._roster.sessions():
+            if session.answers.holds_payloads:
+                self._slots.flusher.flush_soon(session)
         now = time.monotonic()
         state = self._state_now()
         if state is not self._state:
@@ -272,6 +286,7 @@ class Daemon:
             failed=figures.failed,
             handled_from_backlog=figures.handled_from_backlog,
             received_bytes=figures.received_bytes,
+            socket=DATA_SOCKET_NAME if self._port is not None and self._port.socket_path is not None else "",
         )
 
     def _state_now(self) -> Availability:

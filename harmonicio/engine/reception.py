@@ -8,6 +8,8 @@ master whose folder has been restored or replaced since.
 
 from __future__ import annotations
 
+import logging
+import os
 import threading
 from dataclasses import dataclass
 
@@ -17,12 +19,19 @@ from harmonicio.core.clock import Clock
 from harmonicio.core.errors import NotAllowed, Unavailable
 from harmonicio.core.lease import WALL_CLOCK_TOLERANCE_S, Claims, TicketKind
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.engine.arena_payloads import ArenaPayloads
+from harmonicio.transport.arena import IS_SUPPORTED, ArenaView
+from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
+_log = logging.getLogger(__name__)
+
 #: Leases that are remembered; one is forgotten when its ticket could not be presented any more.
 MAX_LEASES = 100_000
+#: Connections whose shared memory is mapped at the same time: those beyond send bytes.
+MAX_ARENAS = 256
 SOFTWARE = f"harmonicio {__version__}"
 ASK_AGAIN = "Ask the master for a new lease."
 
@@ -112,7 +121,28 @@ def check_role(hello: Hello, declaration: StreamDeclaration) -> None:
         raise NotAllowed(f"This engine does not serve stream {hello.stream!r}.", hint=ASK_AGAIN)
 
 
-def answer_to(hello: Hello, declaration: StreamDeclaration, engine: str) -> Hello:
+def take_arena(link: Link, hello: Hello, taken: int) -> ArenaPayloads | None:
+    """Return the shared memory that came along with a HELLO; None when there is none, or it cannot be used.
+
+    Args:
+        taken: How many others have been.
+    """
+    descriptor = link.channel.take_descriptor()
+    if descriptor is None:
+        return None
+    if not (hello.arena and IS_SUPPORTED and taken < MAX_ARENAS):
+        os.close(descriptor)
+        return None
+    try:
+        arena = ArenaPayloads(ArenaView(descriptor, hello.arena))
+    except (OSError, ValueError, OverflowError) as error:
+        _log.info("The shared memory of source %s is not used: %s", hello.source, error)
+        return None
+    link.connection.use_arena(hello.arena)
+    return arena
+
+
+def answer_to(hello: Hello, declaration: StreamDeclaration, engine: str, arena: ArenaPayloads | None = None) -> Hello:
     """Return the answer to a HELLO that is accepted."""
     return Hello(
         Role.ENGINE,
@@ -121,5 +151,6 @@ def answer_to(hello: Hello, declaration: StreamDeclaration, engine: str) -> Hell
         checksums=tuple(filter(None, [checksum.choose(hello.checksums)])),
         max_message_bytes=declaration.max_message_bytes,
         software=SOFTWARE,
+        arena=0 if arena is None else arena.size_bytes,
         versions=(VERSION,),
     )

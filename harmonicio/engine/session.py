@@ -6,6 +6,7 @@ where another slot may be free, are handed over when their handlers are slow eno
     MESSAGE, inline ──► run here ──────────────────┐
                    └──► copy ──► task ─────────────┤
     MESSAGE, large  ──► memory ──► payload ──► run here, or task
+    MESSAGE, placed ──► a view of shared memory ──► run here, or task
                    └──► memory ──► task, streaming ┤
     not taken       ──► discard ──► rejected ──────┴──► OUTCOMES, in ranges
 
@@ -24,6 +25,7 @@ from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, RemoteProto
 from harmonicio.core.message import Outcome, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.engine.answers import Answers
+from harmonicio.engine.arena_payloads import ArenaPayload, ArenaPayloads
 from harmonicio.engine.flusher import OLDEST_UNSENT_S
 from harmonicio.engine.loop import OVERTAKEN_FOR_S
 from harmonicio.engine.message import Message
@@ -63,10 +65,18 @@ class Session:
     """
 
     def __init__(
-        self, workshop: Workshop, link: Link, name: str, *, is_backlog: bool, on_closed: Callable[[Session], None]
+        self,
+        workshop: Workshop,
+        link: Link,
+        name: str,
+        *,
+        is_backlog: bool,
+        on_closed: Callable[[Session], None],
+        arena: ArenaPayloads | None = None,
     ) -> None:
         self.peer = Peer(name, is_backlog=is_backlog)
-        self.answers = Answers(link, self.peer)
+        self.answers = Answers(link, self.peer, arena)
+        self.arena = arena
         self.is_closed = False
         self._work = workshop.work
         self._slots = workshop.slots
@@ -99,7 +109,8 @@ class Session:
     def handle(self, event: Event) -> None:
         """Act on one event of the peer."""
         if isinstance(event, MessagesReceived):
-            if event.messages[0].size_bytes <= MAX_INLINE_BYTES:
+            first = event.messages[0]
+            if first.size_bytes <= MAX_INLINE_BYTES or first.place >= 0:
                 self._small_received(event.messages)
             else:
                 self._large_received(event.messages[0])
@@ -129,6 +140,8 @@ class Session:
         if payload is not None:
             payload.release()
         self._slots.leave(self)
+        if self.arena is not None:
+            self.arena.close()
         self._on_closed(self)
 
     # ── sending: any thread ──────────────────────────────────────────────────────────────────────────────────────────
@@ -186,15 +199,19 @@ class Session:
                 self._end_hold()
                 self._refuse(message, refusal)
                 continue
+            placed = self.arena.take(message) if self.arena is not None and message.place >= 0 else None
             slot, now = self._slot, time.monotonic()
             if slot is not None and self._may_hold_on(now) and not message.is_suspect:
-                self._run_in(slot, message, message.payload or _NOTHING, now)
+                self._run_in(slot, message, message.payload or _NOTHING, now, placed)
                 continue
             self._give_slot_back()
-            if self._slots.should_hand_over(message.size_bytes, is_backlog=self._is_backlog):
-                self._copy_and_hand_over(message)
+            size_bytes = message.size_bytes if placed is None else 0  # There is nothing to be received meanwhile.
+            if not self._slots.should_hand_over(size_bytes, is_backlog=self._is_backlog):
+                self._run_here(message, message.payload or _NOTHING, placed)
+            elif placed is not None:
+                self._hand_over(message, placed)
             else:
-                self._run_here(message, message.payload or _NOTHING)
+                self._copy_and_hand_over(message)
 
     def _copy_and_hand_over(self, message: IncomingMessage) -> None:
         try:
@@ -221,19 +238,25 @@ class Session:
         self.answers.message_refused(message, refusal)
         self._slots.flusher.watch(self)
 
-    def _run_here(self, message: IncomingMessage, payload: memoryview) -> None:
+    def _run_here(self, message: IncomingMessage, payload: memoryview, placed: ArenaPayload | None = None) -> None:
         """Wait for a slot and run the handler."""
         slot = self._slot_for_next(is_suspect=message.is_suspect)
         if slot is None:
             self._refuse(message, refusal_of(self._slots))
         else:
-            self._run_in(slot, message, payload, self._held_since)
+            self._run_in(slot, message, payload, self._held_since, placed)
 
-    def _run_in(self, slot: Slot, message: IncomingMessage, payload: memoryview, now: float) -> None:
-        content = self._content_of(message, payload)
+    def _run_in(
+        self, slot: Slot, message: IncomingMessage, payload: memoryview, now: float, placed: ArenaPayload | None
+    ) -> None:
+        """Run the handler with this payload, or with one in shared memory, which is released then."""
+        content = self._content_of(message, payload if placed is None else placed.view)
         self.peer.started_here += 1
         slot.begin(message.id, now)
         outcome, detail = self._work.run(content, slot)
+        if placed is not None:
+            del content
+            placed.release()
         slot.message_id = ""  # The board says so when the slot is given back: a moment later, in one write for many.
         self._held_messages += 1
         if message.is_suspect:

@@ -58,6 +58,7 @@ class Granted:
     held: HeldLease
     worker: str
     address: Address
+    socket: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,7 +292,7 @@ class MasterState:
         engine = self.directory.engine(candidate.engine)
         assert engine is not None and engine.report.address is not None
         held = self.leases.grant(request.source, request.stream, candidate.engine, now)
-        return Granted(held, engine.worker, engine.report.address)
+        return Granted(held, engine.worker, engine.report.address, engine.report.socket)
 
     def renew(self, source: str, leases: Iterable[str], now: float) -> LeaseRenewal:
         return self.leases.renew(source, leases, now, self._is_gone)

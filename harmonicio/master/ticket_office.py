@@ -52,7 +52,7 @@ class TicketOffice:
             self._claims(TicketKind.LEASE, held.stream, held.source, term_s), lease=held.lease, engine=held.engine
         )
         ticket = tickets.sign(tickets.engine_key(self._key, granted.worker, held.engine), claims)
-        return Lease(held.lease, held.engine, granted.address, ticket, term_s)
+        return Lease(held.lease, held.engine, granted.address, ticket, term_s, granted.socket)
 
     def intake_ticket(self, stream: str, source: str, token: str) -> str:
         """Return a ticket with which a source may put messages of a stream into the backlog.

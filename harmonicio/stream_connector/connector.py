@@ -22,8 +22,11 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
+from harmonicio.core.message import MAX_MESSAGE_BYTES
 from harmonicio.core.names import check_name
-from harmonicio.core.settings import ConnectorSettings
+from harmonicio.stream_connector.allocation import Allocation
+from harmonicio.stream_connector.arena_slots import ArenaSlots
+from harmonicio.stream_connector.arguments import resolved
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.exchange import Exchange
@@ -58,6 +61,7 @@ class StreamConnector:
         byte_budget_bytes: Payload bytes that may be unsafe before :meth:`send` blocks.
         patience_s: Seconds that a message waits for an engine before it goes to the backlog; measured when left out.
         checksum: ``auto`` (across hosts), ``always`` or ``never``.
+        arena_max_bytes: Shared memory for engines of this host, at most; 0: TCP.
         spool: Folder where messages are kept until they are safe, so that the next connector of the stream with this
             folder sends what this one could not; none unless the settings name one.
         spool_max_bytes: What it may hold; then :meth:`send` blocks.
@@ -82,6 +86,7 @@ class StreamConnector:
         byte_budget_bytes: int | None = None,
         patience_s: float | None = None,
         checksum: str | None = None,
+        arena_max_bytes: int | None = None,
         spool: Path | str | None = None,
         spool_max_bytes: int | None = None,
         spool_sync: bool | None = None,
@@ -96,11 +101,12 @@ class StreamConnector:
             "connector.byte_budget_bytes": byte_budget_bytes,
             "connector.patience_s": patience_s,
             "connector.checksum": checksum,
+            "connector.arena_max_bytes": arena_max_bytes,
             "connector.spool_folder": spool,
             "connector.spool_max_bytes": spool_max_bytes,
             "connector.spool_sync": spool_sync,
         }
-        settings, client = _resolve(flags, token, client)
+        settings, client = resolved(flags, token, client)
         self._process = forks.this_process
         self._opening = threading.Lock()
         self._is_open = False
@@ -110,13 +116,14 @@ class StreamConnector:
             self._spool = Spool(
                 settings.spool_folder, stream, max_bytes=settings.spool_max_bytes, is_synced=settings.spool_sync
             )
+        self._slots = ArenaSlots(settings.arena_max_bytes, settings.byte_budget_bytes)
         dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
         settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
         self._exchange = Exchange(dispatch, self.source, settlement)
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
-            self._exchange, client, stream=stream, source=self.source, checksum_mode=settings.checksum
+            self._exchange, client, self._slots, stream=stream, source=self.source, checksum_mode=settings.checksum
         )
         self._exchange.on_wanted = self._leasing.kick
 
@@ -186,7 +193,8 @@ class StreamConnector:
                 self._leasing.close()
                 self._exchange.pump.close()
             for parcel in undelivered:
-                parcel.delivery.released = True
+                parcel.let_go()
+            self._slots.close()
             self._exchange.tidy()
             self._outgoing.close()
             spooled = 0 if self._spool is None else self._spool.close()
@@ -225,7 +233,7 @@ class StreamConnector:
         """Send one message; returns at once unless the byte budget is used up.
 
         Args:
-            payload: Bytes, or any object with a contiguous buffer (a numpy array, for example).
+            payload: Bytes, or any object with a contiguous buffer (a numpy array, for example), or an allocation.
             metadata: None, bool, int, float, str, bytes, lists and dicts with text keys; at most 64 KiB packed.
             priority: Larger goes first where messages wait, -32768 to 32767.
             message_id: The source's own id, unique in the stream, so that a repeated send is recognised.
@@ -240,9 +248,29 @@ class StreamConnector:
         self._check_process()
         if not self._is_open:
             self._open()
+        if type(payload) is Allocation:
+            return payload.send_by(
+                lambda content, slot: self._outgoing.send(content, metadata, priority, message_id, slot)
+            )
         if type(payload) is not bytes:
             payload = buffer_payload(payload, is_borrowed=borrow)
         return self._outgoing.send(payload, metadata, priority, message_id)
+
+    def allocate(self, size_bytes: int) -> Allocation:
+        """Return memory for one message, which engines of this host then find where it was written.
+
+        Write into its ``view``, and :meth:`send` it: nothing is copied on the way. It never waits: where there is no
+        room in shared memory, it is ordinary memory, and is sent like that.
+
+        Raises:
+            InvalidInput: no message can have that size.
+        """
+        self._check_process()
+        if not 0 <= size_bytes <= MAX_MESSAGE_BYTES:
+            raise InvalidInput(
+                f"No message has {size_bytes} bytes.", hint=f"Use a number from 0 to {MAX_MESSAGE_BYTES}."
+            )
+        return Allocation(self._slots, size_bytes)
 
     def send_file(
         self,
@@ -364,18 +392,3 @@ class StreamConnector:
             raise InvalidInput(
                 "This connector belongs to another process.", hint="Open a connector after forking, not before."
             )
-
-
-def _resolve(
-    flags: Mapping[str, Any], token: str | None, client: LeaseClient | None
-) -> tuple[ConnectorSettings, LeaseClient]:
-    """Return the settings, and the client that they describe unless one was given."""
-    from harmonicio.control.client import MasterClient
-    from harmonicio.control.settings_files import load_settings, read_token
-    from harmonicio.core.roles import Role
-
-    settings = load_settings(flags=flags)
-    if client is None:
-        bearer = token if token is not None else read_token(settings, (Role.SOURCE, Role.ADMIN))
-        client = MasterClient(settings.master.url, bearer)
-    return settings.connector, client

@@ -15,9 +15,11 @@ from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.core.lease import Address
 from harmonicio.core.message import MAX_MESSAGE_BYTES
 from harmonicio.core.settings import ChecksumMode
+from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.lanes import Lane
 from harmonicio.stream_connector.peers import Peer
-from harmonicio.transport import tcp
+from harmonicio.transport import tcp, unix
+from harmonicio.transport.arena import Arena
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
@@ -32,12 +34,16 @@ class Dialling:
 
     Args:
         name: For the threads.
+        slots: Of the shared memory that engines of this host are offered.
         on_dialled: Called on a thread of this when there is something to take.
     """
 
-    def __init__(self, name: str, checksum_mode: ChecksumMode, on_dialled: Callable[[], None]) -> None:
+    def __init__(
+        self, name: str, checksum_mode: ChecksumMode, slots: ArenaSlots, on_dialled: Callable[[], None]
+    ) -> None:
         self._name = name
         self._checksum_mode = checksum_mode
+        self._slots = slots
         self._on_dialled = on_dialled
         self._changed = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
@@ -50,10 +56,14 @@ class Dialling:
     def __contains__(self, key: str) -> bool:
         return key in self._threads
 
-    def begin(self, key: str, address: Address, hello: Hello) -> None:
-        """Dial; the connection, or why there is none, can be taken under ``key`` later."""
+    def begin(self, key: str, address: Address, hello: Hello, socket_path: str = "") -> None:
+        """Dial; the connection, or why there is none, can be taken under ``key`` later.
+
+        Args:
+            socket_path: Of an engine's UNIX socket, which is tried first: only on its own host there is one.
+        """
         thread = threading.Thread(
-            target=self._run, args=(key, address, hello), name=f"{self._name}-dial-{key}", daemon=True
+            target=self._run, args=(key, address, hello, socket_path), name=f"{self._name}-dial-{key}", daemon=True
         )
         thread.start()
         self._threads[key] = thread
@@ -80,10 +90,10 @@ class Dialling:
             if isinstance(outcome, Peer):
                 outcome.end()
 
-    def _run(self, key: str, address: Address, hello: Hello) -> None:
+    def _run(self, key: str, address: Address, hello: Hello, socket_path: str) -> None:
         outcome: Peer | HarmonicIOError
         try:
-            outcome = self._dial(address, hello)
+            outcome = self._dial(address, hello, socket_path)
         except HarmonicIOError as error:
             outcome = error
         except Exception as error:  # noqa: BLE001  a bug here must not leave the key without an answer; it is logged
@@ -94,7 +104,38 @@ class Dialling:
             self._changed.notify_all()
         self._on_dialled()
 
-    def _dial(self, address: Address, hello: Hello) -> Peer:
+    def _dial(self, address: Address, hello: Hello, socket_path: str) -> Peer:
+        is_worth_a_try = socket_path and self._checksum_mode is not ChecksumMode.ALWAYS
+        arena = self._slots.arena() if is_worth_a_try else None
+        if arena is not None:
+            try:
+                return self._dial_here(socket_path, hello, arena)
+            except HarmonicIOError as error:
+                _log.debug("%s It is dialled at %s.", error, address)
+        return self._dial_there(address, hello)
+
+    def _dial_here(self, socket_path: str, hello: Hello, arena: Arena) -> Peer:
+        """Dial an engine of this host, and offer it the shared memory."""
+        channel = unix.dial(socket_path)
+        link = Link(channel, Role.CONNECTOR)
+        try:
+            answer = link.greet(
+                replace(hello, arena=arena.size_bytes),
+                is_wanted=self._is_wanted,
+                send_first=lambda first: channel.send_with_descriptor(first, arena.descriptor),
+            )
+        except BaseException:
+            link.close()
+            raise
+        transmissions = None
+        if answer.arena == arena.size_bytes:
+            link.connection.use_arena(arena.size_bytes)
+            transmissions = Transmissions(self._slots, channel.open_peer_process())
+        largest = answer.max_message_bytes or MAX_MESSAGE_BYTES
+        lane = Lane(f"Engine {hello.engine} of this host", is_backlog=False, max_message_bytes=largest)
+        return Peer(link, lane, transmissions=transmissions)
+
+    def _dial_there(self, address: Address, hello: Hello) -> Peer:
         is_checked = self._checksum_mode is ChecksumMode.ALWAYS or (
             self._checksum_mode is ChecksumMode.AUTO and not address.is_loopback
         )

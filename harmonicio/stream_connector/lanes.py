@@ -29,6 +29,8 @@ QUICK_PACE = 256
 JOINED_BYTES = 16 * 1024
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
+#: … and what is copied into shared memory no more than up to this size.
+COPIED_BYTES = 256 * 1024
 #: A source that sends again within this time is in a loop: what is small leaves together with what follows.
 LOOP_GAP_S = 0.0001
 #: What is granted beyond what a message may take at an engine, before the engine is given up.
@@ -58,6 +60,7 @@ class Parcel:
         absences, away_since: How often that was so since all of it was read, and when for the first time.
         is_in_loop: Whether its source sent it right behind another one, or had to wait: then more will follow.
         is_readable: Whether the last try to read it went well, or goes well so far.
+        slot: Its place in shared memory, where its source made it there, else None; no business of the dispatch.
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
@@ -70,6 +73,7 @@ class Parcel:
     offered_at = sent_at = away_since = 0.0
     trouble = ""
     entry: Any = None
+    slot: Any = None
 
     def __init__(self, delivery: Delivery, payload: Any, section: bytes = b"", priority: int = 0) -> None:
         self.delivery = delivery
@@ -85,9 +89,15 @@ class Parcel:
 
     def leave_memory(self, payload: Any) -> None:
         """Send this instead, which is on disk: the memory of the payload is let go of."""
-        self.payload = payload
+        self.payload, self.slot = payload, None
         self.cost_bytes = STORED_COST_BYTES + len(self.section)
         self.delivery.released = True
+
+    def let_go(self) -> None:
+        """It has come to rest: its payload is the source's own again, or free."""
+        self.delivery.released = True
+        if self.slot is not None:
+            self.payload, self.slot = b"", None
 
 
 @dataclass(slots=True)
@@ -107,6 +117,7 @@ class Lane:
         active_at: When it last took or answered a message.
         answered_at: When it last answered one.
         is_quick: Whether it has answered so many messages in a moment that single ones do not count.
+        has_arena: Whether payloads reach it through shared memory.
     """
 
     def __init__(self, name: str, *, is_backlog: bool, max_message_bytes: int = MAX_MESSAGE_BYTES) -> None:
@@ -117,7 +128,7 @@ class Lane:
         self.in_flight: dict[int, Parcel] = {}
         self.outbox: deque[Parcel] = deque()
         self.begun = 0
-        self.is_draining = self.is_quick = False
+        self.is_draining = self.is_quick = self.has_arena = False
         self.active_at = self.answered_at = 0.0
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
@@ -164,9 +175,13 @@ class Lane:
         """Whether the receiver has credit for it."""
         return not self.is_draining and self.credit.can_send(parcel.size_bytes)
 
+    def _is_named_only(self, parcel: Parcel) -> bool:
+        """Whether a large payload is small on the wire: it is in shared memory, or quickly copied there."""
+        return self.has_arena and (parcel.slot is not None or parcel.size_bytes <= COPIED_BYTES)
+
     def can_wait(self, parcel: Parcel) -> bool:
         """Whether it may leave together with what follows: it is small, and the receiver has as much to do."""
-        if not parcel.is_in_loop or parcel.size_bytes > JOINED_BYTES:
+        if not parcel.is_in_loop or (parcel.size_bytes > JOINED_BYTES and not self._is_named_only(parcel)):
             return False
         waiting = len(self.outbox)
         return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES

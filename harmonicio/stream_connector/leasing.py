@@ -24,6 +24,7 @@ from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseL
 from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound
 from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
+from harmonicio.stream_connector.arena_slots import ArenaSlots
 from harmonicio.stream_connector.dialling import Dialling
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S
 from harmonicio.stream_connector.peers import Peer
@@ -97,7 +98,14 @@ class Leasing:
     """One thread that keeps the connector supplied with connections."""
 
     def __init__(
-        self, owner: LeasingOwner, client: LeaseClient, *, stream: str, source: str, checksum_mode: ChecksumMode
+        self,
+        owner: LeasingOwner,
+        client: LeaseClient,
+        slots: ArenaSlots,
+        *,
+        stream: str,
+        source: str,
+        checksum_mode: ChecksumMode,
     ) -> None:
         self._owner = owner
         self._client = client
@@ -111,7 +119,7 @@ class Leasing:
         self._term_s = LEASE_TERM_S
         self._held: dict[str, Peer] = {}
         self._opening: dict[str, Lease] = {}
-        self._dialling = Dialling(source, checksum_mode, self.kick)
+        self._dialling = Dialling(source, checksum_mode, slots, self.kick)
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False
@@ -302,9 +310,8 @@ class Leasing:
         if peer is not None and not peer.is_ended:
             self._held[lease.lease] = peer
         else:
-            self._dialling.begin(
-                lease.lease, lease.address, replace(self._hello, ticket=lease.ticket, engine=lease.engine)
-            )
+            hello = replace(self._hello, ticket=lease.ticket, engine=lease.engine)
+            self._dialling.begin(lease.lease, lease.address, hello, lease.socket)
             self._opening[lease.lease] = lease
             self._engines_first_until = time.monotonic() + FIRST_WITHIN_S
 

@@ -12,6 +12,7 @@ from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
 from harmonicio.core.message import MAX_MESSAGE_BYTES, MAX_PRIORITY, MIN_PRIORITY, MessageIds
 from harmonicio.core.names import check_message_id
+from harmonicio.stream_connector.arena_slots import ArenaSlot
 from harmonicio.stream_connector.delivery import Awaiting, Delivery
 from harmonicio.stream_connector.exchange import Exchange
 from harmonicio.stream_connector.known_ids import KnownIds, digest_of
@@ -46,9 +47,18 @@ class Outgoing:
         return f"<Outgoing: {self._known!r}, {self._spool!r}>"
 
     def send(
-        self, payload: Payload | FileSource, metadata: Mapping[str, Any] | None, priority: int, message_id: str | None
+        self,
+        payload: Payload | FileSource,
+        metadata: Mapping[str, Any] | None,
+        priority: int,
+        message_id: str | None,
+        slot: ArenaSlot | None = None,
     ) -> Delivery:
-        """Send one message; what was sent before is not sent again."""
+        """Send one message; what was sent before is not sent again.
+
+        Args:
+            slot: Where its payload lies in shared memory, if it does.
+        """
         size_bytes = len(payload) if isinstance(payload, (bytes, memoryview)) else payload.size_bytes
         if metadata is not None or priority or type(priority) is not int or size_bytes > MAX_MESSAGE_BYTES:
             _check(metadata, priority, size_bytes)
@@ -57,6 +67,8 @@ class Outgoing:
             delivery = Delivery(self._owner, raw_id, size_bytes)
             parcel = Parcel(delivery, payload, source_section(metadata, "") if metadata else b"", priority)
             parcel.raw_id = raw_id
+            if slot is not None:
+                parcel.slot = slot
             if self._spool is not None:
                 return self._send(parcel, b"")
             self._exchange.offer(parcel)
@@ -64,6 +76,7 @@ class Outgoing:
         section = source_section(metadata, check_message_id(message_id))
         delivery = Delivery(self._owner, message_id, size_bytes)
         parcel = Parcel(delivery, payload, section, priority)
+        parcel.slot = slot
         if self._known is None:
             return self._send(parcel, b"")
         digest = digest_of(payload)

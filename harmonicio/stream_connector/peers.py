@@ -5,6 +5,7 @@ goes on when there is room again. Small messages leave many in one call, large o
 files piece by piece:
 
       lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
+                  ├─► shared memory: the payload is copied there, or lies there; written is only where
                   ├─► file: prefix, then pieces through one kept buffer ──► kernel
                   └─► cannot be read: stuck, until the owner has taken it, and what is behind it, back
 
@@ -25,13 +26,15 @@ from enum import Enum
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
+from harmonicio.stream_connector.allocation import is_plain_memory
+from harmonicio.stream_connector.arena_slots import Transmissions
 from harmonicio.stream_connector.lanes import JOINED_BYTES, LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.sources import PayloadAway, PieceReader, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import RunningChecksum, trailer
 from harmonicio.wire.connection import message_prefix, raw_prefix
-from harmonicio.wire.frames import FIXED_LENGTH
+from harmonicio.wire.frames import FIXED_LENGTH, Flag
 from harmonicio.wire.sections import raw_message_id, read_message_section
 
 _log = logging.getLogger(__name__)
@@ -43,6 +46,7 @@ PIECE_BYTES = 1024**2
 #: So much is written in one go; then others have their turn.
 FLUSH_BYTES = 16 * 1024**2
 _DISCARD_READS = 16
+_ARENA = int(Flag.ARENA)
 
 
 class Written(Enum):
@@ -62,11 +66,16 @@ class Peer:
 
     Args:
         checksum_flag: Flag of the checksum that both ends agreed on, 0 for none.
+        transmissions: For payloads in shared memory, where both ends have mapped it.
     """
 
-    def __init__(self, link: Link, lane: Lane, *, checksum_flag: int = 0) -> None:
+    def __init__(
+        self, link: Link, lane: Lane, *, checksum_flag: int = 0, transmissions: Transmissions | None = None
+    ) -> None:
         self.link = link
         self.lane = lane
+        self.transmissions = transmissions
+        lane.has_arena = transmissions is not None
         self.is_blocked = False
         self.is_ended = False
         self.is_stuck = False
@@ -183,13 +192,14 @@ class Peer:
             except IndexError:
                 break  # The connector closes, and has just withdrawn what was left.
             except InvalidInput as error:
-                if not joined and not gathered:  # Else it is tried once more when it is the first to be written.
-                    _note_trouble(parcel, error)
-                    self.is_stuck = True
+                self._note_stuck(parcel, error, is_first=not (joined or gathered))
                 break
-            lane.begun += 1
-            size += parcel.size_bytes + FIXED_LENGTH
-            joined.append(self._prefix(parcel))
+            if self.transmissions is not None and (placed := self._placed(self.transmissions, parcel, payload)):
+                joined.append(placed)
+                size += parcel.size_bytes if parcel.slot is None else FIXED_LENGTH
+                continue
+            lane.begun, size = lane.begun + 1, size + parcel.size_bytes + FIXED_LENGTH
+            joined.append(self._prefix(parcel, self._checksum_flag))
             if isinstance(payload, _FileProgress):
                 self._file = payload  # Its pieces follow.
             else:
@@ -204,8 +214,7 @@ class Peer:
                 self._large = parcel
         if joined:
             gathered.append(memoryview(b"".join(joined)))
-        self._pending = gathered
-        self._pending_bytes = sum(map(len, gathered))
+        self._make_ready(gathered)
         return bool(gathered)
 
     def _take_controls(self) -> list[Payload]:
@@ -213,6 +222,30 @@ class Peer:
         while self._controls:
             taken.append(self._controls.popleft())
         return taken
+
+    def _note_stuck(self, parcel: Parcel, error: InvalidInput, *, is_first: bool) -> None:
+        if is_first:  # Else it is tried once more when it is the first to be written.
+            _note_trouble(parcel, error)
+            self.is_stuck = True
+
+    def _make_ready(self, pending: list[memoryview]) -> None:
+        self._pending = pending
+        self._pending_bytes = sum(map(len, pending))
+
+    def _placed(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | _FileProgress) -> bytes | None:
+        """Return all that is written of a message whose payload is in shared memory; None where it cannot be there."""
+        slot = parcel.slot
+        if slot is None:
+            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, _FileProgress) or not is_plain_memory(payload):
+                return None
+            slot = transmissions.copy(payload, parcel.size_bytes)
+            if slot is None:
+                return None
+        if parcel.size_bytes >= LARGE_BYTES:
+            parcel.sent_at = time.monotonic()
+        place = transmissions.place(self.lane.begun, slot)
+        self.lane.begun += 1
+        return self._prefix(parcel, _ARENA) + place
 
     def _payload(self, parcel: Parcel) -> Payload | _FileProgress:
         """Return what is written in one piece, or piece by piece."""
@@ -231,14 +264,13 @@ class Peer:
         if self._piece is None:
             self._piece = memoryview(bytearray(PIECE_BYTES))
         with _giving_up(file.parcel):
-            self._pending = file.next_piece(self._piece)
-        self._pending_bytes = sum(map(len, self._pending))
+            self._make_ready(file.next_piece(self._piece))
         if file.is_finished:
             file.parcel.absences = 0
             self._file = None
 
-    def _prefix(self, parcel: Parcel) -> bytes:
-        flags, section = parcel.flags | self._checksum_flag, parcel.section
+    def _prefix(self, parcel: Parcel, how: int) -> bytes:
+        flags, section = parcel.flags | how, parcel.section
         if parcel.failure is None:
             raw_id = parcel.raw_id
             if raw_id is None:
@@ -301,6 +333,8 @@ class Peer:
         with self._writing:
             self._pending, self._file, self._piece, self._large = [], None, None, None
             self.link.close()
+            if self.transmissions is not None:
+                self.transmissions.end()
 
 
 @contextmanager

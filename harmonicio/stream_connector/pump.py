@@ -303,7 +303,8 @@ class Pump:
                 if isinstance(event, Goodbye):
                     text = f"{peer.lane.name} ended the connection: {event.text or event.code or 'it is done'}"
                     raise ConnectionEnded(text, hint=event.hint)
-                events.append(event)
+                if peer.transmissions is None or not peer.transmissions.hear(event):
+                    events.append(event)
         finally:
             if events:
                 self._owner.peer_events(peer, events)

@@ -64,6 +64,9 @@ class Settlement:
         """Parcels have come to rest: at an engine, at the master or nowhere."""
         parcels, outcome = settled.parcels, settled.outcome
         route = "backlog" if settled.is_backlog else "engine"
+        for parcel in parcels:
+            if parcel.slot is not None:
+                parcel.let_go()
         if self._spool is not None:
             for parcel in parcels:
                 self._leave_spool(parcel.entry, outcome)

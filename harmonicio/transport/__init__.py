@@ -2,9 +2,12 @@
 
 channel   one ordered byte stream with deadlines: what every skin offers
 tcp       channels over TCP: dial and listen
+unix      channels over UNIX sockets, which may hand over a descriptor
 memory    channels inside one process, for tests
+arena     shared memory of one host, for the payloads of messages
 link      a wire connection on a channel
-data_port a listener, its idle connections and the threads that serve the busy ones
+listeners what a data port listens on
+data_port listeners, their idle connections and the threads that serve the busy ones
 thread_pool   a bounded pool of threads that does all that it has taken
 patient_pool  a pool of threads that grows only while those it has do not get on
 """

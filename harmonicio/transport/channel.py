@@ -154,6 +154,10 @@ class Channel:
         except OSError as error:
             raise self._broken(error) from None
 
+    def take_descriptor(self) -> int | None:
+        """Return the file descriptor that came with the greeting: over UNIX sockets there may be one."""
+        return None
+
     def _send_some(self, buffers: Sequence[memoryview]) -> int:
         try:
             return self._socket.sendmsg(buffers, (), _NOSIGNAL)

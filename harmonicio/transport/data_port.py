@@ -18,6 +18,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol
 
 from harmonicio.core.errors import (
@@ -25,12 +26,10 @@ from harmonicio.core.errors import (
     HarmonicIOError,
     LocalProtocolError,
     RemoteProtocolError,
-    Unavailable,
 )
-from harmonicio.core.lease import Address
-from harmonicio.transport import tcp
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
+from harmonicio.transport.listeners import Listeners
 from harmonicio.transport.open_files import OpenFiles
 from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.wire.connection import State
@@ -41,10 +40,6 @@ _log = logging.getLogger(__name__)
 #: Ten thousand idle ones, with room for those that work.
 MAX_CONNECTIONS = 12_000
 MAX_THREADS = 64
-#: New connections taken in one turn of the selector, so that those which are open have theirs.
-ACCEPT_AT_ONCE = 64
-#: How long no connection is accepted after one could not be, for want of file descriptors or memory.
-ACCEPT_PAUSE_S = 0.25
 
 
 class Session(Protocol):
@@ -94,6 +89,7 @@ class DataPort:
         reception: Decides about each HELLO.
         name: For thread names and log lines.
         device: A network device of this host, when only what comes in over it shall be heard.
+        socket_path: Of a UNIX socket on which it listens as well.
         max_connections: Connections beyond are closed at once.
         max_threads: So many connections are served at once, in the end: threads start as they are needed
             (:mod:`harmonicio.transport.patient_pool`). While a large payload arrives, its connection keeps one.
@@ -109,6 +105,7 @@ class DataPort:
         *,
         name: str,
         device: str = "",
+        socket_path: Path | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_threads: int = MAX_THREADS,
         greeting_within_s: float = GREETING_WITHIN_S,
@@ -119,15 +116,15 @@ class DataPort:
         self._max_connections = max_connections
         self._greeting_within_s = greeting_within_s
         self._slow_after_s = slow_after_s
-        self._listener = tcp.listen(host, port, device=device)
-        bound = self._listener.getsockname()
-        self.address = Address(bound[0], bound[1])
+        self._listeners = Listeners(host, port, device, socket_path, slow_after_s)
+        self.address = self._listeners.address
+        self.socket_path = self._listeners.socket_path
         self._selector = selectors.EpollSelector()
         self._wake_reader, self._wake_writer = socket.socketpair()
         self._wake_reader.setblocking(False)
         self._wake_writer.setblocking(False)
         self._files = OpenFiles(
-            *(each.fileno() for each in (self._listener, self._wake_reader, self._wake_writer)),
+            *(each.fileno() for each in (*self._listeners, self._wake_reader, self._wake_writer)),
             self._selector.fileno(),
         )
         self._lock = threading.Lock()
@@ -135,8 +132,6 @@ class DataPort:
         self._ungreeted: dict[_Served, float] = {}  # By deadline, which is the order of their arrival.
         self._unfinished: dict[_Served, float] = {}  # Those in the middle of a frame, by deadline, too.
         self._returned: deque[_Served] = deque()
-        self._accept_again_at: float | None = None
-        self._has_room = True
         self._ended_bytes = 0
         self._is_closing = False
         self._pool = PatientPool(max_threads, f"{name}-data")
@@ -162,7 +157,7 @@ class DataPort:
             return self._ended_bytes + sum(served.link.received_bytes for served in self._served)
 
     def start(self) -> None:
-        self._selector.register(self._listener, selectors.EVENT_READ, None)
+        self._listeners.resume(self._selector)
         self._selector.register(self._wake_reader, selectors.EVENT_READ, None)
         self._thread.start()
 
@@ -186,8 +181,9 @@ class DataPort:
         for served in list(self._served):
             self._end(served, None)
         self._selector.close()
-        for sock in (self._listener, self._wake_reader, self._wake_writer):
-            sock.close()
+        self._listeners.close()
+        self._wake_reader.close()
+        self._wake_writer.close()
 
     # ── the selector's thread ────────────────────────────────────────────────────────────────────────────────────────
 
@@ -203,7 +199,7 @@ class DataPort:
 
     def _look_at(self, ready: list[tuple[selectors.SelectorKey, int]]) -> None:
         for key, _ in ready:
-            if key.fileobj is self._listener:
+            if key.data is self._listeners:
                 self._accept(time.monotonic())
             elif key.fileobj is self._wake_reader:
                 self._drain_wake()
@@ -212,18 +208,7 @@ class DataPort:
                 self._hand_over(key.data)
 
     def _accept(self, now: float) -> None:
-        for _ in range(ACCEPT_AT_ONCE):
-            try:
-                channel = tcp.accept(self._listener, slow_after_s=self._slow_after_s)
-            except Unavailable as error:
-                level, self._has_room = logging.WARNING if self._has_room else logging.DEBUG, False
-                _log.log(level, "%s %d connections are open on %s", error, len(self._served), self.address)
-                self._selector.unregister(self._listener)
-                self._accept_again_at = now + ACCEPT_PAUSE_S
-                return
-            if channel is None:
-                return
-            self._has_room = True
+        for channel in self._listeners.accept(self._selector, now, len(self._served)):
             if len(self._served) >= self._max_connections:
                 channel.close()
                 continue
@@ -248,15 +233,14 @@ class DataPort:
     def _seconds_to_deadline(self, now: float) -> float:
         with self._lock:
             first = [next(iter(each.values()), None) for each in (self._ungreeted, self._unfinished)]
-        deadlines = [time_s for time_s in (*first, self._accept_again_at) if time_s is not None]
+        deadlines = [time_s for time_s in (*first, self._listeners.resumes_at) if time_s is not None]
         # Threads that note an unfinished frame do not wake the selector: it looks by itself.
         to_deadline = max(0.0, min(deadlines, default=math.inf) - now)
         return min(to_deadline, self._slow_after_s, self._pool.seconds_to_look(now))
 
     def _keep_deadlines(self, now: float) -> None:
-        if self._accept_again_at is not None and now >= self._accept_again_at:
-            self._accept_again_at = None
-            self._selector.register(self._listener, selectors.EVENT_READ, None)
+        if self._listeners.resumes_at is not None and now >= self._listeners.resumes_at:
+            self._listeners.resume(self._selector)
         with self._lock:
             late = _taken_due(self._ungreeted, now)
             for served in _taken_due(self._unfinished, now):

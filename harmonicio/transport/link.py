@@ -141,7 +141,12 @@ class Link:
     # ── greeting ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
     def greet(
-        self, hello: Hello, *, within_s: float = GREETING_WITHIN_S, is_wanted: Callable[[], bool] = lambda: True
+        self,
+        hello: Hello,
+        *,
+        within_s: float = GREETING_WITHIN_S,
+        is_wanted: Callable[[], bool] = lambda: True,
+        send_first: Callable[[bytes], None] | None = None,
     ) -> Hello:
         """Introduce this end to the listener that it dialled and return the listener's HELLO.
 
@@ -149,12 +154,13 @@ class Link:
 
         Args:
             is_wanted: Asked now and then; False gives up.
+            send_first: Sends the HELLO, where something goes along with it.
 
         Raises:
             HarmonicIOError: the listener refused, with its reason; the kind that its GOODBYE names.
             ConnectionEnded: it did not answer.
         """
-        self.send(self.connection.hello(hello))
+        (send_first or self.send)(self.connection.hello(hello))
         deadline = time.monotonic() + within_s
         while time.monotonic() < deadline and is_wanted():
             event = self.next_event()

@@ -7,7 +7,8 @@ The states, and which frames may arrive in them:
 
       HANDSHAKE ── Hello ──► OPEN ── Goodbye, end of stream ──► CLOSED
           HELLO, GOODBYE       as the receiver of messages: MESSAGE, DEPTH, SUBSCRIBE, DRAIN, GOODBYE
-                               as the sender of messages:   CREDIT, OUTCOMES, RESULTS, DRAIN, GOODBYE
+                               as the sender of messages:   CREDIT, OUTCOMES, RESULTS, DRAIN, GOODBYE,
+                                                            and with an arena HELD, RELEASED
 """
 
 from __future__ import annotations
@@ -60,12 +61,16 @@ _READERS: dict[FrameType, _Reader] = {
     FrameType.DEPTH: sections.read_depth,
     FrameType.OUTCOMES: sections.read_outcomes,
     FrameType.SUBSCRIBE: sections.read_subscribe,
+    FrameType.HELD: sections.read_held,
+    FrameType.RELEASED: sections.read_released,
     FrameType.RESULTS: sections.read_results,
     FrameType.DRAIN: sections.read_drain,
     FrameType.GOODBYE: sections.read_goodbye,
 }
 
 _BOTH = frozenset({FrameType.DRAIN, FrameType.GOODBYE})
+#: Of shared memory only the sender of messages hears, and only when both ends use it.
+_OF_ARENA = frozenset({FrameType.HELD, FrameType.RELEASED})
 _LEGAL: dict[tuple[State, Part | None], frozenset[FrameType]] = {
     (State.HANDSHAKE, None): frozenset({FrameType.HELLO, FrameType.GOODBYE}),
     (State.HANDSHAKE, Part.SENDER): frozenset({FrameType.HELLO, FrameType.GOODBYE}),
@@ -180,12 +185,19 @@ class Connection:
         """Give the buffer, exactly as long as the payload, for the message that has begun."""
         self._decoder.provide_payload_buffer(buffer)
 
+    def use_arena(self, size_bytes: int) -> None:
+        """Both ends have mapped shared memory of this size: payloads may lie there from now on."""
+        self._decoder.use_arena(size_bytes)
+
     def discard_payload(self) -> None:
         """Read the payload that has begun without keeping it; the message then comes with an empty payload."""
         self._decoder.discard_payload()
 
     def _control_event(self, frame: Frame, state: State) -> events.Event:
-        if frame.type not in _LEGAL[state, self.part]:
+        is_legal = frame.type in _LEGAL[state, self.part]
+        if frame.type in _OF_ARENA:
+            is_legal = state is _OPEN and self.part is Part.SENDER and self._decoder.arena_bytes > 0
+        if not is_legal:
             raise self._unexpected(frame.type)
         event = _READERS[frame.type](frame.section)
         if isinstance(event, events.Hello):

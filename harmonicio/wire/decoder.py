@@ -28,6 +28,7 @@ from harmonicio.core.errors import LocalProtocolError, RemoteProtocolError
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.events import IncomingMessage
 from harmonicio.wire.frames import (
+    ARENA_PAGE_BYTES,
     CHECKSUM_FLAGS,
     FIXED_LENGTH,
     KNOWN_FLAGS,
@@ -35,6 +36,8 @@ from harmonicio.wire.frames import (
     MAX_HEADER_BYTES,
     MAX_INLINE_BYTES,
     MAX_PAYLOAD_BYTES,
+    PLACE,
+    PLACE_LENGTH,
     TRAILER_LENGTH,
     VERSION,
     Flag,
@@ -50,11 +53,12 @@ MAX_FRAME_BYTES = FIXED_LENGTH + MAX_HEADER_BYTES + MAX_INLINE_BYTES + TRAILER_L
 assert MAX_FRAME_BYTES + LONGEST_REACH_BYTES <= LARGEST_KEPT_BYTES
 
 # Operations on members of IntFlag and IntEnum are slow, and these run once per message.
-_TEXT_ID, _SUSPECT, _DEAD, _UNKNOWN_FLAGS = int(Flag.TEXT_ID), int(Flag.SUSPECT), int(Flag.DEAD), ~KNOWN_FLAGS
+_TEXT_ID, _SUSPECT, _DEAD, _ARENA = int(Flag.TEXT_ID), int(Flag.SUSPECT), int(Flag.DEAD), int(Flag.ARENA)
+_UNKNOWN_FLAGS = ~KNOWN_FLAGS | _ARENA
 #: The fixed header as it is read: magic, version and type in one, flags, attempts and crashes in one.
 _unpack_message = struct.Struct("!4sIIh2xQ16s").unpack_from
 _MESSAGE_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
-_CHECKSUM_COUNTS = CHECKSUM_FLAGS << 16
+_CHECKSUM_COUNTS, _ARENA_COUNTS = CHECKSUM_FLAGS << 16, _ARENA << 16
 _EMPTY = memoryview(b"")
 
 
@@ -72,7 +76,11 @@ class Frame:
 
 
 class Decoder:
-    """Reads frames from bytes."""
+    """Reads frames from bytes.
+
+    Attributes:
+        arena_bytes: Size of the shared memory in which payloads may lie, 0 without any.
+    """
 
     def __init__(self) -> None:
         self._use(bytearray(SMALLEST_KEPT_BYTES))
@@ -83,6 +91,8 @@ class Decoder:
         self._payload: memoryview | None = None
         self._filled = 0
         self._left_to_discard = 0
+        self.arena_bytes = 0
+        self._unknown_flags = _UNKNOWN_FLAGS
         self.messages = 0
         self.abandoned_buffers = 0
 
@@ -103,6 +113,11 @@ class Decoder:
     def kept_bytes(self) -> int:
         """Size of the kept buffer."""
         return len(self._kept)
+
+    def use_arena(self, size_bytes: int) -> None:
+        """From now on payloads may lie in shared memory of this size."""
+        self.arena_bytes = size_bytes
+        self._unknown_flags = _UNKNOWN_FLAGS & ~_ARENA
 
     # ── bytes in ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
@@ -191,10 +206,14 @@ class Decoder:
         while end - start >= FIXED_LENGTH:
             opening, counts, section_length, priority, size, raw_id = _unpack_message(kept, start)
             body = start + FIXED_LENGTH + section_length
-            stop = body + size + (TRAILER_LENGTH if counts & _CHECKSUM_COUNTS else 0)
-            if stop > end or opening != _MESSAGE_OPENING or size > MAX_INLINE_BYTES:
+            if counts & _ARENA_COUNTS:
+                stop, payload = body + PLACE_LENGTH, None
+            else:
+                stop = body + size + (TRAILER_LENGTH if counts & _CHECKSUM_COUNTS else 0)
+                payload = readable[body : body + size] if size else _EMPTY
+            if stop > end or opening != _MESSAGE_OPENING or (size > MAX_INLINE_BYTES and payload is not None):
                 break
-            message = IncomingMessage(number, raw_id.hex(), size, readable[body : body + size] if size else _EMPTY)
+            message = IncomingMessage(number, raw_id.hex(), size, payload)
             message.priority = priority
             if counts or section_length:
                 try:
@@ -214,7 +233,7 @@ class Decoder:
         message.flags = flags = counts >> 16
         message.is_suspect, message.is_dead = bool(flags & _SUSPECT), bool(flags & _DEAD)
         message.attempts, message.crashes = counts >> 8 & 0xFF, counts & 0xFF
-        _check_message(flags, message.size_bytes)
+        _check_message(flags, self._unknown_flags, message.size_bytes)
         _check_section(section_length)
         text_id = ""
         if section_length:
@@ -222,6 +241,8 @@ class Decoder:
             text_id, message.metadata, message.failure = read_message_section(message.section)
         if flags & _TEXT_ID:
             message.id = _check_text_id(text_id)
+        if flags & _ARENA:
+            message.place = self._place_at(body, message.size_bytes)
         if flags & CHECKSUM_FLAGS and message.payload is not None:
             message.is_intact = self._matches(message, body + message.size_bytes)
 
@@ -238,9 +259,9 @@ class Decoder:
         _check_section(section_length)
         if opening != _MESSAGE_OPENING:
             return self._control(opening[3], section_length, size)
-        _check_message(counts >> 16, size)
+        _check_message(counts >> 16, self._unknown_flags, size)
         body = start + FIXED_LENGTH + section_length
-        if size <= MAX_INLINE_BYTES or end < body:
+        if size <= MAX_INLINE_BYTES or end < body or counts & _ARENA_COUNTS:
             return None
         message = IncomingMessage(self.messages, raw_id.hex(), size)
         message.priority = priority
@@ -248,6 +269,15 @@ class Decoder:
         self.messages += 1
         self._start, self._begun, self._reach = body, message, SHORTEST_REACH_BYTES
         return message
+
+    def _place_at(self, body: int, size: int) -> int:
+        """Return where in the arena a payload lies, which is said where the payload would be."""
+        place: int = PLACE.unpack_from(self._kept, body)[0]
+        if not size or place % ARENA_PAGE_BYTES or place + size > self.arena_bytes:
+            raise RemoteProtocolError(
+                f"A message names {size} bytes at {place} of shared memory that has {self.arena_bytes}."
+            )
+        return place
 
     def _check_opening(self) -> None:
         """Refuse bytes that cannot become a frame, however few there are."""
@@ -338,11 +368,17 @@ def _check_section(length: int) -> None:
         raise RemoteProtocolError(f"A header section of {length} bytes is announced.")
 
 
-def _check_message(flags: int, size: int) -> None:
-    if flags & _UNKNOWN_FLAGS or flags & CHECKSUM_FLAGS == CHECKSUM_FLAGS:
-        raise RemoteProtocolError(f"A message has flags {flags:#x}, which have no meaning.")
+def _check_message(flags: int, unknown_flags: int, size: int) -> None:
+    if flags and (flags & unknown_flags or _is_twofold(flags)):
+        raise RemoteProtocolError(f"A message has flags {flags:#x}, which have no meaning here.")
     if size > MAX_PAYLOAD_BYTES:
         raise RemoteProtocolError(f"A payload of {size} bytes is announced.")
+
+
+def _is_twofold(flags: int) -> bool:
+    """Whether there are two checksums, or one of a payload that is not on the wire."""
+    checksums = flags & CHECKSUM_FLAGS
+    return checksums == CHECKSUM_FLAGS or (checksums != 0 and flags & _ARENA != 0)
 
 
 def _check_text_id(text_id: str) -> str:

@@ -24,7 +24,10 @@ class Role(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Hello:
-    """What an end says of itself; a listener's answer leaves ticket, source, engine and worker empty."""
+    """What an end says of itself; a listener's answer leaves ticket, source, engine and worker empty.
+
+    ``arena`` is the size in bytes of the shared memory whose descriptor comes along; of a listener, that it is used.
+    """
 
     role: Role
     stream: str = ""
@@ -35,6 +38,7 @@ class Hello:
     checksums: tuple[str, ...] = ()
     max_message_bytes: int = 0
     software: str = ""
+    arena: int = 0
     versions: tuple[int, ...] = (VERSION,)
 
 
@@ -68,6 +72,7 @@ class IncomingMessage:
         is_suspect: It was outstanding where a connection broke.
         is_dead: Its sender gives it up.
         is_intact: False when the checksum trailer does not match.
+        place: Offset of the payload in the arena, when it lies there: then there is no ``payload``; else -1.
     """
 
     # What is so of nearly every message stands here, once: a million of them come in a few seconds.
@@ -76,6 +81,7 @@ class IncomingMessage:
     metadata: Metadata = MappingProxyType({})
     failure: Failure | None = None
     is_intact, is_suspect, is_dead = True, False, False
+    place = -1
 
     def __init__(self, sequence: int, message_id: str, size_bytes: int, payload: memoryview | None = None) -> None:
         self.sequence = sequence
@@ -117,6 +123,20 @@ class OutcomeRange:
 @dataclass(frozen=True, slots=True)
 class OutcomesReceived:
     ranges: tuple[OutcomeRange, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Views of these messages' payloads, which lie in the arena, have survived the handler: their outcomes follow."""
+
+    sequences: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    """No view of these messages' payloads is left: their places in the arena are the sender's again."""
+
+    sequences: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,6 +187,8 @@ Event = (
     | MessageBegun
     | MessagesReceived
     | OutcomesReceived
+    | Held
+    | Released
     | Subscribe
     | ResultsReceived
     | Drain

@@ -17,6 +17,10 @@ FIXED = struct.Struct("!2sBBHBBIhHQ16s")
 FIXED_LENGTH = FIXED.size
 TRAILER = struct.Struct("!Q")
 TRAILER_LENGTH = TRAILER.size
+#: Of a message whose payload lies in shared memory: its offset in the arena, a multiple of the page.
+PLACE = struct.Struct("!Q")
+PLACE_LENGTH = PLACE.size
+ARENA_PAGE_BYTES = 4096
 
 MAX_HEADER_BYTES = 256 * 1024
 #: A payload of at most this size is delivered inside the decoder's own buffer; a larger one needs a buffer of its own.
@@ -37,6 +41,8 @@ class FrameType(IntEnum):
     RESULTS = 7
     DRAIN = 8
     GOODBYE = 9
+    HELD = 10
+    RELEASED = 11
 
 
 class Flag(IntFlag):
@@ -48,10 +54,11 @@ class Flag(IntFlag):
     CHECKSUM_XXH3 = 4
     CHECKSUM_CRC32 = 8
     DEAD = 16
+    ARENA = 32
 
 
 CHECKSUM_FLAGS = int(Flag.CHECKSUM_XXH3 | Flag.CHECKSUM_CRC32)
-KNOWN_FLAGS = int(Flag.TEXT_ID | Flag.SUSPECT | Flag.CHECKSUM_XXH3 | Flag.CHECKSUM_CRC32 | Flag.DEAD)
+KNOWN_FLAGS = int(Flag.TEXT_ID | Flag.SUSPECT | Flag.CHECKSUM_XXH3 | Flag.CHECKSUM_CRC32 | Flag.DEAD | Flag.ARENA)
 
 
 def pack_control(frame_type: FrameType, section: bytes) -> bytes:

@@ -41,6 +41,7 @@ def hello_frame(hello: events.Hello) -> bytes:
         "checksums": list(hello.checksums),
         "max_message_bytes": hello.max_message_bytes,
         "software": hello.software,
+        "arena": hello.arena,
         "versions": list(hello.versions),
     }
     return pack_control(FrameType.HELLO, pack({key: value for key, value in section.items() if value}))
@@ -58,6 +59,16 @@ def outcomes_frame(ranges: Iterable[tuple[int, int, OutcomeKind, bytes]]) -> byt
     """Return OUTCOMES for ranges whose details are packed already: one frame, or as many as they need. Cannot fail."""
     sections = join_lists(_packed_range(*item) for item in ranges)
     return b"".join(pack_control(FrameType.OUTCOMES, section) for section in sections)
+
+
+def held_frame(sequences: Iterable[int]) -> bytes:
+    """Return HELD for these messages: one frame, or as many as they need."""
+    return _list_frames(FrameType.HELD, sequences)
+
+
+def released_frame(sequences: Iterable[int]) -> bytes:
+    """Return RELEASED for these messages: one frame, or as many as they need."""
+    return _list_frames(FrameType.RELEASED, sequences)
 
 
 def subscribe_frame(message_ids: Sequence[str]) -> bytes:
@@ -185,6 +196,7 @@ def read_hello(section: bytes) -> events.Hello:
         checksums=tuple(item for item in _list(fields.get("checksums", []), "checksums") if isinstance(item, str)),
         max_message_bytes=_count(fields.get("max_message_bytes", 0), "max_message_bytes"),
         software=_text(fields, "software"),
+        arena=_count(fields.get("arena", 0), "arena"),
         versions=tuple(_count(item, "version") for item in _list(fields.get("versions", []), "versions")),
     )
 
@@ -201,6 +213,14 @@ def read_depth(section: bytes) -> events.Depth:
 def read_outcomes(section: bytes) -> events.OutcomesReceived:
     rows = _list(unpack(section), "OUTCOMES")
     return events.OutcomesReceived(tuple(_read_range(row) for row in rows))
+
+
+def read_held(section: bytes) -> events.Held:
+    return events.Held(tuple(_count(item, "held") for item in _list(unpack(section), "HELD")))
+
+
+def read_released(section: bytes) -> events.Released:
+    return events.Released(tuple(_count(item, "released") for item in _list(unpack(section), "RELEASED")))
 
 
 def read_subscribe(section: bytes) -> events.Subscribe:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import selectors
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
-from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.engine_messages import DATA_SOCKET_NAME, EngineOrder
 from harmonicio.control.messages import EngineReport
 from harmonicio.core.errors import ConnectionEnded
 
@@ -51,12 +52,19 @@ class ControlDesk:
             self._accept(engine, ready)
             return []
         try:
-            return [report for report in ready.receive_reports() if report.engine == engine]
+            reports = [report for report in ready.receive_reports() if report.engine == engine]
+            return [self._with_own_socket(engine, report) for report in reports]
         except ConnectionEnded as error:
             _log.debug("Engine %s: %s", engine, error)
             if self._channels.get(engine) is ready:  # Else it has dialled again since.
                 self._drop(engine)
             return []
+
+    def _with_own_socket(self, engine: str, report: EngineReport) -> EngineReport:
+        """Say where its data socket is on this host. It knows only that it has one; its word would not do anyway."""
+        listener = self._listeners.get(engine)
+        path = "" if listener is None or not report.socket else str(listener.path.with_name(DATA_SOCKET_NAME))
+        return replace(report, socket=path)
 
     def last_words(self, engine: str) -> list[EngineReport]:
         """Take everything that an engine which has ended still said."""

@@ -38,7 +38,14 @@ class Transport:
 
 
 TRANSPORTS = (
-    Transport(TCP, raw_tcp.run, "raw TCP", {100: 2.0, 10**3: 2.0, 10**4: 1.0, 10**5: 0.9, 10**6: 0.95, 10**7: 0.95}),
+    Transport(
+        TCP,
+        raw_tcp.run,
+        "raw TCP",
+        {100: 2.0, 10**3: 2.0, 10**4: 1.0, 10**5: 0.9, 10**6: 0.95, 10**7: 0.95},
+        {"arena_max_bytes": 0},
+    ),
+    Transport("arena", raw_tcp.run, "raw TCP", {10**5: 2.0, 10**6: 1.4, 10**7: 2.0}),
 )
 
 

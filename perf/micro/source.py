@@ -37,7 +37,7 @@ class Target:
     master: str
     token: str
     engine_pids: tuple[int, ...] = ()
-    options: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=lambda: {"arena_max_bytes": 0})  # all goes by TCP
 
     def connector(self, byte_budget_bytes: int, patience_s: float = _NEVER_S) -> StreamConnector:
         """Return a connector to it."""

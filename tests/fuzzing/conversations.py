@@ -14,13 +14,26 @@ from pathlib import Path
 from harmonicio.wire import events, sections
 from harmonicio.wire.connection import Connection
 from harmonicio.wire.events import Role
-from harmonicio.wire.frames import CHECKSUM_FLAGS, FIXED, FIXED_LENGTH, TRAILER_LENGTH, VERSION, FrameType
+from harmonicio.wire.frames import (
+    CHECKSUM_FLAGS,
+    FIXED,
+    FIXED_LENGTH,
+    PLACE_LENGTH,
+    TRAILER_LENGTH,
+    VERSION,
+    Flag,
+    FrameType,
+)
 
 FOLDER = Path(__file__).parent / "conversations"
 GOLDEN = Path(__file__).parent.parent / "unit" / "wire" / "golden" / f"v{VERSION}"
 
+#: Of the shared memory that some readers have; golden frames name places in it.
+ARENA_BYTES = 2**28
+
 TO_RECEIVER = frozenset({FrameType.MESSAGE, FrameType.DEPTH, FrameType.SUBSCRIBE, FrameType.DRAIN, FrameType.GOODBYE})
 TO_SENDER = frozenset({FrameType.CREDIT, FrameType.OUTCOMES, FrameType.RESULTS, FrameType.DRAIN, FrameType.GOODBYE})
+TO_ARENA_SENDER = TO_SENDER | {FrameType.HELD, FrameType.RELEASED}
 TO_LISTENER = TO_DIALLER = frozenset({FrameType.HELLO, FrameType.GOODBYE})
 
 
@@ -32,6 +45,7 @@ class Reader:
         dialler: The role as which this end dialled; None for a listener.
         peer: The role of the other end.
         is_greeted: Whether the fuzzed bytes come behind both HELLOs.
+        has_arena: Whether both ends have mapped shared memory.
     """
 
     name: str
@@ -39,6 +53,7 @@ class Reader:
     peer: Role
     is_greeted: bool
     legal: frozenset[FrameType]
+    has_arena: bool = False
 
     def connection(self) -> Connection:
         """Return this end, as it is when the fuzzed bytes come."""
@@ -50,6 +65,8 @@ class Reader:
             connection.next_event()
             if self.dialler is None:
                 connection.hello(events.Hello(Role.MASTER))
+        if self.has_arena:
+            connection.use_arena(ARENA_BYTES)
         return connection
 
 
@@ -59,9 +76,9 @@ READERS = (
     Reader("a master that an engine dials", None, ENGINE, False, TO_LISTENER),
     Reader("a connector that has dialled", CONNECTOR, MASTER, False, TO_DIALLER),
     Reader("an engine that has dialled", ENGINE, MASTER, False, TO_DIALLER),
-    Reader("a receiver that a connector has dialled", None, CONNECTOR, True, TO_RECEIVER),
+    Reader("a receiver that a connector has dialled", None, CONNECTOR, True, TO_RECEIVER, has_arena=True),
     Reader("a master that an engine has dialled", None, ENGINE, True, TO_SENDER),
-    Reader("a connector that is greeted", CONNECTOR, ENGINE, True, TO_SENDER),
+    Reader("a connector that is greeted", CONNECTOR, ENGINE, True, TO_ARENA_SENDER, has_arena=True),
     Reader("an engine that is greeted by the master", ENGINE, MASTER, True, TO_RECEIVER),
 )
 
@@ -83,6 +100,7 @@ def frames_of(data: bytes) -> Iterator[bytes]:
         _, _, kind, flags, _, _, section_length, _, _, size, _ = FIXED.unpack_from(data, at)
         end = at + FIXED_LENGTH + section_length
         if kind == FrameType.MESSAGE:
+            size = PLACE_LENGTH if flags & Flag.ARENA else size
             end += size + (TRAILER_LENGTH if flags & CHECKSUM_FLAGS else 0)
         yield data[at:end]
         at = end

@@ -49,6 +49,8 @@ _EVENT_TYPES = {
     Message: FrameType.MESSAGE,
     tuple: FrameType.MESSAGE,
     events.OutcomesReceived: FrameType.OUTCOMES,
+    events.Held: FrameType.HELD,
+    events.Released: FrameType.RELEASED,
     events.Subscribe: FrameType.SUBSCRIBE,
     events.ResultsReceived: FrameType.RESULTS,
     events.Drain: FrameType.DRAIN,

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuzzing.conversations import Reader, give
+from fuzzing.conversations import ARENA_BYTES, Reader, give
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, RemoteProtocolError
 from harmonicio.testing.arrivals import one_by_one
 from harmonicio.wire import events, sections
@@ -23,7 +23,7 @@ from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import _READERS, Connection, State, message_prefix
 from harmonicio.wire.credit import ReceiverCredit, SenderCredit
 from harmonicio.wire.decoder import LARGEST_KEPT_BYTES, Decoder, Frame
-from harmonicio.wire.frames import CHECKSUM_FLAGS, Flag
+from harmonicio.wire.frames import CHECKSUM_FLAGS, PLACE, Flag
 
 #: What a reader takes of a large payload; more is discarded, as an engine does with ``rejected: too_large``.
 ALLOWED_PAYLOAD_BYTES = 256 * 1024
@@ -131,20 +131,24 @@ class Message:
     failure: Any
     numbers: tuple[int, ...]
     is_intact: bool
+    place: int
 
     @classmethod
     def of(cls, message: events.IncomingMessage) -> Message:
-        assert message.payload is not None and message.payload.readonly
+        payload = message.payload if message.place < 0 else memoryview(PLACE.pack(message.place))
+        assert payload is not None and payload.readonly
+        assert message.place + message.size_bytes <= ARENA_BYTES or message.place < 0
         assert message.is_suspect is bool(message.flags & Flag.SUSPECT)
         assert message.is_dead is bool(message.flags & Flag.DEAD)
         numbers = (message.flags, message.attempts, message.crashes, message.priority, message.size_bytes)
         return cls(
             message.id,
-            bytes(message.payload),
+            bytes(payload),
             dict(message.metadata),
             message.failure,
             (message.sequence, *numbers),
             message.is_intact,
+            message.place,
         )
 
 
@@ -160,6 +164,7 @@ def say_again(event: Any) -> None:
     if written is None:
         return
     decoder, read = Decoder(), []
+    decoder.use_arena(ARENA_BYTES)
     rest = memoryview(written)
     while rest:
         rest = rest[decoder.feed(rest) :]
@@ -205,7 +210,11 @@ def encoded(event: Any) -> bytes | None:
             return sections.drain_frame(event.within_s)
         case events.Goodbye():
             return sections.goodbye_frame(event)
-        case Message() if event.is_intact and len(event.payload) == event.numbers[5]:
+        case events.Held():
+            return sections.held_frame(event.sequences)
+        case events.Released():
+            return sections.released_frame(event.sequences)
+        case Message() if event.is_intact and (event.place >= 0 or len(event.payload) == event.numbers[5]):
             return _encoded_message(event)
     return None
 

@@ -15,7 +15,7 @@ from harmonicio.wire.decoder import Decoder
 from harmonicio.wire.events import Drain
 
 FRAMES = 40_000
-SEED = 4
+SEED = 5
 
 
 def test_frames_that_are_nearly_right_give_events_or_our_errors_in_bounded_memory_and_time() -> None:
@@ -76,7 +76,7 @@ def test_another_exception_than_ours_is_found(monkeypatch: pytest.MonkeyPatch, t
 
     monkeypatch.setitem(connection._READERS, frames.FrameType.DRAIN, careless)
     monkeypatch.setattr(frames, "CRASHES", tmp_path)
-    with pytest.raises(oracle.Violation, match=r"again: python -m fuzzing\.frames --seed 4 --only \d+"):
+    with pytest.raises(oracle.Violation, match=r"again: python -m fuzzing\.frames --seed 5 --only \d+"):
         frames.run(SEED, frames=FRAMES)
     (kept,) = tmp_path.iterdir()
     assert len(kept.read_bytes()) < 80, "it was to be made small"

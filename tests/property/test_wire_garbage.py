@@ -203,7 +203,7 @@ def header(kind: int = 4, section_length: int = 0, size: int = 0, flags: int = 0
         (b"HI\x02", "speaks version 2"),
         (b"HI\x00" + bytes(37), "speaks version 0"),
         (header(kind=0), "no frame of type 0"),
-        (header(kind=10), "no frame of type 10"),
+        (header(kind=12), "no frame of type 12"),
         (header(kind=5, size=1), "announces a payload"),
         (header(section_length=MAX_HEADER_BYTES + 1), "A header section of 262145 bytes"),
         (header(section_length=2**32 - 1), "A header section of 4294967295 bytes"),

@@ -85,7 +85,7 @@ MESSAGE = int(FrameType.MESSAGE)
 BROKEN = {
     "no frame": (frame(MESSAGE, opening=b"HX"), "do not start a frame"),
     "another version": (b"HI\x07" + frame(MESSAGE)[3:], "speaks version 7"),
-    "no such type": (frame(10), "no frame of type 10"),
+    "no such type": (frame(12), "no frame of type 12"),
     "a control frame with a payload": (frame(FrameType.DEPTH, size=5), "announces a payload"),
     "a control frame that means nothing": (frame(FrameType.DEPTH, b"\x90"), "DEPTH"),
     "an unknown flag": (frame(MESSAGE, size=5, flags=32), "flags 0x20"),

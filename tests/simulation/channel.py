@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
+from typing import Any, NoReturn
 
-from harmonicio.core.errors import ConnectionEnded
+from harmonicio.core.errors import ConnectionEnded, Unavailable
 from harmonicio.core.lease import Address
 from simulation.loop import check_alive, current
 from simulation.network import RECEIVE_SLICE_S, Endpoint, Listener, Network
@@ -87,6 +88,10 @@ class Channel:
         except OSError as error:
             raise ConnectionEnded(f"The connection to {self.peer} broke: {error}.") from None
 
+    @staticmethod
+    def take_descriptor() -> None:
+        """Over a network none comes along."""
+
     def shutdown(self) -> None:
         check_alive()
         if not self.is_closed:
@@ -133,6 +138,14 @@ class Tcp:
         check_alive()
         endpoint = listener.accept()
         return None if endpoint is None else Channel(endpoint)
+
+
+class Unix:
+    """:mod:`harmonicio.transport.unix`: the hosts here have no such sockets, and all goes over the network."""
+
+    @staticmethod
+    def listen(path: Path) -> NoReturn:
+        raise Unavailable(f"Cannot listen on {path}: simulated hosts have no UNIX sockets.")
 
 
 # ── selectors, poll and socketpair ───────────────────────────────────────────────────────────────────────────────────

@@ -16,6 +16,7 @@ from harmonicio.control.messages import EngineReport, RunningMessage
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, StorageError
 from harmonicio.engine.daemon import Daemon
 from harmonicio.engine.handler import Handler
+from simulation.channel import Unix
 from simulation.loop import check_alive, current
 from simulation.readiness import Waitable
 
@@ -42,7 +43,7 @@ def run(configuration: EngineConfiguration, daemons: dict[str, Daemon]) -> None:
 def substitutes(world: Any) -> list[tuple[Any, str, Any]]:
     """Return what stands in for what in the engine's modules."""
     from harmonicio.engine import control_connection
-    from harmonicio.transport import data_port
+    from harmonicio.transport import data_port, listeners
     from simulation import stage
     from simulation.rest import Client
 
@@ -51,6 +52,7 @@ def substitutes(world: Any) -> list[tuple[Any, str, Any]]:
 
     return [
         (data_port, "OpenFiles", OpenFiles),
+        (listeners, "unix", Unix),
         (stage.daemon, "load", load),
         (stage.daemon, "HandlerBoard", HandlerBoard),
         (stage.daemon, "MasterClient", Client),

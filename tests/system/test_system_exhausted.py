@@ -168,10 +168,13 @@ def engines_of(cluster: LocalCluster) -> list[int]:
 
 
 def connections(pid: int) -> int:
-    """Return how many TCP connections of a process are open."""
+    """Return how many data connections of a process are open, over TCP and over the socket in its folder."""
     files = {os.readlink(file) for file in Path(f"/proc/{pid}/fd").iterdir()}
     rows = map(str.split, Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:])
-    return sum(row[3] == ESTABLISHED and f"socket:[{row[9]}]" in files for row in rows)
+    over_tcp = sum(row[3] == ESTABLISHED and f"socket:[{row[9]}]" in files for row in rows)
+    rows = map(str.split, Path(f"/proc/{pid}/net/unix").read_text().splitlines()[1:])
+    is_open = [row[5] == "03" and row[-1].endswith("data.sock") and f"socket:[{row[6]}]" in files for row in rows]
+    return over_tcp + sum(is_open)
 
 
 def test_a_worker_without_files_to_spare_keeps_its_engines_and_starts_what_is_missing_when_there_are_some(

@@ -18,7 +18,7 @@ from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import SUPPORTED, trailer
 from harmonicio.wire.connection import Connection, message_prefix
 from harmonicio.wire.events import Role
-from harmonicio.wire.frames import VERSION, Flag
+from harmonicio.wire.frames import PLACE, VERSION, Flag
 
 FOLDER = Path(__file__).parent / "golden" / f"v{VERSION}"
 
@@ -53,6 +53,7 @@ CONNECTOR_HELLO = events.Hello(
     software="harmonicio 1.0",
     versions=(1,),
 )
+ARENA_HELLO = events.Hello(Role.CONNECTOR, stream="images", source="microscope-1", arena=2**28, versions=(1,))
 ENGINE_HELLO = events.Hello(Role.ENGINE, stream="images", ticket="signed", engine="e-1", worker="w-1", versions=(1,))
 ANSWER = events.Hello(Role.MASTER, checksums=("crc32",), max_message_bytes=2**30, software="other 2", versions=(1,))
 OUTCOMES = (
@@ -90,6 +91,14 @@ GOLDEN = {
             (item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in OUTCOMES
         ),
         events.OutcomesReceived(OUTCOMES),
+    ),
+    "hello_arena": Golden(None, sections.hello_frame(ARENA_HELLO), ARENA_HELLO),
+    "held": Golden(Role.CONNECTOR, sections.held_frame([0, 17, 2**40]), events.Held((0, 17, 2**40))),
+    "released": Golden(Role.CONNECTOR, sections.released_frame([17]), events.Released((17,))),
+    "message_arena": Golden(
+        Role.ENGINE,
+        message_prefix(OWN_ID, 5_000_000, flags=Flag.ARENA, priority=3) + PLACE.pack(8192),
+        (OWN_ID, 8192, {}, 3, Flag.ARENA, 0, 0, None),
     ),
     "results": Golden(Role.CONNECTOR, sections.results_frame(RESULTS), events.ResultsReceived(RESULTS)),
     "message_empty": Golden(Role.ENGINE, message(OWN_ID, b""), (OWN_ID, b"", {}, 0, 0, 0, 0, None)),
@@ -135,6 +144,7 @@ def reader_of(name: str) -> Connection:
         connection.hello(events.Hello(reader))
     if not name.startswith("hello"):
         read(connection, sections.hello_frame(ANSWER))
+    connection.use_arena(2**28)
     return connection
 
 
@@ -157,10 +167,10 @@ def read(connection: Connection, data: bytes) -> Any:
 
 
 def by_value(got: events.IncomingMessage) -> tuple[Any, ...]:
-    assert got.payload is not None and got.is_intact
+    assert (got.payload is None) == (got.place >= 0) and got.is_intact
     return (
         got.id,
-        bytes(got.payload),
+        got.place if got.payload is None else bytes(got.payload),
         dict(got.metadata),
         got.priority,
         got.flags,

@@ -1,0 +1,245 @@
+"""The slots of one connector's arena: shared memory in which the engines of this host find payloads.
+
+            take ──────────► held: by an allocation, by a message that is not safe, by an engine that may look at it
+     free ◄── nobody holds it, nobody has a view ──┘
+
+Whoever has the :class:`ArenaSlot` holds the slot; when the last one lets go of it, it is free. It was taken for:
+
+    a copy     held by the transmission alone: from when its message is written to an engine until that releases it
+    in place   held by the source's allocation, then by the message, and by each of its transmissions
+
+An engine releases a slot with the outcome, or later when it has said that a view of it survived (HELD, RELEASED). A
+connection that ends before leaves its slots in quarantine until the process at its other end has ended: a pidfd tells.
+Where there is none, they are never used again; the arena is bounded, and what finds no room there travels as bytes.
+
+A slot may be let go of by any thread at any time, by the garbage collector in the middle of anything, too: that only
+leaves a note, which is read when the next slot is taken.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable
+
+from harmonicio.stream_connector.extents import Extents
+from harmonicio.transport import unix
+from harmonicio.transport.arena import IS_SUPPORTED, MAX_ARENA_BYTES, Arena
+from harmonicio.wire.events import Event, Held, OutcomesReceived, Released
+from harmonicio.wire.frames import ARENA_PAGE_BYTES, PLACE
+
+_log = logging.getLogger(__name__)
+
+#: Of slots that somebody still views, so many are looked at when another is taken.
+_LOOK_AT_ONCE = 16
+#: What an arena has beyond the byte budget, of which it is a fifth more: slots are a little larger than payloads.
+_BEYOND_BUDGET_BYTES = 1024**2
+
+_Note = tuple[int, int, memoryview | None]
+
+
+class ArenaSlot:
+    """A part of the arena. It is free again when nobody holds this.
+
+    Attributes:
+        piece: What a source writes into, where it does: while anybody has a view of that, the slot is not free.
+        place: Where it is, as it stands in a message.
+    """
+
+    __slots__ = ("_capacity", "_owner", "offset", "piece", "place")
+
+    def __init__(self, offset: int, capacity: int, owner: ArenaSlots, piece: memoryview | None) -> None:
+        self.offset = offset
+        self._capacity = capacity
+        self._owner = owner
+        self.piece = piece
+        self.place = PLACE.pack(offset)
+
+    def __del__(self) -> None:
+        self._owner.let_go((self.offset, self._capacity, self.piece))
+
+    def __repr__(self) -> str:
+        return f"<ArenaSlot at {self.offset}, {self._capacity} bytes>"
+
+
+class ArenaSlots:
+    """The arena of one connector, which is made when it is first needed, with its slots.
+
+    Args:
+        max_bytes: How large it may be; 0 means none at all.
+        budget_bytes: Of the connector: what is not safe at the same time, and so what the arena is used for.
+    """
+
+    def __init__(self, max_bytes: int, budget_bytes: int) -> None:
+        wanted = min(max_bytes, budget_bytes + budget_bytes // 5 + _BEYOND_BUDGET_BYTES, MAX_ARENA_BYTES)
+        self._size_bytes = wanted // ARENA_PAGE_BYTES * ARENA_PAGE_BYTES if IS_SUPPORTED else 0
+        self._lock = threading.Lock()
+        self._arena: Arena | None = None
+        self._extents = Extents(self._size_bytes)
+        self._notes: deque[_Note] = deque()
+        self._viewed: deque[_Note] = deque()
+        self._quarantine: list[tuple[int | None, list[ArenaSlot]]] = []
+        self._is_closed = False
+
+    def __repr__(self) -> str:
+        return f"<ArenaSlots: {self._extents!r}, {len(self._quarantine)} engines' slots in quarantine>"
+
+    @property
+    def used_bytes(self) -> int:
+        """How much is not free."""
+        with self._lock:
+            self._tidy()
+            return self._size_bytes - self._extents.free_bytes
+
+    def arena(self) -> Arena | None:
+        """Return the shared memory, which is made now unless it has been; None where there is none."""
+        with self._lock:
+            if self._arena is None and self._size_bytes and not self._is_closed:
+                try:
+                    self._arena = Arena(self._size_bytes)
+                except (OSError, ValueError, OverflowError) as error:
+                    _log.warning("There is no shared memory of %d bytes: %s", self._size_bytes, error)
+                    self._size_bytes = 0
+            return self._arena
+
+    def take(self, size_bytes: int, *, is_written_in_place: bool = False) -> ArenaSlot | None:
+        """Return a free slot for a payload; None when there is none."""
+        arena = self._arena or self.arena()
+        if arena is None:
+            return None
+        with self._lock:
+            if self._notes or self._viewed:
+                self._take_notes()
+            taken = self._extents.take(size_bytes)
+            if taken is None:
+                self._tidy()
+                taken = self._extents.take(size_bytes)
+        if taken is None:
+            return None
+        piece = arena.piece(taken[0], size_bytes) if is_written_in_place else None
+        return ArenaSlot(*taken, self, piece)
+
+    def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
+        """Return a slot that holds a copy of a payload; None when there is no free one."""
+        slot = self.take(size_bytes)
+        arena = self._arena
+        if slot is None or arena is None:
+            return None
+        arena.write(slot.offset, payload)
+        return slot
+
+    def let_go(self, note: _Note) -> None:
+        """Nobody holds a slot any more."""
+        if not self._is_closed:  # Else nobody reads the note.
+            self._notes.append(note)
+
+    def quarantine(self, process: int | None, slots: Iterable[ArenaSlot]) -> None:
+        """Hold slots until a process has ended.
+
+        Args:
+            process: A pidfd, closed here; None when nobody can tell.
+        """
+        with self._lock:
+            self._quarantine.append((process, list(slots)))
+            self._tidy()
+
+    def close(self) -> None:
+        """Take nothing more, and hand the arena out no more; who has mapped it still has what is in it."""
+        with self._lock:
+            self._is_closed = True
+            arena, self._arena = self._arena, None
+            for process, _ in self._quarantine:
+                if process is not None:
+                    os.close(process)
+            self._quarantine.clear()
+            self._notes.clear()
+            self._viewed.clear()
+        if arena is not None:
+            arena.close()
+
+    def _tidy(self) -> None:
+        kept = []
+        for process, slots in self._quarantine:
+            if process is not None and unix.is_ended(process):
+                os.close(process)
+                slots.clear()
+            else:
+                kept.append((process, slots))
+        self._quarantine = kept
+        self._take_notes()
+
+    def _take_notes(self) -> None:
+        """Free what was let go of and is not viewed any more."""
+        while self._notes:
+            self._free(self._notes.popleft())
+        for _ in range(min(len(self._viewed), _LOOK_AT_ONCE)):
+            self._free(self._viewed.popleft())
+
+    def _free(self, note: _Note) -> None:
+        offset, capacity, piece = note
+        if piece is not None and self._arena is not None and not self._arena.is_free(piece):
+            self._viewed.append(note)
+        else:
+            self._extents.give_back(offset, capacity)
+
+
+class Transmissions:
+    """The slots that one engine has been told of, over one connection.
+
+    Args:
+        process: A pidfd of the engine's process, closed here; None when there is none.
+    """
+
+    def __init__(self, slots: ArenaSlots, process: int | None) -> None:
+        self._slots = slots
+        self._process = process
+        self._under_way: dict[int, ArenaSlot] = {}
+        self._held: dict[int, ArenaSlot] = {}
+
+    def __repr__(self) -> str:
+        return f"<Transmissions: {len(self._under_way)} slots under way, {len(self._held)} held>"
+
+    def place(self, sequence: int, slot: ArenaSlot) -> bytes:
+        """Give a slot to the engine with the message of this number; return how the message says so."""
+        self._under_way[sequence] = slot
+        return slot.place
+
+    def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
+        return self._slots.copy(payload, size_bytes)
+
+    def hear(self, event: Event) -> bool:
+        """Take note of what the engine releases; return whether the event is about nothing else."""
+        if isinstance(event, OutcomesReceived):
+            for each in event.ranges:
+                self._answered(each.first, each.last)
+            return False
+        if isinstance(event, Held):
+            for sequence in event.sequences:
+                if (slot := self._under_way.pop(sequence, None)) is not None:
+                    self._held[sequence] = slot
+            return True
+        if isinstance(event, Released):
+            for sequence in event.sequences:
+                self._held.pop(sequence, None)
+            return True
+        return False
+
+    def _answered(self, first: int, last: int) -> None:
+        """What was answered is released; a range may be far longer than what is under way, by a peer's mistake."""
+        under_way = self._under_way
+        numbers = range(first, last + 1) if last - first < len(under_way) else list(under_way)
+        for sequence in numbers:
+            if first <= sequence <= last:
+                under_way.pop(sequence, None)
+
+    def end(self) -> None:
+        """The connection has ended, and nobody writes to it: what was not released goes into quarantine."""
+        left = [*self._under_way.values(), *self._held.values()]
+        self._under_way, self._held = {}, {}
+        process, self._process = self._process, None
+        if left:
+            self._slots.quarantine(process, left)
+        elif process is not None:
+            os.close(process)

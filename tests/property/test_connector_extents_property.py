@@ -1,0 +1,58 @@
+"""Parts of shared memory: never two at the same place, never outside, and all of it is there again in the end."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from harmonicio.stream_connector.extents import Extents, capacity_of
+
+PAGE = 4096
+#: What is done next: a size to take, or which of those that are taken to give back.
+STEPS = st.lists(st.one_of(st.integers(1, 300 * 1024), st.integers(-40, -1)), max_size=120)
+
+
+@given(STEPS, st.integers(1, 256))
+def test_parts_never_overlap_and_nothing_is_lost(steps: list[int], pages: int) -> None:
+    extents, taken = Extents(pages * PAGE), dict[int, int]()
+    for step in steps:
+        if step > 0:
+            part = extents.take(step)
+            if part is None:
+                continue
+            offset, capacity = part
+            assert offset % PAGE == 0
+            assert step <= capacity == capacity_of(step)
+            assert offset + capacity <= pages * PAGE
+            assert all(offset + capacity <= other or other + its <= offset for other, its in taken.items())
+            taken[offset] = capacity
+        elif taken:
+            offset = list(taken)[step % len(taken)]
+            extents.give_back(offset, taken.pop(offset))
+        assert extents.free_bytes == pages * PAGE - sum(taken.values())
+    for offset, capacity in taken.items():
+        extents.give_back(offset, capacity)
+    whole = largest_of(pages * PAGE)
+    assert extents.take(whole) is not None, "what is free is merged until it is one part again"
+
+
+@given(st.integers(1, 2**40))
+def test_a_capacity_is_at_most_an_eighth_larger_or_fills_a_page(size_bytes: int) -> None:
+    capacity = capacity_of(size_bytes)
+    assert capacity % PAGE == 0
+    assert size_bytes <= capacity < size_bytes + max(PAGE, size_bytes / 8 + 1)
+    assert capacity_of(capacity) == capacity
+
+
+def test_what_was_given_back_last_is_taken_first() -> None:
+    extents = Extents(100 * PAGE)
+    parts = [extents.take(PAGE) for _ in range(3)]
+    for part in parts:
+        assert part is not None
+        extents.give_back(*part)
+    assert [extents.take(PAGE) for _ in range(3)] == parts[::-1]
+
+
+def largest_of(total_bytes: int) -> int:
+    """Return the largest size whose part is not larger than that."""
+    return max(size for size in range(PAGE, total_bytes + 1, PAGE) if capacity_of(size) <= total_bytes)

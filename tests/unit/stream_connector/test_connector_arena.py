@@ -1,0 +1,299 @@
+"""The slots of a connector's arena: who holds them, and when they are free again."""
+
+from __future__ import annotations
+
+import array
+import gc
+import mmap
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+import pytest
+
+from harmonicio.core.errors import InvalidInput, NotFound
+from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.stream_connector.allocation import Allocation, is_plain_memory
+from harmonicio.stream_connector.arena_slots import ArenaSlot, ArenaSlots, Transmissions
+from harmonicio.stream_connector.delivery import Awaiting, Delivery
+from harmonicio.testing.waiting import wait_until
+from harmonicio.wire.events import Held, OutcomeRange, OutcomesReceived, Released
+from harmonicio.wire.outcomes import DONE
+
+PAGE = 4096
+
+
+@pytest.fixture
+def slots() -> Iterator[ArenaSlots]:
+    made = ArenaSlots(2**20, 2**30)
+    yield made
+    made.close()
+
+
+def outcomes(first: int, last: int) -> OutcomesReceived:
+    return OutcomesReceived((OutcomeRange(first, last, DONE),))
+
+
+def under_way(transmissions: Transmissions, count: int) -> None:
+    for sequence in range(count):
+        slot = transmissions.copy(b"x" * 5000, 5000)
+        assert slot is not None
+        transmissions.place(sequence, slot)
+
+
+def process_that_sleeps() -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+
+# ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_nothing_is_made_before_it_is_needed_nor_after_the_end() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    slots = ArenaSlots(2**20, 2**30)
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert slots.take(100) is not None
+    slots.close()
+    assert set(os.listdir("/proc/self/fd")) == before
+    assert slots.take(100) is None
+    assert not Allocation(slots, 100).is_shared
+
+
+@pytest.mark.parametrize("max_bytes", [0, 100])
+def test_an_arena_of_less_than_a_page_is_none(max_bytes: int) -> None:
+    slots = ArenaSlots(max_bytes, 2**30)
+    assert slots.arena() is None
+    assert slots.take(1) is None
+
+
+def test_an_arena_is_hardly_larger_than_the_byte_budget() -> None:
+    slots = ArenaSlots(2**28, 10 * 2**20)
+    arena = slots.arena()
+    assert arena is not None
+    assert arena.size_bytes == 13 * 2**20
+    slots.close()
+
+
+def test_memory_that_cannot_be_had_is_said_once_and_done_without(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(*_: object) -> int:
+        raise OSError(24, "Too many open files")
+
+    monkeypatch.setattr(os, "memfd_create", refuse)
+    slots = ArenaSlots(2**20, 2**30)
+    assert slots.take(10) is None
+    assert slots.take(10) is None
+    assert len(caplog.records) == 1
+    assert "Too many open files" in caplog.text
+
+
+def test_a_slot_is_free_when_nobody_holds_it(slots: ArenaSlots) -> None:
+    one = slots.take(5000)
+    other = one
+    assert slots.used_bytes == 2 * PAGE
+    del one
+    assert slots.used_bytes == 2 * PAGE
+    del other
+    assert slots.used_bytes == 0
+
+
+def test_a_slot_may_be_let_go_of_in_a_cycle_at_any_moment(slots: ArenaSlots) -> None:
+    cycle: list[Any] = [slots.take(100)]
+    cycle.append(cycle)
+    del cycle
+    gc.collect()
+    assert slots.used_bytes == 0
+
+
+# ── transmissions ────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_outcome_releases_a_slot_unless_it_was_said_to_be_held(slots: ArenaSlots) -> None:
+    transmissions = Transmissions(slots, None)
+    under_way(transmissions, 5)
+    assert transmissions.hear(Held((1, 3)))
+    assert not transmissions.hear(outcomes(0, 3))
+    assert slots.used_bytes == 3 * 2 * PAGE
+    assert transmissions.hear(Released((3,)))
+    assert slots.used_bytes == 2 * 2 * PAGE
+    transmissions.hear(outcomes(4, 4))
+    transmissions.hear(Released((1,)))
+    assert slots.used_bytes == 0
+    transmissions.end()
+
+
+def test_what_an_engine_says_of_other_messages_changes_nothing(slots: ArenaSlots) -> None:
+    transmissions = Transmissions(slots, None)
+    under_way(transmissions, 2)
+    transmissions.hear(Held((7, 2**62)))
+    transmissions.hear(Released((0, 1, 7)))
+    assert slots.used_bytes == 2 * 2 * PAGE
+    transmissions.hear(outcomes(1, 2**62))
+    assert slots.used_bytes == 2 * PAGE
+    transmissions.hear(outcomes(0, 0))
+    transmissions.end()
+
+
+def test_a_connection_that_has_everything_back_leaves_nothing(slots: ArenaSlots) -> None:
+    with process_that_sleeps() as process:
+        transmissions = Transmissions(slots, os.pidfd_open(process.pid))
+        under_way(transmissions, 1)
+        transmissions.hear(outcomes(0, 0))
+        transmissions.end()
+        process.kill()
+    assert slots.used_bytes == 0
+
+
+def test_what_was_not_released_is_used_again_only_when_the_process_has_ended(slots: ArenaSlots) -> None:
+    with process_that_sleeps() as process:
+        transmissions = Transmissions(slots, os.pidfd_open(process.pid))
+        under_way(transmissions, 2)
+        transmissions.hear(Held((0,)))
+        transmissions.hear(outcomes(0, 0))
+        transmissions.end()
+        assert slots.used_bytes == 2 * 2 * PAGE
+        process.kill()
+        wait_until(lambda: slots.used_bytes == 0)
+
+
+def test_what_nobody_can_tell_of_is_never_used_again(slots: ArenaSlots) -> None:
+    transmissions = Transmissions(slots, None)
+    under_way(transmissions, 2)
+    transmissions.end()
+    taken = []
+    while (slot := slots.take(PAGE)) is not None:
+        taken.append(slot)
+    assert len(taken) == 2**20 // PAGE - 4
+    del slot, taken
+    assert slots.used_bytes == 4 * PAGE
+
+
+def test_closing_ends_the_watch_over_processes() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    slots = ArenaSlots(2**20, 2**30)
+    with process_that_sleeps() as process:
+        transmissions = Transmissions(slots, os.pidfd_open(process.pid))
+        under_way(transmissions, 1)
+        transmissions.end()
+        slots.close()
+        process.kill()
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
+# ── allocations ──────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_an_allocation_is_given_back_by_its_block_by_itself_or_by_nobody_having_it(slots: ArenaSlots) -> None:
+    with Allocation(slots, 100) as allocation:
+        allocation.view[:5] = b"hello"
+        assert slots.used_bytes == PAGE
+    assert slots.used_bytes == 0
+    other = Allocation(slots, 100)
+    other.release()
+    other.release()
+    assert slots.used_bytes == 0
+    forgotten = Allocation(slots, 100)
+    assert slots.used_bytes == PAGE
+    del forgotten
+    assert slots.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_shared", [True, False])
+def test_what_was_given_back_cannot_be_written_or_sent(slots: ArenaSlots, is_shared: bool) -> None:
+    allocation = Allocation(slots if is_shared else ArenaSlots(0, 1), 100)
+    assert allocation.is_shared == is_shared
+    allocation.release()
+    with pytest.raises(ValueError, match="released"):
+        allocation.view[:5] = b"hello"
+    with pytest.raises(InvalidInput, match="sent or given back"):
+        allocation.send_by(lambda content, slot: pytest.fail("it cannot be sent"))
+
+
+def test_a_slot_that_its_source_still_looks_at_is_not_used_again(slots: ArenaSlots) -> None:
+    allocation = Allocation(slots, 100)
+    pixels = np.frombuffer(allocation.view, dtype="u2")
+    allocation.release()
+    del allocation
+    assert slots.used_bytes == PAGE
+    other = Allocation(slots, 100)
+    other.view[:] = b"x" * 100
+    pixels[:] = 7
+    assert bytes(other.view) == b"x" * 100
+    del pixels
+    assert slots.used_bytes == PAGE
+    other.release()
+
+
+def test_a_refused_message_leaves_the_allocation_to_its_source(slots: ArenaSlots) -> None:
+    allocation = Allocation(slots, 100)
+    delivery = Delivery(cast(Awaiting, None), "m-1", 100)
+
+    def refuse(content: memoryview, slot: ArenaSlot | None) -> Delivery:
+        raise NotFound("There is no such stream.")
+
+    def take(content: memoryview, slot: ArenaSlot | None) -> Delivery:
+        assert content.readonly
+        assert slot is not None
+        with pytest.raises(InvalidInput, match="sent or given back"):
+            allocation.send_by(take)
+        allocation.release()
+        return delivery
+
+    with pytest.raises(NotFound):
+        allocation.send_by(refuse)
+    allocation.view[:5] = b"hello"
+    assert allocation.send_by(take) is delivery
+    with pytest.raises(InvalidInput, match="sent or given back"):
+        allocation.send_by(take)
+    assert slots.used_bytes == 0
+
+
+def test_after_an_interruption_it_may_have_been_sent(slots: ArenaSlots) -> None:
+    allocation = Allocation(slots, 100)
+
+    def interrupt(content: memoryview, slot: ArenaSlot | None) -> Delivery:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        allocation.send_by(interrupt)
+    with pytest.raises(ValueError, match="released"):
+        allocation.view[:5] = b"hello"
+
+
+# ── what may be copied here ──────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_memory_of_this_process_may_be_copied_and_files_that_are_mapped_may_not(tmp_path: Path) -> None:
+    path = tmp_path / "pixels"
+    path.write_bytes(bytes(8192))
+    own = np.arange(1000, dtype="u2")
+    for plain in (
+        b"x",
+        memoryview(b"xyz")[1:],
+        memoryview(own),
+        memoryview(own[3:].reshape(-1)),
+        array.array("i", [1]),
+    ):
+        assert is_plain_memory(plain)
+    assert is_plain_memory(memoryview(np.frombuffer(bytearray(100), dtype="u1")[5:]))
+    mapped = np.memmap(path, mode="r")
+    with open(path, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapping:
+        for foreign in (memoryview(mapping), memoryview(mapped), memoryview(np.asarray(mapped)[5:])):
+            assert not is_plain_memory(foreign)
+            foreign.release()
+
+
+def test_outcomes_of_every_kind_release() -> None:
+    slots = ArenaSlots(2**20, 2**30)
+    transmissions = Transmissions(slots, None)
+    under_way(transmissions, 1)
+    rejected = OutcomeRange(0, 0, Outcome(OutcomeKind.REJECTED))
+    transmissions.hear(OutcomesReceived((rejected,)))
+    assert slots.used_bytes == 0
+    transmissions.end()
+    slots.close()

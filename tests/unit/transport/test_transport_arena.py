@@ -1,0 +1,187 @@
+"""Shared memory: what its seals forbid, and who still looks at a piece of it."""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from harmonicio.transport.arena import Arena, ArenaView
+
+SIZE_BYTES = 2**20
+
+
+@pytest.fixture
+def arena() -> Iterator[Arena]:
+    made = Arena(SIZE_BYTES)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def view(arena: Arena) -> Iterator[ArenaView]:
+    mapped = ArenaView(os.dup(arena.descriptor), SIZE_BYTES)
+    yield mapped
+    mapped.let_go()
+
+
+def test_what_is_written_at_one_end_is_there_at_the_other(arena: Arena, view: ArenaView) -> None:
+    arena.piece(8192, 5)[:] = b"bytes"
+    assert view.piece(8190, 10) == b"\0\0bytes\0\0\0"
+
+
+def test_who_receives_it_can_neither_write_nor_change_its_length(arena: Arena, view: ArenaView) -> None:
+    with pytest.raises(TypeError):
+        view.piece(0, 4)[:] = b"mine"
+    with pytest.raises(PermissionError):
+        mmap.mmap(arena.descriptor, SIZE_BYTES)
+    for size_bytes in (0, 2 * SIZE_BYTES):
+        with pytest.raises(PermissionError):
+            os.ftruncate(arena.descriptor, size_bytes)
+    with pytest.raises(PermissionError):
+        os.pwrite(arena.descriptor, b"mine", 0)
+    with pytest.raises(PermissionError):
+        fcntl.fcntl(arena.descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_WRITE)
+
+
+def test_a_kernel_without_the_seal_hands_out_what_can_only_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = fcntl.fcntl
+
+    def before_5_1(descriptor: int, command: int, argument: int = 0) -> int:
+        if command == fcntl.F_ADD_SEALS and argument & 0x10:
+            raise OSError(22, "Invalid argument")
+        return real(descriptor, command, argument)
+
+    monkeypatch.setattr(fcntl, "fcntl", before_5_1)
+    arena = Arena(SIZE_BYTES)
+    arena.piece(0, 2)[:] = b"ok"
+    with pytest.raises(PermissionError):
+        mmap.mmap(arena.descriptor, SIZE_BYTES)
+    view = ArenaView(os.dup(arena.descriptor), SIZE_BYTES)
+    assert view.piece(0, 2) == b"ok"
+    view.let_go()
+    arena.close()
+
+
+def _unsealed() -> int:
+    descriptor = os.memfd_create("unsealed", os.MFD_ALLOW_SEALING)
+    os.ftruncate(descriptor, SIZE_BYTES)
+    return descriptor
+
+
+def _sealed(size_bytes: int) -> int:
+    arena = Arena(size_bytes)
+    descriptor = os.dup(arena.descriptor)
+    arena.close()
+    return descriptor
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        _unsealed,
+        lambda: os.open("/dev/null", os.O_RDONLY),
+        lambda: os.open(__file__, os.O_RDONLY),
+        lambda: os.pipe2(os.O_CLOEXEC)[0],
+        lambda: _sealed(4096),
+    ],
+    ids=["no seals", "a device", "a file", "a pipe", "too short"],
+)
+def test_a_descriptor_of_anything_else_is_refused_and_closed(make: Callable[[], int]) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    descriptor = make()
+    beside = set(os.listdir("/proc/self/fd")) - before - {str(descriptor)}
+    with pytest.raises(OSError):
+        ArenaView(descriptor, SIZE_BYTES)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(descriptor)
+    for each in beside:  # The other end of the pipe, for one; the listing itself has gone.
+        try:
+            os.close(int(each))
+        except OSError:
+            continue
+
+
+class _Attribute:
+    def __init__(self, payload: memoryview) -> None:
+        self.payload = payload
+
+
+@pytest.mark.parametrize(
+    "keep",
+    [
+        lambda payload: payload,
+        lambda payload: payload[3:],
+        lambda payload: payload[3:].cast("c"),
+        lambda payload: [payload],
+        lambda payload: _Attribute(payload),
+        lambda payload: lambda: payload,
+        lambda payload: np.asarray(payload),
+        lambda payload: np.frombuffer(payload, dtype="u2"),
+        lambda payload: np.frombuffer(payload, dtype="u1").reshape(10, 10)[2:4, ::3].T,
+        lambda payload: np.ndarray((5, 5), "u4", buffer=payload),
+        lambda payload: iter(payload),
+        lambda payload: memoryview(np.asarray(payload)),
+    ],
+)
+def test_whoever_keeps_a_view_is_noticed_and_that_it_has_gone(view: ArenaView, keep: Callable[..., Any]) -> None:
+    piece = view.piece(4096, 100)
+    other = view.piece(8192, 100)
+    kept = keep(piece[:])
+    assert not view.is_free(piece)
+    del kept
+    assert view.is_free(piece)
+    assert view.is_free(other)
+
+
+def test_a_view_of_one_piece_does_not_hold_another(view: ArenaView) -> None:
+    one, other = view.piece(4096, 100), view.piece(8192, 100)
+    kept = np.asarray(one[:])
+    assert view.is_free(other)
+    assert not view.is_free(one)
+    del kept
+
+
+def test_an_array_that_holds_the_mapping_itself_holds_every_piece(view: ArenaView) -> None:
+    one, other = view.piece(4096, 100), view.piece(8192, 100)
+    kept = np.ndarray((100,), "u1", buffer=one[:])
+    assert not view.is_free(other)
+    assert not view.is_free(one)
+    del kept
+    assert view.is_free(other)
+    assert view.is_free(one)
+
+
+def test_who_has_only_copied_keeps_nothing(view: ArenaView) -> None:
+    piece = view.piece(4096, 100)
+    payload = piece[:]
+    copies = (bytes(payload), bytearray(payload), np.array(payload), payload.tolist(), payload[:4] == b"abcd")
+    del payload
+    assert view.is_free(piece)
+    assert len(copies[0]) == 100
+
+
+@pytest.mark.parametrize(
+    "keep", [np.asarray, lambda payload: np.ndarray((5,), "u1", buffer=payload)], ids=["asarray", "buffer="]
+)
+def test_a_view_outlives_the_mapping_it_was_taken_from(keep: Callable[..., Any]) -> None:
+    arena = Arena(SIZE_BYTES)
+    arena.piece(0, 5)[:] = b"bytes"
+    view = ArenaView(os.dup(arena.descriptor), SIZE_BYTES)
+    kept = keep(view.piece(0, 5))
+    view.let_go()
+    arena.close()
+    assert kept.tobytes() == b"bytes"
+    assert "harmonicio-arena" in _mapped()
+    del kept
+    assert "harmonicio-arena" not in _mapped()
+
+
+def _mapped() -> str:
+    with open("/proc/self/maps") as maps:
+        return maps.read()
