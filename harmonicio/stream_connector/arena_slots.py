@@ -34,7 +34,7 @@ _log = logging.getLogger(__name__)
 
 #: Of slots that somebody still views, so many are looked at when another is taken.
 _LOOK_AT_ONCE = 16
-#: What an arena has beyond the byte budget, of which it is a fifth more: slots are a little larger than payloads.
+#: What an arena has beyond twice the byte budget: slots are larger than payloads, and sources write ahead of sending.
 _BEYOND_BUDGET_BYTES = 1024**2
 
 _Note = tuple[int, int, memoryview | None]
@@ -73,7 +73,7 @@ class ArenaSlots:
     """
 
     def __init__(self, max_bytes: int, budget_bytes: int) -> None:
-        wanted = min(max_bytes, budget_bytes + budget_bytes // 5 + _BEYOND_BUDGET_BYTES, MAX_ARENA_BYTES)
+        wanted = min(max_bytes, 2 * budget_bytes + _BEYOND_BUDGET_BYTES, MAX_ARENA_BYTES)
         self._size_bytes = wanted // ARENA_PAGE_BYTES * ARENA_PAGE_BYTES if IS_SUPPORTED else 0
         self._lock = threading.Lock()
         self._arena: Arena | None = None
