@@ -6,6 +6,7 @@ intake, under one lock; this session sends what it was assigned and passes on th
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections import deque
 from collections.abc import Callable
@@ -26,6 +27,8 @@ from harmonicio.wire.sections import depth_frame, raw_message_id
 
 #: Small messages are gathered up to this size for one call.
 BATCH_BYTES = 256 * 1024
+#: What is sent next is fetched from the disk meanwhile, so much and so many of it.
+READ_AHEAD_BYTES, READ_AHEAD_MESSAGES = 32 * 1024**2, 32
 
 
 class EngineSession:
@@ -69,6 +72,8 @@ class EngineSession:
         #: Assigned and not yet counted in the credit: what a batch reads from the disk is among them.
         self._unsent = 0
         self._unsent_bytes = 0
+        #: So many of the next ones are fetched from the disk already, or are on their way.
+        self._fetched = self._fetched_bytes = 0
         self._sent: dict[int, Reservation] = {}
         self.refusals = 0
         self._refused_bytes = 0
@@ -179,6 +184,7 @@ class EngineSession:
 
     def _send_what_waits(self) -> None:
         while batch := self._next_batch():
+            self._read_ahead()
             self._send(batch)
         # Read once: what is told is what was decided by.
         depth = 0 if self._is_draining else self._backlog.depth(self.stream)
@@ -194,7 +200,25 @@ class EngineSession:
                 reservation = self._assigned.popleft()
                 size_bytes += reservation.entry.size_bytes
                 batch.append(reservation)
+            if self._fetched > len(batch):
+                self._fetched -= len(batch)
+                self._fetched_bytes -= size_bytes
+            else:
+                self._fetched = self._fetched_bytes = 0
         return batch
+
+    def _read_ahead(self) -> None:
+        """Have fetched what is sent behind the batch that was just taken: each message once."""
+        ahead: list[Reservation] = []
+        with self._lock:
+            for reservation in itertools.islice(self._assigned, self._fetched, READ_AHEAD_MESSAGES):
+                if self._fetched and self._fetched_bytes + reservation.entry.size_bytes > READ_AHEAD_BYTES:
+                    break
+                self._fetched += 1
+                self._fetched_bytes += reservation.entry.size_bytes
+                ahead.append(reservation)
+        for reservation in ahead:
+            self._backlog.read_ahead(reservation)
 
     def _send(self, batch: list[Reservation]) -> None:
         readable = []

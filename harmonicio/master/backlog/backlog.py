@@ -128,7 +128,7 @@ class Backlog:
         """Say who is told of changes. Both are called from one thread of the backlog.
 
         Args:
-            on_change: More or fewer messages of this stream are ready than before: look at :meth:`depth`.
+            on_change: More messages of this stream are ready than before, or none any more: look at :meth:`depth`.
             on_room: There is room again, after :meth:`can_take` or :meth:`new_payload` said that there was none.
         """
         self._notifier.set_listeners(on_change=on_change, on_room=on_room)
@@ -224,7 +224,8 @@ class Backlog:
         """
         with self._lock:
             reservation = self._ledger.reserve(stream, holder, now)
-        if reservation is not None:
+            is_last = reservation is not None and not self._ledger.books.depth(stream)
+        if is_last:  # To take one of many changes nothing for anybody else.
             self._notifier.changed(stream)
         return reservation
 
@@ -237,6 +238,10 @@ class Backlog:
         """A reserved message has been sent: the time of its reservation counts from now."""
         with self._lock:
             self._ledger.sent(reservation, self._clock.monotonic())
+
+    def read_ahead(self, reservation: Reservation) -> None:
+        """The payload of a reserved message will be opened soon: have it fetched where it has to be."""
+        self._store.read_ahead(reservation.entry)
 
     def open_payload(self, reservation: Reservation) -> PayloadLease:
         """Return the payload of a reserved message, as a context.

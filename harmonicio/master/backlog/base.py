@@ -103,12 +103,12 @@ class PendingPayload(ABC):
 
 
 class MemoryPayload(PendingPayload):
-    """Room in memory."""
+    """Room in memory: new, or what is given."""
 
     is_on_disk = False
 
-    def __init__(self, size_bytes: int) -> None:
-        self.buffer = memoryview(bytearray(size_bytes))
+    def __init__(self, size_bytes: int, buffer: memoryview | None = None) -> None:
+        self.buffer = memoryview(bytearray(size_bytes)) if buffer is None else buffer
 
     def __repr__(self) -> str:
         return f"<MemoryPayload {len(self.buffer)} bytes>"
@@ -190,6 +190,9 @@ class BacklogStore(ABC):
         Raises:
             StorageError: it cannot be read; not ``retryable`` when it is not what was stored.
         """
+
+    def read_ahead(self, entry: Entry) -> None:  # noqa: B027  what is fast to read needs no notice
+        """The payload of a stored entry will be read soon: have it fetched, without waiting for it."""
 
     @abstractmethod
     def update(self, entry: Entry) -> None:

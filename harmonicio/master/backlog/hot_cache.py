@@ -25,12 +25,14 @@ class HotCache:
     def used_bytes(self) -> int:
         return self._used_bytes
 
-    def offer(self, sequence: int, stream: str, payload: memoryview) -> None:
-        """Keep a payload if there is room."""
+    def offer(self, sequence: int, stream: str, payload: memoryview) -> bool:
+        """Keep a payload if there is room; return whether it is kept."""
         with self._lock:
-            if self._used_bytes + len(payload) <= self._max_bytes and sequence not in self._payloads:
-                self._payloads[sequence] = (stream, payload.toreadonly())
-                self._used_bytes += len(payload)
+            if self._used_bytes + len(payload) > self._max_bytes or sequence in self._payloads:
+                return False
+            self._payloads[sequence] = (stream, payload.toreadonly())
+            self._used_bytes += len(payload)
+            return True
 
     def get(self, sequence: int) -> memoryview | None:
         """Return a payload if it is here."""

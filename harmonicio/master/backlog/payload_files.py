@@ -8,7 +8,8 @@ Rules:
 - 256 sequences in a row share a folder, so that one flush of the folder serves many files.
 - A file that arrives through a mapping is allocated first: a full disk is an error then, and not a SIGBUS later.
 - A failed flush is final: what the kernel has dropped does not come back by flushing again.
-- A file is read through once, to check it, before it is mapped: so an unreadable disk is an error, too.
+- A payload is read into memory, and checked there. A larger one is read through once, to check it, before it is mapped:
+  so an unreadable disk is an error, too.
 """
 
 from __future__ import annotations
@@ -24,13 +25,17 @@ from pathlib import Path
 
 from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.digest import is_intact
+from harmonicio.master.backlog.direct_write import write_past_cache
 from harmonicio.master.backlog.entry import Entry
 from harmonicio.master.backlog.payload_label import label_of, read_label
+from harmonicio.master.backlog.payload_memory import PayloadMemory
 
 _log = logging.getLogger(__name__)
 
 _FOLDERS = 256
 _CHUNK_BYTES = 1024**2
+#: Larger payloads are not in memory as a whole when they are sent.
+_MAPPED_FROM_BYTES = 16 * 1024**2
 
 
 class FilePayload(PendingPayload):
@@ -124,12 +129,20 @@ class PayloadFiles:
         """Return room for a payload. Raises OSError."""
         return FilePayload(self._path(sequence), size_bytes, self._remove)
 
-    def write(self, entry: Entry, payload: memoryview) -> None:
-        """Write a whole payload and its label, and flush them; nothing is left when that fails. Raises OSError."""
+    def write(self, entry: Entry, payload: memoryview, *, is_read_soon: bool = True) -> None:
+        """Write a whole payload and its label, and flush them; nothing is left when that fails.
+
+        Args:
+            is_read_soon: Without, the kernel need not keep it in memory, too.
+
+        Raises:
+            OSError: the disk does not take it.
+        """
         path = self._path(entry.sequence)
         fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         try:
-            _write_whole(fd, payload, 0)
+            written = 0 if is_read_soon else write_past_cache(fd, payload)
+            _write_whole(fd, payload[written:], written)
             _write_whole(fd, label_of(entry), len(payload))
             os.fsync(fd)
         except OSError:
@@ -143,18 +156,23 @@ class PayloadFiles:
         for folder in {self._path(sequence).parent for sequence in sequences}:
             sync_folder(folder)
 
-    def read(self, entry: Entry) -> PayloadLease:
+    def read(self, entry: Entry, memory: PayloadMemory) -> PayloadLease:
         """Return a payload after checking it.
 
         Raises:
             OSError: it is missing or cannot be read.
+            MemoryError: there is none for it.
             StorageError: it is not what was stored.
         """
         fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            is_whole = os.fstat(fd).st_size >= entry.size_bytes
-            if not is_whole or not is_intact(_chunks(fd, entry.size_bytes), entry.digest):
+            is_mapped = entry.size_bytes > _MAPPED_FROM_BYTES
+            buffer = memory.take(_CHUNK_BYTES if is_mapped else entry.size_bytes)
+            chunks = _chunks(fd, entry.size_bytes, buffer)
+            if os.fstat(fd).st_size < entry.size_bytes or not is_intact(chunks, entry.digest):
                 raise damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
+            if not is_mapped:
+                return PayloadLease(buffer)
             mapping = mmap.mmap(fd, entry.size_bytes, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
@@ -168,6 +186,15 @@ class PayloadFiles:
                 return  # Somebody still holds a slice of it: the mapping ends with the last one.
 
         return PayloadLease(view, close)
+
+    def fetch(self, entry: Entry) -> None:
+        """Have the kernel begin to read a payload; whether that works shows when it is read."""
+        with suppress(OSError):
+            fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                os.posix_fadvise(fd, 0, entry.size_bytes, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(fd)
 
     def label(self, sequence: int) -> Entry | None:
         """Return the entry that a payload file tells of; None when it does not. Raises OSError."""
@@ -227,11 +254,16 @@ def _size_bytes(item: os.DirEntry[str]) -> int:
         return sys.maxsize
 
 
-def _chunks(fd: int, size_bytes: int) -> Iterator[memoryview]:
-    buffer = memoryview(bytearray(_CHUNK_BYTES))
-    while size_bytes and (count := os.readv(fd, [buffer[:size_bytes]])):
-        yield buffer[:count]
-        size_bytes -= count
+def _chunks(fd: int, size_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
+    """Read a payload, piece by piece, into a buffer, which is begun again where it is shorter."""
+    done = 0
+    while done < size_bytes:
+        at = done % len(buffer)
+        count = os.readv(fd, [buffer[at : at + min(_CHUNK_BYTES, size_bytes - done)]])
+        if not count:
+            return
+        yield buffer[at : at + count]
+        done += count
 
 
 def _write_whole(fd: int, data: memoryview | bytes, offset: int) -> None:

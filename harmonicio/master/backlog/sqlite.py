@@ -20,6 +20,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -52,6 +53,7 @@ from harmonicio.master.backlog.outcome_codec import (
     encode_outcome,
 )
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
+from harmonicio.master.backlog.payload_memory import PayloadMemory
 from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Drop, Ending, Put
 from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
@@ -78,6 +80,7 @@ class SqliteStore(BacklogStore):
         self._index = folder / "backlog.sqlite"
         self._files = PayloadFiles(folder / "payloads")
         self._ballast = Ballast(folder / "ballast", self._limits.ballast_bytes, self._limits.ballast_rest_s)
+        self._memory = PayloadMemory()
         self._hot = HotCache(self._limits.hot_cache_bytes)
         self._gate = ByteGate(self._limits.pending_bytes)
         self._reading = threading.Lock()
@@ -87,7 +90,8 @@ class SqliteStore(BacklogStore):
         self._lock_fd = -1
 
     def __repr__(self) -> str:
-        return f"<SqliteStore in {self._folder}: {self._writer or 'closed'}, {self._hot!r}, {self._gate!r}>"
+        memory = f"{self._hot!r}, {self._memory!r}, {self._gate!r}"
+        return f"<SqliteStore in {self._folder}: {self._writer or 'closed'}, {memory}>"
 
     @property
     def is_intact(self) -> bool:
@@ -174,6 +178,7 @@ class SqliteStore(BacklogStore):
             if reader is not None:
                 reader.close()
         self._hot.clear()
+        self._memory.clear()
         self._release_lock()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -183,7 +188,7 @@ class SqliteStore(BacklogStore):
             if to_disk and size_bytes > INLINE_MAX_BYTES:
                 self._ballast.hold()
                 return self._files.allocate(sequence, size_bytes)
-            return MemoryPayload(size_bytes)
+            return MemoryPayload(size_bytes, self._memory.take(size_bytes))
         except (OSError, MemoryError) as error:
             raise storage_error(f"make room for a payload of {size_bytes} bytes", error) from error
 
@@ -195,30 +200,32 @@ class SqliteStore(BacklogStore):
             payload.discard()
             on_stored(error)
             return
+        is_hot = death is None and not payload.is_on_disk
+        is_hot = is_hot and self._hot.offer(entry.sequence, entry.stream, payload.buffer)
         is_inline = entry.size_bytes <= INLINE_MAX_BYTES
         failure = None if death is None else encode_death(death)
-        put = Put(entry, payload.buffer if is_inline else None, failure, on_stored)
-        put = put._replace(on_stored=partial(self._put_done, put, payload, waiting_bytes, on_stored))
+        done = partial(self._put_done, entry, payload, waiting_bytes, on_stored)
+        put = Put(entry, payload.buffer if is_inline else None, failure, done)
         if is_inline:
             self._put_row(put)
         else:
-            self._submit(put, payload)
+            self._submit(put, payload, is_hot)
 
-    def _submit(self, put: Put, payload: PendingPayload) -> None:
+    def _submit(self, put: Put, payload: PendingPayload, is_hot: bool) -> None:
         try:
             assert self._threads is not None
-            self._threads.submit(self._put_file, put, payload)
+            self._threads.submit(self._put_file, put, payload, is_hot)
         except RuntimeError as error:  # The pool is closed: nobody writes the file later.
             put.on_stored(storage_error("store a message", error))
 
-    def _put_file(self, put: Put, payload: PendingPayload) -> None:
+    def _put_file(self, put: Put, payload: PendingPayload, is_hot: bool) -> None:
         try:
             if isinstance(payload, FilePayload):
                 payload.flush(put.entry)
                 payload.keep()
             else:
                 self._ballast.hold()
-                self._files.write(put.entry, payload.buffer)
+                self._files.write(put.entry, payload.buffer, is_read_soon=not is_hot)
         except Exception as error:  # noqa: BLE001  whatever it is, whoever waits must hear of it
             put.on_stored(storage_error(f"store the payload of message {put.entry.message_id!r}", error))
         else:
@@ -234,7 +241,7 @@ class SqliteStore(BacklogStore):
 
     def _put_done(
         self,
-        put: Put,
+        entry: Entry,
         payload: PendingPayload,
         waiting_bytes: int,
         on_stored: Callback,
@@ -243,9 +250,8 @@ class SqliteStore(BacklogStore):
         """Tell how a put ended, and settle what its payload used."""
         self._gate.leave(waiting_bytes)
         if error is not None:
+            self._hot.drop(entry.sequence)
             payload.discard()
-        elif put.death is None and not payload.is_on_disk:
-            self._hot.offer(put.entry.sequence, put.entry.stream, payload.buffer)
         on_stored(error)
 
     def update(self, entry: Entry) -> None:
@@ -286,6 +292,7 @@ class SqliteStore(BacklogStore):
 
     def prune(self, wall: float) -> None:
         self._files.tidy()
+        self._memory.rest()
         self._gather(lambda batch: setattr(batch, "prune_at", wall))
 
     def make_room(self) -> None:
@@ -323,10 +330,16 @@ class SqliteStore(BacklogStore):
         if entry.size_bytes <= INLINE_MAX_BYTES:
             return self._read_inline(entry)
         try:
-            return self._files.read(entry)
-        except OSError as error:
+            return self._files.read(entry, self._memory)
+        except (OSError, MemoryError) as error:
             # A file that is not there, too: the disk or the share that it is on may come back.
             raise storage_error(f"read the payload of message {entry.message_id!r}", error) from error
+
+    def read_ahead(self, entry: Entry) -> None:
+        is_in_file = entry.size_bytes > INLINE_MAX_BYTES and self._hot.get(entry.sequence) is None
+        if is_in_file and self._threads is not None:
+            with suppress(RuntimeError):  # The pool is closed: nothing is read any more.
+                self._threads.submit(self._files.fetch, entry)
 
     def _read_inline(self, entry: Entry) -> PayloadLease:
         row = self._row("SELECT payload FROM payloads WHERE sequence = ?", entry.sequence)

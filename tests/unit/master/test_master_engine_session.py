@@ -38,6 +38,17 @@ class SlowStore(MemoryStore):
         return super().read(entry)
 
 
+class AheadStore(SlowStore):
+    """Remembers what it was to fetch ahead."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ahead: list[str] = []
+
+    def read_ahead(self, entry: Entry) -> None:
+        self.ahead.append(entry.message_id)
+
+
 class DamagedStore(MemoryStore):
     """Has damaged every payload."""
 
@@ -86,10 +97,10 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def put(backlog: Backlog, name: str, payload: bytes = b"cells") -> None:
+def put(backlog: Backlog, name: str, payload: bytes = b"cells", depth: int = 1) -> None:
     message = IncomingMessage(0, name, len(payload), memoryview(payload))
     backlog.put("images", message, None, lambda _: None)
-    wait_until(lambda: backlog.depth("images") == 1)
+    wait_until(lambda: backlog.depth("images") == depth)
 
 
 def new_session(
@@ -129,6 +140,27 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     wait_until(lambda: b"cells" in link.sent)
     assert not session.can_take(5)
     assert session.load == 1
+    backlog.close()
+
+
+def test_what_goes_behind_a_message_is_fetched_while_that_is_read_and_sent(executor: ThreadPoolExecutor) -> None:
+    store, link = AheadStore(), SeenLink()
+    backlog = Backlog(store)
+    backlog.declare(StreamDeclaration("images", handler="/handler.py"))
+    for number, name in enumerate(("first", "second", "third"), 1):
+        put(backlog, name, bytes(200_000), depth=number)
+    session = new_session(link, backlog, executor)
+    session.handle(Credit(9, 9_000_000))
+    for _ in range(3):
+        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        assert reservation is not None
+        session.assign(reservation)
+    session.opened()
+    assert store.is_reading.wait(20)
+    assert store.ahead == ["second", "third"], "and nothing is sent yet"
+    store.may_read.set()
+    wait_until(lambda: link.sent.count(bytes(200_000)) == 3)
+    assert store.ahead == ["second", "third"], "once each"
     backlog.close()
 
 

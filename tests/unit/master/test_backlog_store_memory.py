@@ -1,0 +1,98 @@
+"""What the SQLite store keeps in memory, and what it fetches from the disk before it is asked for."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from harmonicio.master.backlog import payload_files
+from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.sqlite import SqliteStore
+from harmonicio.testing.open_store import OpenStore
+from harmonicio.testing.waiting import wait_until
+
+LARGE = os.urandom(300_001)
+SMALL = b"cells"
+UNUSED = "<PayloadMemory: 0 of"
+
+
+@pytest.fixture
+def opened(tmp_path: Path) -> Iterator[OpenStore]:
+    """A store with room in memory for two large payloads."""
+    opened = OpenStore(SqliteStore(tmp_path / "backlog", StoreLimits(hot_cache_bytes=700_000)))
+    yield opened
+    opened.store.close()
+
+
+@pytest.fixture
+def fetched(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """The sizes of what the kernel is asked to read."""
+    sizes: list[int] = []
+    usual = os.posix_fadvise
+
+    def advise(fd: int, offset: int, length: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        usual(fd, offset, length, advice)
+        sizes.append(length)
+
+    monkeypatch.setattr(payload_files.os, "posix_fadvise", advise)
+    return sizes
+
+
+def test_what_stays_in_memory_is_on_the_disk_as_whole_as_what_does_not(tmp_path: Path, opened: OpenStore) -> None:
+    entries = [opened.put(sequence, LARGE) for sequence in range(1, 5)]
+    assert opened.store.in_memory[0] == 2 * len(LARGE)
+    files = sorted((tmp_path / "backlog").glob("payloads/*/*.bin"))
+    assert [path.read_bytes()[: len(LARGE)] == LARGE for path in files] == [True] * 4
+    opened.store.close()
+    again = OpenStore(SqliteStore(tmp_path / "backlog"))
+    assert [again.read(entry) == LARGE for entry in entries] == [True] * 4
+    assert again.recovery.repairs == ()
+    again.store.close()
+
+
+def test_memory_is_free_again_when_what_lay_in_it_is_stored_or_finished(opened: OpenStore) -> None:
+    entries = [opened.put(sequence, LARGE) for sequence in range(1, 9)]
+    wait_until(lambda: opened.store.in_memory[0] == 2 * len(LARGE))
+    for entry in entries:
+        with opened.store.read(entry) as payload:
+            assert payload.view == LARGE
+    del payload
+    for entry in entries:
+        opened.finish(entry)
+    wait_until(lambda: UNUSED in repr(opened.store))
+
+
+def test_a_payload_that_could_not_be_stored_is_not_kept_in_memory(
+    opened: OpenStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError("no room")
+
+    monkeypatch.setattr(payload_files.PayloadFiles, "write", refuse)
+    _, told = opened.put_later(1, LARGE)
+    assert "no room" in str(told.wait())
+    wait_until(lambda: opened.store.in_memory[0] == 0)
+
+
+def test_only_what_has_to_be_read_from_a_file_is_fetched_ahead(opened: OpenStore, fetched: list[int]) -> None:
+    hot, also_hot, cold = (opened.put(sequence, LARGE) for sequence in (1, 2, 3))
+    small, on_disk = opened.put(4, SMALL), opened.put(5, LARGE, to_disk=True)
+    for entry in (hot, also_hot, cold, small, on_disk):
+        opened.store.read_ahead(entry)
+    wait_until(lambda: fetched == [len(LARGE)] * 2)
+    assert opened.read(cold) == opened.read(on_disk) == LARGE
+
+
+def test_to_fetch_what_is_not_there_harms_nobody(tmp_path: Path, opened: OpenStore, fetched: list[int]) -> None:
+    lost, there = opened.put(1, LARGE, to_disk=True), opened.put(2, LARGE, to_disk=True)
+    next((tmp_path / "backlog").glob("payloads/*/1.bin")).unlink()
+    opened.store.read_ahead(lost)
+    opened.store.read_ahead(there)
+    wait_until(lambda: fetched == [len(LARGE)])
+    opened.store.close()
+    opened.store.read_ahead(there)
+    assert fetched == [len(LARGE)]
