@@ -128,7 +128,7 @@ class Backlog:
         """Say who is told of changes. Both are called from one thread of the backlog.
 
         Args:
-            on_change: More messages of this stream are ready than before, or none any more: look at :meth:`depth`.
+            on_change: More or fewer messages of this stream are ready than before: look at :meth:`depth`.
             on_room: There is room again, after :meth:`can_take` or :meth:`new_payload` said that there was none.
         """
         self._notifier.set_listeners(on_change=on_change, on_room=on_room)
@@ -224,8 +224,7 @@ class Backlog:
         """
         with self._lock:
             reservation = self._ledger.reserve(stream, holder, now)
-            is_last = reservation is not None and not self._ledger.books.depth(stream)
-        if is_last:  # To take one of many changes nothing for anybody else.
+        if reservation is not None:
             self._notifier.changed(stream)
         return reservation
 

@@ -12,7 +12,7 @@ class ByteGate:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._condition = threading.Condition(threading.Lock())
+        self._condition = threading.Condition()
         self._inside_bytes = 0
         self._is_closed = False
 
@@ -26,8 +26,7 @@ class ByteGate:
             StorageError: the gate has been closed.
         """
         with self._condition:
-            while not (self._is_closed or self._has_room(size_bytes)):
-                self._condition.wait()
+            self._condition.wait_for(lambda: self._is_closed or self._has_room(size_bytes))
             if self._is_closed:
                 raise StorageError("The backlog's store is closed.")
             self._inside_bytes += size_bytes

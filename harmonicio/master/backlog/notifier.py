@@ -17,7 +17,7 @@ class Notifier:
     """Calls listeners, one call at a time."""
 
     def __init__(self) -> None:
-        self._condition = threading.Condition(threading.Lock())
+        self._condition = threading.Condition()
         self._streams: set[str] = set()
         self._has_room = False
         self._is_closing = False
@@ -40,9 +40,8 @@ class Notifier:
     def changed(self, stream: str) -> None:
         """More or fewer messages of the stream are ready."""
         with self._condition:
-            if stream not in self._streams:
-                self._streams.add(stream)
-                self._condition.notify()
+            self._streams.add(stream)
+            self._condition.notify()
 
     def has_room(self) -> None:
         """The backlog takes messages again."""

@@ -1,13 +1,12 @@
 """Memory for payloads that is used again: fresh memory costs more than all else that is done with a payload.
 
 A page that a process touches for the first time is fetched from the kernel and cleared, one after the other: for each
-megabyte that takes longer than to receive it. So payloads lie in *slabs*, which ask for huge pages and stay for a
-while. A slab is cut into blocks of one size; whoever takes a block gets a view of it, and passes it on and slices it as
-any buffer:
+megabyte that takes longer than to receive it. So payloads lie in *slabs*, which stay for a while. A slab is cut into
+blocks of one size; whoever takes a block gets a view of it, and passes it on and slices it as any buffer:
 
       take ──► view of a block, slices of it … ──the last one is gone──► free ──► take
-                                                                          │ a whole slab, unused between two
-                                                                          └ calls of rest ──► the kernel has it back
+                                                                          └ a whole slab, unused for a
+                                                                            minute ──► the kernel has it back
 
 Rules:
 
@@ -21,6 +20,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import threading
+import time
 import weakref
 from collections import deque
 from contextlib import suppress
@@ -30,6 +30,8 @@ SMALLEST_BYTES = 64 * 1024
 #: A slab has so many bytes, or one block where that is larger.
 SLAB_BYTES = 8 * 1024**2
 SPARE_BYTES = 64 * 1024**2
+#: Who sends in bursts shall find it again.
+KEPT_S = 60.0
 
 
 class _Slab:
@@ -39,11 +41,9 @@ class _Slab:
         self.block_bytes = block_bytes
         self.count = max(1, SLAB_BYTES // block_bytes)
         self.mapping = mmap.mmap(-1, self.count * block_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-        with suppress(AttributeError, OSError):  # A kernel without huge pages serves as well, only slower.
-            self.mapping.madvise(mmap.MADV_HUGEPAGE)
         self.kind = ctypes.c_ubyte * block_bytes
         self.blocks: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
-        self.was_used = True
+        self.used_at = 0.0
 
     def __repr__(self) -> str:
         return f"<_Slab of {self.count} blocks of {self.block_bytes} bytes, {len(self.blocks)} in use>"
@@ -91,7 +91,7 @@ class PayloadMemory:
         block = slab.kind.from_buffer(slab.mapping, number * slab.block_bytes)
         returned = self._returned
         slab.blocks[number] = weakref.ref(block, lambda _: returned.append((slab, number)))
-        slab.was_used = True
+        slab.used_at = time.monotonic()
         self._used_bytes += slab.block_bytes
         return memoryview(block).cast("B")
 
@@ -117,19 +117,12 @@ class PayloadMemory:
         free.extend((slab, number) for number in reversed(range(slab.count)))
         return free
 
-    def rest(self) -> None:
-        """Give back what was not used since this was called last; called every few seconds."""
+    def rest(self, unused_for_s: float = KEPT_S) -> None:
+        """Give back what nobody uses, and nobody has taken for so long; called every few seconds."""
         with self._lock:
             self._sort_returned()
-            self._unmap([slab for slab in self._slabs if not slab.blocks and not slab.was_used])
-            for slab in self._slabs:
-                slab.was_used = bool(slab.blocks)
-
-    def clear(self) -> None:
-        """Give back all that nobody uses."""
-        with self._lock:
-            self._sort_returned()
-            self._unmap([slab for slab in self._slabs if not slab.blocks])
+            before = time.monotonic() - unused_for_s
+            self._unmap([slab for slab in self._slabs if not slab.blocks and slab.used_at <= before])
 
     def _unmap(self, slabs: list[_Slab]) -> None:
         """Give slabs of free blocks back."""

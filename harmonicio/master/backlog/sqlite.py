@@ -178,7 +178,7 @@ class SqliteStore(BacklogStore):
             if reader is not None:
                 reader.close()
         self._hot.clear()
-        self._memory.clear()
+        self._memory.rest(unused_for_s=0.0)
         self._release_lock()
 
     # ── writing ──────────────────────────────────────────────────────────────────────────────────────────────────────

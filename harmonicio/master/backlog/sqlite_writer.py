@@ -56,8 +56,7 @@ class SqliteWriter:
         self._remove_files = remove_files
         self._batches = BatchWriter(connection, limits)
         self._log = WriteAheadLog(connection, index, limits.ballast_bytes)
-        self._gathered = threading.Condition(threading.Lock())
-        self._is_waiting = False
+        self._gathered = threading.Condition()
         self._batch = Batch()
         self._is_closing = False
         #: The kinds of errors since writing was last in order, each of which has been logged.
@@ -82,9 +81,7 @@ class SqliteWriter:
             if self._is_closing:
                 return False
             add(self._batch)
-            if self._is_waiting:
-                self._is_waiting = False
-                self._gathered.notify()
+            self._gathered.notify()
             return True
 
     def close(self) -> None:
@@ -112,9 +109,7 @@ class SqliteWriter:
     def _take(self) -> Batch:
         """Return what has gathered; an empty batch means the end."""
         with self._gathered:
-            while not (self._batch or self._is_closing):
-                self._is_waiting = True
-                self._gathered.wait()
+            self._gathered.wait_for(lambda: self._batch or self._is_closing)
             batch, self._batch = self._batch, Batch()
             self._batch.puts = batch.split_puts(self._log.transaction_max_bytes)
             return batch

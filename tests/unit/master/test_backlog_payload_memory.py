@@ -55,11 +55,11 @@ def test_memory_that_rests_goes_back_and_what_is_in_use_stays() -> None:
     used, unused = memory.take(MB), memory.take(10 * MB)
     del unused
     memory.rest()
-    assert memory.mapped_bytes > 10 * MB, "it was used since the last rest"
-    memory.rest()
+    assert memory.mapped_bytes > 10 * MB, "it was used a moment ago"
+    memory.rest(unused_for_s=0.0)
     assert SLAB_BYTES >= memory.mapped_bytes >= MB
     del used
-    memory.clear()
+    memory.rest(unused_for_s=0.0)
     assert memory.mapped_bytes == 0
 
 
