@@ -6,6 +6,7 @@ Rules:
   after its row is gone; a file without a row is rubbish.
 - Behind the payload a label says whose it is, for the case that the index is lost.
 - 256 sequences in a row share a folder, so that one flush of the folder serves many files.
+- What stays in memory of ours is written past the kernel's (:mod:`harmonicio.master.backlog.direct_write`).
 - A file that arrives through a mapping is allocated first: a full disk is an error then, and not a SIGBUS later.
 - A failed flush is final: what the kernel has dropped does not come back by flushing again.
 - A payload is read into memory, and checked there. A larger one is read through once, to check it, before it is mapped:
