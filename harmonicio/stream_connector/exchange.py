@@ -119,7 +119,7 @@ class Exchange:
         if can_wait:
             self.pump.flush_soon(touched[0])
         else:
-            self._flush(touched)
+            self._flush(touched, insists=True)
             if is_due_earlier:
                 self.pump.wake()
 
@@ -320,9 +320,9 @@ class Exchange:
     def _wants_backlog(self, now: float) -> bool:
         return (self._results.needs_connection and self._dispatch.backlog is None) or self._dispatch.wants_backlog(now)
 
-    def _flush(self, peers: Iterable[Peer]) -> None:
+    def _flush(self, peers: Iterable[Peer], *, insists: bool = False) -> None:
         for peer in peers:
-            self.pump.flush(peer)
+            self.pump.flush(peer, insists=insists)
         self.tidy()
 
     def tidy(self) -> None:

@@ -31,6 +31,8 @@ _log = logging.getLogger(__name__)
 MAX_WAIT_S = 1.0
 #: After this long without a turn of a waiter, the I/O thread takes over again.
 PARKED_S = 0.005
+#: So long a thread that sends waits for the kernel to take more, before it leaves the rest to the I/O thread.
+INSIST_S = 0.002
 #: How often time alone is looked at, whatever happens on the sockets.
 TICK_S = 0.25
 
@@ -115,10 +117,16 @@ class Pump:
         """Serve this peer from now on."""
         self._request(self._add, peer)
 
-    def flush(self, peer: Peer) -> None:
-        """Write what the peer has to write, now and on this thread, as far as the kernel takes it."""
+    def flush(self, peer: Peer, *, insists: bool = False) -> None:
+        """Write what the peer has to write, now and on this thread, as far as the kernel takes it.
+
+        Args:
+            insists: Wait a moment for the kernel to take more; not on a turn, when other sockets wait, too.
+        """
         try:
             written = peer.flush()
+            if written is Written.FULL and insists:
+                written = self._insist(peer)
             if written is Written.FULL:
                 self._request(self._watch, peer)
             elif written is Written.SOME:
@@ -128,11 +136,21 @@ class Pump:
         except HarmonicIOError as error:
             self.end(peer, error)
 
+    def _insist(self, peer: Peer) -> Written:
+        """Go on as soon as the kernel takes more: a receiver that reads is quicker than another thread here."""
+        deadline = time.monotonic() + INSIST_S
+        while (left_s := deadline - time.monotonic()) > 0 and peer.link.channel.is_writable_within(left_s):
+            peer.unblock()
+            written = peer.flush()
+            if written is not Written.FULL:
+                return written
+        return Written.FULL
+
     def flush_soon(self, peer: Peer) -> None:
         """Have it written on the next turn, with whatever is added meanwhile."""
         if not peer.is_flush_due:
             peer.is_flush_due = True
-            self._request(self._flush, peer)
+            self._request(self._flush_due, peer)
 
     def end(self, peer: Peer, error: HarmonicIOError) -> None:
         """Give this peer up."""
@@ -257,26 +275,29 @@ class Pump:
         self._peers.add(peer)
         self._selector.register(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
         self._take_events(peer)
-        self._flush(peer)
+        self._flush_due(peer)
 
     def _watch(self, peer: Peer) -> None:
         if peer in self._peers:
             self._selector.modify(peer.link.channel.fileno(), selectors.EVENT_READ | selectors.EVENT_WRITE, peer)
 
     def _unblock(self, peer: Peer) -> None:
-        self._selector.modify(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
         peer.unblock()
-        self._flush(peer)
+        if self._flush(peer) is not Written.FULL:  # Else its socket is watched already, as it should be.
+            self._selector.modify(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
 
-    def _flush(self, peer: Peer) -> None:
+    def _flush_due(self, peer: Peer) -> None:
         peer.is_flush_due = False
-        written = peer.flush()
-        if written is Written.FULL:
+        if self._flush(peer) is Written.FULL:
             self._watch(peer)
-        elif written is Written.SOME:
+
+    def _flush(self, peer: Peer) -> Written:
+        written = peer.flush()
+        if written is Written.SOME:
             self.flush_soon(peer)
         elif written is Written.STUCK:
             self._owner.peer_stuck(peer)
+        return written
 
     def _read(self, peer: Peer) -> None:
         connection = peer.link.connection

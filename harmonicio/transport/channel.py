@@ -50,8 +50,9 @@ class Channel:
         self._socket = sock
         self._slow_after_s = slow_after_s
         self._ending = threading.Lock()
-        self._readable = select.poll()
+        self._readable, self._writable = select.poll(), select.poll()
         self._readable.register(sock.fileno(), select.POLLIN)
+        self._writable.register(sock.fileno(), select.POLLOUT)
         self.peer = peer
         self.is_closed = False
         sock.setblocking(True)
@@ -68,6 +69,10 @@ class Channel:
     def has_bytes_waiting(self) -> bool:
         """Whether a receive would return at once, with bytes or with the end of the stream."""
         return bool(self._readable.poll(0))
+
+    def is_writable_within(self, seconds: float) -> bool:
+        """Wait until the kernel takes more, or the stream has ended; return False when that takes longer."""
+        return bool(self._writable.poll(seconds * 1000))
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """Read what is there, at most one buffer full.
