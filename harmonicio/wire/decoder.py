@@ -57,6 +57,7 @@ _TEXT_ID, _SUSPECT, _DEAD, _ARENA = int(Flag.TEXT_ID), int(Flag.SUSPECT), int(Fl
 _UNKNOWN_FLAGS = ~KNOWN_FLAGS | _ARENA
 #: The fixed header as it is read: magic, version and type in one, flags, attempts and crashes in one.
 _unpack_message = struct.Struct("!4sIIh2xQ16s").unpack_from
+_FRAME_TYPES = {int(each): each for each in FrameType}
 _MESSAGE_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
 _CHECKSUM_COUNTS, _ARENA_COUNTS = CHECKSUM_FLAGS << 16, _ARENA << 16
 _EMPTY = memoryview(b"")
@@ -291,10 +292,9 @@ class Decoder:
             )
 
     def _control(self, kind: int, section_length: int, size: int) -> Frame | None:
-        try:
-            frame_type = FrameType(kind)
-        except ValueError:
-            raise RemoteProtocolError(f"There is no frame of type {kind}.") from None
+        frame_type = _FRAME_TYPES.get(kind)
+        if frame_type is None:
+            raise RemoteProtocolError(f"There is no frame of type {kind}.")
         if size:
             raise RemoteProtocolError(f"A {frame_type.name} frame announces a payload.")
         body = self._start + FIXED_LENGTH

@@ -20,6 +20,8 @@ from harmonicio.wire.frames import FrameType, pack_control
 
 _UNKNOWN_OUTCOME = 0
 _LIST_OF_FOUR = b"\x94"
+#: Nearly all outcomes are one of these, and to make one costs more than all else that is read of it.
+_WITHOUT_DETAIL = {int(kind): Outcome(kind) for kind in (OutcomeKind.DONE, OutcomeKind.STORED)}
 #: What a GOODBYE says is meant for people and logs.
 MAX_GOODBYE_LENGTH = 2_000
 #: Together at most 64 KiB in UTF-8, so that a failure always fits beside metadata, and among other outcomes.
@@ -271,6 +273,8 @@ def read_failure(fields: Any) -> Failure:
 
 def read_outcome(kind: Any, detail: Any) -> Outcome:
     """Return the outcome that a kind and its detail describe."""
+    if detail is None and type(kind) is int and kind in _WITHOUT_DETAIL:
+        return _WITHOUT_DETAIL[kind]
     try:
         outcome_kind = OutcomeKind(kind)
     except ValueError:
