@@ -10,6 +10,7 @@ it opens a data connection. Three kinds of ticket exist, one for each kind of da
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -43,6 +44,14 @@ class Claims:
     token: str = ""
 
 
+def is_loopback(host: str) -> bool:
+    """Whether an address or a name stands for this host itself, as far as one can tell without asking anybody."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
 @dataclass(frozen=True, slots=True)
 class Address:
     """Where a data port listens."""
@@ -61,4 +70,4 @@ class Address:
     @property
     def is_loopback(self) -> bool:
         """Whether what is sent there never leaves this host: then it needs no checksum on its way."""
-        return self.host in ("localhost", "::1") or self.host.startswith("127.")
+        return is_loopback(self.host)

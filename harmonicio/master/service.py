@@ -13,7 +13,6 @@ What is opened is closed in the opposite order, also when opening the next part 
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import secrets
 import socket
@@ -29,7 +28,7 @@ from typing import Protocol, Self
 
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
-from harmonicio.core.lease import LEASE_TERM_S, Address
+from harmonicio.core.lease import LEASE_TERM_S, Address, is_loopback
 from harmonicio.core.message import Outcome
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
@@ -350,16 +349,9 @@ class _Ticker:
 
 
 def _check_bind(options: MasterOptions) -> None:
-    if options.is_insecure or _is_loopback(options.host):
+    if options.is_insecure or is_loopback(options.host):
         return
     raise ConfigurationError(
         f"The master would listen on {options.host}, beyond this machine, without TLS.",
         hint="Use 127.0.0.1, or allow it with master.insecure in a network that you trust.",
     )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"

@@ -33,7 +33,7 @@ from harmonicio.stream_connector.exchange import Exchange
 from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.stream_connector.leasing import LeaseClient, Leasing
-from harmonicio.stream_connector.outgoing import Outgoing
+from harmonicio.stream_connector.outgoing import Outgoing, check_arguments
 from harmonicio.stream_connector.progress import Progress
 from harmonicio.stream_connector.settlement import Settlement
 from harmonicio.stream_connector.sources import file_payload
@@ -246,14 +246,15 @@ class StreamConnector:
             StorageError: the spool cannot keep it, so it is not sent.
         """
         self._check_process()
+        if type(payload) is not bytes and type(payload) is not Allocation:
+            payload = buffer_payload(payload, is_borrowed=borrow)
         if not self._is_open:
+            check_arguments(metadata, priority)
             self._open()
         if type(payload) is Allocation:
             return payload.send_by(
                 lambda content, slot: self._outgoing.send(content, metadata, priority, message_id, slot)
             )
-        if type(payload) is not bytes:
-            payload = buffer_payload(payload, is_borrowed=borrow)
         return self._outgoing.send(payload, metadata, priority, message_id)
 
     def allocate(self, size_bytes: int) -> Allocation:
@@ -286,9 +287,11 @@ class StreamConnector:
         is safe; with a spool, which has the file's name instead of a copy of it, it must stay, too.
         """
         self._check_process()
+        payload = file_payload(path)
         if not self._is_open:
+            check_arguments(metadata, priority)
             self._open()
-        return self._outgoing.send(file_payload(path), metadata, priority, message_id)
+        return self._outgoing.send(payload, metadata, priority, message_id)
 
     def send_many(self, payloads: Iterable[Any], *, progress: bool = False, **options: Any) -> Iterator[Delivery]:
         """Send each payload and yield its delivery; a payload is taken when the one before has been dealt with.

@@ -119,7 +119,7 @@ class Exchange:
         if can_wait:
             self.pump.flush_soon(touched[0])
         else:
-            self._flush(touched, insists=True)
+            self._flush(touched, insists=len(touched) == 1)
             if is_due_earlier:
                 self.pump.wake()
 

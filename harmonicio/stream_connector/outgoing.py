@@ -61,7 +61,7 @@ class Outgoing:
         """
         size_bytes = len(payload) if isinstance(payload, (bytes, memoryview)) else payload.size_bytes
         if metadata is not None or priority or type(priority) is not int or size_bytes > MAX_MESSAGE_BYTES:
-            _check(metadata, priority, size_bytes)
+            check_arguments(metadata, priority, size_bytes)
         if message_id is None:
             raw_id = self._ids.draw_raw()
             delivery = Delivery(self._owner, raw_id, size_bytes)
@@ -165,7 +165,8 @@ class Outgoing:
             parcel.leave_memory(parcel.entry.payload)
 
 
-def _check(metadata: object, priority: object, size_bytes: int) -> None:
+def check_arguments(metadata: object, priority: object, size_bytes: int = 0) -> None:
+    """Raise InvalidInput when no message can be sent with these."""
     if metadata is not None and not isinstance(metadata, (dict, Mapping)):  # Nearly all are a dict, which is told fast.
         raise InvalidInput(
             f"Metadata is a mapping of names to values, not {type(metadata).__name__}.",

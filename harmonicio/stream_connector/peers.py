@@ -120,13 +120,15 @@ class Peer:
                 return Written.ALL  # Whoever writes sees what was added, because they look again after letting go.
             written: Written | None = None
             try:
-                written = Written.ALL if self.is_stuck else self._write()  # Somebody may just have found that out.
+                # Somebody may just have found out that it is stuck, or that the kernel takes no more.
+                written = Written.ALL if self.is_stuck or self.is_blocked else self._write()
+                if written is Written.FULL:
+                    self.is_blocked = True  # Now: whoever comes next must not hear it, too.
             finally:
                 self._writing.release()
                 if written is None:
                     self.link.channel.shutdown()  # Whatever were written next would be taken for the rest of it.
             if written is not Written.ALL:
-                self.is_blocked = written is Written.FULL
                 return written
         return Written.ALL
 
@@ -196,9 +198,9 @@ class Peer:
                 break
             if self.transmissions is not None and (placed := self._placed(self.transmissions, parcel, payload)):
                 joined.append(placed)
-                size += parcel.size_bytes if parcel.slot is None else FIXED_LENGTH
+                size += len(parcel.section) + (parcel.size_bytes if parcel.slot is None else FIXED_LENGTH)
                 continue
-            lane.begun, size = lane.begun + 1, size + parcel.size_bytes + FIXED_LENGTH
+            lane.begun, size = lane.begun + 1, size + FIXED_LENGTH + len(parcel.section) + parcel.size_bytes
             joined.append(self._prefix(parcel, self._checksum_flag))
             if isinstance(payload, _FileProgress):
                 self._file = payload  # Its pieces follow.

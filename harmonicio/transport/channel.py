@@ -50,9 +50,6 @@ class Channel:
         self._socket = sock
         self._slow_after_s = slow_after_s
         self._ending = threading.Lock()
-        self._readable, self._writable = select.poll(), select.poll()
-        self._readable.register(sock.fileno(), select.POLLIN)
-        self._writable.register(sock.fileno(), select.POLLOUT)
         self.peer = peer
         self.is_closed = False
         sock.setblocking(True)
@@ -68,11 +65,11 @@ class Channel:
     @property
     def has_bytes_waiting(self) -> bool:
         """Whether a receive would return at once, with bytes or with the end of the stream."""
-        return bool(self._readable.poll(0))
+        return _is_ready(self._socket, select.POLLIN, 0.0)
 
     def is_writable_within(self, seconds: float) -> bool:
         """Wait until the kernel takes more, or the stream has ended; return False when that takes longer."""
-        return bool(self._writable.poll(seconds * 1000))
+        return _is_ready(self._socket, select.POLLOUT, seconds)
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """Read what is there, at most one buffer full.
@@ -220,6 +217,16 @@ class Channel:
         with self._ending:
             self.is_closed = True
             self._socket.close()
+
+
+def _is_ready(sock: socket.socket, event: int, seconds: float) -> bool:
+    """Wait for an event, or the end; each caller with a poll of its own, because one serves one thread at a time."""
+    poll = select.poll()
+    try:
+        poll.register(sock.fileno(), event)
+    except ValueError:
+        return True  # It is closed: who reads or writes next sees that.
+    return bool(poll.poll(seconds * 1000))
 
 
 def _bytes_view(buffer: Buffer) -> memoryview:

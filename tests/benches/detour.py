@@ -11,7 +11,7 @@ from harmonicio.stream_connector.leasing import LeaseClient
 
 
 class Detour:
-    """The master's client for a connector whose data connections shall go through proxies: it changes addresses only.
+    """The master's client for a connector whose data connections shall go through proxies, and no other way.
 
     Args:
         client: Asks the master, perhaps through a proxy of its own.
@@ -34,7 +34,7 @@ class Detour:
 
     def request_leases(self, request: LeaseRequest) -> LeaseGrant:
         grant = self._client.request_leases(request)
-        leases = tuple(replace(each, address=self.proxy(each.address).address) for each in grant.leases)
+        leases = tuple(replace(each, address=self.proxy(each.address).address, socket="") for each in grant.leases)
         backlog = replace(grant.backlog, address=self.proxy(grant.backlog.address).address)
         return replace(grant, leases=leases, backlog=backlog)
 

@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from harmonicio.core.errors import StorageError
 from harmonicio.master.backlog.base import PayloadLease, PendingPayload, damaged
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.direct_write import write_past_cache
@@ -146,7 +147,7 @@ class PayloadFiles:
             _write_whole(fd, payload[written:], written)
             _write_whole(fd, label_of(entry), len(payload))
             os.fsync(fd)
-        except OSError:
+        except BaseException:
             self._remove(path)
             raise
         finally:
@@ -157,8 +158,11 @@ class PayloadFiles:
         for folder in {self._path(sequence).parent for sequence in sequences}:
             sync_folder(folder)
 
-    def read(self, entry: Entry, memory: PayloadMemory) -> PayloadLease:
+    def read(self, entry: Entry, memory: PayloadMemory, most_bytes: int) -> PayloadLease:
         """Return a payload after checking it.
+
+        Args:
+            most_bytes: Of the memory that may be in use; beyond it the payload is mapped, in pages of the kernel.
 
         Raises:
             OSError: it is missing or cannot be read.
@@ -167,13 +171,12 @@ class PayloadFiles:
         """
         fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            is_mapped = entry.size_bytes > _MAPPED_FROM_BYTES
-            buffer = memory.take(_CHUNK_BYTES if is_mapped else entry.size_bytes)
-            chunks = _chunks(fd, entry.size_bytes, buffer)
-            if os.fstat(fd).st_size < entry.size_bytes or not is_intact(chunks, entry.digest):
-                raise damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
-            if not is_mapped:
-                return PayloadLease(buffer)
+            if os.fstat(fd).st_size < entry.size_bytes:
+                raise _damaged_payload(entry)
+            if entry.size_bytes <= _MAPPED_FROM_BYTES and memory.used_bytes + entry.size_bytes <= most_bytes:
+                return PayloadLease(_read_whole(fd, entry, memory.take(entry.size_bytes)))
+            if not is_intact(_chunks(fd, entry.size_bytes), entry.digest):
+                raise _damaged_payload(entry)
             mapping = mmap.mmap(fd, entry.size_bytes, access=mmap.ACCESS_READ)
         finally:
             os.close(fd)
@@ -193,7 +196,8 @@ class PayloadFiles:
         with suppress(OSError):
             fd = os.open(self._path(entry.sequence), os.O_RDONLY | os.O_CLOEXEC)
             try:
-                os.posix_fadvise(fd, 0, entry.size_bytes, os.POSIX_FADV_WILLNEED)
+                for at in range(0, entry.size_bytes, _CHUNK_BYTES):  # The kernel takes little of a longer range.
+                    os.posix_fadvise(fd, at, min(_CHUNK_BYTES, entry.size_bytes - at), os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(fd)
 
@@ -255,16 +259,28 @@ def _size_bytes(item: os.DirEntry[str]) -> int:
         return sys.maxsize
 
 
-def _chunks(fd: int, size_bytes: int, buffer: memoryview) -> Iterator[memoryview]:
-    """Read a payload, piece by piece, into a buffer, which is begun again where it is shorter."""
+def _read_whole(fd: int, entry: Entry, buffer: memoryview) -> memoryview:
+    """Fill a buffer, whose content was another's, with a payload, and check it."""
     done = 0
-    while done < size_bytes:
-        at = done % len(buffer)
-        count = os.readv(fd, [buffer[at : at + min(_CHUNK_BYTES, size_bytes - done)]])
+    while done < len(buffer):
+        count = os.readv(fd, [buffer[done:]])
         if not count:
-            return
-        yield buffer[at : at + count]
+            raise _damaged_payload(entry)
         done += count
+    if not is_intact([buffer], entry.digest):
+        raise _damaged_payload(entry)
+    return buffer
+
+
+def _damaged_payload(entry: Entry) -> StorageError:
+    return damaged(f"The payload of message {entry.message_id!r} is damaged on disk.")
+
+
+def _chunks(fd: int, size_bytes: int) -> Iterator[memoryview]:
+    buffer = memoryview(bytearray(_CHUNK_BYTES))
+    while size_bytes and (count := os.readv(fd, [buffer[:size_bytes]])):
+        yield buffer[:count]
+        size_bytes -= count
 
 
 def _write_whole(fd: int, data: memoryview | bytes, offset: int) -> None:

@@ -11,8 +11,9 @@ blocks of one size; whoever takes a block gets a view of it, and passes it on an
 Rules:
 
 - A block is free when no view of it is left, and not before: nobody has to say so, and nobody can say so too early.
-- What is mapped is at most twice what is in use, and ``spare_bytes``. What does not fit in that, and what is small, is
-  ordinary memory.
+- What is mapped is at most twice what was in use at the same time, and ``spare_bytes``. What does not fit in that, and
+  what is small, is ordinary memory. Of a slab that nobody has taken from for a minute, the kernel has its free pages.
+- Payloads only, and never for a user's code: a finalizer that brought a view back would see the block's next content.
 """
 
 from __future__ import annotations
@@ -44,6 +45,12 @@ class _Slab:
         self.kind = ctypes.c_ubyte * block_bytes
         self.blocks: dict[int, weakref.ref[ctypes.Array[ctypes.c_ubyte]]] = {}
         self.used_at = 0.0
+
+    def rest(self) -> None:
+        """Give the pages of free blocks back; a block that is taken again has new ones."""
+        if self.block_bytes % mmap.PAGESIZE == 0:
+            for number in set(range(self.count)) - self.blocks.keys():
+                self.mapping.madvise(mmap.MADV_DONTNEED, number * self.block_bytes, self.block_bytes)
 
     def __repr__(self) -> str:
         return f"<_Slab of {self.count} blocks of {self.block_bytes} bytes, {len(self.blocks)} in use>"
@@ -83,8 +90,10 @@ class PayloadMemory:
             free = self._free.get(block_bytes) or self._map(block_bytes)
             if not free:
                 return memoryview(bytearray(size_bytes))
-            slab, number = free.pop()
-            return self._view(slab, number)[:size_bytes]
+            slab, number = free[-1]
+            view = self._view(slab, number)
+            free.pop()
+            return view[:size_bytes]
 
     def _view(self, slab: _Slab, number: int) -> memoryview:
         """Return a view of a free block. Each slice of it holds on to ``block``, by whose end it is noticed."""
@@ -110,7 +119,10 @@ class PayloadMemory:
             self._unmap([slab for slab in self._slabs if not slab.blocks])
         if self.mapped_bytes + slab_bytes > most:
             return []
-        slab = _Slab(block_bytes)
+        try:
+            slab = _Slab(block_bytes)
+        except OSError:  # No more can be mapped: ordinary memory may still be had.
+            return []
         self._slabs.add(slab)
         self.mapped_bytes += slab_bytes
         free = self._free.setdefault(block_bytes, [])
@@ -122,7 +134,11 @@ class PayloadMemory:
         with self._lock:
             self._sort_returned()
             before = time.monotonic() - unused_for_s
-            self._unmap([slab for slab in self._slabs if not slab.blocks and slab.used_at <= before])
+            resting = [slab for slab in self._slabs if slab.used_at <= before]
+            self._unmap([slab for slab in resting if not slab.blocks])
+            for slab in resting:
+                if slab.blocks:
+                    slab.rest()
 
     def _unmap(self, slabs: list[_Slab]) -> None:
         """Give slabs of free blocks back."""

@@ -20,7 +20,6 @@ import os
 import sqlite3
 import threading
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -54,6 +53,7 @@ from harmonicio.master.backlog.outcome_codec import (
 )
 from harmonicio.master.backlog.payload_files import FilePayload, PayloadFiles
 from harmonicio.master.backlog.payload_memory import PayloadMemory
+from harmonicio.master.backlog.read_ahead import ReadAhead
 from harmonicio.master.backlog.sqlite_batch import Batch, Burial, Change, Drop, Ending, Put
 from harmonicio.master.backlog.sqlite_salvage import DamagedIndex
 from harmonicio.master.backlog.sqlite_schema import INLINE_MAX_BYTES
@@ -63,6 +63,8 @@ from harmonicio.transport.thread_pool import ThreadPool
 _log = logging.getLogger(__name__)
 
 FILE_THREADS = 4
+#: Payloads that are read into memory on their way, beside those of the hot cache; more are mapped files.
+READING_BYTES = 128 * 1024**2
 
 
 class SqliteStore(BacklogStore):
@@ -87,6 +89,7 @@ class SqliteStore(BacklogStore):
         self._reader: sqlite3.Connection | None = None
         self._writer: SqliteWriter | None = None
         self._threads: ThreadPool | None = None
+        self._ahead: ReadAhead | None = None
         self._lock_fd = -1
 
     def __repr__(self) -> str:
@@ -142,6 +145,7 @@ class SqliteStore(BacklogStore):
                 recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPool(FILE_THREADS, "backlog-file")
+            self._ahead = ReadAhead(self._files.fetch)
         except BaseException:
             connection.close()
             raise
@@ -171,6 +175,8 @@ class SqliteStore(BacklogStore):
         self._gate.close()
         if self._threads is not None:
             self._threads.shutdown(wait=True)
+        if self._ahead is not None:
+            self._ahead.close()
         if self._writer is not None:
             self._writer.close()
         with self._reading:
@@ -330,16 +336,15 @@ class SqliteStore(BacklogStore):
         if entry.size_bytes <= INLINE_MAX_BYTES:
             return self._read_inline(entry)
         try:
-            return self._files.read(entry, self._memory)
+            return self._files.read(entry, self._memory, self._limits.hot_cache_bytes + READING_BYTES)
         except (OSError, MemoryError) as error:
             # A file that is not there, too: the disk or the share that it is on may come back.
             raise storage_error(f"read the payload of message {entry.message_id!r}", error) from error
 
     def read_ahead(self, entry: Entry) -> None:
         is_in_file = entry.size_bytes > INLINE_MAX_BYTES and self._hot.get(entry.sequence) is None
-        if is_in_file and self._threads is not None:
-            with suppress(RuntimeError):  # The pool is closed: nothing is read any more.
-                self._threads.submit(self._files.fetch, entry)
+        if is_in_file and self._ahead is not None:
+            self._ahead.fetch_soon(entry)
 
     def _read_inline(self, entry: Entry) -> PayloadLease:
         row = self._row("SELECT payload FROM payloads WHERE sequence = ?", entry.sequence)

@@ -18,6 +18,7 @@ from harmonicio.core.lease import Address
         ("172.17.0.1", False),
         ("microscope-7", False),
         ("::", False),
+        ("127.example.org", False),
     ],
 )
 def test_an_address_says_whether_it_is_on_this_host_for_whoever_dials_it(host: str, is_loopback: bool) -> None:

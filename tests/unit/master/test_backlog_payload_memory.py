@@ -63,6 +63,20 @@ def test_memory_that_rests_goes_back_and_what_is_in_use_stays() -> None:
     assert memory.mapped_bytes == 0
 
 
+def test_the_kernel_has_the_free_pages_of_a_slab_that_rests() -> None:
+    memory = PayloadMemory()
+    views = [memory.take(100_000) for _ in range(10)]
+    for view in views:
+        view[:] = b"x" * len(view)
+    kept, last = views[0], bytes(views[0])
+    views.clear()
+    del view
+    memory.rest(unused_for_s=0.0)
+    again = [memory.take(100_000) for _ in range(9)]
+    assert all(not any(view) for view in again)
+    assert bytes(kept) == last
+
+
 def test_no_more_is_mapped_than_twice_what_is_in_use_and_what_may_be_spare() -> None:
     memory = PayloadMemory(spare_bytes=SLAB_BYTES)
     pins = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,10 @@ import pytest
 
 from harmonicio.master.backlog import payload_files
 from harmonicio.master.backlog.base import StoreLimits
+from harmonicio.master.backlog.entry import Entry
+from harmonicio.master.backlog.payload_files import PayloadFiles
+from harmonicio.master.backlog.payload_memory import PayloadMemory
+from harmonicio.master.backlog.read_ahead import MAX_WAITING
 from harmonicio.master.backlog.sqlite import SqliteStore
 from harmonicio.testing.open_store import OpenStore
 from harmonicio.testing.waiting import wait_until
@@ -96,3 +101,47 @@ def test_to_fetch_what_is_not_there_harms_nobody(tmp_path: Path, opened: OpenSto
     opened.store.close()
     opened.store.read_ahead(there)
     assert fetched == [len(LARGE)]
+
+
+def test_a_payload_of_which_no_digest_is_known_is_what_was_stored(tmp_path: Path) -> None:
+    files, memory = PayloadFiles(tmp_path / "payloads"), PayloadMemory()
+    files.prepare()
+    entry = Entry("plates", "m1", 1, len(LARGE), digest=b"")
+    files.write(entry, memoryview(LARGE))
+    used = memory.take(len(LARGE))
+    used[:] = b"S" * len(LARGE)
+    del used
+    assert files.read(entry, memory, 2**30).view == LARGE
+
+
+def test_beyond_what_may_be_in_memory_payloads_are_mapped(tmp_path: Path) -> None:
+    files, memory = PayloadFiles(tmp_path / "payloads"), PayloadMemory()
+    files.prepare()
+    entries = [Entry("plates", f"m{number}", number, len(LARGE), digest=b"") for number in (1, 2)]
+    for entry in entries:
+        files.write(entry, memoryview(LARGE))
+    leases = [files.read(entry, memory, 400_000) for entry in entries]
+    assert [lease.view == LARGE for lease in leases] == [True, True]
+    assert memory.used_bytes < 400_000
+    for lease in leases:
+        lease.close()
+
+
+def test_what_is_fetched_ahead_holds_up_no_write(opened: OpenStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    entries = [opened.put(sequence, LARGE) for sequence in range(1, 5)]
+    may_end = threading.Event()
+    begun = threading.Semaphore(0)
+
+    def fetch_slowly(_: Entry) -> None:
+        begun.release()
+        may_end.wait(30)
+
+    monkeypatch.setattr(opened.store._ahead, "_fetch", fetch_slowly)
+    try:
+        for _ in range(2 * MAX_WAITING):
+            opened.store.read_ahead(entries[-1])
+        assert begun.acquire(timeout=20)
+        opened.put(9, LARGE)  # It waits until it is stored.
+        assert f"{MAX_WAITING} to fetch" in repr(opened.store._ahead)
+    finally:
+        may_end.set()
