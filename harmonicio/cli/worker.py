@@ -12,6 +12,7 @@ import typer
 from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
+from harmonicio.control.settings_files import read_tls
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
@@ -104,6 +105,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         runtime=wanted.runtime,
         host=wanted.host,
         payload_budget_bytes=wanted.payload_budget_bytes,
+        tls=read_tls(settings),
         docker=settings.docker,
     )
 

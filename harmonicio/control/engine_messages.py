@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 
@@ -32,6 +33,7 @@ class EngineConfiguration:
         scratch_folder: For payloads above ``memory_payload_max_bytes`` (unlinked files only), and for what the handler
             makes for a while: it is the engine's ``TMPDIR``.
         payload_budget_bytes: Payload bytes that may be in memory at the same time.
+        tls: What its data port shows, and whom it believes; texts, because a container does not see the host's files.
         image: Digest of the container image that it runs in, to be recorded with results; empty without one.
         orphan_after_s: Without a controller for this long, the engine drains and ends.
     """
@@ -49,6 +51,7 @@ class EngineConfiguration:
     payload_budget_bytes: int
     orphan_after_s: float
     listen_port: int = 0
+    tls: TlsIdentity = NO_TLS
     image: str = ""
 
 

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import HOME_VARIABLE, Settings, resolve
@@ -65,6 +66,26 @@ def read_token(settings: Settings, roles: Sequence[Role]) -> str:
         f"There is no token for the master at {settings.master.url}.",
         hint=f"Put one into {token_file(settings, roles[0])}, or set client.token_file or HARMONICIO_CLIENT_TOKEN.",
     )
+
+
+def read_tls(settings: Settings) -> TlsIdentity:
+    """Return what this host's data ports show, and whom it believes.
+
+    Raises:
+        ConfigurationError: a file cannot be read, the key by others as well, or there is one without the other.
+    """
+    named = settings.tls
+    if (named.certificate is None) != (named.key is None):
+        raise ConfigurationError(
+            "A certificate and its key belong together.", hint="Set both tls.certificate and tls.key, or neither."
+        )
+    texts = {
+        name: "" if path is None else read_text(path, f"file of tls.{name}")
+        for name, path in (("certificate", named.certificate), ("key", named.key), ("authority", named.authority))
+    }
+    if named.key is not None:
+        _check_private(named.key, "TLS key")
+    return TlsIdentity(**texts)
 
 
 def token_file(settings: Settings, role: Role) -> Path:

@@ -54,10 +54,11 @@ def is_loopback(host: str) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where a data port listens."""
+    """Where a data port listens, and whether it speaks TLS there."""
 
     host: str
     port: int
+    speaks_tls: bool = False
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

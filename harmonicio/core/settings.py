@@ -115,6 +115,15 @@ class ConnectorSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class TlsSettings:
+    """What data ports of this host show, and whom those who dial one believe; files in PEM."""
+
+    certificate: Path | None = _setting(None, read.path, "certificate of this host's data ports, with its chain")
+    key: Path | None = _setting(None, read.path, "its key (mode 0600, without a password)")
+    authority: Path | None = _setting(None, read.path, "authorities to believe; unset: those that this host believes")
+
+
+@dataclass(frozen=True, slots=True)
 class ClientSettings:
     """What this host shows the master, whoever calls it: a command, a connector or a controller."""
 
@@ -136,6 +145,7 @@ class Settings:
     docker: DockerSettings = DockerSettings()
     connector: ConnectorSettings = ConnectorSettings()
     client: ClientSettings = ClientSettings()
+    tls: TlsSettings = TlsSettings()
     home: Path = Path()
     origins: Mapping[str, str] = field(default_factory=dict)
 
@@ -156,6 +166,7 @@ _SECTIONS: dict[str, Any] = {
     "docker": DockerSettings,
     "connector": ConnectorSettings,
     "client": ClientSettings,
+    "tls": TlsSettings,
 }
 _FIELDS = {f"{section}.{item.name}": item for section, kind in _SECTIONS.items() for item in dataclasses.fields(kind)}
 _BY_VARIABLE = {ENVIRONMENT_PREFIX + name.replace(".", "_").upper(): name for name in _FIELDS}

@@ -16,7 +16,7 @@ from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.engine.reception import SOFTWARE
 from harmonicio.engine.session import Session
-from harmonicio.transport import tcp
+from harmonicio.transport import contexts, tcp
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.connection import State
@@ -38,6 +38,7 @@ class BacklogConnection:
     def __init__(self, configuration: EngineConfiguration, open_session: Callable[[Link], Session]) -> None:
         self._configuration = configuration
         self._open_session = open_session
+        self._tls = contexts.dialling(configuration.tls)
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._closing = threading.Event()
@@ -87,7 +88,7 @@ class BacklogConnection:
 
     def _serve_once(self) -> None:
         hello = self._hello()
-        link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S), Role.ENGINE)
+        link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S, tls=self._tls), Role.ENGINE)
         try:
             with self._lock:
                 self._link = link

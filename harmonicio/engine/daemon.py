@@ -45,6 +45,7 @@ from harmonicio.engine.roster import Roster
 from harmonicio.engine.session import Session, Workshop
 from harmonicio.engine.slots import Slots
 from harmonicio.engine.work import Work
+from harmonicio.transport import contexts
 from harmonicio.transport.data_port import DataPort
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import Hello
@@ -107,7 +108,9 @@ class Daemon:
         )
         self._board: HandlerBoard | None = None
         self._backlog = BacklogConnection(configuration, self._open_backlog)
-        self._emitter = Emitter(self._new_client, configuration.engine, declaration.timeout_s)
+        self._emitter = Emitter(
+            self._new_client, configuration.engine, declaration.timeout_s, authority=configuration.tls.authority
+        )
         self._client: MasterClient | None = None
         self._workshop: Workshop | None = None
         self._port: DataPort | None = None
@@ -143,12 +146,14 @@ class Daemon:
         self._slots.start(self._board)
         if self._drain_begun.is_set():
             return
+        configuration = self._configuration
         port = DataPort(
-            self._configuration.listen_host,
-            self._configuration.listen_port,
+            configuration.listen_host,
+            configuration.listen_port,
             self._receive,
             name="engine",
-            socket_path=Path(self._configuration.control_socket).absolute().with_name(DATA_SOCKET_NAME),
+            socket_path=Path(configuration.control_socket).absolute().with_name(DATA_SOCKET_NAME),
+            tls=contexts.listening(configuration.tls),
         )
         port.start()
         self._port = port

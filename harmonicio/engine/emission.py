@@ -26,6 +26,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import (
     ConfigurationError,
     DeliveryError,
@@ -66,12 +67,16 @@ class Emitter:
         new_client: Makes a client of the master that acts as this engine.
         engine: This engine's id.
         timeout_s: The stream's.
+        authority: Whom its connectors believe over TLS, in PEM; empty: whom this host believes.
     """
 
-    def __init__(self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float) -> None:
+    def __init__(
+        self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float, *, authority: str = ""
+    ) -> None:
         self._new_client = new_client
         self._engine = engine
         self._timeout_s = timeout_s
+        self._tls = TlsIdentity(authority=authority)
         self._lock = threading.Lock()
         self._connectors: dict[str, StreamConnector] = {}
         self._endings: ThreadPool | None = None
@@ -152,6 +157,7 @@ class Emitter:
             patience_s=PATIENCE_S,
             keeps_outcomes=False,
             asks_first=False,
+            tls=self._tls,
         )
 
     def _forget(self, connector: StreamConnector) -> None:

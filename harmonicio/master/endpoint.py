@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from harmonicio.core.lease import Address
@@ -48,7 +48,7 @@ class Call:
 
     def reaches(self, address: Address) -> Address:
         """Return another address of the master as this caller reaches it: who found one port finds the other there."""
-        return Address(self.reached_at, address.port) if self.reached_at else address
+        return replace(address, host=self.reached_at) if self.reached_at else address
 
 
 Handler = Callable[[Master, Call], Any]

@@ -9,10 +9,12 @@ be sent is sent by that session's own task in a bounded pool, so a slow peer hol
 
 from __future__ import annotations
 
+import functools
 import itertools
 import threading
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from harmonicio import __version__
 from harmonicio.core.errors import HarmonicIOError, NotAllowed, Unavailable
@@ -29,6 +31,9 @@ from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
+
+if TYPE_CHECKING:
+    import ssl
 
 MAX_SENDING_THREADS = 64
 #: Slow uploads keep a thread each: there are more than a site has sources, so that engines and newcomers are heard.
@@ -49,6 +54,7 @@ class Intake:
         host, port: Where to listen; port 0 takes a free one.
         bridge: A bridge of this host on whose address it listens as well.
         backlog: Where messages are put and come from; the intake listens to its changes.
+        tls: Its certificate, when it speaks TLS.
         verify_intake, verify_engine, find_stream: Ask the master's state.
     """
 
@@ -62,6 +68,7 @@ class Intake:
         verify_engine: VerifyEngine,
         find_stream: FindStream,
         bridge: Bridge | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._backlog = backlog
         self._verify_intake = verify_intake
@@ -73,7 +80,10 @@ class Intake:
         self._opened = 0
         self._draining = threading.Event()
         self._executor = ThreadPool(MAX_SENDING_THREADS, "intake-send")
-        self._ports = [DataPort(host, port, self._receive, name="intake", max_threads=MAX_RECEIVING_THREADS)]
+        self._open = functools.partial(
+            DataPort, reception=self._receive, name="intake", tls=tls, max_threads=MAX_RECEIVING_THREADS
+        )
+        self._ports = [self._open(host, port)]
         if bridge is not None:
             self._open_on(bridge)
         backlog.set_listeners(on_change=self._depth_changed, on_room=self._room_changed)
@@ -127,9 +137,7 @@ class Intake:
     def _open_on(self, bridge: Bridge) -> None:
         port = self.address.port
         try:
-            opened = DataPort(
-                bridge.host, port, self._receive, name="intake", device=bridge.device, max_threads=MAX_RECEIVING_THREADS
-            )
+            opened = self._open(bridge.host, port, device=bridge.device)
         except HarmonicIOError:
             self.close()
             raise

@@ -20,12 +20,13 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
 from harmonicio.core.lease import LEASE_TERM_S, Address, is_loopback
@@ -52,6 +53,7 @@ from harmonicio.master.state import SETTLE_S, MasterState
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import TicketOffice
 from harmonicio.master.tokens import TokenBook
+from harmonicio.transport import contexts
 
 _log = logging.getLogger(__name__)
 
@@ -72,11 +74,12 @@ class MasterOptions:
         host: Address that is bound, by the web server and the data port.
         port, data_port: 0 takes a free one.
         bridge_host: This host's address on a bridge, on which containers reach both ports; empty: on none.
-        is_insecure: Bind beyond loopback all the same. Neither port can do TLS yet.
+        is_insecure: Bind beyond loopback all the same. The REST API cannot do TLS yet.
         lost_after_s: A worker that has not reported for so long is lost.
         lease_term_s: How long a lease lasts without renewal.
         settle_s: After a restart with known streams: how long workers may take to come back before engines are placed.
         placement: ``packed`` or ``spread``.
+        tls: What the data port shows.
     """
 
     data_folder: Path
@@ -89,6 +92,7 @@ class MasterOptions:
     lease_term_s: float = LEASE_TERM_S
     settle_s: float = SETTLE_S
     placement: str = PACKED
+    tls: TlsIdentity = NO_TLS
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,6 +217,7 @@ class MasterService:
             verify_engine=office.verify_engine_ticket,
             find_stream=self.master.streams.declared,
             bridge=self._bridge,
+            tls=contexts.listening(self.options.tls),
         )
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -296,7 +301,7 @@ class MasterService:
         Callers of the REST API are told it at the host at which they reach that.
         """
         bound = self._intake.address
-        return Address(socket.gethostname(), bound.port) if bound.is_wildcard else bound
+        return replace(bound, host=socket.gethostname()) if bound.is_wildcard else bound
 
     def token_file(self, role: Role) -> Path:
         """Return the file in which the first token of a role was written."""

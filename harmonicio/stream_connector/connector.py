@@ -15,6 +15,7 @@ from typing import Any, Literal, Self
 
 from harmonicio.core import forks
 from harmonicio.core.buffers import buffer_payload
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import (
     HarmonicIOError,
     InvalidInput,
@@ -70,6 +71,7 @@ class StreamConnector:
         client: Asks the master, in place of a client made from ``master`` and ``token``.
         keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised, and
             there is no spool.
+        tls: Whom to believe where data ports speak TLS, in place of what the settings say.
         asks_first: Without, the first send does not wait for the master either; whoever waits hears what it refuses.
 
     Raises:
@@ -93,6 +95,7 @@ class StreamConnector:
         client: LeaseClient | None = None,
         keeps_outcomes: bool = True,
         asks_first: bool = True,
+        tls: TlsIdentity | None = None,
     ) -> None:
         self.stream = check_name("stream", stream)
         self.source = f"s-{os.urandom(6).hex()}"
@@ -106,7 +109,7 @@ class StreamConnector:
             "connector.spool_max_bytes": spool_max_bytes,
             "connector.spool_sync": spool_sync,
         }
-        settings, client = resolved(flags, token, client)
+        settings, client, tls = resolved(flags, token, client, tls)
         self._process = forks.this_process
         self._opening = threading.Lock()
         self._is_open = False
@@ -123,7 +126,7 @@ class StreamConnector:
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
-            self._exchange, client, self._slots, stream=stream, source=self.source, checksum_mode=settings.checksum
+            self._exchange, client, self._slots, settings.checksum, tls, stream=stream, source=self.source
         )
         self._exchange.on_wanted = self._leasing.kick
 

@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.core.lease import Address
@@ -24,6 +25,9 @@ from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 
+if TYPE_CHECKING:
+    import ssl
+
 _log = logging.getLogger(__name__)
 
 DIAL_WITHIN_S = 5.0
@@ -36,15 +40,22 @@ class Dialling:
         name: For the threads.
         slots: Of the shared memory that engines of this host are offered.
         on_dialled: Called on a thread of this when there is something to take.
+        tls: Whom to believe where an address speaks TLS; None: whom this host believes.
     """
 
     def __init__(
-        self, name: str, checksum_mode: ChecksumMode, slots: ArenaSlots, on_dialled: Callable[[], None]
+        self,
+        name: str,
+        checksum_mode: ChecksumMode,
+        slots: ArenaSlots,
+        on_dialled: Callable[[], None],
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._name = name
         self._checksum_mode = checksum_mode
         self._slots = slots
         self._on_dialled = on_dialled
+        self._tls = tls
         self._changed = threading.Condition()
         self._threads: dict[str, threading.Thread] = {}
         self._ended: dict[str, Peer | HarmonicIOError] = {}
@@ -140,7 +151,8 @@ class Dialling:
             self._checksum_mode is ChecksumMode.AUTO and not address.is_loopback
         )
         offered = replace(hello, checksums=checksum.offered() if is_checked else ())
-        link = Link(tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted), Role.CONNECTOR)
+        channel = tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted, tls=self._tls)
+        link = Link(channel, Role.CONNECTOR)
         try:
             answer = link.greet(offered, is_wanted=self._is_wanted)
         except BaseException:

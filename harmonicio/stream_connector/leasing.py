@@ -21,6 +21,7 @@ from typing import Protocol
 
 from harmonicio import __version__
 from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound
 from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
@@ -29,6 +30,7 @@ from harmonicio.stream_connector.dialling import Dialling
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.trouble import RETRY_FIRST_S, RETRY_MAX_S, Trouble
+from harmonicio.transport import contexts
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
@@ -102,10 +104,11 @@ class Leasing:
         owner: LeasingOwner,
         client: LeaseClient,
         slots: ArenaSlots,
+        checksum_mode: ChecksumMode,
+        tls: TlsIdentity,
         *,
         stream: str,
         source: str,
-        checksum_mode: ChecksumMode,
     ) -> None:
         self._owner = owner
         self._client = client
@@ -119,7 +122,7 @@ class Leasing:
         self._term_s = LEASE_TERM_S
         self._held: dict[str, Peer] = {}
         self._opening: dict[str, Lease] = {}
-        self._dialling = Dialling(source, checksum_mode, slots, self.kick)
+        self._dialling = Dialling(source, checksum_mode, slots, self.kick, contexts.dialling(tls))
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False
@@ -128,6 +131,8 @@ class Leasing:
         self._ask_at = self._dial_at = self._engines_first_until = 0.0
         self._renew_at = math.inf
         self._trouble = Trouble(client.url)
+        #: Of the data port alone: the master may answer over REST all the while.
+        self._backlog_trouble = Trouble(client.url)
         self.lease_requests = 0
         self._thread = threading.Thread(target=self._run, name=f"{source}-leases", daemon=True)
 
@@ -137,12 +142,12 @@ class Leasing:
     @property
     def trouble(self) -> str:
         """Why the master cannot be reached just now; empty when it can, as far as known."""
-        return self._trouble.text
+        return self._trouble.text or self._backlog_trouble.text
 
     @property
     def away_s(self) -> float:
         """How long the master has not been reached; 0 while it can be, as far as known."""
-        return self._trouble.lasts_s
+        return max(self._trouble.lasts_s, self._backlog_trouble.lasts_s)
 
     def start(self, *, asks_first: bool = True) -> None:
         """Ask for leases once, so that what can never work is said at once, then go on in a thread.
@@ -339,9 +344,14 @@ class Leasing:
     def _backlog_dialled(self, outcome: Peer | HarmonicIOError) -> None:
         if isinstance(outcome, Peer):
             self._trouble.over()
+            self._backlog_trouble.over()
             self._dial_at = time.monotonic() + RETRY_FIRST_S
             self._owner.open_peer(outcome)
             return
         self._access = None  # The ticket may be too old, or the master at another port: the next grant tells.
-        pause_s = RETRY_FIRST_S if isinstance(outcome, NotAllowed) else self._trouble.pause_s(outcome)
+        pause_s = (
+            RETRY_FIRST_S
+            if isinstance(outcome, NotAllowed)
+            else min(self._backlog_trouble.pause_s(outcome), LOOK_EVERY_S)
+        )
         self._dial_at = time.monotonic() + pause_s

@@ -329,6 +329,8 @@ class Pump:
         finally:
             if events:
                 self._owner.peer_events(peer, events)
+        if peer.link.channel.has_bytes_kept:  # The selector does not see them.
+            self._request(self._read, peer)
 
     def _end_for_reason(self, peer: Peer) -> None:
         self._end(peer, self._errors.pop(peer, ConnectionEnded("It was given up.")))

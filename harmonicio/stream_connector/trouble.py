@@ -46,12 +46,12 @@ class Trouble:
     def pause_s(self, error: HarmonicIOError) -> float:
         """Return how long to wait after this failure."""
         now = time.monotonic()
-        self.text = error.text
+        self.text = str(error)
         self._failures += 1
         self._since = now if self._since is None else self._since
         if now - self._since >= WARN_AFTER_S and not self._has_warned:
             self._has_warned = True
-            _log.warning("%s Trying again at %s; messages wait meanwhile.", error.text, self._url)
+            _log.warning("%s Trying again at %s; messages wait meanwhile.", error, self._url)
         chance = random.random()
         if isinstance(error, Unavailable) and error.retry_after_s is not None:
             # It says so to many at once.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import itertools
+import random
 import threading
 import time
 from abc import ABC, abstractmethod
@@ -91,13 +92,22 @@ class ChannelSuite(ABC):
         assert time.monotonic() - began < 1.0
         assert ends[0].try_receive(memoryview(bytearray(10))) is None
 
-    def test_what_the_kernel_does_not_take_at_once_is_left(self, ends: tuple[Channel, Channel]) -> None:
+    def test_what_the_kernel_does_not_take_at_once_is_left(
+        self, ends: tuple[Channel, Channel], aside: Callable[..., Future[Any]]
+    ) -> None:
         ours, theirs = ends
-        payload = memoryview(bytes(32 * 1024**2))
-        count = ours.try_send([payload[:1], payload[1:]])
-        assert 0 < count < len(payload)
-        assert theirs.receive_exactly(memoryview(bytearray(count))) == count
-        assert theirs.try_receive(memoryview(bytearray(1))) is None
+        payload = memoryview(random.Random(5).randbytes(32 * 1024**2))
+        count = first = ours.try_send([payload[:1], payload[1:]])
+        while more := ours.try_send([payload[count : count + 70_000], payload[count + 70_000 :]]):
+            count += more
+        assert 0 < first <= count < len(payload)
+        arrived = memoryview(bytearray(len(payload)))
+        assert theirs.receive_exactly(arrived[:count]) == count, "what was counted comes without another call"
+        sending = aside(ours.send_all, [payload[count:]])
+        assert theirs.receive_exactly(arrived[count:]) == len(payload) - count
+        sending.result(SEVERAL_SECONDS)
+        assert arrived == payload
+        assert theirs.try_receive(arrived[:1]) is None
 
     def test_the_end_of_one_direction_leaves_the_other_open(self, ends: tuple[Channel, Channel]) -> None:
         ours, theirs = ends

@@ -59,6 +59,17 @@ class Channel:
     def __repr__(self) -> str:
         return f"<Channel to {self.peer}{', closed' if self.is_closed else ''}>"
 
+    def secure(self, *, until: float, is_wanted: Callable[[], bool] = lambda: True) -> None:
+        """Shake hands with the listener that was dialled, where there is something to agree on first.
+
+        Args:
+            until: When to give up, on the monotonic clock.
+            is_wanted: Asked now and then; False gives up.
+
+        Raises:
+            ConnectionEnded: it did not come about; says why, and what to do.
+        """
+
     def fileno(self) -> int:
         return self._socket.fileno()
 
@@ -70,6 +81,11 @@ class Channel:
     def is_writable_within(self, seconds: float) -> bool:
         """Wait until the kernel takes more, or the stream has ended; return False when that takes longer."""
         return _is_ready(self._socket, select.POLLOUT, seconds)
+
+    @property
+    def has_bytes_kept(self) -> bool:
+        """Whether a receive may return bytes that no selector sees, because they were read from the socket before."""
+        return False
 
     def receive_into(self, buffer: memoryview) -> int | None:
         """Read what is there, at most one buffer full.
@@ -103,21 +119,25 @@ class Channel:
         at_once = size if on_progress is None else PROGRESS_BYTES
         deadline, mark = time.monotonic() + self._slow_after_s, 0
         while filled < size:
-            try:
-                count = self._socket.recv_into(buffer[filled : filled + at_once], 0, _WAITALL)
-            except (BlockingIOError, InterruptedError):
-                count = -1
-            except OSError as error:
-                raise self._broken(error) from None
+            count = self._receive_most(buffer[filled : filled + at_once])
             if count == 0:
                 break
-            filled += max(count, 0)
-            if on_progress is not None and count > 0:
+            filled += count or 0
+            if on_progress is not None and count:
                 on_progress(filled)
             if time.monotonic() > deadline:
                 self._check_speed(filled - mark)
                 deadline, mark = time.monotonic() + self._slow_after_s, filled
         return filled
+
+    def _receive_most(self, buffer: memoryview) -> int | None:
+        """Fill the buffer, as far as its bytes come without a longer pause; None when none did."""
+        try:
+            return self._socket.recv_into(buffer, 0, _WAITALL)
+        except (BlockingIOError, InterruptedError):
+            return None
+        except OSError as error:
+            raise self._broken(error) from None
 
     def send_all(self, buffers: Sequence[Buffer]) -> None:
         """Send every byte of every buffer, in order, in as few calls as possible.

@@ -18,8 +18,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from harmonicio.core.errors import (
     ConnectionEnded,
@@ -34,6 +35,9 @@ from harmonicio.transport.open_files import OpenFiles
 from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
+
+if TYPE_CHECKING:
+    import ssl
 
 _log = logging.getLogger(__name__)
 
@@ -90,6 +94,7 @@ class DataPort:
         name: For thread names and log lines.
         device: A network device of this host, when only what comes in over it shall be heard.
         socket_path: Of a UNIX socket on which it listens as well.
+        tls: The port's certificate, when it speaks TLS; handshakes are served like other bytes.
         max_connections: Connections beyond are closed at once.
         max_threads: So many connections are served at once, in the end: threads start as they are needed
             (:mod:`harmonicio.transport.patient_pool`). While a large payload arrives, its connection keeps one.
@@ -106,6 +111,7 @@ class DataPort:
         name: str,
         device: str = "",
         socket_path: Path | None = None,
+        tls: ssl.SSLContext | None = None,
         max_connections: int = MAX_CONNECTIONS,
         max_threads: int = MAX_THREADS,
         greeting_within_s: float = GREETING_WITHIN_S,
@@ -116,7 +122,7 @@ class DataPort:
         self._max_connections = max_connections
         self._greeting_within_s = greeting_within_s
         self._slow_after_s = slow_after_s
-        self._listeners = Listeners(host, port, device, socket_path, slow_after_s)
+        self._listeners = Listeners(host, port, device, socket_path, slow_after_s, tls)
         self.address = self._listeners.address
         self.socket_path = self._listeners.socket_path
         self._selector = selectors.EpollSelector()
@@ -219,7 +225,10 @@ class DataPort:
             self._watch(served)
 
     def _watch(self, served: _Served) -> None:
-        """Wait for bytes of this connection."""
+        """Wait for bytes of this connection, unless some are here that the selector does not see."""
+        if served.link.channel.has_bytes_kept:
+            self._hand_over(served)
+            return
         try:
             self._selector.register(served.link.channel.fileno(), selectors.EVENT_READ, served)
         except (OSError, ValueError, KeyError) as error:
@@ -265,22 +274,14 @@ class DataPort:
         with self._lock:
             self._unfinished[served] = time.monotonic() + self._slow_after_s
 
-    def _note_finished(self, served: _Served) -> None:
-        with self._lock:
-            self._unfinished.pop(served, None)
-
     def _wake(self) -> None:
-        try:
+        with suppress(BlockingIOError):  # Wake-ups enough are waiting.
             self._wake_writer.send(b"\0")
-        except BlockingIOError:
-            return  # Wake-ups enough are waiting.
 
     def _drain_wake(self) -> None:
-        try:
+        with suppress(BlockingIOError):
             while self._wake_reader.recv(4096):
                 pass
-        except BlockingIOError:
-            return
 
     # ── a thread of the pool ─────────────────────────────────────────────────────────────────────────────────────────
 
@@ -304,7 +305,8 @@ class DataPort:
         while not self._is_closing:
             event = link.next_event()
             if self._unfinished and event is not None and served in self._unfinished:
-                self._note_finished(served)
+                with self._lock:
+                    self._unfinished.pop(served, None)
             if event is None:
                 if not (has_read and self._pool.is_busy) and link.read_at_once():
                     has_read = True

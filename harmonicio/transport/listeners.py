@@ -13,11 +13,15 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.transport import tcp, unix
 from harmonicio.transport.channel import Channel
+
+if TYPE_CHECKING:
+    import ssl
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +38,7 @@ class Listeners:
         host, port, device: As :func:`harmonicio.transport.tcp.listen` says.
         socket_path: Where the UNIX socket shall be; where there cannot be one, that is logged, and TCP is enough.
         slow_after_s: Of the channels.
+        tls: Its certificate, when TLS is spoken over TCP; a UNIX socket needs none.
 
     Attributes:
         address: Where it listens by TCP.
@@ -41,11 +46,20 @@ class Listeners:
         resumes_at: When it accepts again; None while it does.
     """
 
-    def __init__(self, host: str, port: int, device: str, socket_path: Path | None, slow_after_s: float) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        device: str,
+        socket_path: Path | None,
+        slow_after_s: float,
+        tls: ssl.SSLContext | None = None,
+    ) -> None:
         self._slow_after_s = slow_after_s
+        self._tls = tls
         self._tcp = tcp.listen(host, port, device=device)
         bound = self._tcp.getsockname()
-        self.address = Address(bound[0], bound[1])
+        self.address = Address(bound[0], bound[1], speaks_tls=tls is not None)
         self.resumes_at: float | None = None
         self.socket_path: Path | None = None
         self._unix: socket.socket | None = None
@@ -92,7 +106,7 @@ class Listeners:
     def _accept(self, listener: socket.socket) -> Channel | None:
         if listener is self._unix:
             return unix.accept(listener, slow_after_s=self._slow_after_s)
-        return tcp.accept(listener, slow_after_s=self._slow_after_s)
+        return tcp.accept(listener, slow_after_s=self._slow_after_s, tls=self._tls)
 
     def _pause(self, selector: selectors.BaseSelector, now: float) -> None:
         for each in self:

@@ -1,4 +1,4 @@
-"""Channels over TCP."""
+"""Channels over TCP, with or without TLS."""
 
 from __future__ import annotations
 
@@ -8,10 +8,14 @@ import select
 import socket
 import time
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.transport.channel import SLOW_AFTER_S, USER_TIMEOUT_MS, Channel
+
+if TYPE_CHECKING:
+    import ssl
 
 #: How often who dials looks whether the connection is still wanted.
 DIAL_SLICE_S = 0.05
@@ -23,22 +27,31 @@ def dial(
     timeout_s: float,
     slow_after_s: float = SLOW_AFTER_S,
     is_wanted: Callable[[], bool] = lambda: True,
+    tls: ssl.SSLContext | None = None,
 ) -> Channel:
     """Connect to a data port.
 
     Args:
         is_wanted: Asked now and then; False gives up.
+        tls: Whom to believe, where the address speaks TLS; None: whom this host believes.
 
     Raises:
-        ConnectionEnded: nobody answers there; names the address.
+        ConnectionEnded: nobody answers there, or not whom to believe; names the address.
     """
+    deadline = time.monotonic() + timeout_s
     try:
-        sock = _connect(address, time.monotonic() + timeout_s, is_wanted)
-        return _channel(sock, str(address), slow_after_s)
+        sock = _connect(address, deadline, is_wanted)
+        channel = _channel(sock, str(address), slow_after_s, tls, address)
     except (OSError, ValueError, OverflowError) as error:  # The latter two: no such host name or port can exist.
         raise ConnectionEnded(
             f"No data connection to {address}: {getattr(error, 'strerror', None) or error}."
         ) from None
+    try:
+        channel.secure(until=deadline, is_wanted=is_wanted)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
 
 
 def _connect(address: Address, deadline: float, is_wanted: Callable[[], bool]) -> socket.socket:
@@ -104,8 +117,13 @@ def listen(host: str, port: int, *, device: str = "", pending: int = 1024) -> so
     return listener
 
 
-def accept(listener: socket.socket, *, slow_after_s: float = SLOW_AFTER_S) -> Channel | None:
+def accept(
+    listener: socket.socket, *, slow_after_s: float = SLOW_AFTER_S, tls: ssl.SSLContext | None = None
+) -> Channel | None:
     """Return the next waiting connection, or None when there is none.
+
+    Args:
+        tls: Its certificate, when the port speaks TLS; the handshake happens in the receives of the channel.
 
     Raises:
         Unavailable: this process or host has no room for another connection now.
@@ -117,16 +135,22 @@ def accept(listener: socket.socket, *, slow_after_s: float = SLOW_AFTER_S) -> Ch
     except OSError as error:
         raise Unavailable(f"A connection cannot be accepted: {error.strerror or error}.") from None
     try:
-        return _channel(sock, str(Address(peer[0], peer[1])), slow_after_s)
+        return _channel(sock, str(Address(peer[0], peer[1])), slow_after_s, tls)
     except OSError:
         return None  # The peer has gone before it was accepted.
 
 
-def _channel(sock: socket.socket, peer: str, slow_after_s: float) -> Channel:
+def _channel(
+    sock: socket.socket, peer: str, slow_after_s: float, tls: ssl.SSLContext | None, dialled: Address | None = None
+) -> Channel:
     try:
         _tune(sock)
+        if dialled.speaks_tls if dialled is not None else tls is not None:
+            from harmonicio.transport.tls import TlsChannel  # With all of OpenSSL, for those who use it.
+
+            return TlsChannel(sock, peer, tls, dialled.host if dialled is not None else None, slow_after_s=slow_after_s)
         return Channel(sock, peer, slow_after_s=slow_after_s)
-    except OSError:
+    except (OSError, ValueError):
         sock.close()
         raise
 

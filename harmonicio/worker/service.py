@@ -32,6 +32,7 @@ from harmonicio.control.messages import EngineExit, ReportAnswer, WorkerRegistra
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
+from harmonicio.transport import contexts
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.folder import DataFolder
@@ -75,7 +76,7 @@ class WorkerService:
 
     Raises:
         InvalidInput: the name cannot be used.
-        ConfigurationError: there is no such runtime.
+        ConfigurationError: there is no such runtime, or certificate and key cannot be used.
         Conflict: another service uses the data folder.
         StorageError: a folder cannot be used.
     """
@@ -89,6 +90,7 @@ class WorkerService:
             scratch_folder=options.scratch_folder,
             payload_budget_bytes=options.payload_budget_bytes,
             orphan_after_s=options.orphan_after_s,
+            tls=options.tls,
         )
         self._events: queue.SimpleQueue[Event | WorkerWelcome | ReportAnswer] = queue.SimpleQueue()
         self._lock = threading.Lock()
@@ -103,6 +105,7 @@ class WorkerService:
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
+        contexts.listening(options.tls)  # Said now, not by each engine.
         with ExitStack() as parts:
             make_private(options.scratch_folder)
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))

@@ -244,7 +244,7 @@ class WatchedEngine:
             stream_version=self.declaration.version,
             state=Availability.DRAINING if self.is_leaving else self.state,
             state_since_s=max(0.0, now - self.since),
-            address=known.address and (self.address or known.address),
+            address=known.address and replace(self.address or known.address, speaks_tls=known.address.speaks_tls),
             pid=self.pid or known.pid,
             running=self.running(now),
             image=self.image,

@@ -9,6 +9,7 @@ One module for each bench, with a function ``measure(effort)`` that yields rows;
     plot       a drawing of rows                           machine    what the figures depend on
     cluster    a cluster with engines that do nothing      source     what runs in the source's process
     raw_tcp    the limit of all that goes over TCP         peers/     other systems on the same work
+    tls        over TLS, and its limit
 
 Rules:
 

@@ -18,6 +18,7 @@ from micro.sizes import parse_sizes
 #: Each is a module of this name; a line for ``--help``.
 BENCHES = {
     "p2p": "throughput peer to peer",
+    "tls": "throughput peer to peer over TLS",
     "latency": "one message in flight",
     "cost": "CPU time for each GB, peak memory",
     "files": "files in the page cache",

@@ -10,11 +10,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from harmonicio.cli.local_cluster import LocalCluster
+from harmonicio.cli.local_cluster import SETTLE_S, LocalCluster
 from harmonicio.control.messages import EngineView
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.service import BacklogOptions
+from harmonicio.master.service import BacklogOptions, MasterOptions
 from harmonicio.testing.waiting import wait_until
+from harmonicio.worker.options import WorkerOptions
 from micro.source import Target
 
 STREAM = "bench"
@@ -66,14 +68,18 @@ class BenchCluster:
 
 @contextmanager
 def bench_cluster(
-    max_engines: int = 8, folder: Path | None = None, backlog: BacklogOptions | None = None
+    max_engines: int = 8,
+    folder: Path | None = None,
+    backlog: BacklogOptions | None = None,
+    tls: TlsIdentity = NO_TLS,
 ) -> Iterator[BenchCluster]:
-    """Run a cluster, in a folder that is gone afterwards unless one is given."""
-    with (
-        tempfile.TemporaryDirectory(prefix="harmonicio-perf-") as name,
-        LocalCluster(folder or Path(name), max_engines=max_engines, backlog=backlog) as cluster,
-    ):
-        yield BenchCluster(cluster)
+    """Run a cluster, in a folder that is gone afterwards unless one is given; with a certificate it speaks TLS."""
+    with tempfile.TemporaryDirectory(prefix="harmonicio-perf-") as name:
+        place = folder or Path(name)
+        master = MasterOptions(place / "master", port=0, data_port=0, settle_s=SETTLE_S, tls=tls)
+        worker = WorkerOptions("local", place / "worker", place / "scratch", max_engines=max_engines, tls=tls)
+        with LocalCluster(place, master=master, worker=worker, backlog=backlog) as cluster:
+            yield BenchCluster(cluster)
 
 
 class OwnProcess:

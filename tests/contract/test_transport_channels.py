@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+import trustme
 
+from benches.certificates import contexts_of
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.lease import Address
 from harmonicio.testing.arrivals import one_by_one
@@ -33,6 +37,18 @@ class TestTcpChannels(ChannelSuite):
         listener = tcp.listen("127.0.0.1", 0)
         try:
             return connected(listener, slow_after_s)
+        finally:
+            listener.close()
+
+
+class TestTlsChannels(ChannelSuite):
+    authority = trustme.CA()
+    contexts = contexts_of(authority, "127.0.0.1")
+
+    def pair(self, *, slow_after_s: float) -> tuple[Channel, Channel]:
+        listener = tcp.listen("127.0.0.1", 0)
+        try:
+            return connected(listener, slow_after_s, *self.contexts)
         finally:
             listener.close()
 
@@ -126,10 +142,22 @@ def test_what_is_held_breaks_the_protocol_where_there_is_no_arena() -> None:
             next_event(engine)
 
 
-def connected(listener: socket.socket, slow_after_s: float) -> tuple[Channel, Channel]:
-    host, port = listener.getsockname()[:2]
-    ours = tcp.dial(Address(host, port), timeout_s=5, slow_after_s=slow_after_s)
-    theirs = None
-    while theirs is None:
-        theirs = tcp.accept(listener, slow_after_s=slow_after_s)
-    return ours, theirs
+def connected(
+    listener: socket.socket,
+    slow_after_s: float,
+    dialling: ssl.SSLContext | None = None,
+    listening: ssl.SSLContext | None = None,
+) -> tuple[Channel, Channel]:
+    address = Address(*listener.getsockname()[:2], speaks_tls=listening is not None)
+    with ThreadPoolExecutor(1) as aside:
+        dialled = aside.submit(tcp.dial, address, timeout_s=5, slow_after_s=slow_after_s, tls=dialling)
+        theirs = None
+        while theirs is None:
+            theirs = tcp.accept(listener, slow_after_s=slow_after_s, tls=listening)
+        is_dialled = False
+        while (
+            not is_dialled
+        ):  # A listener shakes hands while it receives; the dialler's last word comes when it is done.
+            is_dialled = dialled.done()
+            assert theirs.receive_into(memoryview(bytearray(1))) is None
+    return dialled.result(), theirs

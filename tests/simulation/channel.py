@@ -15,6 +15,8 @@ from simulation.network import RECEIVE_SLICE_S, Endpoint, Listener, Network
 class Channel:
     """:class:`harmonicio.transport.channel.Channel`."""
 
+    has_bytes_kept = False
+
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
         self.peer = endpoint.peer_name
@@ -129,7 +131,13 @@ class Tcp:
         self._network = network
 
     def dial(
-        self, address: Address, *, timeout_s: float, slow_after_s: float = 30.0, is_wanted: Callable[[], bool] = bool
+        self,
+        address: Address,
+        *,
+        timeout_s: float,
+        slow_after_s: float = 30.0,
+        is_wanted: Callable[[], bool] = bool,
+        tls: None = None,
     ) -> Channel:
         try:
             return Channel(self._network.dial(address, timeout_s))
@@ -140,7 +148,7 @@ class Tcp:
         return self._network.listen(check_alive(), port)
 
     @staticmethod
-    def accept(listener: Listener, *, slow_after_s: float = 30.0) -> Channel | None:
+    def accept(listener: Listener, *, slow_after_s: float = 30.0, tls: None = None) -> Channel | None:
         check_alive()
         endpoint = listener.accept()
         return None if endpoint is None else Channel(endpoint)

@@ -133,7 +133,7 @@ def seen_inside(configuration: EngineConfiguration, settings: DockerSettings, me
         listen_host=configuration.listen_host if is_on_host else "0.0.0.0",
         listen_port=0 if is_on_host else DATA_PORT,
         master_url=_with_host(configuration.master_url, host) if host else configuration.master_url,
-        master_data=Address(host, configuration.master_data.port) if host else configuration.master_data,
+        master_data=replace(configuration.master_data, host=host) if host else configuration.master_data,
         payload_budget_bytes=min(configuration.payload_budget_bytes, memory_bytes // 2),
     )
 

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from harmonicio.control.settings_files import load_settings, read_token, token_file, write_token_file
+from harmonicio.control.settings_files import load_settings, read_tls, read_token, token_file, write_token_file
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
 
@@ -124,3 +125,49 @@ def test_a_written_token_file_is_private_and_replaces_the_old_one(tmp_path: Path
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.parent.stat().st_mode & 0o777 == 0o700
     assert list(path.parent.iterdir()) == [path]
+
+
+# ── certificates ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+@pytest.fixture
+def tls_folder(environ: dict[str, str]) -> Path:
+    folder = Path("tls").absolute()
+    folder.mkdir()
+    for name in ("certificate", "key", "authority"):
+        (folder / name).write_text(f"the {name}")
+        (folder / name).chmod(0o600)
+        environ[f"HARMONICIO_TLS_{name.upper()}"] = str(folder / name)
+    return folder
+
+
+def test_certificate_key_and_authority_are_read_from_the_files_that_the_settings_name(
+    environ: dict[str, str], tls_folder: Path
+) -> None:
+    assert read_tls(load_settings(environ=environ)) == TlsIdentity("the certificate", "the key", "the authority")
+    for name in ("CERTIFICATE", "KEY"):
+        del environ[f"HARMONICIO_TLS_{name}"]
+    assert read_tls(load_settings(environ=environ)) == TlsIdentity(authority="the authority")
+    assert read_tls(load_settings(environ={"HARMONICIO_HOME": environ["HARMONICIO_HOME"]})) == NO_TLS
+
+
+@pytest.mark.parametrize("missing", ["CERTIFICATE", "KEY"])
+def test_a_certificate_without_a_key_is_refused_and_a_key_without_a_certificate(
+    environ: dict[str, str], tls_folder: Path, missing: str
+) -> None:
+    del environ[f"HARMONICIO_TLS_{missing}"]
+    with pytest.raises(ConfigurationError, match="belong together") as raised:
+        read_tls(load_settings(environ=environ))
+    assert "tls.certificate and tls.key" in raised.value.hint
+
+
+def test_a_tls_key_that_others_can_read_is_refused(environ: dict[str, str], tls_folder: Path) -> None:
+    (tls_folder / "key").chmod(0o640)
+    with pytest.raises(ConfigurationError, match=r"TLS key .* can be read by other users"):
+        read_tls(load_settings(environ=environ))
+
+
+def test_a_certificate_that_is_not_there_is_named(environ: dict[str, str], tls_folder: Path) -> None:
+    (tls_folder / "authority").unlink()
+    with pytest.raises(ConfigurationError, match=r"file of tls\.authority .*/authority cannot be read"):
+        read_tls(load_settings(environ=environ))

@@ -57,7 +57,7 @@ def test_a_flag_that_was_not_given_changes_nothing() -> None:
     [
         ("[master]\nprot = 1", {}, {}, "Did you mean 'master.port'?"),
         ("[mastre]\nport = 1", {}, {}, "Did you mean 'master'?"),
-        ("port = 1", {}, {}, "Known are client, connector, docker, master, worker."),
+        ("port = 1", {}, {}, "Known are client, connector, docker, master, tls, worker."),
         ("", {"HARMONICIO_MASTER_PROT": "1"}, {}, "Did you mean 'HARMONICIO_MASTER_PORT'?"),
         ("", {}, {"connector.checksums": "auto"}, "Did you mean 'connector.checksum'?"),
     ],

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from harmonicio.control.messages import Desired, DesiredEngines, EngineReport, WorkerReport
@@ -64,6 +66,16 @@ def test_an_engine_is_named_only_where_it_can_be_reached_however_early_it_speaks
     host.controller.handle(EngineStarted(engine, 17, OUTSIDE, "sha256:12"), host.now)
     known = reported(host).engines[0]
     assert (known.state, known.address, known.pid, known.image) == (Availability.IDLE, OUTSIDE, 17, "sha256:12")
+
+
+def test_whether_an_engine_speaks_tls_is_its_own_word_also_where_its_runtime_says_where_it_is(
+    host: SimulatedHost,
+) -> None:
+    engine = begin(host)
+    host.controller.handle(EngineStarted(engine, 17, OUTSIDE), host.now)
+    report = replace(says_it_is_idle(engine), address=replace(INSIDE, speaks_tls=True))
+    host.controller.handle(report, host.now)
+    assert reported(host).engines[0].address == replace(OUTSIDE, speaks_tls=True)
 
 
 def test_an_engine_that_was_ordered_to_end_before_it_had_started_has_not_failed(host: SimulatedHost) -> None:

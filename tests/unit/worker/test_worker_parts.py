@@ -9,6 +9,7 @@ import stat
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from harmonicio.control.engine_channel import dial_controller
 from harmonicio.control.engine_messages import EngineOrder
 from harmonicio.control.locked_folder import is_in_use
 from harmonicio.control.messages import EngineReport, WorkerWelcome
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, Conflict
 from harmonicio.core.lease import Address, TicketKind
@@ -91,8 +93,8 @@ def test_the_folder_remembers_bonds_until_an_engine_is_removed(tmp_path: Path) -
 # ── what engines are given ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def outfitter(worker: str = "w-1", url: str = "http://10.0.0.1:8710") -> Outfitter:
-    return Outfitter(worker, url, "10.0.0.2", Path("/scratch"), payload_budget_bytes=7, orphan_after_s=3.0)
+def outfitter(worker: str = "w-1", url: str = "http://10.0.0.1:8710", tls: TlsIdentity = NO_TLS) -> Outfitter:
+    return Outfitter(worker, url, "10.0.0.2", Path("/scratch"), payload_budget_bytes=7, orphan_after_s=3.0, tls=tls)
 
 
 def test_an_engine_gets_a_key_and_a_ticket_that_its_master_believes() -> None:
@@ -106,6 +108,13 @@ def test_an_engine_gets_a_key_and_a_ticket_that_its_master_believes() -> None:
     assert given.control_socket == "/e-1/control.sock"
 
 
+def test_an_engine_gets_its_certificate_and_key_and_shows_neither() -> None:
+    tls = TlsIdentity("the certificate", "the key", "the authority")
+    given = outfitter(tls=tls).configuration("e-1", IMAGES, WELCOME, control_socket=Path("/c"), wall_s=1000.0)
+    assert given.tls == tls
+    assert "the key" not in repr(given)
+
+
 def test_everything_that_ties_an_engine_to_its_master_changes_the_bond() -> None:
     bond = outfitter().bond(WELCOME)
     assert bond == outfitter().bond(WorkerWelcome(9.0, WELCOME.ticket_key, WELCOME.data_address))
@@ -114,8 +123,11 @@ def test_everything_that_ties_an_engine_to_its_master_changes_the_bond() -> None
         outfitter(url="http://10.0.0.9:8710").bond(WELCOME),
         outfitter().bond(WorkerWelcome(1.0, tickets.new_key(), WELCOME.data_address)),
         outfitter().bond(WorkerWelcome(1.0, WELCOME.ticket_key, Address("10.0.0.1", 1))),
+        outfitter().bond(WorkerWelcome(1.0, WELCOME.ticket_key, replace(WELCOME.data_address, speaks_tls=True))),
+        outfitter(tls=TlsIdentity("certificate", "key")).bond(WELCOME),
+        outfitter(tls=TlsIdentity(authority="authority")).bond(WELCOME),
     }
-    assert len(others | {bond}) == 5
+    assert len(others | {bond}) == 8
     assert WELCOME.ticket_key not in bond
 
 
