@@ -51,7 +51,7 @@ class ArenaPayloads:
         """Return the payload of a message that has a place."""
         if len(self._told) >= MAX_HELD:
             raise RemoteProtocolError("More payloads in shared memory are named than it has room for.")
-        return ArenaPayload(self, message.sequence, self._arena.piece(message.place, message.size_bytes))
+        return ArenaPayload(self, self._arena, message)
 
     def released(self, sequence: int, piece: memoryview) -> None:
         """A payload has been handled; remember it when somebody still looks at it."""
@@ -97,23 +97,32 @@ class ArenaPayloads:
 
 
 class ArenaPayload:
-    """One payload in shared memory; a :class:`harmonicio.engine.payloads.Payload`."""
+    """One payload in shared memory; a :class:`harmonicio.engine.payloads.Payload`.
 
-    __slots__ = ("_owner", "_piece", "_sequence")
+    Its piece is taken when somebody asks for a view: a message that is refused first has none that could be forgotten.
+    """
 
-    def __init__(self, owner: ArenaPayloads, sequence: int, piece: memoryview) -> None:
+    __slots__ = ("_arena", "_offset", "_owner", "_piece", "_sequence", "_size_bytes")
+
+    def __init__(self, owner: ArenaPayloads, arena: ArenaView, message: IncomingMessage) -> None:
         self._owner = owner
-        self._sequence = sequence
-        self._piece = piece
+        self._arena = arena
+        self._sequence = message.sequence
+        self._offset = message.place
+        self._size_bytes = message.size_bytes
+        self._piece: memoryview | None = None
 
     @property
     def view(self) -> memoryview:
         """A new view each time: what nobody has kept is gone."""
+        if self._piece is None:
+            self._piece = self._arena.piece(self._offset, self._size_bytes)
         return self._piece[:]
 
     def release(self) -> None:
-        piece, self._piece = self._piece, memoryview(b"")
-        self._owner.released(self._sequence, piece)
+        piece, self._piece = self._piece, None
+        if piece is not None:
+            self._owner.released(self._sequence, piece)
 
 
 def news_frames(payloads: ArenaPayloads) -> tuple[list[int], list[bytes]]:

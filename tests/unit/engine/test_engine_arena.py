@@ -3,19 +3,36 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 import pytest
 
+from harmonicio.core.stream import StreamDeclaration
 from harmonicio.engine.answers import Answers
 from harmonicio.engine.arena_payloads import ArenaPayloads
+from harmonicio.engine.handler import Handler
+from harmonicio.engine.message import Message
+from harmonicio.engine.payloads import PayloadStore
 from harmonicio.engine.peer import Peer
+from harmonicio.engine.session import Session, Workshop
+from harmonicio.engine.slots import Slots
+from harmonicio.engine.work import Work
 from harmonicio.transport import memory
 from harmonicio.transport.arena import Arena, ArenaView
 from harmonicio.transport.link import Link
-from harmonicio.wire.events import Event, Held, Hello, IncomingMessage, OutcomesReceived, Released, Role
+from harmonicio.wire.events import (
+    Event,
+    Held,
+    Hello,
+    IncomingMessage,
+    MessagesReceived,
+    OutcomesReceived,
+    Released,
+    Role,
+)
 from harmonicio.wire.outcomes import DONE
 
 
@@ -36,10 +53,14 @@ class Bench:
         self.sender.connection.use_arena(2**20)
         self.answers = Answers(self.engine, Peer("source"), self.payloads)
 
-    def handle(self, sequence: int, keep: Any = None) -> Any:
-        """Have a message handled; return what the handler has kept."""
+    def message(self, sequence: int) -> IncomingMessage:
         message = IncomingMessage(sequence, f"m-{sequence}", 100)
         message.place = sequence * 4096
+        return message
+
+    def handle(self, sequence: int, keep: Any = None) -> Any:
+        """Have a message handled; return what the handler has kept."""
+        message = self.message(sequence)
         payload = self.payloads.take(message)
         kept = keep(payload.view) if keep is not None else None
         payload.release()
@@ -119,3 +140,55 @@ def test_what_is_kept_beyond_the_connection_stays_what_it_was() -> None:
     kept = bench.handle(1, np.asarray)
     bench.close()
     assert kept.tobytes() == b"x" * 100
+
+
+# ── messages that are refused ────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_a_payload_that_nobody_looked_at_counts_as_no_piece(bench: Bench) -> None:
+    for sequence in range(3):
+        bench.payloads.take(bench.message(sequence))
+    bench.payloads.take(bench.message(3)).release()
+    kept = bench.handle(4, lambda payload: np.ndarray((100,), "u1", buffer=payload))
+    assert bench.heard()[0] == Held((4,))
+    del kept
+    assert bench.heard() == [Released((4,))]
+
+
+def _clog(slots: Slots) -> None:
+    """Have the only slot wait for what its handler emitted, for longer than others wait for it."""
+    slot = slots.acquire(time.monotonic(), is_backlog=False)
+    assert slot is not None
+    slots.release(slot, 1, 1e-6)  # Handlers are quick: messages are run by the thread that received them.
+    assert slots.acquire(time.monotonic(), is_backlog=False) is slot
+    slots._loop.emission_begun(time.monotonic() - 3600)
+
+
+def test_after_a_message_that_found_no_slot_every_view_is_noticed(bench: Bench) -> None:
+    kept: list[Any] = []
+
+    def keep(message: Message) -> None:
+        kept.append(np.ndarray((100,), "u1", buffer=message.payload))
+
+    slots = Slots(1, 0.1, 2**20)
+    work = Work(Handler(keep, None, None, False, "test"), {}, deliver=lambda emissions, returned_at: None)
+    store = PayloadStore(2**20, 2**20, "")
+    workshop = Workshop(StreamDeclaration("cells", handler="keep.py"), work, slots, store)
+    session = Session(
+        workshop, bench.engine, "source", is_backlog=False, on_closed=lambda _: None, arena=bench.payloads
+    )
+    session.opened()
+    (slot,) = slots._slots
+    _clog(slots)
+    session.peer.credit.grant(10, 2**20)
+    session.handle(MessagesReceived([bench.message(0)]))
+    assert bench.payloads._arena._pieces == 0
+    assert not kept
+    slots._loop.emission_ended()
+    slots.release(slot, 1, 1e-6)
+    session.handle(MessagesReceived([bench.message(1)]))
+    session.pause()
+    assert Held((1,)) in bench.heard()
+    kept.clear()
+    session.closed(None)
+    slots.close()
