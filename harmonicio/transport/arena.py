@@ -12,7 +12,7 @@ A piece of it may be used again only when nobody has a view of it any more. Who 
 
 So nobody has, when the managed buffer is held once, and the mapping by nobody but the pieces. What holds the mapping
 itself, as an array made with ``buffer=`` does, cannot be told from others: then no piece is free until it has gone. For
-the same reason a mapping is never closed: it ends with the last that holds it.
+the same reason a mapping is never closed: it ends with the last that holds it. Each is tried out when it is made.
 """
 
 from __future__ import annotations
@@ -36,12 +36,25 @@ _ADD_SEALS, _GET_SEALS = 1033, 1034
 class _Mapped:
     """Memory that is mapped once, and given out in pieces."""
 
-    def __init__(self, mapping: mmap.mmap) -> None:
-        self._mapping: mmap.mmap | None = mapping
+    def __init__(self, descriptor: int, size_bytes: int, prot: int) -> None:
         self._lock = threading.Lock()
         self._pieces = 0
-        del mapping
+        self._mapping: mmap.mmap | None = mmap.mmap(descriptor, size_bytes, prot=prot)
+        # It has been nobody's argument: where frames are evaluated by others (PEP 523), the caller would hold it still.
         self._held_by_us = sys.getrefcount(self._mapping)
+        if not self._tells_who_holds_it():
+            self._mapping = None
+            raise OSError("this interpreter does not tell who looks at shared memory")
+
+    def _tells_who_holds_it(self) -> bool:
+        """Try out whether somebody who holds the mapping is noticed, and nobody when there is none."""
+        assert self._mapping is not None
+        piece = self.piece(0, 1)
+        holder = memoryview(self._mapping)
+        is_noticed = not self.is_free(piece)
+        holder.release()
+        del holder
+        return is_noticed and self.is_free(piece)
 
     def piece(self, offset: int, size_bytes: int) -> memoryview:
         """Return a piece of it, of which others are given slices, until :meth:`is_free`."""
@@ -75,7 +88,7 @@ class Arena(_Mapped):
         descriptor: What receivers are handed; with it nobody can write.
 
     Raises:
-        OSError: there is no shared memory to be had.
+        OSError: there is no shared memory to be had, or nobody could tell who looks at it.
     """
 
     def __init__(self, size_bytes: int) -> None:
@@ -85,7 +98,7 @@ class Arena(_Mapped):
         try:
             os.ftruncate(self.descriptor, size_bytes)
             fcntl.fcntl(self.descriptor, _ADD_SEALS, _SEAL_SHRINK | _SEAL_GROW)
-            super().__init__(mmap.mmap(self.descriptor, size_bytes))
+            super().__init__(self.descriptor, size_bytes, mmap.PROT_READ | mmap.PROT_WRITE)
             self._bar_writing()
         except BaseException:
             os.close(self.descriptor)
@@ -130,7 +143,8 @@ class ArenaView(_Mapped):
         size_bytes: What the sender says it has.
 
     Raises:
-        OSError: it is no sealed shared memory of that size, or cannot be mapped.
+        OSError: it is no sealed shared memory of that size, or cannot be mapped, or nobody could tell who
+            looks at it.
     """
 
     def __init__(self, descriptor: int, size_bytes: int) -> None:
@@ -140,7 +154,7 @@ class ArenaView(_Mapped):
                 raise OSError("the shared memory could become shorter while it is read")
             if not 0 < size_bytes <= min(MAX_ARENA_BYTES, os.fstat(descriptor).st_size):
                 raise OSError(f"the shared memory does not have {size_bytes} bytes")
-            super().__init__(mmap.mmap(descriptor, size_bytes, prot=mmap.PROT_READ))
+            super().__init__(descriptor, size_bytes, mmap.PROT_READ)
         finally:
             os.close(descriptor)
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import fcntl
 import mmap
 import os
+import platform
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -180,6 +183,57 @@ def test_a_view_outlives_the_mapping_it_was_taken_from(keep: Callable[..., Any])
     assert "harmonicio-arena" in _mapped()
     del kept
     assert "harmonicio-arena" not in _mapped()
+
+
+#: Has every frame evaluated by way of another function, as debuggers and compilers do (PEP 523).
+FRAMES_OF_OTHERS = """
+import ctypes, mmap, os
+import numpy as np
+from harmonicio.transport.arena import Arena, ArenaView
+
+api = ctypes.pythonapi
+usual = ctypes.cast(api._PyEval_EvalFrameDefault, ctypes.c_void_p).value
+code = mmap.mmap(-1, mmap.PAGESIZE, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)
+code[:12] = b"\\x48\\xb8" + usual.to_bytes(8, "little") + b"\\xff\\xe0"  # mov rax, usual; jmp rax
+api.PyInterpreterState_Get.restype = ctypes.c_void_p
+api._PyInterpreterState_SetEvalFrameFunc.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+shim = ctypes.addressof(ctypes.c_char.from_buffer(code))
+api._PyInterpreterState_SetEvalFrameFunc(api.PyInterpreterState_Get(), shim)
+
+def noticed():
+    try:
+        arena = Arena(2**20)
+        view = ArenaView(os.dup(arena.descriptor), 2**20)
+    except OSError as error:
+        return str(error)
+    answers = []
+    for each in (arena, view):
+        piece = each.piece(0, 100)
+        kept = np.ndarray((10,), "u1", buffer=piece[:])
+        answers.append(each.is_free(piece))
+        del kept
+        answers.append(each.is_free(piece))
+    arena.close()
+    return answers
+
+print(noticed(), flush=True)
+os._exit(0)
+"""
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="The code that stands for a debugger's is for x86-64.")
+def test_who_holds_the_mapping_is_noticed_where_frames_are_evaluated_by_others() -> None:
+    told = subprocess.run([sys.executable, "-c", FRAMES_OF_OTHERS], capture_output=True, text=True, timeout=30)
+    assert told.stdout.strip() == "[False, True, False, True]", told.stderr
+
+
+def test_an_interpreter_that_does_not_tell_who_holds_a_mapping_has_no_arena(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    real = sys.getrefcount
+    monkeypatch.setattr(sys, "getrefcount", lambda held: 5 if isinstance(held, mmap.mmap) else real(held))
+    with pytest.raises(OSError, match="does not tell who looks"):
+        Arena(SIZE_BYTES)
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def _mapped() -> str:
