@@ -29,6 +29,8 @@ _log = logging.getLogger(__name__)
 
 #: A receiver maps no larger one.
 MAX_ARENA_BYTES = 64 * 1024**3
+#: Between copies of so much other threads have their turn; a copy itself keeps the interpreter to itself.
+_COPY_AT_ONCE_BYTES = 1024**2
 _SEAL_SEAL, _SEAL_SHRINK, _SEAL_GROW, _SEAL_FUTURE_WRITE = 0x1, 0x2, 0x4, 0x10
 _ADD_SEALS, _GET_SEALS = 1033, 1034
 
@@ -125,7 +127,16 @@ class Arena(_Mapped):
     def write(self, offset: int, payload: bytes | memoryview) -> None:
         """Copy a payload into it."""
         assert self._mapping is not None, "it is not closed"
-        memoryview(self._mapping)[offset : offset + len(payload)] = payload
+        length = len(payload)
+        if length <= _COPY_AT_ONCE_BYTES:
+            memoryview(self._mapping)[offset : offset + length] = payload
+            return
+        piece, content = self.piece(offset, length), memoryview(payload)
+        for at in range(0, length, _COPY_AT_ONCE_BYTES):
+            piece[at : at + _COPY_AT_ONCE_BYTES] = content[at : at + _COPY_AT_ONCE_BYTES]
+        with self._lock:
+            piece.release()
+            self._pieces -= 1
 
     def close(self) -> None:
         """Hand it out no more. The memory goes when nobody maps it any more, views of it here included."""

@@ -8,6 +8,7 @@ import os
 import platform
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -239,3 +240,42 @@ def test_an_interpreter_that_does_not_tell_who_holds_a_mapping_has_no_arena(monk
 def _mapped() -> str:
     with open("/proc/self/maps") as maps:
         return maps.read()
+
+
+def test_other_threads_have_their_turn_while_a_large_payload_is_copied() -> None:
+    size_bytes = 64 * 2**20
+    arena = Arena(size_bytes)
+    has_seen, is_over = threading.Event(), threading.Event()
+    whole = arena.piece(0, size_bytes)
+    both_ends = whole[:: size_bytes - 1]
+
+    def watch() -> None:
+        while not (has_seen.is_set() or is_over.is_set()):
+            first, last = bytes(both_ends)  # Both are looked at in one go.
+            if first != last:
+                has_seen.set()
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    payloads = [bytes(size_bytes), b"x" * size_bytes]
+    for attempt in range(1, 500):
+        arena.write(0, payloads[attempt % 2])
+        if has_seen.is_set():
+            break
+    is_over.set()
+    watcher.join()
+    del both_ends
+    assert has_seen.is_set()
+    assert arena.is_free(whole)
+    arena.close()
+
+
+@pytest.mark.parametrize("length", [0, 1, 2**20 - 1, 2**20, 2**20 + 1, 3 * 2**20 + 7])
+def test_a_payload_of_any_length_is_copied_whole_and_nothing_beside_it(length: int) -> None:
+    arena = Arena(4 * 2**20)
+    payload = os.urandom(length)
+    arena.write(4096, payload)
+    assert arena.piece(4096, length) == payload
+    assert not any(arena.piece(0, 4096))
+    assert not any(arena.piece(4096 + length, 4096))
+    arena.close()
