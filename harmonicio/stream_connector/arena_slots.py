@@ -106,28 +106,28 @@ class ArenaSlots:
 
     def take(self, size_bytes: int, *, is_written_in_place: bool = False) -> ArenaSlot | None:
         """Return a free slot for a payload; None when there is none."""
-        arena = self._arena or self.arena()
-        if arena is None:
-            return None
-        with self._lock:
+        if self._arena is None:
+            self.arena()
+        with self._lock:  # Nobody closes the arena meanwhile.
+            if self._arena is None:
+                return None
             if self._notes or self._viewed:
                 self._take_notes()
             taken = self._extents.take(size_bytes)
             if taken is None:
                 self._tidy()
                 taken = self._extents.take(size_bytes)
-        if taken is None:
-            return None
-        piece = arena.piece(taken[0], size_bytes) if is_written_in_place else None
+            if taken is None:
+                return None
+            piece = self._arena.piece(taken[0], size_bytes) if is_written_in_place else None
         return ArenaSlot(*taken, self, piece)
 
     def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
         """Return a slot that holds a copy of a payload; None when there is no free one."""
         slot = self.take(size_bytes)
         arena = self._arena
-        if slot is None or arena is None:
+        if slot is None or arena is None or not arena.write(slot.offset, payload):
             return None
-        arena.write(slot.offset, payload)
         return slot
 
     def let_go(self, note: _Note) -> None:

@@ -124,19 +124,25 @@ class Arena(_Mapped):
             os.close(self.descriptor)
             self.descriptor = only_to_read
 
-    def write(self, offset: int, payload: bytes | memoryview) -> None:
-        """Copy a payload into it."""
-        assert self._mapping is not None, "it is not closed"
-        length = len(payload)
+    def write(self, offset: int, payload: bytes | memoryview) -> bool:
+        """Copy a payload into it; return whether that was done, which it is not when it has just been closed."""
+        mapping, length = self._mapping, len(payload)
+        if mapping is None:
+            return False
         if length <= _COPY_AT_ONCE_BYTES:
-            memoryview(self._mapping)[offset : offset + length] = payload
-            return
-        piece, content = self.piece(offset, length), memoryview(payload)
+            memoryview(mapping)[offset : offset + length] = payload
+            return True
+        with self._lock:
+            self._pieces += 1  # For as long as the copy holds the mapping.
+            piece = memoryview(mapping)[offset : offset + length]
+            del mapping
+        content = memoryview(payload)
         for at in range(0, length, _COPY_AT_ONCE_BYTES):
             piece[at : at + _COPY_AT_ONCE_BYTES] = content[at : at + _COPY_AT_ONCE_BYTES]
         with self._lock:
             piece.release()
             self._pieces -= 1
+        return True
 
     def close(self) -> None:
         """Hand it out no more. The memory goes when nobody maps it any more, views of it here included."""

@@ -8,6 +8,7 @@ import mmap
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -108,6 +109,45 @@ def test_a_slot_may_be_let_go_of_in_a_cycle_at_any_moment(slots: ArenaSlots) -> 
     del cycle
     gc.collect()
     assert slots.used_bytes == 0
+
+
+@pytest.mark.parametrize("is_written_in_place", [True, False])
+def test_who_wants_memory_beside_the_end_is_given_none(is_written_in_place: bool) -> None:
+    errors: list[BaseException] = []
+
+    def use(slots: ArenaSlots) -> None:
+        try:
+            while (
+                slots.take(PAGE, is_written_in_place=True) if is_written_in_place else slots.copy(b"x", 1)
+            ) is not None:
+                continue
+        except BaseException as error:  # noqa: BLE001  the test says it
+            errors.append(error)
+
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(200):
+            slots = ArenaSlots(2**20, 2**30)
+            users = [threading.Thread(target=use, args=(slots,)) for _ in range(2)]
+            for each in users:
+                each.start()
+            slots.close()
+            for each in users:
+                each.join()
+    finally:
+        sys.setswitchinterval(interval_s)
+    assert errors == []
+
+
+def test_what_is_copied_after_the_end_is_not_there() -> None:
+    slots = ArenaSlots(2**20, 2**30)
+    arena = slots.arena()
+    assert arena is not None
+    assert arena.write(0, b"here")
+    slots.close()
+    assert not arena.write(0, b"here")
+    assert slots.copy(b"here", 4) is None
 
 
 # ── transmissions ────────────────────────────────────────────────────────────────────────────────────────────────────

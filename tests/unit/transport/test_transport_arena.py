@@ -247,15 +247,14 @@ def test_other_threads_have_their_turn_while_a_large_payload_is_copied() -> None
     arena = Arena(size_bytes)
     has_seen, is_over = threading.Event(), threading.Event()
     whole = arena.piece(0, size_bytes)
-    both_ends = whole[:: size_bytes - 1]
 
-    def watch() -> None:
+    def watch(both_ends: memoryview) -> None:
         while not (has_seen.is_set() or is_over.is_set()):
             first, last = bytes(both_ends)  # Both are looked at in one go.
             if first != last:
                 has_seen.set()
 
-    watcher = threading.Thread(target=watch)
+    watcher = threading.Thread(target=watch, args=(whole[:: size_bytes - 1],))
     watcher.start()
     payloads = [bytes(size_bytes), b"x" * size_bytes]
     for attempt in range(1, 500):
@@ -264,7 +263,6 @@ def test_other_threads_have_their_turn_while_a_large_payload_is_copied() -> None
             break
     is_over.set()
     watcher.join()
-    del both_ends
     assert has_seen.is_set()
     assert arena.is_free(whole)
     arena.close()
