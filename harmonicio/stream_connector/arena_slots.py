@@ -197,6 +197,8 @@ class Transmissions:
         self._process = process
         self._under_way: dict[int, ArenaSlot] = {}
         self._held: dict[int, ArenaSlot] = {}
+        self._newest = -1
+        self._answers = 0
 
     def __repr__(self) -> str:
         return f"<Transmissions: {len(self._under_way)} slots under way, {len(self._held)} held>"
@@ -204,6 +206,7 @@ class Transmissions:
     def place(self, sequence: int, slot: ArenaSlot) -> bytes:
         """Give a slot to the engine with the message of this number; return how the message says so."""
         self._under_way[sequence] = slot
+        self._newest = sequence
         return slot.place
 
     def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
@@ -227,7 +230,15 @@ class Transmissions:
         return False
 
     def _answered(self, first: int, last: int) -> None:
-        """What was answered is released; a range may be far longer than what is under way, by a peer's mistake."""
+        """What was answered is released.
+
+        Nobody has checked these ranges yet: who answers more than was sent has nothing looked at for it, and is found
+        out by the dispatch.
+        """
+        last = min(last, self._newest)
+        self._answers += max(0, last - first + 1)
+        if first > last or self._answers > self._newest + 1:
+            return
         under_way = self._under_way
         numbers = range(first, last + 1) if last - first < len(under_way) else list(under_way)
         for sequence in numbers:

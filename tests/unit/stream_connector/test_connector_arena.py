@@ -179,6 +179,31 @@ def test_what_an_engine_says_of_other_messages_changes_nothing(slots: ArenaSlots
     transmissions.end()
 
 
+def test_answers_beyond_what_was_sent_are_not_gone_through(slots: ArenaSlots) -> None:
+    transmissions = Transmissions(slots, None)
+    under_way(transmissions, 100)
+
+    class Slots(dict[int, ArenaSlot]):
+        looked_at = 0
+
+        def __iter__(self) -> Iterator[int]:
+            for each in super().__iter__():
+                self.looked_at += 1
+                yield each
+
+        def pop(self, *of: Any) -> Any:
+            self.looked_at += 1
+            return super().pop(*of)
+
+    watched = transmissions._under_way = Slots(transmissions._under_way)
+    transmissions.hear(OutcomesReceived(tuple(OutcomeRange(2**40, 2**62, DONE) for _ in range(5000))))
+    assert watched.looked_at == 0
+    transmissions.hear(OutcomesReceived(tuple(OutcomeRange(0, 49, DONE) for _ in range(5000))))
+    assert watched.looked_at <= 3 * 100
+    assert len(watched) == 50
+    transmissions.end()
+
+
 def test_a_connection_that_has_everything_back_leaves_nothing(slots: ArenaSlots) -> None:
     with process_that_sleeps() as process:
         transmissions = Transmissions(slots, os.pidfd_open(process.pid))
