@@ -43,7 +43,7 @@ _log = logging.getLogger(__name__)
 BATCH_BYTES = 256 * 1024
 #: Of a file as much is in memory at a time.
 PIECE_BYTES = 1024**2
-#: So much is written in one go; then others have their turn.
+#: So much is written in one go, or copied into shared memory; then others have their turn.
 FLUSH_BYTES = 16 * 1024**2
 _DISCARD_READS = 16
 _ARENA = int(Flag.ARENA)
@@ -86,6 +86,8 @@ class Peer:
         self._controls: deque[bytes] = deque()
         self._pending: list[memoryview] = []
         self._pending_bytes = 0
+        #: Into shared memory, for what is pending.
+        self._copied_bytes = 0
         self._large: Parcel | None = None
         self._file: _FileProgress | None = None
         self._piece: memoryview | None = None
@@ -161,7 +163,8 @@ class Peer:
                 count = self.link.channel.try_send(self._pending)
                 self._written_bytes += count
                 self._pending_bytes -= count
-                left -= count
+                left -= count + self._copied_bytes
+                self._copied_bytes = 0
                 if not self._pending_bytes:
                     self._pending = []
                     self._note_sent()
@@ -243,6 +246,7 @@ class Peer:
             slot = transmissions.copy(payload, parcel.size_bytes)
             if slot is None:
                 return None
+            self._copied_bytes += parcel.size_bytes
         if parcel.size_bytes >= LARGE_BYTES:
             parcel.sent_at = time.monotonic()
         place = transmissions.place(self.lane.begun, slot)

@@ -11,9 +11,10 @@ import pytest
 
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.core.message import Failure
+from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.lanes import JOINED_BYTES, Lane, Parcel
-from harmonicio.stream_connector.peers import Peer, Written
+from harmonicio.stream_connector.peers import FLUSH_BYTES, Peer, Written
 from harmonicio.stream_connector.sources import FileSource
 from harmonicio.transport import memory
 from harmonicio.transport.channel import SLOW_AFTER_S
@@ -34,10 +35,11 @@ class Nobody:
 class Wire:
     """A peer, and the other end that reads what it writes."""
 
-    def __init__(self) -> None:
+    def __init__(self, slots: ArenaSlots | None = None) -> None:
         ours, theirs = memory.pair()
         self.lane = Lane("engine", is_backlog=False)
-        self.peer = Peer(Link(ours, Role.CONNECTOR), self.lane)
+        transmissions = None if slots is None else Transmissions(slots, None)
+        self.peer = Peer(Link(ours, Role.CONNECTOR), self.lane, transmissions=transmissions)
         self.far = Link(theirs)
         self.far.connection.state, self.far.connection.part = State.OPEN, Part.RECEIVER
         self.subscribed: list[str] = []
@@ -219,3 +221,18 @@ def test_after_the_end_nothing_is_written_and_ending_again_does_no_harm(wire: Wi
     assert wire.peer.flush() is Written.ALL
     wire.peer.say_goodbye()
     assert wire.lane.begun == 0
+
+
+def test_what_is_copied_into_shared_memory_is_not_too_much_at_a_time() -> None:
+    slots = ArenaSlots(64 * 2**20, 2**30)
+    wire = Wire(slots)
+    payload = bytes(FLUSH_BYTES // 4)
+    for _ in range(10):
+        wire.put(payload)
+    for begun in (4, 8):
+        assert wire.peer.flush() is Written.SOME
+        assert wire.lane.begun == begun
+    assert wire.peer.flush() is Written.ALL
+    assert wire.lane.begun == 10
+    wire.close()
+    slots.close()
