@@ -81,11 +81,15 @@ class Roster:
             ]
 
     def idle_sessions(self, now: float) -> list[Session]:
-        """Return the connectors' sessions whose lease has ended and that were quiet for a term."""
+        """Return the connectors' sessions whose lease has ended and that were quiet for a term.
+
+        None of which views of payloads in shared memory are left: their sources could not be told that these have gone.
+        """
         with self._lock:
             for entry in self._entries.values():
                 credit = entry.session.peer.credit
-                if credit.received != entry.received or credit.outstanding:
+                is_viewed = entry.session.answers.holds_payloads
+                if credit.received != entry.received or credit.outstanding or is_viewed:
                     entry.received, entry.quiet_since = credit.received, now
             return [
                 entry.session

@@ -9,8 +9,9 @@ Whoever has the :class:`ArenaSlot` holds the slot; when the last one lets go of 
     in place   held by the source's allocation, then by the message, and by each of its transmissions
 
 An engine releases a slot with the outcome, or later when it has said that a view of it survived (HELD, RELEASED). A
-connection that ends before leaves its slots in quarantine until the process at its other end has ended: a pidfd tells.
-Where there is none, they are never used again; the arena is bounded, and what finds no room there travels as bytes.
+connection that ends before leaves its slots in quarantine until the process at its other end has ended: a pidfd tells,
+one for each process. Where there is none, they are never used again; the arena is bounded, and what finds no room there
+travels as bytes. So a connection of which views are left does not end for being idle.
 
 A slot may be let go of by any thread at any time, by the garbage collector in the middle of anything, too: that only
 leaves a note, which is read when the next slot is taken.
@@ -80,7 +81,7 @@ class ArenaSlots:
         self._extents = Extents(self._size_bytes)
         self._notes: deque[_Note] = deque()
         self._viewed: deque[_Note] = deque()
-        self._quarantine: list[tuple[int | None, list[ArenaSlot]]] = []
+        self._quarantine: dict[object, tuple[int | None, list[ArenaSlot]]] = {}
         self._is_closed = False
 
     def __repr__(self) -> str:
@@ -141,16 +142,24 @@ class ArenaSlots:
         Args:
             process: A pidfd, closed here; None when nobody can tell.
         """
+        engine = None if process is None else unix.identity_of(process) or process
         with self._lock:
-            self._quarantine.append((process, list(slots)))
+            if self._is_closed:
+                is_known = True
+            elif is_known := engine in self._quarantine:
+                self._quarantine[engine][1].extend(slots)
+            else:
+                self._quarantine[engine] = process, list(slots)
             self._tidy()
+        if is_known and process is not None:
+            os.close(process)
 
     def close(self) -> None:
         """Take nothing more, and hand the arena out no more; who has mapped it still has what is in it."""
         with self._lock:
             self._is_closed = True
             arena, self._arena = self._arena, None
-            for process, _ in self._quarantine:
+            for process, _ in self._quarantine.values():
                 if process is not None:
                     os.close(process)
             self._quarantine.clear()
@@ -160,14 +169,11 @@ class ArenaSlots:
             arena.close()
 
     def _tidy(self) -> None:
-        kept = []
-        for process, slots in self._quarantine:
+        for engine, (process, slots) in list(self._quarantine.items()):
             if process is not None and unix.is_ended(process):
+                del self._quarantine[engine]
                 os.close(process)
                 slots.clear()
-            else:
-                kept.append((process, slots))
-        self._quarantine = kept
         self._take_notes()
 
     def _take_notes(self) -> None:
@@ -202,6 +208,11 @@ class Transmissions:
 
     def __repr__(self) -> str:
         return f"<Transmissions: {len(self._under_way)} slots under way, {len(self._held)} held>"
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the engine still has views of what it has answered."""
+        return bool(self._held)
 
     def place(self, sequence: int, slot: ArenaSlot) -> bytes:
         """Give a slot to the engine with the message of this number; return how the message says so."""

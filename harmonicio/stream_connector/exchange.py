@@ -372,7 +372,7 @@ class Exchange:
         """Close the engine connections that were idle for so long."""
         since = time.monotonic() - idle_s
         with self.lock:
-            idle = [peer for lane, peer in self._peers.items() if not lane.is_backlog and lane.was_idle_since(since)]
+            idle = [peer for lane, peer in self._peers.items() if not lane.is_backlog and peer.was_idle_since(since)]
             for peer in idle:
                 peer.lane.is_draining = True
         for peer in idle:

@@ -103,6 +103,10 @@ class Peer:
     def has_unwritten(self) -> bool:
         return bool(self._pending or self._file or self.lane.outbox or self._controls)
 
+    def was_idle_since(self, time_s: float) -> bool:
+        """Whether it was, and the engine has no view any more of what it has answered."""
+        return self.lane.was_idle_since(time_s) and not (self.transmissions and self.transmissions.is_held)
+
     def send_control(self, frame: bytes) -> None:
         """Have a frame written before the next message."""
         self._controls.append(frame)

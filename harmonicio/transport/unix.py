@@ -177,6 +177,14 @@ def is_ended(process: int) -> bool:
     return bool(poll.poll(0))
 
 
+def identity_of(process: int) -> tuple[int, int] | None:
+    """Return what the pidfds of one process have in common, and no others; None on a kernel before 6.9."""
+    with select.epoll() as other:
+        nobody = os.fstat(other.fileno())
+    status = os.fstat(process)
+    return None if status.st_dev == nobody.st_dev else (status.st_dev, status.st_ino)
+
+
 @contextlib.contextmanager
 def _plain_name_of(path: str) -> Iterator[str]:
     """Yield a name for a socket: short enough, and of that socket itself, not of what a link in its place leads to."""

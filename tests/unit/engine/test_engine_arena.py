@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from harmonicio.engine.handler import Handler
 from harmonicio.engine.message import Message
 from harmonicio.engine.payloads import PayloadStore
 from harmonicio.engine.peer import Peer
+from harmonicio.engine.roster import Roster
 from harmonicio.engine.session import Session, Workshop
 from harmonicio.engine.slots import Slots
 from harmonicio.engine.work import Work
@@ -155,40 +157,69 @@ def test_a_payload_that_nobody_looked_at_counts_as_no_piece(bench: Bench) -> Non
     assert bench.heard() == [Released((4,))]
 
 
-def _clog(slots: Slots) -> None:
-    """Have the only slot wait for what its handler emitted, for longer than others wait for it."""
-    slot = slots.acquire(time.monotonic(), is_backlog=False)
-    assert slot is not None
-    slots.release(slot, 1, 1e-6)  # Handlers are quick: messages are run by the thread that received them.
-    assert slots.acquire(time.monotonic(), is_backlog=False) is slot
-    slots._loop.emission_begun(time.monotonic() - 3600)
+class KeepingEngine:
+    """One session with one slot, whose handler keeps an array that holds the mapping itself."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.kept: list[Any] = []
+        self.slots = Slots(1, 0.1, 2**20)
+        handler = Handler(self._keep, None, None, False, "test")
+        work = Work(handler, {}, deliver=lambda emissions, returned_at: None)
+        store = PayloadStore(2**20, 2**20, "")
+        workshop = Workshop(StreamDeclaration("cells", handler="keep.py"), work, self.slots, store)
+        arena, engine = bench.payloads, bench.engine
+        self.session = Session(workshop, engine, "source", is_backlog=False, on_closed=lambda _: None, arena=arena)
+        self.session.opened()
+        self.session.peer.credit.grant(10, 2**20)
+        slot = self.slots.acquire(time.monotonic(), is_backlog=False)
+        assert slot is not None
+        self.slots.release(slot, 1, 1e-6)  # Handlers are quick: messages are run by the thread that received them.
+
+    def _keep(self, message: Message) -> None:
+        self.kept.append(np.ndarray((100,), "u1", buffer=message.payload))
+
+    @contextmanager
+    def clogged(self) -> Iterator[None]:
+        """Have the only slot wait for what its handler emitted, for longer than others wait for it."""
+        slot = self.slots.acquire(time.monotonic(), is_backlog=False)
+        assert slot is not None
+        self.slots._loop.emission_begun(time.monotonic() - 3600)
+        yield
+        self.slots._loop.emission_ended()
+        self.slots.release(slot, 1, 1e-6)
+
+    def close(self) -> None:
+        self.kept.clear()
+        self.session.closed(None)
+        self.slots.close()
 
 
-def test_after_a_message_that_found_no_slot_every_view_is_noticed(bench: Bench) -> None:
-    kept: list[Any] = []
+@pytest.fixture
+def engine(bench: Bench) -> Iterator[KeepingEngine]:
+    made = KeepingEngine(bench)
+    yield made
+    made.close()
 
-    def keep(message: Message) -> None:
-        kept.append(np.ndarray((100,), "u1", buffer=message.payload))
 
-    slots = Slots(1, 0.1, 2**20)
-    work = Work(Handler(keep, None, None, False, "test"), {}, deliver=lambda emissions, returned_at: None)
-    store = PayloadStore(2**20, 2**20, "")
-    workshop = Workshop(StreamDeclaration("cells", handler="keep.py"), work, slots, store)
-    session = Session(
-        workshop, bench.engine, "source", is_backlog=False, on_closed=lambda _: None, arena=bench.payloads
-    )
-    session.opened()
-    (slot,) = slots._slots
-    _clog(slots)
-    session.peer.credit.grant(10, 2**20)
-    session.handle(MessagesReceived([bench.message(0)]))
+def test_after_a_message_that_found_no_slot_every_view_is_noticed(bench: Bench, engine: KeepingEngine) -> None:
+    with engine.clogged():
+        engine.session.handle(MessagesReceived([bench.message(0)]))
+    assert not engine.kept
     assert bench.payloads._arena._pieces == 0
-    assert not kept
-    slots._loop.emission_ended()
-    slots.release(slot, 1, 1e-6)
-    session.handle(MessagesReceived([bench.message(1)]))
-    session.pause()
+    engine.session.handle(MessagesReceived([bench.message(1)]))
+    engine.session.pause()
     assert Held((1,)) in bench.heard()
-    kept.clear()
-    session.closed(None)
-    slots.close()
+
+
+def test_a_connection_of_which_a_view_is_left_is_not_idle(bench: Bench, engine: KeepingEngine) -> None:
+    roster = Roster()
+    roster.add(engine.session, 0.0, may_idle_until=0.0, idle_for_s=10.0)
+    engine.session.handle(MessagesReceived([bench.message(0)]))
+    engine.session.pause()
+    bench.heard()
+    assert roster.idle_sessions(100.0) == []
+    assert roster.idle_sessions(200.0) == []
+    engine.kept.clear()
+    assert Released((0,)) in bench.heard()
+    assert roster.idle_sessions(205.0) == []
+    assert roster.idle_sessions(210.0) == [engine.session]

@@ -22,10 +22,14 @@ from harmonicio.stream_connector.allocation import Allocation, is_plain_memory
 from harmonicio.stream_connector.arena_slots import ArenaSlot, ArenaSlots, Transmissions
 from harmonicio.stream_connector.delivery import Awaiting, Delivery
 from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import unix
 from harmonicio.wire.events import Held, OutcomeRange, OutcomesReceived, Released
 from harmonicio.wire.outcomes import DONE
 
 PAGE = 4096
+_OURS = os.pidfd_open(os.getpid())
+TELLS_PROCESSES_APART = unix.identity_of(_OURS) is not None
+os.close(_OURS)
 
 
 @pytest.fixture
@@ -224,6 +228,35 @@ def test_what_was_not_released_is_used_again_only_when_the_process_has_ended(slo
         assert slots.used_bytes == 2 * 2 * PAGE
         process.kill()
         wait_until(lambda: slots.used_bytes == 0)
+
+
+@pytest.mark.skipif(not TELLS_PROCESSES_APART, reason="Which process a pidfd is of, the kernel tells since 6.9.")
+def test_one_watch_is_kept_over_each_process_however_many_connections_it_had(slots: ArenaSlots) -> None:
+    with process_that_sleeps() as one, process_that_sleeps() as other:
+        slots.arena()
+        before = len(os.listdir("/proc/self/fd"))
+        for process in (one, other):
+            for _ in range(20):
+                transmissions = Transmissions(slots, os.pidfd_open(process.pid))
+                under_way(transmissions, 1)
+                transmissions.end()
+        assert slots.used_bytes == 40 * 2 * PAGE
+        assert len(os.listdir("/proc/self/fd")) == before + 2
+        one.kill()
+        wait_until(lambda: slots.used_bytes == 20 * 2 * PAGE)
+        other.kill()
+        wait_until(lambda: slots.used_bytes == 0)
+        assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_what_comes_back_after_the_end_leaves_no_watch() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    slots = ArenaSlots(2**20, 2**30)
+    transmissions = Transmissions(slots, os.pidfd_open(os.getpid()))
+    under_way(transmissions, 1)
+    slots.close()
+    transmissions.end()
+    assert set(os.listdir("/proc/self/fd")) == before
 
 
 def test_what_nobody_can_tell_of_is_never_used_again(slots: ArenaSlots) -> None:
