@@ -94,6 +94,11 @@ class ArenaSlots:
             self._tidy()
             return self._size_bytes - self._extents.free_bytes
 
+    @property
+    def is_possible(self) -> bool:
+        """Whether there is shared memory, or can be as far as is known."""
+        return self._size_bytes > 0 and not self._is_closed
+
     def arena(self) -> Arena | None:
         """Return the shared memory, which is made now unless it has been; None where there is none."""
         with self._lock:

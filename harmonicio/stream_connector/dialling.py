@@ -20,7 +20,6 @@ from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.lanes import Lane
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.transport import tcp, unix
-from harmonicio.transport.arena import Arena
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
@@ -116,18 +115,20 @@ class Dialling:
         self._on_dialled()
 
     def _dial(self, address: Address, hello: Hello, socket_path: str) -> Peer:
-        is_worth_a_try = socket_path and self._checksum_mode is not ChecksumMode.ALWAYS
-        arena = self._slots.arena() if is_worth_a_try else None
-        if arena is not None:
+        if socket_path and self._slots.is_possible and self._checksum_mode is not ChecksumMode.ALWAYS:
             try:
-                return self._dial_here(socket_path, hello, arena)
+                return self._dial_here(socket_path, hello)
             except HarmonicIOError as error:
                 _log.debug("%s It is dialled at %s.", error, address)
         return self._dial_there(address, hello)
 
-    def _dial_here(self, socket_path: str, hello: Hello, arena: Arena) -> Peer:
-        """Dial an engine of this host, and offer it the shared memory."""
+    def _dial_here(self, socket_path: str, hello: Hello) -> Peer:
+        """Dial an engine of this host, and offer it the shared memory, which is made when there is such an engine."""
         channel = unix.dial(socket_path)
+        arena = self._slots.arena()
+        if arena is None:
+            channel.close()
+            raise ConnectionEnded("There is no shared memory.")
         link = Link(channel, Role.CONNECTOR)
         try:
             answer = link.greet(

@@ -21,6 +21,7 @@ from harmonicio.transport.channel import SLOW_AFTER_S, Buffer, Channel
 
 _LONGEST_PLAIN_PATH_BYTES = 100
 _ONE_DESCRIPTOR_BYTES = socket.CMSG_LEN(array.array("i").itemsize)
+_DESCRIPTOR = struct.Struct("@i")
 _WHO = struct.Struct("@iII")
 _PEER_PIDFD = 77
 #: So much more than the kernel's default is taken at once: large payloads go faster (and small answers are never many).
@@ -93,8 +94,8 @@ class UnixChannel(Channel):
         It becomes readable when that process has ended.
         """
         try:
-            size = struct.calcsize("@i")
-            return int.from_bytes(self._socket.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD, size), "little")
+            said = self._socket.getsockopt(socket.SOL_SOCKET, _PEER_PIDFD, _DESCRIPTOR.size)
+            return int(_DESCRIPTOR.unpack(said)[0])
         except OSError:
             return self._open_peer_pid()
 
