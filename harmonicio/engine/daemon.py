@@ -228,7 +228,8 @@ class Daemon:
         if self._drain_begun.is_set():
             raise Unavailable("The engine takes no new connections, because it ends.")
         ends_at = self._desk.ends_at(claims.lease)
-        arena = take_arena(link, hello, sum(session.arena is not None for session in self._roster.sessions()))
+        taken = sum(session.arena is not None for session in self._roster.sessions())
+        arena = take_arena(link, hello, taken, self._configuration.payload_budget_bytes)
         session = self._new_session(
             link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s, epoch=claims.epoch, arena=arena
         )

@@ -32,6 +32,10 @@ _log = logging.getLogger(__name__)
 MAX_LEASES = 100_000
 #: Connections whose shared memory is mapped at the same time: those beyond send bytes.
 MAX_ARENAS = 256
+#: One arena may be so many times as large as the engine's budget for payloads. What its source has not written takes
+#: memory of the engine when it is read, so there is a limit to what one may name; and an engine that has an eighth of
+#: the usual budget still takes the usual arena.
+ARENA_BUDGETS = 4
 SOFTWARE = f"harmonicio {__version__}"
 ASK_AGAIN = "Ask the master for a new lease."
 
@@ -121,16 +125,22 @@ def check_role(hello: Hello, declaration: StreamDeclaration) -> None:
         raise NotAllowed(f"This engine does not serve stream {hello.stream!r}.", hint=ASK_AGAIN)
 
 
-def take_arena(link: Link, hello: Hello, taken: int) -> ArenaPayloads | None:
+def take_arena(link: Link, hello: Hello, taken: int, budget_bytes: int) -> ArenaPayloads | None:
     """Return the shared memory that came along with a HELLO; None when there is none, or it cannot be used.
 
     Args:
         taken: How many others have been.
+        budget_bytes: Of the engine, for payloads.
     """
     descriptor = link.channel.take_descriptor()
     if descriptor is None:
         return None
     if not (hello.arena and IS_SUPPORTED and taken < MAX_ARENAS):
+        os.close(descriptor)
+        return None
+    if hello.arena > ARENA_BUDGETS * budget_bytes:
+        text = "The shared memory of source %s is not used: it has %d bytes, more than %d times the payload budget"
+        _log.info(text, hello.source, hello.arena, ARENA_BUDGETS)
         os.close(descriptor)
         return None
     try:

@@ -167,8 +167,11 @@ class ArenaView(_Mapped):
     def __init__(self, descriptor: int, size_bytes: int) -> None:
         try:
             self.size_bytes = size_bytes
-            if not fcntl.fcntl(descriptor, _GET_SEALS) & _SEAL_SHRINK:
+            seals = fcntl.fcntl(descriptor, _GET_SEALS)
+            if not seals & _SEAL_SHRINK:
                 raise OSError("the shared memory could become shorter while it is read")
+            if not seals & _SEAL_FUTURE_WRITE and _can_bar_writing():
+                raise OSError("the shared memory could be written by others than its source")
             if not 0 < size_bytes <= min(MAX_ARENA_BYTES, os.fstat(descriptor).st_size):
                 raise OSError(f"the shared memory does not have {size_bytes} bytes")
             super().__init__(descriptor, size_bytes, mmap.PROT_READ)
@@ -177,6 +180,18 @@ class ArenaView(_Mapped):
 
     def __repr__(self) -> str:
         return f"<ArenaView of {self.size_bytes} bytes>"
+
+
+def _can_bar_writing() -> bool:
+    """Whether the kernel has the seal that bars writing."""
+    descriptor = os.memfd_create("harmonicio-seals", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    try:
+        fcntl.fcntl(descriptor, _ADD_SEALS, _SEAL_FUTURE_WRITE)
+    except OSError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
 
 
 def _holds(piece: memoryview) -> int:

@@ -15,6 +15,7 @@ import pytest
 
 from benches.engine import ECHO, Bench, Start, engine_benches
 from harmonicio.core.errors import ConnectionEnded, NotAllowed
+from harmonicio.engine.reception import ARENA_BUDGETS
 from harmonicio.testing.bare_peers import Sender, lease_ticket
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import unix
@@ -118,6 +119,18 @@ def test_an_arena_that_is_smaller_than_its_source_says_is_not_used(start: Start,
     connector = ArenaConnector(bench, tmp_path / "data.sock", arena.descriptor, 2 * SIZE_BYTES)
     assert connector.welcome.arena == 0
     connector.link.close()
+
+
+def test_an_arena_far_larger_than_what_the_engine_may_hold_is_not_used(start: Start, tmp_path: Path) -> None:
+    bench = start(budget_bytes=SIZE_BYTES)
+    for size_bytes, used in ((ARENA_BUDGETS * SIZE_BYTES, True), (ARENA_BUDGETS * SIZE_BYTES + 4096, False)):
+        arena = Arena(size_bytes)
+        before = descriptors_of(arena.descriptor)
+        connector = ArenaConnector(bench, tmp_path / "data.sock", arena.descriptor, size_bytes)
+        assert connector.welcome.arena == (size_bytes if used else 0)
+        connector.link.close()
+        wait_until(lambda: descriptors_of(arena.descriptor) == before)  # noqa: B023  asked at once
+        arena.close()
 
 
 def test_a_place_outside_the_arena_ends_the_connection_with_the_reason(

@@ -78,6 +78,12 @@ def _unsealed() -> int:
     return descriptor
 
 
+def _sealed_against_shrinking_alone() -> int:
+    descriptor = _unsealed()
+    fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
+    return descriptor
+
+
 def _sealed(size_bytes: int) -> int:
     arena = Arena(size_bytes)
     descriptor = os.dup(arena.descriptor)
@@ -89,12 +95,13 @@ def _sealed(size_bytes: int) -> int:
     "make",
     [
         _unsealed,
+        _sealed_against_shrinking_alone,
         lambda: os.open("/dev/null", os.O_RDONLY),
         lambda: os.open(__file__, os.O_RDONLY),
         lambda: os.pipe2(os.O_CLOEXEC)[0],
         lambda: _sealed(4096),
     ],
-    ids=["no seals", "a device", "a file", "a pipe", "too short"],
+    ids=["no seals", "one seal", "a device", "a file", "a pipe", "too short"],
 )
 def test_a_descriptor_of_anything_else_is_refused_and_closed(make: Callable[[], int]) -> None:
     before = set(os.listdir("/proc/self/fd"))
