@@ -142,7 +142,7 @@ def test_an_engine_can_change_nothing_but_its_scratch_space_and_become_nobody_el
     assert found["scratch"].startswith("<_io.TextIOWrapper")
     assert found["docker_socket"] is False
     # The configuration, which holds the engine's key, is gone once it has been read.
-    assert found["control_folder"] == ["control.sock", "handlers"]
+    assert found["control_folder"] == ["control.sock", "data.sock", "handlers"]
     assert not [name for name in found["environment"] if name.startswith("HARMONICIO")]
 
 

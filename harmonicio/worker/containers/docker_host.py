@@ -27,7 +27,14 @@ from harmonicio.core.printable import one_line
 from harmonicio.core.settings import DockerSettings
 from harmonicio.worker.containers.docker_log import LogEntry, entries
 from harmonicio.worker.containers.docker_records import BuildOrder, DockerEvent, Image, image_of
-from harmonicio.worker.containers.docker_words import OF_THE_BUILD, PullProgress, lines_of, message_in, root_of
+from harmonicio.worker.containers.docker_words import (
+    OF_THE_BUILD,
+    PullProgress,
+    is_complaint,
+    lines_of,
+    message_in,
+    root_of,
+)
 
 #: How long one request may take, apart from pulls and builds.
 ANSWER_WITHIN_S = 60.0
@@ -145,7 +152,7 @@ class DockerHost:
         Raises:
             InvalidInput: the build failed; says what the Docker engine says.
         """
-        image_id = last_words = ""
+        image_id = last_words = last_complaint = ""
         with self._mapped():
             for line in self._api.build(
                 path=str(order.folder),
@@ -161,12 +168,15 @@ class DockerHost:
             ):
                 if "error" in line:
                     name, said = order.tag or order.folder.name, one_line(str(line["error"]))[:500]
-                    words = f" It said: {last_words}." if last_words else ""
+                    words = f" It said: {last_complaint or last_words}." if last_words else ""
                     raise InvalidInput(f"The image {name} cannot be built: {said}.{words}")
-                for text in lines_of(line.get("stream")):
+                stream = line.get("stream")
+                for text in lines_of(stream):
                     on_line(text)
                     if not text.startswith(OF_THE_BUILD):
                         last_words = one_line(text)[:500]
+                        if is_complaint(stream):
+                            last_complaint = last_words
                 image_id = (line.get("aux") or {}).get("ID", image_id)
         return image_id
 

@@ -15,6 +15,7 @@ from harmonicio.core.printable import one_line
 
 #: How a build colours lines, and how those begin that are its own and not of a command that it runs.
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+_RED = "\x1b[91m"
 OF_THE_BUILD = ("Step ", " ---> ", "Removing intermediate container ")
 
 
@@ -48,6 +49,11 @@ def message_in(answer: str) -> str:
 def lines_of(said: object) -> list[str]:
     """Return the lines of something that a build says; what a command writes to its standard error comes in red."""
     return [line.rstrip() for line in _COLOUR.sub("", str(said or "")).splitlines() if line.strip()]
+
+
+def is_complaint(said: object) -> bool:
+    """Whether a command wrote it to its standard error, which may come before what it wrote elsewhere earlier."""
+    return _RED in str(said or "")
 
 
 def last_probe(inspected: Mapping[str, Any]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from harmonicio.worker.containers.docker_words import PullProgress, lines_of, message_in
+from harmonicio.worker.containers.docker_words import PullProgress, is_complaint, lines_of, message_in
 
 
 @pytest.mark.parametrize(
@@ -38,3 +38,9 @@ def test_a_pull_says_how_far_it_is() -> None:
     assert pull.hear({"id": "a", **loading}) == "being pulled: 25 of 100 MB"
     assert pull.hear({"id": "b", **loading}) == "being pulled: 50 of 200 MB"
     assert pull.hear({"id": "a", "status": "Pull complete"}) == "being pulled: 125 of 200 MB"
+
+
+def test_what_a_command_of_a_build_complains_of_is_told_from_what_else_it_writes() -> None:
+    assert is_complaint("\x1b[91mERROR: none found\n\x1b[0m")
+    assert not is_complaint("Requirement already satisfied: numpy\n")
+    assert not is_complaint(None)
