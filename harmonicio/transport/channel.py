@@ -13,8 +13,9 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
-from harmonicio.core.errors import ConnectionEnded
+from harmonicio.core.errors import ConnectionEnded, Unavailable
 
 #: A receive gives up after this long without a byte, so that a thread can go back to other work.
 RECEIVE_SLICE_S = 0.05
@@ -29,8 +30,8 @@ PROGRESS_BYTES = 1024**2
 MAX_BUFFERS = 1024
 
 # To put members of an enumeration together costs more than half of a call to the kernel.
-_DONTWAIT, _NOSIGNAL, _WAITALL = int(socket.MSG_DONTWAIT), int(socket.MSG_NOSIGNAL), int(socket.MSG_WAITALL)
-_AT_ONCE = _DONTWAIT | _NOSIGNAL
+DONTWAIT, NOSIGNAL, WAITALL = int(socket.MSG_DONTWAIT), int(socket.MSG_NOSIGNAL), int(socket.MSG_WAITALL)
+AT_ONCE = DONTWAIT | NOSIGNAL
 
 Buffer = bytes | bytearray | memoryview
 
@@ -133,7 +134,7 @@ class Channel:
     def _receive_most(self, buffer: memoryview) -> int | None:
         """Fill the buffer, as far as its bytes come without a longer pause; None when none did."""
         try:
-            return self._socket.recv_into(buffer, 0, _WAITALL)
+            return self._socket.recv_into(buffer, 0, WAITALL)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
@@ -161,7 +162,7 @@ class Channel:
     def try_send(self, buffers: Sequence[memoryview]) -> int:
         """Send what the kernel takes without waiting; return how many bytes that was."""
         try:
-            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), _AT_ONCE)
+            return self._socket.sendmsg(buffers[:MAX_BUFFERS], (), AT_ONCE)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -170,7 +171,7 @@ class Channel:
     def try_receive(self, buffer: memoryview) -> int | None:
         """Read what is there without waiting: bytes read, 0 at the end of the stream, None when nothing is there."""
         try:
-            return self._socket.recv_into(buffer, 0, _DONTWAIT)
+            return self._socket.recv_into(buffer, 0, DONTWAIT)
         except (BlockingIOError, InterruptedError):
             return None
         except OSError as error:
@@ -182,7 +183,7 @@ class Channel:
 
     def _send_some(self, buffers: Sequence[memoryview]) -> int:
         try:
-            return self._socket.sendmsg(buffers, (), _NOSIGNAL)
+            return self._socket.sendmsg(buffers, (), NOSIGNAL)
         except (BlockingIOError, InterruptedError):
             return 0
         except OSError as error:
@@ -237,6 +238,20 @@ class Channel:
         with self._ending:
             self.is_closed = True
             self._socket.close()
+
+
+def accepted_from(listener: socket.socket) -> tuple[socket.socket, Any] | None:
+    """Return the next waiting connection with its address, or None when there is none.
+
+    Raises:
+        Unavailable: this process or host has no room for another connection now.
+    """
+    try:
+        return listener.accept()
+    except (BlockingIOError, InterruptedError, ConnectionError):
+        return None
+    except OSError as error:
+        raise Unavailable(f"A connection cannot be accepted: {error.strerror or error}.") from None
 
 
 def _is_ready(sock: socket.socket, event: int, seconds: float) -> bool:

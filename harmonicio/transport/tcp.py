@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, Unavailable
 from harmonicio.core.lease import Address
-from harmonicio.transport.channel import SLOW_AFTER_S, USER_TIMEOUT_MS, Channel
+from harmonicio.transport.channel import SLOW_AFTER_S, USER_TIMEOUT_MS, Channel, accepted_from
 
 if TYPE_CHECKING:
     import ssl
@@ -128,12 +128,10 @@ def accept(
     Raises:
         Unavailable: this process or host has no room for another connection now.
     """
-    try:
-        sock, peer = listener.accept()
-    except (BlockingIOError, InterruptedError, ConnectionError):
+    accepted = accepted_from(listener)
+    if accepted is None:
         return None
-    except OSError as error:
-        raise Unavailable(f"A connection cannot be accepted: {error.strerror or error}.") from None
+    sock, peer = accepted
     try:
         return _channel(sock, str(Address(peer[0], peer[1])), slow_after_s, tls)
     except OSError:

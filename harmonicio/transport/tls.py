@@ -29,7 +29,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, HarmonicIOError, RemoteProtocolError
-from harmonicio.transport.channel import SLOW_AFTER_S, Buffer, Channel, without_prefix
+from harmonicio.transport.channel import AT_ONCE, DONTWAIT, NOSIGNAL, SLOW_AFTER_S, Buffer, Channel, without_prefix
 from harmonicio.wire.frames import MAGIC
 
 #: Plain bytes of one record of TLS, and what it takes on the wire at most.
@@ -50,10 +50,6 @@ _HINTS = {
     64: "Use a certificate that names the address as it is dialled.",
 }
 _USE_PEM = "Use PEM files: tls.certificate with its chain, tls.key without a password, tls.authority."
-
-# To put members of an enumeration together costs more than half of a call to the kernel.
-_DONTWAIT, _NOSIGNAL = int(socket.MSG_DONTWAIT), int(socket.MSG_NOSIGNAL)
-_AT_ONCE = _DONTWAIT | _NOSIGNAL
 
 _own = threading.local()
 
@@ -164,7 +160,7 @@ class TlsChannel(Channel):
         return self._receive(buffer, 0)
 
     def try_receive(self, buffer: memoryview) -> int | None:
-        return self._receive(buffer, _DONTWAIT)
+        return self._receive(buffer, DONTWAIT)
 
     def _receive_most(self, buffer: memoryview) -> int | None:
         return self._receive(buffer, 0)
@@ -174,7 +170,7 @@ class TlsChannel(Channel):
         filled = self._open(buffer) if self._has_kept else 0
         asked = min(max(len(buffer), SEALED_RECORD_BYTES), PIECE_BYTES)
         while filled < len(buffer):
-            count = self._read(asked, _DONTWAIT if filled else flags)
+            count = self._read(asked, DONTWAIT if filled else flags)
             if not count:
                 return filled or count
             if self._is_secured or self._is_secured_now():
@@ -223,10 +219,10 @@ class TlsChannel(Channel):
     # ── writing: one thread at a time ────────────────────────────────────────────────────────────────────────────────
 
     def try_send(self, buffers: Sequence[memoryview]) -> int:
-        return self._send(buffers, _AT_ONCE)
+        return self._send(buffers, AT_ONCE)
 
     def _send_some(self, buffers: Sequence[memoryview]) -> int:
-        return self._send(buffers, _NOSIGNAL)
+        return self._send(buffers, NOSIGNAL)
 
     def _send(self, buffers: Sequence[memoryview], flags: int) -> int:
         if self._is_plain:

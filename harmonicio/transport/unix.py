@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from harmonicio.core.errors import ConnectionEnded, Unavailable
-from harmonicio.transport.channel import SLOW_AFTER_S, Buffer, Channel
+from harmonicio.transport.channel import SLOW_AFTER_S, Buffer, Channel, accepted_from
 
 _LONGEST_PLAIN_PATH_BYTES = 100
 _ONE_DESCRIPTOR_BYTES = socket.CMSG_LEN(array.array("i").itemsize)
@@ -158,12 +158,10 @@ def accept(listener: socket.socket, *, slow_after_s: float = SLOW_AFTER_S) -> Un
     Raises:
         Unavailable: this process or host has no room for another connection now.
     """
-    try:
-        sock, _ = listener.accept()
-    except (BlockingIOError, InterruptedError, ConnectionError):
+    accepted = accepted_from(listener)
+    if accepted is None:
         return None
-    except OSError as error:
-        raise Unavailable(f"A connection cannot be accepted: {error.strerror or error}.") from None
+    sock, _ = accepted
     try:
         return UnixChannel(sock, "this host", slow_after_s=slow_after_s, is_accepted=True)
     except OSError:
@@ -200,7 +198,10 @@ def _plain_name_of(path: str) -> Iterator[str]:
 
 @contextlib.contextmanager
 def _short_address(path: Path) -> Iterator[str]:
-    """Yield an address to bind that is short enough for any path."""
+    """Yield an address to bind that is short enough for any path.
+
+    The control connection has the same of its own: it knows nothing of the data plane.
+    """
     if len(os.fsencode(path)) <= _LONGEST_PLAIN_PATH_BYTES:
         yield os.fspath(path)
         return

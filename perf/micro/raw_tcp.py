@@ -94,15 +94,20 @@ def _worker(report: Connection, size_bytes: int) -> None:
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     length = memoryview(bytearray(_LENGTH.size))
     payload = memoryview(bytearray(size_bytes))
+    serve_counted(report, lambda: _serve(sock, length, payload))
+    sock.close()
+
+
+def serve_counted(report: Connection, serve: Callable[[], bool]) -> None:
+    """Serve until nothing more comes, and report the CPU time in seconds, from when the source says so on."""
     for _ in range(WARM_UP):
-        _serve(sock, length, payload)
+        serve()
     report.recv()
     begun_s = time.process_time()
     report.send("counting")
-    while _serve(sock, length, payload):
+    while serve():
         pass
     report.send(time.process_time() - begun_s)
-    sock.close()
 
 
 def _serve(sock: socket.socket, length: memoryview, payload: memoryview) -> bool:

@@ -22,7 +22,7 @@ from harmonicio.transport.tls import dialling_context, listening_context
 from micro import source
 from micro.cluster import OwnProcess, bench_cluster
 from micro.pairs import interleaved, ratios
-from micro.raw_tcp import WARM_UP, RawRun
+from micro.raw_tcp import WARM_UP, RawRun, serve_counted
 from micro.row import Effort, Row, row_of
 from micro.sizes import messages_of, payload_of, window_of
 
@@ -118,14 +118,7 @@ def _worker(report: Connection, identity: TlsIdentity, size_bytes: int) -> None:
     plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     with listening_context(identity.certificate, identity.key).wrap_socket(plain, server_side=True) as sock:
         length, payload = memoryview(bytearray(_LENGTH.size)), memoryview(bytearray(size_bytes))
-        for _ in range(WARM_UP):
-            _answer(sock, length, payload)
-        report.recv()
-        begun_s = time.process_time()
-        report.send("counting")
-        while _answer(sock, length, payload):
-            pass
-        report.send(time.process_time() - begun_s)
+        serve_counted(report, lambda: _answer(sock, length, payload))
 
 
 def _answer(sock: ssl.SSLSocket, length: memoryview, payload: memoryview) -> bool:

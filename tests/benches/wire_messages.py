@@ -113,17 +113,22 @@ def pieces(data: bytes, cuts: list[int]) -> Iterator[memoryview]:
         at, turn = at + size, turn + 1
 
 
+def give(connection: Connection, data: bytes | memoryview) -> int:
+    """Copy what fits into the connection's buffer; return how many bytes that was."""
+    buffer = connection.receive_buffer()
+    count = min(len(buffer), len(data))
+    buffer[:count] = data[:count]
+    del buffer  # A view that is kept keeps the buffer, too.
+    connection.bytes_received(count)
+    return count
+
+
 def received(connection: Connection, data: bytes, cuts: list[int], *, is_discarding: bool = False) -> list[Any]:
     """Feed ``data`` in pieces; return the events by value, messages with their payloads."""
     found: list[Any] = []
     for piece in pieces(data, cuts):
         while len(piece):
-            buffer = connection.receive_buffer()
-            count = min(len(buffer), len(piece))
-            buffer[:count] = piece[:count]
-            del buffer  # A view that is kept keeps the buffer, too.
-            connection.bytes_received(count)
-            piece = piece[count:]
+            piece = piece[give(connection, piece) :]
             take_events(connection, found, is_discarding)
     return found
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benches.wire_messages import give
 from harmonicio.wire import events, sections
 from harmonicio.wire.connection import Connection
 from harmonicio.wire.events import Role
@@ -81,16 +82,6 @@ READERS = (
     Reader("a connector that is greeted", CONNECTOR, ENGINE, True, TO_ARENA_SENDER, has_arena=True),
     Reader("an engine that is greeted by the master", ENGINE, MASTER, True, TO_RECEIVER),
 )
-
-
-def give(connection: Connection, data: bytes | memoryview) -> int:
-    """Copy what fits into the connection's buffer; return how much that was."""
-    buffer = connection.receive_buffer()
-    count = min(len(buffer), len(data))
-    buffer[:count] = data[:count]
-    del buffer  # A view that is kept keeps the buffer, too.
-    connection.bytes_received(count)
-    return count
 
 
 def frames_of(data: bytes) -> Iterator[bytes]:

@@ -15,7 +15,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from fuzzing.conversations import ARENA_BYTES, Reader, give
+from benches.wire_messages import give
+from fuzzing.conversations import ARENA_BYTES, Reader
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, RemoteProtocolError
 from harmonicio.testing.arrivals import one_by_one
 from harmonicio.wire import events, sections

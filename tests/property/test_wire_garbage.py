@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from benches.wire_messages import give
 from harmonicio.core.errors import ConnectionEnded, RemoteProtocolError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.wire import events, sections
@@ -63,12 +64,7 @@ def feed(connection: Connection, data: bytes) -> list[events.Event]:
                     connection.discard_payload()
         if not len(view) or connection.state is State.CLOSED:
             return found
-        buffer = connection.receive_buffer()
-        count = min(len(buffer), len(view))
-        buffer[:count] = view[:count]
-        del buffer  # A view that is kept keeps the buffer, too.
-        connection.bytes_received(count)
-        view = view[count:]
+        view = view[give(connection, view) :]
 
 
 def survive(connection: Connection, data: bytes) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from benches.wire_messages import give
 from harmonicio.core.message import Failure
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
@@ -19,21 +20,18 @@ IDS = [f"{number:032x}" for number in range(10)]
 def connection() -> Connection:
     """A receiver that a connector has greeted."""
     listener = Connection()
-    assert isinstance(give(listener, Connection(Role.CONNECTOR).hello(events.Hello(Role.CONNECTOR)))[0], events.Hello)
+    assert isinstance(
+        events_of(listener, Connection(Role.CONNECTOR).hello(events.Hello(Role.CONNECTOR)))[0], events.Hello
+    )
     listener.hello(events.Hello(Role.ENGINE))
     return listener
 
 
-def give(connection: Connection, data: bytes) -> list[events.Event]:
+def events_of(connection: Connection, data: bytes) -> list[events.Event]:
     """Give bytes, as many as a read takes; return the events, which large payloads are read for."""
     found, rest = [], memoryview(data)
     while rest:
-        buffer = connection.receive_buffer()
-        count = min(len(buffer), len(rest))
-        buffer[:count] = rest[:count]
-        del buffer  # A view that is kept keeps the buffer, too.
-        connection.bytes_received(count)
-        rest = rest[count:]
+        rest = rest[give(connection, rest) :]
         while (event := connection.next_event()) is not None:
             found.append(event)
             if isinstance(event, MessageBegun):
@@ -51,7 +49,7 @@ def plain(number: int, payload: bytes = b"abc") -> bytes:
 
 
 def test_small_messages_that_are_here_come_in_one_event(connection: Connection) -> None:
-    (event,) = give(connection, b"".join(plain(number, bytes([number]) * number) for number in range(10)))
+    (event,) = events_of(connection, b"".join(plain(number, bytes([number]) * number) for number in range(10)))
     messages = messages_in(event)
     assert [message.id for message in messages] == IDS
     assert [message.sequence for message in messages] == list(range(10))
@@ -62,10 +60,10 @@ def test_small_messages_that_are_here_come_in_one_event(connection: Connection) 
 @pytest.mark.parametrize("missing", [1, 3, 4, 42])
 def test_one_that_is_not_here_whole_waits_and_holds_up_nobody_before_it(connection: Connection, missing: int) -> None:
     data = plain(0) + plain(1) + plain(2)
-    (first,) = give(connection, data[:-missing])
+    (first,) = events_of(connection, data[:-missing])
     assert [message.id for message in messages_in(first)] == IDS[:2]
     assert not connection.is_between_frames
-    (second,) = give(connection, data[-missing:])
+    (second,) = events_of(connection, data[-missing:])
     assert [(message.id, message.sequence, message.payload) for message in messages_in(second)] == [(IDS[2], 2, b"abc")]
     assert connection.is_between_frames
 
@@ -73,7 +71,7 @@ def test_one_that_is_not_here_whole_waits_and_holds_up_nobody_before_it(connecti
 def test_control_frames_and_large_messages_part_them_and_keep_their_places(connection: Connection) -> None:
     size = MAX_INLINE_BYTES + 1
     large = message_prefix(IDS[4], size) + bytes(size)
-    found = give(
+    found = events_of(
         connection,
         plain(0) + plain(1) + sections.depth_frame(7) + plain(2, bytes(MAX_INLINE_BYTES)) + plain(3)
         + large + plain(5) + sections.depth_frame(0) + sections.drain_frame(1.0) + plain(6),
@@ -98,7 +96,7 @@ def test_what_is_said_of_one_is_not_said_of_its_neighbours(connection: Connectio
     noted = message_prefix(
         "plate 7", 1, metadata={"well": "B03"}, priority=-5, flags=Flag.SUSPECT, attempts=3, crashes=2, failure=failure
     )
-    (event,) = give(connection, plain(0) + noted + b"x" + plain(2))
+    (event,) = events_of(connection, plain(0) + noted + b"x" + plain(2))
     before, one, after = messages_in(event)
     assert (one.id, one.metadata, one.priority, one.is_suspect) == ("plate 7", {"well": "B03"}, -5, True)
     assert (one.attempts, one.crashes, one.failure, one.payload) == (3, 2, failure, b"x")
@@ -110,7 +108,7 @@ def test_what_is_said_of_one_is_not_said_of_its_neighbours(connection: Connectio
 
 def test_the_priority_and_the_text_id_of_each_are_its_own(connection: Connection) -> None:
     data = b"".join(message_prefix(f"plate {at}", 0, priority=at, metadata={"at": at}) for at in range(5))
-    (event,) = give(connection, data)
+    (event,) = events_of(connection, data)
     told = [(message.id, message.priority, message.metadata) for message in messages_in(event)]
     assert told == [(f"plate {at}", at, {"at": at}) for at in range(5)]
 
@@ -120,13 +118,13 @@ def test_one_that_is_damaged_is_damaged_alone(connection: Connection, checksum: 
     flag = FLAG_OF[checksum]
     checked = [message_prefix(each, 3, flags=flag) + b"abc" + trailer(flag, b"abc") for each in IDS[:3]]
     checked[1] = checked[1].replace(b"abc", b"abd")
-    (event,) = give(connection, plain(3) + b"".join(checked) + plain(4))
+    (event,) = events_of(connection, plain(3) + b"".join(checked) + plain(4))
     assert [message.is_intact for message in messages_in(event)] == [True, True, False, True, True]
     assert [message.has_checksum for message in messages_in(event)] == [False, True, True, True, False]
 
 
 def test_empty_metadata_that_many_messages_share_cannot_be_written(connection: Connection) -> None:
-    (event,) = give(connection, plain(0) + plain(1))
+    (event,) = events_of(connection, plain(0) + plain(1))
     first, second = messages_in(event)
     with pytest.raises(TypeError):
         first.metadata["x"] = 1  # type: ignore[index]
