@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
 
 from harmonicio.core.errors import HarmonicIOError, RemoteProtocolError, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
-from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.backlog import RESERVED_AT_ONCE, Backlog
 from harmonicio.master.backlog.entry import Reservation
 from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
@@ -75,6 +75,8 @@ class EngineSession:
         #: So many of the next ones are fetched from the disk already, or are on their way.
         self._fetched = self._fetched_bytes = 0
         self._sent: dict[int, Reservation] = {}
+        #: So many have been answered since the engine was last given more.
+        self._settled = 0
         self.refusals = 0
         self._refused_bytes = 0
         self._is_draining = False
@@ -102,12 +104,16 @@ class EngineSession:
             to_come = self._credit.sent_bytes + self._unsent_bytes + size_bytes
             return is_within_count and to_come <= self._credit.bytes_total
 
-    def assign(self, reservation: Reservation) -> None:
-        """Send this message next."""
+    def expect(self, size_bytes: int) -> None:
+        """A message of this size is about to be assigned: it takes credit from now on."""
         with self._lock:
-            self._assigned.append(reservation)
             self._unsent += 1
-            self._unsent_bytes += reservation.entry.size_bytes
+            self._unsent_bytes += size_bytes
+
+    def assign(self, reservations: Iterable[Reservation]) -> None:
+        """Send these messages, which were expected, next."""
+        with self._lock:
+            self._assigned.extend(reservations)
         self._task.kick()
 
     def depth_changed(self) -> None:
@@ -139,7 +145,9 @@ class EngineSession:
         elif isinstance(event, OutcomesReceived):
             for answered in event.ranges:
                 self._settle(answered.first, answered.last, answered.outcome)
-            self._on_room(self.stream)
+                self._settled += answered.last + 1 - answered.first
+            if self._settled >= RESERVED_AT_ONCE:
+                self._say_room()
         elif isinstance(event, Drain):
             with self._lock:
                 self._is_draining = True
@@ -147,16 +155,18 @@ class EngineSession:
             raise RemoteProtocolError(f"An engine does not send {type(event).__name__}.")
 
     def _settle(self, first: int, last: int, outcome: Outcome) -> None:
+        numbers = range(first, last + 1)
         with self._lock:
             self._credit.outcomes_received(first, last)
-            answered = [(number, self._sent.get(number)) for number in range(first, last + 1)]
-        if any(reservation is None for _, reservation in answered):
+            answered = [self._sent.get(number) for number in numbers]
+        if None in answered:
             raise RemoteProtocolError(f"Messages {first} to {last} are answered twice.")
-        for number, reservation in answered:
-            if reservation is not None:
-                self._note_room(reservation.entry.size_bytes, outcome)  # First: it decides who is offered it next.
-                self._backlog.settle(reservation, outcome)
-            with self._lock:
+        reservations = [reservation for reservation in answered if reservation is not None]
+        for reservation in reservations:
+            self._note_room(reservation.entry.size_bytes, outcome)  # First: it decides who is offered them next.
+        self._backlog.settle(reservations, outcome)
+        with self._lock:
+            for number in numbers:
                 del self._sent[number]  # Not before it is decided: who drains the master looks here, and then there.
 
     def _note_room(self, size_bytes: int, outcome: Outcome) -> None:
@@ -168,7 +178,13 @@ class EngineSession:
             self.refusals = 0
 
     def pause(self) -> None:
-        """Nothing waits to be sent for the reader's sake: the session's task sends."""
+        """No more answers are here: the engine may take others. They are sent by the session's task."""
+        if self._settled:
+            self._say_room()
+
+    def _say_room(self) -> None:
+        self._settled = 0
+        self._on_room(self.stream)
 
     def end(self) -> None:
         """Break the connection, from another thread: what the engine has is given back."""
@@ -223,9 +239,9 @@ class EngineSession:
     def _send(self, batch: list[Reservation]) -> None:
         readable = []
         try:
-            for reservation in batch:
-                if not self._backlog.sending(reservation):
-                    continue  # It has expired behind others: somebody else has it, or will.
+            for reservation in self._backlog.sending(
+                batch
+            ):  # Others have expired behind them: somebody else has those.
                 try:
                     readable.append((reservation, self._backlog.open_payload(reservation)))
                 except StorageError:
@@ -241,8 +257,7 @@ class EngineSession:
                 for reservation, _ in readable:
                     self._sent[self._credit.message_sent(reservation.entry.size_bytes)] = reservation
             self._link.send(*buffers)
-            for reservation, _ in readable:
-                self._backlog.sent(reservation)
+            self._backlog.sent(reservation for reservation, _ in readable)
             if len(readable) < len(batch):
                 # What is not sent after all has used credit until now: others were not assigned because of it.
                 self._on_room(self.stream)

@@ -21,6 +21,7 @@ from harmonicio.core.errors import HarmonicIOError, NotAllowed, Unavailable
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.entry import Reservation
 from harmonicio.master.backlog.reservations import holder_of
 from harmonicio.master.bridge import Bridge
 from harmonicio.master.connector_session import ConnectorSession
@@ -251,22 +252,32 @@ class Intake:
         """
         with self._lock:
             sessions = self._engines.get(stream, [])
-            while (size_bytes := self._next_size(stream, sessions)) is not None:
+            chosen: list[EngineSession] = []
+
+            def choose(size_bytes: int) -> str | None:
                 able = [session for session in sessions if session.can_take(size_bytes)]
                 if not able:
-                    return
-                session = min(able, key=lambda item: (item.refusals, item.load))
-                reservation = self._backlog.reserve(stream, session.holder, time.monotonic())
-                if reservation is None:
-                    return
-                session.assign(reservation)
+                    return None
+                session = min(able, key=_eagerness) if len(able) > 1 else able[0]
+                session.expect(size_bytes)
+                chosen.append(session)
+                return session.holder
 
-    def _next_size(self, stream: str, sessions: list[EngineSession]) -> int | None:
-        """Return the size of the next message, which may be one that was put off if an engine has refused none."""
+            self._recall(stream, sessions)
+            while reservations := self._backlog.reserve(stream, choose, time.monotonic()):
+                assigned: dict[EngineSession, list[Reservation]] = {}
+                for session, reservation in zip(chosen, reservations, strict=True):
+                    assigned.setdefault(session, []).append(reservation)
+                for session, batch in assigned.items():
+                    session.assign(batch)
+                chosen.clear()
+                self._recall(stream, sessions)
+
+    def _recall(self, stream: str, sessions: list[EngineSession]) -> None:
+        """Have what was put off offered again if an engine that has refused none can take it."""
         size_bytes = self._backlog.put_off_size(stream)
         if size_bytes is not None and any(item.refusals == 0 and item.can_take(size_bytes) for item in sessions):
             self._backlog.recall(stream)
-        return self._backlog.next_size(stream)
 
     def _depth_changed(self, stream: str) -> None:
         self._assign(stream)
@@ -280,3 +291,8 @@ class Intake:
             sessions = list(self._connectors)
         for session in sessions:
             session.room_changed()
+
+
+def _eagerness(session: EngineSession) -> tuple[int, int]:
+    """Return what the next message is given by: to whom this is the least."""
+    return session.refusals, session.load

@@ -151,13 +151,13 @@ class BacklogStoreSuite(ABC):
     # ── outcomes and dead letters ────────────────────────────────────────────────────────────────────────────────────
 
     @pytest.mark.parametrize("size_bytes", [10, 100_000])
-    def test_a_finished_message_is_replaced_by_its_outcome(
+    def test_what_is_finished_is_replaced_by_its_outcome(
         self, reopen: Callable[[], OpenStore], size_bytes: int
     ) -> None:
         opened = reopen()
         entry = opened.put(1, b"x" * size_bytes, attempts=1)
         outcome = Outcome(OutcomeKind.DONE, result={"cells": 3, "mask": b"\x00\x01"})
-        opened.finish(entry, outcome)
+        opened.finish(entry, outcome=outcome)
         for _ in range(2):
             kept = opened.store.outcome("plates", "m1")
             assert kept is not None and (kept.outcome, kept.attempts) == (outcome, 2)
@@ -166,9 +166,18 @@ class BacklogStoreSuite(ABC):
             opened = reopen()
         with pytest.raises(StorageError):
             opened.read(entry)
-        found = opened.recovery
-        assert found.entries == () and [done.message_id for done in found.finished] == ["m1"]
-        assert found.finished[0].digest == entry.digest
+        assert opened.recovery.entries == ()
+        assert [(done.message_id, done.digest) for done in opened.recovery.finished] == [("m1", entry.digest)]
+
+    def test_messages_that_end_together_have_each_its_own_outcome(self, reopen: Callable[[], OpenStore]) -> None:
+        opened, sizes_bytes = reopen(), {1: 10, 2: 100_000, 3: 10, 5: 10, 6: 100_000, 8: 10}
+        entries = {each: opened.put(each, b"x" * size, attempts=each % 2) for each, size in sizes_bytes.items()}
+        opened.forget(entries[2])
+        opened.finish(*(entries[each] for each in (6, 1, 2, 3, 8)))
+        kept = [opened.store.outcome("plates", entry.message_id) for entry in entries.values()]
+        assert [found and found.attempts for found in kept] == [2, None, 2, None, 1, 1]
+        opened = reopen()
+        assert [(entry.message_id, opened.read(entry)) for entry in opened.recovery.entries] == [("m5", b"x" * 10)]
 
     def test_outcomes_are_let_go_after_an_hour_and_ids_after_a_day(
         self, reopen: Callable[[], OpenStore], clock: ManualClock
@@ -192,7 +201,7 @@ class BacklogStoreSuite(ABC):
     def test_outcomes_are_bounded_in_bytes_and_the_oldest_go_first(self, reopen: Callable[[], OpenStore]) -> None:
         opened = reopen()
         for sequence in range(1, 31):
-            opened.finish(opened.put(sequence, b"x"), Outcome(OutcomeKind.DONE, result="r" * 200))
+            opened.finish(opened.put(sequence, b"x"), outcome=Outcome(OutcomeKind.DONE, result="r" * 200))
         kept = [number for number in range(1, 31) if opened.store.outcome("plates", f"m{number}") is not None]
         assert kept == list(range(31 - len(kept), 31))
         assert 5 <= len(kept) <= 9

@@ -65,8 +65,8 @@ class OpenStore:
         with self.store.read(entry) as payload:
             return bytes(payload.view)
 
-    def finish(self, entry: Entry, outcome: Outcome = DONE) -> None:
-        self._wait(lambda told: self.store.finish(entry, outcome, told))
+    def finish(self, *entries: Entry, outcome: Outcome = DONE) -> None:
+        self._wait(lambda told: self.store.finish(entries, outcome, told))
 
     def bury(self, entry: Entry, death: Death = DEATH) -> None:
         self._wait(lambda told: self.store.bury(entry, death, told))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from micro.source import Target
 
 STREAM = "bench"
 STARTED_WITHIN_S = 300.0
+ASK_AT_MOST_EVERY_S = 0.002
 NOOP = Path(__file__).resolve().with_name("noop_engine.py")
 
 Answer = TypeVar("Answer")
@@ -62,8 +64,17 @@ class BenchCluster:
         return figures.ready + figures.reserved
 
     def wait_until_empty(self, stream: str = STREAM, timeout_s: float = STARTED_WITHIN_S) -> None:
-        """Wait until nothing of a stream is in the backlog any more."""
-        wait_until(lambda: self.waiting(stream) == 0, timeout_s, what="the backlog to be empty")
+        """Wait until nothing of a stream is in the backlog any more.
+
+        The less is left, the more often it is asked: each question is work for the master that is measured.
+        """
+        begun, most = time.monotonic(), self.waiting(stream)
+        while left := self.waiting(stream):
+            took_s = time.monotonic() - begun
+            if took_s > timeout_s:
+                raise TimeoutError(f"After {timeout_s:g} s {left} messages of {stream} are still in the backlog.")
+            left_s = took_s * left / max(1, most - left)
+            time.sleep(max(ASK_AT_MOST_EVERY_S, min(left_s, took_s) / 4))
 
 
 @contextmanager

@@ -44,8 +44,8 @@ class HeldStore(MemoryStore):
     def put(self, entry: Entry, payload: PendingPayload, on_stored: Callback, death: Death | None = None) -> None:
         self._hold(on_stored, lambda: super(HeldStore, self).put(entry, payload, on_stored, death))
 
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        self._hold(on_done, lambda: super(HeldStore, self).finish(entry, outcome, on_done))
+    def finish(self, entries: Sequence[Entry], outcome: Outcome, on_done: Callback) -> None:
+        self._hold(on_done, lambda: super(HeldStore, self).finish(entries, outcome, on_done))
 
     def revise(self, entries: Sequence[Entry], on_done: Callback) -> None:
         self._hold(on_done, lambda: super(HeldStore, self).revise(entries, on_done))
@@ -92,7 +92,7 @@ class Desk:
         self.backlog.put("plates", message(message_id, payload, **more), None, self.answers.append)
 
     def reserve(self, engine: str = "e1") -> Reservation:
-        reservation = self.backlog.reserve("plates", engine, self.clock.monotonic())
+        reservation = reserve_one(self.backlog, "plates", engine, self.clock.monotonic())
         assert reservation is not None
         return reservation
 
@@ -105,6 +105,11 @@ class Desk:
     def state(self, message_id: str) -> str | None:
         found = self.backlog.upkeep.outcome("plates", message_id)
         return None if found is None else found.state
+
+
+def reserve_one(backlog: Backlog, stream: str, holder: str, now: float) -> Reservation | None:
+    """Give the next message of a stream to an engine; None when nothing is ready."""
+    return next(iter(backlog.reserve(stream, lambda _: holder, now, most=1)), None)
 
 
 def message(

@@ -150,7 +150,9 @@ class Teller:
         return False
 
     def finish(self, *names: str) -> None:
-        self._settle(FINISHED, names, lambda entry, told: self.store.finish(entry, outcome_of(entry.message_id), told))
+        self._settle(
+            FINISHED, names, lambda entry, told: self.store.finish([entry], outcome_of(entry.message_id), told)
+        )
 
     def bury(self, *names: str) -> None:
         self._settle(DEAD, names, lambda entry, told: self.store.bury(entry, DEATH, told))
@@ -341,7 +343,7 @@ def _check_use(folder: Path, before: tuple[Entry, ...]) -> None:
     pending.buffer[:] = payload_of("last", LARGE)
     store.put(entry, pending, told)
     assert told.wait() is None
-    store.finish(entry, outcome_of("last"), done)
+    store.finish([entry], outcome_of("last"), done)
     assert done.wait() is None
     store.close()
 

@@ -322,7 +322,7 @@ def test_damage_that_is_met_in_a_large_index_is_mended_by_the_next_start(
     opened = open_store()
     assert opened.recovery.repairs == ()
     told = Told()
-    opened.store.finish(opened.recovery.entries[0], DONE, told)
+    opened.store.finish([opened.recovery.entries[0]], DONE, told)
     assert isinstance(told.wait(), StorageError)
     assert "restart the master" in caplog.text
     opened = open_store()

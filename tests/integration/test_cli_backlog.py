@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benches.backlog import DONE, ERROR, message
+from benches.backlog import DONE, ERROR, message, reserve_one
 from harmonicio.cli.__main__ import main
 from harmonicio.control.client import MasterClient
 from harmonicio.core.errors import HandlerFailed, InvalidInput, NotAllowed, NotFound
@@ -42,7 +42,7 @@ def put(service: MasterService, *message_ids: str) -> None:
 
 
 def reserve(service: MasterService, engine: str = "cells-1") -> Reservation:
-    reservation = service.master.backlog.reserve("plates", f"{engine}#1", time.monotonic())
+    reservation = reserve_one(service.master.backlog, "plates", f"{engine}#1", time.monotonic())
     assert reservation is not None
     return reservation
 
@@ -111,8 +111,8 @@ def test_what_an_engine_has_and_what_is_dead_or_gone_keeps_its_priority_and_says
     backlog = service.master.backlog
     reserve(service)
     fatal = Outcome(OutcomeKind.FAILED, failure=type(ERROR)("ValueError", "no", retryable=False))
-    backlog.settle(reserve(service), fatal)
-    backlog.settle(reserve(service), DONE)
+    backlog.settle([reserve(service)], fatal)
+    backlog.settle([reserve(service)], DONE)
     wait_until(lambda: backlog.figures("plates").done_total == 1)
     code, shown, said = run("backlog", "prioritise", "plates", "held", "dead", "done", "waits", "--priority", "3")
     assert (code, shown) == (1, "1 message of stream 'plates' now: priority 3.\n")
@@ -124,7 +124,7 @@ def test_what_an_engine_has_and_what_is_dead_or_gone_keeps_its_priority_and_says
 def test_the_order_of_messages_that_are_tried_again_can_be_changed_too(service: MasterService, run: Command) -> None:
     put(service, "a", "b")
     backlog = service.master.backlog
-    backlog.settle(reserve(service), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    backlog.settle([reserve(service)], Outcome(OutcomeKind.FAILED, failure=ERROR))
     assert run("backlog", "prioritise", "plates", "a", "--priority", "-5")[0] == 0
     wait_until(lambda: backlog.depth("plates") == 2)
     assert [reserve(service).entry.message_id for _ in range(2)] == ["b", "a"]

@@ -234,8 +234,14 @@ class SimulatedStore(BacklogStore):
 
         self._apply(write, on_done)
 
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        self._apply(self._finished(entry, KeptOutcome(outcome, entry.attempts + 1)), on_done)
+    def finish(self, entries: Sequence[Entry], outcome: Outcome, on_done: Callback) -> None:
+        writes = [self._finished(entry, KeptOutcome(outcome, entry.attempts + 1)) for entry in entries]
+
+        def write(target: Content) -> None:
+            for each in writes:
+                each(target)
+
+        self._apply(write, on_done)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
         finish = self._finished(entry, KeptOutcome(outcome, entry.attempts), is_shed=True)

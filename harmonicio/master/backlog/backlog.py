@@ -15,15 +15,16 @@ from __future__ import annotations
 import logging
 import random
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 
 from harmonicio.control.messages import BacklogFigures, EngineExit
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import StorageError
-from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
+from harmonicio.core.message import Failure, Outcome
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.backlog.answer import PUT_OFF, decide
 from harmonicio.master.backlog.answer_log import AnswerLog
 from harmonicio.master.backlog.arrival import Arrival
 from harmonicio.master.backlog.base import BacklogStore, PayloadLease, PendingPayload
@@ -44,10 +45,8 @@ from harmonicio.wire.events import IncomingMessage
 _log = logging.getLogger(__name__)
 
 ARRIVING_MEMORY_BYTES = 256 * 1024**2
-#: An engine that refused a message is not offered it again at once.
-REFUSED_AGAIN_AFTER_S = 0.1
-#: What is no fault of the message, and may last: it is offered again after pauses that grow.
-_PUT_OFF = (RejectReason.STORAGE, RejectReason.NOT_KEPT)
+#: So many messages are given out at once: whoever else wants something of the backlog has a turn after them.
+RESERVED_AT_ONCE = 256
 
 
 class Backlog:
@@ -215,28 +214,43 @@ class Backlog:
         with self._lock:
             self._ledger.recall(stream)
 
-    def reserve(self, stream: str, holder: str, now: float) -> Reservation | None:
-        """Give the next message of the stream to an engine; None when nothing is ready.
+    def reserve(
+        self, stream: str, choose: Callable[[int], str | None], now: float, *, most: int = RESERVED_AT_ONCE
+    ) -> list[Reservation]:
+        """Give messages of the stream to engines, in order; fewer than ``most`` when no more are ready, or wanted.
 
         Args:
-            holder: Names the engine and its connection, for :meth:`engine_gone`.
+            choose: Told the size of the next payload, names the engine and its connection that holds the message, for
+                :meth:`engine_gone`; None: nobody can have it. Called under a lock, so it must not ask the backlog.
             now: Monotonic seconds.
         """
+        reservations: list[Reservation] = []
         with self._lock:
-            reservation = self._ledger.reserve(stream, holder, now)
-        if reservation is not None:
+            books = self._ledger.books
+            while len(reservations) < most and (size_bytes := books.next_size(stream)) is not None:
+                holder = choose(size_bytes)
+                reservation = None if holder is None else self._ledger.reserve(stream, holder, now)
+                if reservation is None:
+                    break
+                reservations.append(reservation)
+                if books.put_off_size(stream) is not None:
+                    break  # It may be recalled, and goes before the next one then.
+            is_last = bool(reservations) and not books.depth(stream)
+        if is_last:
             self._notifier.changed(stream)
-        return reservation
+        return reservations
 
-    def sending(self, reservation: Reservation) -> bool:
-        """A reserved message is about to be sent; False when it was given up meanwhile, and is not to be."""
+    def sending(self, reservations: Iterable[Reservation]) -> list[Reservation]:
+        """Reserved messages are about to be sent; return those that were not given up meanwhile, and are to be."""
         with self._lock:
-            return self._ledger.sending(reservation)
+            return [reservation for reservation in reservations if self._ledger.sending(reservation)]
 
-    def sent(self, reservation: Reservation) -> None:
-        """A reserved message has been sent: the time of its reservation counts from now."""
+    def sent(self, reservations: Iterable[Reservation]) -> None:
+        """Reserved messages have been sent: the time of their reservations counts from now."""
+        now = self._clock.monotonic()
         with self._lock:
-            self._ledger.sent(reservation, self._clock.monotonic())
+            for reservation in reservations:
+                self._ledger.sent(reservation, now)
 
     def read_ahead(self, reservation: Reservation) -> None:
         """The payload of a reserved message will be opened soon: have it fetched where it has to be."""
@@ -268,41 +282,32 @@ class Backlog:
             failure = Failure("PayloadDamaged", error.text, retryable=False)
             return self._ledger.bury(reservation, failure)
 
-    def settle(self, reservation: Reservation, outcome: Outcome) -> None:
-        """Take an engine's answer; that of a reservation that was given up is counted, logged, and changes nothing.
+    def settle(self, reservations: Sequence[Reservation], outcome: Outcome) -> None:
+        """Take an engine's answer to messages that it has over one connection.
+
+        That to a reservation that was given up is counted, logged, and changes nothing.
 
         Raises:
             RemoteProtocolError: an engine does not answer like that.
         """
         check_answer(outcome)  # Before anything is decided: what cannot be written would be neither done nor ready.
-        with self._lock:
-            decision = self._decide_settled(reservation, outcome)
-        if decision.verdict is Verdict.LATE:
-            self._answer_log.late(reservation, outcome, self._clock.monotonic())
-        elif outcome.reason in _PUT_OFF and decision.verdict is Verdict.READY:
-            self._answer_log.put_off(reservation, outcome, self._clock.monotonic())
-        if decision.verdict is Verdict.SETTLING:
-            self._clerk.finish(decision.entry, outcome)
-        else:
-            self._clerk.carry_out([decision])
-
-    def _decide_settled(self, reservation: Reservation, outcome: Outcome) -> Decision:
         now = self._clock.monotonic()
-        self._ledger.progressed(engine_of(reservation.holder), now)
-        if outcome.kind is OutcomeKind.DONE:
-            return self._ledger.finish(reservation)
-        if outcome.kind is OutcomeKind.FAILED:
-            failure = outcome.failure or Failure("Unknown", "The engine did not say why.")
-            return self._ledger.fail(reservation, failure, now, self._random.random())
-        if outcome.reason is not None and outcome.reason.is_final:
-            failure = Failure("Rejected", f"{outcome.reason}: {outcome.text}", retryable=False)
-            return self._ledger.bury(reservation, failure)
-        if outcome.reason in _PUT_OFF:
-            is_for_want_of_room = outcome.reason is RejectReason.STORAGE
-            return self._ledger.put_off(reservation, now, self._random.random(), is_recalled=is_for_want_of_room)
-        if reservation.entry.is_suspect:  # No engine came to rest for it, and each try costs work there.
-            return self._ledger.put_off(reservation, now, self._random.random(), is_recalled=False)
-        return self._ledger.release(reservation, now, REFUSED_AGAIN_AFTER_S)
+        with self._lock:
+            self._ledger.progressed(engine_of(reservations[0].holder), now)
+            decisions = [decide(self._ledger, each, outcome, now, self._random.random) for each in reservations]
+        finished: list[Entry] = []
+        others: list[Decision] = []
+        for reservation, decision in zip(reservations, decisions, strict=True):
+            if decision.verdict is Verdict.SETTLING:
+                finished.append(decision.entry)
+                continue
+            others.append(decision)
+            if decision.verdict is Verdict.LATE:
+                self._answer_log.late(reservation, outcome, now)
+            elif outcome.reason in PUT_OFF and decision.verdict is Verdict.READY:
+                self._answer_log.put_off(reservation, outcome, now)
+        self._clerk.finish(finished, outcome)
+        self._clerk.carry_out(others)
 
     def engine_gone(self, holder: str) -> None:
         """The engine's connection ended: what it held is ready again, as suspects."""

@@ -211,8 +211,8 @@ class BacklogStore(ABC):
         """Make dead letters wait again, all or none of them, with no attempts and no crashes."""
 
     @abstractmethod
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        """Replace a stored entry by its outcome; nothing is kept of one that is not there (any more)."""
+    def finish(self, entries: Sequence[Entry], outcome: Outcome, on_done: Callback) -> None:
+        """Replace stored entries by their outcome; nothing is kept of one that is not there (any more)."""
 
     @abstractmethod
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:

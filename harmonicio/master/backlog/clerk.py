@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from harmonicio.core.clock import Clock
@@ -145,7 +145,7 @@ class Clerk:
             self._burying.pop(entry.sequence, None)
             is_absolved = self._ledger.absolve(entry)
         if is_absolved:
-            self.finish(entry, outcome)
+            self.finish([entry], outcome)
 
     def death(self, entry: Entry, failure: Failure) -> Death:
         """Return the record of a message that is given up now."""
@@ -159,10 +159,11 @@ class Clerk:
         """A message does not come to be ready: in an ordered stream those behind it may be."""
         self._notifier.changed(stream)
 
-    def finish(self, entry: Entry, outcome: Outcome) -> None:
-        """Have the outcome of a message written that the ledger calls finished."""
-        if entry.state is not State.GONE:
-            self._store.finish(entry, outcome, partial(self._finished, entry, outcome))
+    def finish(self, entries: Iterable[Entry], outcome: Outcome) -> None:
+        """Have the outcome of messages written that the ledger calls finished."""
+        left = [entry for entry in entries if entry.state is not State.GONE]
+        if left:
+            self._store.finish(left, outcome, partial(self._finished, left, outcome))
 
     def shed(self, entries: Iterable[Entry], why: str) -> None:
         """Have it written that messages had to make room."""
@@ -187,7 +188,7 @@ class Clerk:
                 self._to_repeat.append(partial(self._write_shed, entry, record))
                 return
             self._ledger.shed(entry, self._clock.monotonic())
-        self.tell_final(entry, outcome)
+        self.tell_final([entry], outcome)
         self.room_freed()  # It may have been larger than what it made room for.
 
     def forget(self, entry: Entry, on_tried: Callable[[], None] = lambda: None) -> None:
@@ -214,15 +215,16 @@ class Clerk:
         for each in repeats:
             self._attempt(each)
 
-    def _finished(self, entry: Entry, outcome: Outcome, error: StorageError | None) -> None:
+    def _finished(self, entries: Sequence[Entry], outcome: Outcome, error: StorageError | None) -> None:
+        now = self._clock.monotonic()
         with self._lock:
-            if entry.state is State.GONE:
-                return
             if error is not None:
-                self._to_repeat.append(partial(self.finish, entry, outcome))
+                self._to_repeat.append(partial(self.finish, entries, outcome))
                 return
-            self._ledger.settled(entry, self._clock.monotonic())
-        self.tell_final(entry, outcome)
+            left = [entry for entry in entries if entry.state is not State.GONE]
+            for entry in left:
+                self._ledger.settled(entry, now)
+        self.tell_final(left, outcome)
         self.room_freed()
 
     def _bury(self, entry: Entry, death: Death) -> None:
@@ -238,16 +240,20 @@ class Clerk:
             self._ledger.buried(entry)
         if is_gone:
             return
-        self.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=death.failure))
+        self.tell_final([entry], Outcome(OutcomeKind.FAILED, failure=death.failure))
 
     # ── outcomes ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
-    def tell_final(self, entry: Entry, outcome: Outcome) -> None:
-        """Tell the subscribers of a message, whose outcome is on stable storage."""
+    def tell_final(self, entries: Iterable[Entry], outcome: Outcome) -> None:
+        """Tell the subscribers of messages, whose outcome is on stable storage."""
         with self._lock:
-            subscribers = self._subscriptions.take(entry.stream, entry.message_id)
-        for on_final in subscribers:
-            on_final(entry.message_id, outcome)
+            told = [
+                (entry.message_id, on_final)
+                for entry in entries
+                for on_final in self._subscriptions.take(entry.stream, entry.message_id)
+            ]
+        for message_id, on_final in told:
+            on_final(message_id, outcome)
 
     def subscribe(self, stream: str, message_id: str, on_final: OnFinal) -> None:
         for _ in range(LOOKS):

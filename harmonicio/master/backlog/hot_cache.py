@@ -7,6 +7,7 @@ until its message is gone, and one that finds no room is read from disk when its
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterable
 
 
 class HotCache:
@@ -39,10 +40,11 @@ class HotCache:
         found = self._payloads.get(sequence)
         return None if found is None else found[1]
 
-    def drop(self, sequence: int) -> None:
-        """Let go of a payload; who is reading it keeps it until then."""
+    def drop(self, sequences: Iterable[int]) -> None:
+        """Let go of payloads; who is reading one keeps it until then."""
         with self._lock:
-            self._drop(sequence)
+            for sequence in sequences:
+                self._drop(sequence)
 
     def drop_stream(self, stream: str, before_sequence: int) -> None:
         """Let go of a stream's payloads that arrived before this sequence."""

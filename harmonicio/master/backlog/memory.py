@@ -109,8 +109,9 @@ class MemoryStore(BacklogStore):
                 kept.attempts = kept.crashes = 0
         on_done(None)
 
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        self._finish(entry, KeptOutcome(outcome, entry.attempts + 1))
+    def finish(self, entries: Sequence[Entry], outcome: Outcome, on_done: Callback) -> None:
+        for entry in entries:
+            self._finish(entry, KeptOutcome(outcome, entry.attempts + 1))
         on_done(None)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:

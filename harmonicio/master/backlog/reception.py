@@ -243,7 +243,7 @@ class Reception:
             self._act_after_puts()
             self._clerk.room_freed()
         elif decision.verdict is Verdict.DEAD:
-            self._clerk.tell_final(entry, Outcome(OutcomeKind.FAILED, failure=failure))
+            self._clerk.tell_final([entry], Outcome(OutcomeKind.FAILED, failure=failure))
         self._clerk.stream_changed(entry.stream)
 
 

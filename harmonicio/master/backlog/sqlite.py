@@ -256,7 +256,7 @@ class SqliteStore(BacklogStore):
         """Tell how a put ended, and settle what its payload used."""
         self._gate.leave(waiting_bytes)
         if error is not None:
-            self._hot.drop(entry.sequence)
+            self._hot.drop([entry.sequence])
             payload.discard()
         on_stored(error)
 
@@ -267,26 +267,28 @@ class SqliteStore(BacklogStore):
         self._gather(lambda batch: batch.revisions.append(Change(entries, on_done)), on_done)
 
     def bury(self, entry: Entry, death: Death, on_done: Callback) -> None:
-        self._hot.drop(entry.sequence)
+        self._hot.drop([entry.sequence])
         burial = Burial(entry, encode_death(death), on_done)
         self._gather(lambda batch: batch.burials.append(burial), on_done)
 
     def revive(self, entries: Sequence[Entry], on_done: Callback) -> None:
         self._gather(lambda batch: batch.revivals.append(Change(entries, on_done)), on_done)
 
-    def finish(self, entry: Entry, outcome: Outcome, on_done: Callback) -> None:
-        self._end(entry, KeptOutcome(outcome, entry.attempts + 1), None, on_done)
+    def finish(self, entries: Sequence[Entry], outcome: Outcome, on_done: Callback) -> None:
+        self._end(entries, outcome, 1, None, on_done)
 
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
-        self._end(entry, KeptOutcome(outcome, entry.attempts), record, on_done)
+        self._end([entry], outcome, 0, record, on_done)
 
-    def _end(self, entry: Entry, outcome: KeptOutcome, shed: Shed | None, on_done: Callback) -> None:
-        self._hot.drop(entry.sequence)
-        ending = Ending(entry, encode_outcome(outcome), self._clock.wall(), shed, on_done)
+    def _end(self, entries: Sequence[Entry], outcome: Outcome, more: int, shed: Shed | None, on_done: Callback) -> None:
+        self._hot.drop(entry.sequence for entry in entries)
+        attempts = [entry.attempts + more for entry in entries]
+        encoded = {each: encode_outcome(KeptOutcome(outcome, each)) for each in set(attempts)}
+        ending = Ending(entries, [encoded[each] for each in attempts], self._clock.wall(), shed, on_done)
         self._gather(lambda batch: batch.endings.append(ending), on_done)
 
     def forget(self, entry: Entry, on_done: Callback) -> None:
-        self._hot.drop(entry.sequence)
+        self._hot.drop([entry.sequence])
         self.purge([entry], on_done)
 
     def purge(self, entries: Sequence[Entry], on_done: Callback) -> None:
@@ -323,8 +325,8 @@ class SqliteStore(BacklogStore):
             self._remove_files_now(sequences)  # The pool is closed: this is the writer's last batch.
 
     def _remove_files_now(self, sequences: list[int]) -> None:
+        self._hot.drop(sequences)
         for sequence in sequences:
-            self._hot.drop(sequence)
             self._files.remove(sequence)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────

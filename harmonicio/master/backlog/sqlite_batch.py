@@ -8,7 +8,7 @@ encoded before it gets here: what cannot be must not fail what others write.
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -35,8 +35,10 @@ class Burial(NamedTuple):
 
 
 class Ending(NamedTuple):
-    entry: Entry
-    outcome: bytes
+    """Each entry has its own outcome; what was shed comes alone."""
+
+    entries: Sequence[Entry]
+    outcomes: Sequence[bytes]
     finished_at: float
     shed: Shed | None
     on_done: Callback
@@ -119,7 +121,7 @@ class Batch:
     def entries_removed(self) -> list[Entry]:
         """Return what is not needed once the batch is written, entries of dropped streams aside."""
         purged = (entry for purge in self.purges for entry in purge.entries)
-        return [*(ending.entry for ending in self.endings), *purged]
+        return [*(entry for ending in self.endings for entry in ending.entries), *purged]
 
     def files_put(self) -> list[int]:
         """Return the sequences of new payload files."""
@@ -190,46 +192,37 @@ class BatchWriter:
             "UPDATE entries SET failure = NULL, attempts = 0, crashes = 0 WHERE sequence = ?",
             [(entry.sequence,) for revival in batch.revivals for entry in revival.entries],
         )
-        endings = [ending for ending in batch.endings if self._has_row(ending.entry)]
+        self._add_shed([ending.shed for ending in batch.endings if self._add_finished(ending) and ending.shed])
+        if self._outcome_bytes > self._limits.outcome_bytes:
+            self._let_go_of_outcomes(finished_before=0.0)
         self._remove(batch.entries_removed())
-        self._add_finished(endings)
-        self._add_shed([ending.shed for ending in endings if ending.shed is not None])
         files = [sequence for drop in batch.drops for sequence in self._drop(drop.stream, drop.before_sequence)]
         if batch.prune_at is not None:
             self._prune(batch.prune_at)
         return files
 
-    def _has_row(self, entry: Entry) -> bool:
-        """Whether an entry is still there: its stream may have been deleted, and its id be another message's by now."""
-        rows = self._connection.execute("SELECT 1 FROM entries WHERE sequence = ?", (entry.sequence,))
-        return rows.fetchone() is not None
-
     def _remove(self, entries: list[Entry]) -> None:
-        self._connection.executemany("DELETE FROM entries WHERE sequence = ?", [(each.sequence,) for each in entries])
-        self._connection.executemany(
-            "DELETE FROM payloads WHERE sequence = ?",
-            [(each.sequence,) for each in entries if each.size_bytes <= INLINE_MAX_BYTES],
-        )
+        runs = [run[:2] for run in _runs((sequence, b"") for sequence in sorted(entry.sequence for entry in entries))]
+        self._connection.executemany("DELETE FROM entries WHERE sequence BETWEEN ? AND ?", runs)
+        self._connection.executemany("DELETE FROM payloads WHERE sequence BETWEEN ? AND ?", runs)
 
-    def _add_finished(self, endings: list[Ending]) -> None:
-        self._connection.executemany(
-            "INSERT INTO finished (stream, message_id, digest, finished_at, outcome, is_shed)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            [
-                (
-                    ending.entry.stream,
-                    ending.entry.message_id,
-                    ending.entry.digest,
-                    ending.finished_at,
-                    ending.outcome,
-                    ending.shed is not None,
-                )
-                for ending in endings
-            ],
-        )
-        self._outcome_bytes += sum(len(ending.outcome) for ending in endings)
-        if self._outcome_bytes > self._limits.outcome_bytes:
-            self._let_go_of_outcomes(finished_before=0.0)
+    def _add_finished(self, ending: Ending) -> bool:
+        """Add rows for those that are still there, and return whether any is.
+
+        A stream may have been deleted, and an id be another message's by now.
+        """
+        added = 0
+        sequences = (entry.sequence for entry in ending.entries)
+        for first, last, outcome in _runs(zip(sequences, ending.outcomes, strict=True)):
+            rows = self._connection.execute(
+                "INSERT INTO finished (stream, message_id, digest, finished_at, outcome, is_shed)"
+                " SELECT stream, message_id, digest, ?, ?, ? FROM entries WHERE sequence BETWEEN ? AND ?"
+                " ORDER BY sequence",
+                (ending.finished_at, outcome, ending.shed is not None, first, last),
+            )
+            added += rows.rowcount
+            self._outcome_bytes += rows.rowcount * len(outcome)
+        return added > 0
 
     def _forget_shed(self, entries: list[Entry]) -> None:
         """What was shed and is put again has not ended (yet)."""
@@ -313,6 +306,20 @@ class BatchWriter:
             self._connection.execute("DELETE FROM finished WHERE number <= ?", (gone,))
             if not rows or gone < rows[-1][0]:
                 return
+
+
+def _runs(ended: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, int, bytes]]:
+    """Return the first and the last of those that stand side by side and end alike: one statement serves them all."""
+    run: tuple[int, int, bytes] | None = None
+    for sequence, outcome in ended:
+        if run is not None and run[1] <= sequence <= run[1] + 1 and outcome == run[2]:
+            run = (run[0], sequence, outcome)
+            continue
+        if run is not None:
+            yield run
+        run = (sequence, sequence, outcome)
+    if run is not None:
+        yield run
 
 
 def _variables(entry: Entry) -> tuple[int, int, int, bool, int]:

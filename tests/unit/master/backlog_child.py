@@ -56,7 +56,7 @@ def run_until_killed(store: SqliteStore) -> None:
         say(f"stored {sequence}")
         room.release()
         if sequence % 3 == 0:
-            store.finish(entries.pop(sequence), Outcome(OutcomeKind.DONE, result=sequence), partial(done, sequence))
+            store.finish([entries.pop(sequence)], Outcome(OutcomeKind.DONE, result=sequence), partial(done, sequence))
 
     def done(sequence: int, error: StorageError | None) -> None:
         assert error is None
@@ -116,7 +116,7 @@ def put_and_say(store: SqliteStore, sequence: int, payload: bytes) -> Entry | No
 
 
 def finish(store: SqliteStore, entry: Entry) -> StorageError | None:
-    return wait_for(lambda told: store.finish(entry, Outcome(OutcomeKind.DONE), told))[0]
+    return wait_for(lambda told: store.finish([entry], Outcome(OutcomeKind.DONE), told))[0]
 
 
 def wait_for(ask: Callable[[Callback], T]) -> tuple[StorageError | None, T]:

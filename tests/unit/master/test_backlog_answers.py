@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from benches.backlog import reserve_one
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import MAX_RESULT_BYTES, Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
@@ -33,7 +34,7 @@ def reserved(backlog: Backlog) -> Reservation:
     answers: list[Outcome] = []
     backlog.put("images", message, None, answers.append)
     wait_until(lambda: answers)
-    reservation = backlog.reserve("images", "e-1", 0.0)
+    reservation = reserve_one(backlog, "images", "e-1", 0.0)
     assert reservation is not None
     return reservation
 
@@ -58,19 +59,19 @@ def nested(levels: int) -> Any:
 def test_a_message_whose_result_cannot_be_kept_is_ready_again(backlog: Backlog, result: Any) -> None:
     reservation = reserved(backlog)
     with pytest.raises(RemoteProtocolError, match="An engine sent a result"):
-        backlog.settle(reservation, Outcome(OutcomeKind.DONE, result=result))
+        backlog.settle([reservation], Outcome(OutcomeKind.DONE, result=result))
     backlog.engine_gone("e-1")  # As the end of its connection does.
     assert backlog.figures("images").ready == 1
-    again = backlog.reserve("images", "e-2", 0.0)
+    again = reserve_one(backlog, "images", "e-2", 0.0)
     assert again is not None
-    backlog.settle(again, Outcome(OutcomeKind.DONE, result=nested(60)))
+    backlog.settle([again], Outcome(OutcomeKind.DONE, result=nested(60)))
     wait_until(lambda: backlog.figures("images").done_total == 1)
 
 
 def test_what_an_engine_says_is_one_short_line_of_the_log(backlog: Backlog, caplog: pytest.LogCaptureFixture) -> None:
     text = "no room\n2026-01-01 ERROR something else\x1b[2J" + "x" * 100_000
     with caplog.at_level(logging.WARNING):
-        backlog.settle(reserved(backlog), Outcome.rejected(RejectReason.STORAGE, text))
+        backlog.settle([reserved(backlog)], Outcome.rejected(RejectReason.STORAGE, text))
     (line,) = [record.getMessage() for record in caplog.records if "no room" in record.getMessage()]
     assert len(line) < 600
     assert line.isprintable()

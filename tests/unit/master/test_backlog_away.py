@@ -55,7 +55,7 @@ def test_a_payload_that_is_away_for_half_an_hour_costs_its_message_nothing_but_t
     reservation = desk.reserve()
     with desk.backlog.open_payload(reservation) as payload:
         assert payload.view == PAYLOAD
-    desk.backlog.settle(reservation, DONE)
+    desk.backlog.settle([reservation], DONE)
     wait_until(lambda: desk.state("a") == "done", what="the message to be done")
 
 

@@ -68,7 +68,7 @@ def test_a_known_message_is_stored_once_and_answered_each_time(desk: Desk) -> No
     for _ in range(3):
         desk.put("a")
     assert (desk.answers, desk.backlog.depth("plates")) == ([STORED] * 3, 1)
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     desk.put("a")
     assert (desk.answers[-1], desk.backlog.depth("plates")) == (STORED, 0)
 
@@ -110,7 +110,7 @@ def test_a_full_backlog_refuses_and_tells_when_there_is_room_again() -> None:
     room.clear()
     desk.put("c")
     assert not desk.backlog.can_take()
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     assert room.wait(5.0)
     desk.backlog.close()
 
@@ -150,7 +150,7 @@ def test_a_final_outcome_is_told_once_and_only_when_it_is_on_stable_storage(held
     store.release()
     desk.subscribe("a")
     outcome = Outcome(OutcomeKind.DONE, result=[1, 2])
-    desk.backlog.settle(desk.reserve(), outcome)
+    desk.backlog.settle([desk.reserve()], outcome)
     assert (desk.finals, desk.state("a")) == ([], "reserved")
     store.release()
     assert (desk.finals, desk.state("a")) == ([("a", outcome)], "done")
@@ -160,12 +160,12 @@ def test_a_final_outcome_is_told_once_and_only_when_it_is_on_stable_storage(held
 def test_a_failed_message_gets_another_attempt_and_then_is_a_dead_letter(desk: Desk) -> None:
     desk.put("a")
     desk.subscribe("a")
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=ERROR))
     assert (desk.backlog.depth("plates"), desk.state("a"), desk.finals) == (0, "waiting", [])
     desk.clock.advance(1.0)
     desk.backlog.tick()
     assert desk.backlog.depth("plates") == 1
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=ERROR))
     assert desk.state("a") == "dead"
     assert desk.finals == [("a", Outcome(OutcomeKind.FAILED, failure=ERROR))]
     assert desk.backlog.figures("plates").dead == 1
@@ -173,7 +173,7 @@ def test_a_failed_message_gets_another_attempt_and_then_is_a_dead_letter(desk: D
 
 def test_a_message_that_an_engine_can_never_take_is_a_dead_letter(desk: Desk) -> None:
     desk.put("a")
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.REJECTED, reason=RejectReason.TOO_LARGE, text="7 GB"))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.REJECTED, reason=RejectReason.TOO_LARGE, text="7 GB"))
     found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and found.failure is not None
     assert found.failure.text == "too_large: 7 GB"
@@ -181,7 +181,7 @@ def test_a_message_that_an_engine_can_never_take_is_a_dead_letter(desk: Desk) ->
 
 def test_a_message_that_an_engine_cannot_take_now_is_offered_again_a_moment_later(desk: Desk) -> None:
     desk.put("a")
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.REJECTED, reason=RejectReason.DRAINING))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.REJECTED, reason=RejectReason.DRAINING))
     assert desk.backlog.depth("plates") == 0
     desk.clock.advance(0.2)
     desk.backlog.tick()
@@ -195,7 +195,7 @@ def test_a_suspect_that_no_engine_has_taken_is_offered_again_after_pauses_that_g
     for _ in range(1000):
         assert desk.backlog.put_off_size("plates") is None, "no engine may have it before"
         if desk.backlog.depth("plates"):
-            desk.backlog.settle(desk.reserve(), Outcome.rejected(RejectReason.NO_CREDIT, "It was not alone in time."))
+            desk.backlog.settle([desk.reserve()], Outcome.rejected(RejectReason.NO_CREDIT, "It was not alone in time."))
             tries += 1
         desk.clock.advance(0.1)
         desk.backlog.tick()
@@ -205,7 +205,7 @@ def test_a_suspect_that_no_engine_has_taken_is_offered_again_after_pauses_that_g
 def test_a_message_that_was_not_kept_waits_for_its_pause_whoever_may_have_room(desk: Desk) -> None:
     desk.put("a")
     for reason, recalled in ((RejectReason.STORAGE, 5), (RejectReason.NOT_KEPT, None)):
-        desk.backlog.settle(desk.reserve(), Outcome.rejected(reason, "Not now."))
+        desk.backlog.settle([desk.reserve()], Outcome.rejected(reason, "Not now."))
         assert (desk.backlog.depth("plates"), desk.backlog.put_off_size("plates")) == (0, recalled)
         desk.clock.advance(BACK_OFF_MAX_S)
         desk.backlog.tick()
@@ -221,7 +221,7 @@ def test_a_message_that_no_host_has_room_for_stays_in_the_backlog_is_offered_les
     offers, began = 0, desk.clock.monotonic()
     while (passed_s := desk.clock.monotonic() - began) < 300.0:
         if desk.backlog.depth("plates"):
-            desk.backlog.settle(desk.reserve(), no_room)
+            desk.backlog.settle([desk.reserve()], no_room)
             offers += 1
         desk.clock.advance(0.25)
         desk.backlog.tick()
@@ -241,7 +241,7 @@ def test_a_refused_message_whose_attempts_are_used_up_is_not_said_to_stay_in_the
     reservation = desk.reserve()
     for _ in range(PLATES.max_crashes):
         desk.backlog.engine_exited(EngineExit("e1", "plates", ExitReason.CRASHED, held=("a",)))
-    desk.backlog.settle(reservation, Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume."))
+    desk.backlog.settle([reservation], Outcome.rejected(RejectReason.STORAGE, "No space left on the scratch volume."))
     assert desk.state("a") == "dead"
     assert "no room" not in caplog.text
 
@@ -256,7 +256,7 @@ def test_listeners_are_told_once_of_a_message_that_was_stored(desk: Desk, monkey
 def test_an_engine_does_not_say_stored(desk: Desk) -> None:
     desk.put("a")
     with pytest.raises(RemoteProtocolError):
-        desk.backlog.settle(desk.reserve(), STORED)
+        desk.backlog.settle([desk.reserve()], STORED)
 
 
 def test_a_time_out_kill_counts_an_attempt(desk: Desk) -> None:
@@ -332,8 +332,8 @@ def test_what_could_not_be_written_is_tried_again_and_not_forgotten(held: tuple[
     store.release()
     for message_id in "ab":
         desk.subscribe(message_id)
-    desk.backlog.settle(desk.reserve(), DONE)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], DONE)
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     store.release(StorageError("The disk is full."))
     assert (desk.finals, desk.state("a"), desk.state("b")) == ([], "reserved", "dead")
     desk.backlog.tick()
@@ -355,7 +355,7 @@ def test_what_could_not_be_written_of_a_deleted_stream_says_nothing_of_the_next_
     desk.put("a")
     store.release()
     outcome = DONE if ends == "done" else Outcome(OutcomeKind.FAILED, failure=FATAL)
-    desk.backlog.settle(desk.reserve(), outcome)
+    desk.backlog.settle([desk.reserve()], outcome)
     store.release(StorageError("The disk is full."))
     store.is_holding = False
     desk.backlog.drop_stream("plates", is_forced=True)
@@ -366,5 +366,5 @@ def test_what_could_not_be_written_of_a_deleted_stream_says_nothing_of_the_next_
     desk.backlog.tick()
     assert (desk.state("a"), desk.finals) == ("waiting", [])
     assert desk.store.outcome("plates", "a") is None
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     assert desk.finals == [("a", DONE)]

@@ -45,7 +45,7 @@ def named(*message_ids: str) -> DeadChoice:
 def test_a_replayed_dead_letter_waits_again_in_its_place_as_if_it_had_never_been_tried(desk: Desk) -> None:
     desk.put("a")
     for _ in range(2):
-        desk.backlog.sending(desk.reserve("e1#1"))
+        desk.backlog.sending([desk.reserve("e1#1")])
         crash(desk, "e1")
     desk.put("b")
     assert desk.backlog.upkeep.replay("plates", named("a")) == DeadChange(1)
@@ -56,7 +56,7 @@ def test_a_replayed_dead_letter_waits_again_in_its_place_as_if_it_had_never_been
     assert again.entry.is_suspect
     with desk.backlog.open_payload(again) as payload:
         assert bytes(payload.view) == b"cells"
-    desk.backlog.settle(again, DONE)
+    desk.backlog.settle([again], DONE)
     assert desk.state("a") == "done"
 
 
@@ -66,7 +66,7 @@ def test_who_asks_for_the_outcome_of_a_replayed_message_hears_the_new_one(desk: 
     desk.backlog.upkeep.replay("plates", named("a"))
     desk.subscribe("a")
     assert [outcome and outcome.kind for _, outcome in desk.finals] == [OutcomeKind.FAILED]
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     assert [outcome and outcome.kind for _, outcome in desk.finals] == [
         OutcomeKind.FAILED,
         OutcomeKind.DONE,
@@ -126,7 +126,7 @@ def test_a_letter_whose_burial_is_not_written_yet_is_left_alone() -> None:
     store.is_holding = False
     desk.put("a")
     store.is_holding = True
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.backlog.upkeep.replay("plates", named("a")) == DeadChange(0, ("a",))
     store.release()
     store.is_holding = False
@@ -283,7 +283,7 @@ def test_one_that_is_given_up_just_now_is_neither_replayed_nor_unknown_to_who_wa
         return ""
 
     desk.backlog.set_image_finder(find_image)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert changes == [DeadChange(0, ("a",))]
     assert desk.finals == [("a", Outcome(OutcomeKind.FAILED, failure=FATAL))]
     assert desk.backlog.upkeep.replay("plates", DeadChoice(("a",))) == DeadChange(1)
@@ -311,7 +311,7 @@ def test_who_asks_just_while_a_letter_is_changed_hears_what_becomes_of_it(verb: 
     desk.subscribe("a")
     if verb == "replay":
         assert desk.finals == [], "it waits again, so nothing is known yet"
-        desk.backlog.settle(desk.reserve(), DONE)
+        desk.backlog.settle([desk.reserve()], DONE)
     assert desk.finals == [("a", DONE if verb == "replay" else None)]
     desk.backlog.close()
 

@@ -58,7 +58,7 @@ def test_who_has_it_now_is_not_overwritten_by_word_of_an_engine_that_had_it_befo
     desk.backlog.engine_gone("e1#1")
     current = desk.reserve("e2#1")
     crash(desk, "e1")
-    desk.backlog.settle(current, Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([current], Outcome(OutcomeKind.FAILED, failure=FATAL))
     entry = desk.backlog.entry("plates", "a")
     assert entry is not None
     death = desk.store.death(entry)
@@ -80,7 +80,7 @@ def test_attempts_that_failed_are_not_called_timed_out_when_the_stream_allows_fe
     desk.put("a")
     desk.reserve("e1#1")
     crash(desk, "e1")
-    desk.backlog.settle(desk.reserve("e2#1"), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([desk.reserve("e2#1")], Outcome(OutcomeKind.FAILED, failure=ERROR))
     desk.clock.advance(10.0)
     desk.backlog.tick()
     desk.reserve("e3#1")
@@ -101,7 +101,7 @@ def test_the_words_of_dead_letters_count_in_their_budget(tmp_path: Path, is_dura
     desk.put("given up", flags=Flag.DEAD, failure=words)
     desk.put("waits")
     wait_until(lambda: len(desk.answers) == 3, what="the messages to be stored")
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=words))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=words))
     for _ in range(2):
         budget = desk.backlog.upkeep._books.budget
         assert 20_000 < budget.dead_bytes < 20_000 + 4 * ENTRY_OVERHEAD_BYTES

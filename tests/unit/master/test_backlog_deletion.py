@@ -109,7 +109,7 @@ def test_of_two_rows_of_one_id_the_later_one_is_kept(dead: tuple[int, ...]) -> N
     assert desk.state("a") == ("dead" if 2 in dead else "waiting")
     assert "was there twice" in desk.backlog.recovered[-1]
     if 2 not in dead:
-        desk.backlog.settle(desk.reserve(), DONE)
+        desk.backlog.settle([desk.reserve()], DONE)
         assert desk.state("a") == "done"
     assert desk.backlog.depth("plates") == 0
     desk.backlog.close()
@@ -131,7 +131,7 @@ def test_a_stream_with_messages_or_dead_letters_is_dropped_by_force_only(held: t
     reservation = desk.reserve()
     with pytest.raises(Conflict):
         desk.backlog.drop_stream("plates")
-    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([reservation], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.state("a") == "dead"
     with pytest.raises(Conflict, match="dead letters: 1"):
         desk.backlog.drop_stream("plates")
@@ -172,7 +172,7 @@ def test_what_a_stream_got_after_a_slow_deletion_had_begun_stays(
     assert (desk.state("a"), desk.state("b")) == (None, "waiting")
     assert desk.finals == [("a", None)], "the other one is there, and not known to have ended"
     store.is_holding = False
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=ERROR))
     assert desk.state("b") == "waiting", "it is treated as its declaration says"
     desk.backlog.close()
     assert [entry.message_id for entry in store.recover().entries] == ["b"]
@@ -213,7 +213,7 @@ def test_a_message_put_while_its_stream_is_dropped_is_either_rejected_or_keeps_t
         wait_until(lambda: desk.answers, what="the answer to the put")
         if desk.answers == [STORED]:
             assert is_kept, "a stored message was dropped"
-            desk.backlog.settle(desk.reserve(), DONE)
+            desk.backlog.settle([desk.reserve()], DONE)
             wait_until(lambda: desk.backlog.figures("plates").reserved == 0)
         else:
             assert not is_kept

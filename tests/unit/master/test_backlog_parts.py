@@ -115,8 +115,8 @@ def test_the_hot_cache_keeps_what_came_first_within_its_bytes() -> None:
     for sequence in range(5):
         cache.offer(sequence, "plates", memoryview(bytes(40)))
     assert [cache.get(sequence) is not None for sequence in range(5)] == [True, True, False, False, False]
-    cache.drop(0)
-    cache.drop(0)
+    cache.drop([0])
+    cache.drop([0])
     cache.offer(7, "wells", memoryview(b"x" * 60))
     assert cache.get(7) == b"x" * 60
     cache.drop_stream("plates", before_sequence=1)

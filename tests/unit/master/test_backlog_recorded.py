@@ -98,7 +98,7 @@ def test_one_that_an_engine_refuses_after_another_has_processed_it_is_done(desk:
     put(desk)
     desk.reserve("e1#1")
     desk.backlog.engine_gone("e1#1")
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     wait_until(lambda: desk.state("a") == "done")
     assert records.asked == [("plates", "a", 5)]
 
@@ -106,7 +106,7 @@ def test_one_that_an_engine_refuses_after_another_has_processed_it_is_done(desk:
 def test_one_that_an_engine_refuses_and_none_has_processed_is_dead(desk: Desk, records: Records) -> None:
     records.outcome = None
     put(desk)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.state("a") == "dead"
 
 

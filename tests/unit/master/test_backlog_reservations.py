@@ -14,14 +14,14 @@ def test_a_late_outcome_is_counted_logged_and_has_no_effect(desk: Desk, caplog: 
     desk.backlog.engine_gone("e1")
     current = desk.reserve("e2")
     for _ in range(5):
-        desk.backlog.settle(late, DONE)
+        desk.backlog.settle([late], DONE)
     assert (desk.state("a"), desk.backlog.figures("plates").late_total) == ("reserved", 5)
     (line,) = [record.getMessage() for record in caplog.records if "given up" in record.getMessage()]
     assert "`done` from e1 for message 'a' of stream 'plates'" in line
     desk.clock.advance(LATE_LOG_INTERVAL_S)
-    desk.backlog.settle(late, DONE)
+    desk.backlog.settle([late], DONE)
     assert "change nothing: 5;" in caplog.records[-1].getMessage()
-    desk.backlog.settle(current, DONE)
+    desk.backlog.settle([current], DONE)
     assert desk.state("a") == "done"
 
 
@@ -41,11 +41,11 @@ def test_an_answer_of_an_engine_renews_what_else_it_holds(desk: Desk) -> None:
     desk.put("b")
     first, ahead = desk.reserve("e1"), desk.reserve("e1")
     desk.clock.advance(80.0)
-    desk.backlog.settle(first, DONE)
+    desk.backlog.settle([first], DONE)
     desk.clock.advance(80.0)
     desk.backlog.tick()
     assert desk.state("b") == "reserved"
-    desk.backlog.settle(ahead, DONE)
+    desk.backlog.settle([ahead], DONE)
     assert (desk.state("b"), desk.backlog.figures("plates").late_total) == ("done", 0)
 
 
@@ -60,7 +60,7 @@ def test_whatever_an_engine_completes_renews_what_it_holds(desk: Desk) -> None:
     desk.clock.advance(11.0)
     desk.backlog.tick()
     assert desk.state("a") == "waiting"
-    desk.backlog.settle(ahead, DONE)
+    desk.backlog.settle([ahead], DONE)
     assert desk.backlog.figures("plates").late_total == 1
 
 
@@ -70,7 +70,7 @@ def test_an_answer_renews_nothing_of_other_engines_nor_what_is_held_later(desk: 
     first = desk.reserve("e1")
     desk.reserve("frozen")
     desk.clock.advance(50.0)
-    desk.backlog.settle(first, DONE)
+    desk.backlog.settle([first], DONE)
     desk.clock.advance(20.0)
     desk.reserve("e1")
     desk.clock.advance(20.5)

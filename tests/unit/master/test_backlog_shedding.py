@@ -102,7 +102,7 @@ def test_what_an_engine_has_is_not_shed_and_what_is_tried_again_may_be(desk: Des
     assert not desk.backlog.can_take(100, "plates")
     desk.put("d", bytes(100), priority=9)
     assert desk.answers[-1].reason is RejectReason.BACKLOG_FULL
-    desk.backlog.settle(held[0], Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([held[0]], Outcome(OutcomeKind.FAILED, failure=ERROR))
     desk.put("d", bytes(100), priority=9)
     assert (desk.answers[-1], states(desk, "abcd")) == (STORED, ["shed", "reserved", "reserved", "waiting"])
     desk.clock.advance(60.0)
@@ -142,12 +142,12 @@ def test_dead_letters_are_not_shed_and_while_they_fill_their_share_nothing_is() 
 @pytest.mark.parametrize("payload", [bytes(100), b"other bytes"])
 def test_a_shed_message_that_is_sent_again_is_a_new_one(desk: Desk, payload: bytes) -> None:
     desk.put("d", bytes(100), priority=1)
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     desk.put("b", payload, priority=9)
     assert (desk.answers[-1], desk.state("b"), desk.backlog.figures("plates").ready) == (STORED, "waiting", 3)
     reservation = desk.reserve()
     assert reservation.entry.message_id == "b"
-    desk.backlog.settle(reservation, DONE)
+    desk.backlog.settle([reservation], DONE)
     assert desk.state("b") == "done"
     desk.subscribe("b")
     assert desk.finals == [("b", DONE)]
@@ -157,9 +157,9 @@ def test_a_shed_message_that_is_sent_again_is_a_new_one(desk: Desk, payload: byt
 
 def test_a_shed_message_that_is_sent_again_dies_and_is_purged_is_not_called_shed_any_more(desk: Desk) -> None:
     desk.put("d", bytes(100), priority=1)
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     desk.put("b", bytes(100), priority=9)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.state("b") == "dead"
     desk.backlog.upkeep.purge("plates", DeadChoice(("b",)))
     desk.subscribe("b")
@@ -188,7 +188,7 @@ def test_a_copy_of_what_is_just_being_shed_is_not_called_stored() -> None:
     desk.put("d", bytes(100), priority=1)
     assert desk.state("b") == "shed"
     store.is_holding = False
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     for payload in (bytes(100), b"other bytes"):
         desk.put("b", payload, priority=1)
         assert desk.answers[-1].reason is RejectReason.BACKLOG_FULL

@@ -142,7 +142,7 @@ def told(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 def finish(opened: OpenStore, entry: Entry) -> StorageError | None:
     answer = Told()
-    opened.store.finish(entry, Outcome(OutcomeKind.DONE), answer)
+    opened.store.finish([entry], Outcome(OutcomeKind.DONE), answer)
     return answer.wait()
 
 

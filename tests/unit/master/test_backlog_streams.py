@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, message
+from benches.backlog import DONE, ERROR, FATAL, PLATES, STORED, Desk, message, reserve_one
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.backlog.backlog import Backlog
@@ -28,7 +28,7 @@ def test_listeners_hear_of_every_change_and_may_use_the_backlog(desk: Desk) -> N
     wait_until(lambda: seen == [1], what="the listener to see the message")
     reservation = desk.reserve()
     wait_until(lambda: seen[-1] == 0, what="the listener to see the reservation")
-    desk.backlog.settle(reservation, Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([reservation], Outcome(OutcomeKind.FAILED, failure=ERROR))
     desk.clock.advance(1.0)
     desk.backlog.tick()
     wait_until(lambda: seen[-1] == 1, what="the listener to see the next attempt")
@@ -53,8 +53,8 @@ def test_a_listener_that_fails_is_called_again(desk: Desk) -> None:
 def test_who_subscribes_late_hears_at_once(desk: Desk) -> None:
     for message_id in "ab":
         desk.put(message_id)
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.DONE, result="3 cells"))
-    desk.backlog.settle(desk.reserve(), Outcome(OutcomeKind.FAILED, failure=FATAL))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.DONE, result="3 cells"))
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     for message_id in "abc":
         desk.subscribe(message_id)
     assert desk.finals == [
@@ -68,13 +68,13 @@ def test_who_unsubscribes_hears_nothing(desk: Desk) -> None:
     desk.put("a")
     desk.subscribe("a")
     desk.backlog.unsubscribe("plates", {"a", "b"}, desk.final)
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     assert desk.finals == []
 
 
 def test_an_outcome_is_known_for_an_hour_and_that_it_was_done_for_a_day(desk: Desk) -> None:
     desk.put("a")
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     found = desk.backlog.upkeep.outcome("plates", "a")
     assert found is not None and (found.state, found.attempts) == ("done", 1)
     desk.store.prune(time.time() + 3_700)
@@ -91,7 +91,7 @@ def test_a_wall_clock_that_is_set_makes_nothing_older(jumps_s: list[float]) -> N
     desk = Desk(MemoryStore(clock=clock), clock=clock)
     for number, jump_s in enumerate(jumps_s):
         desk.put(f"before {number}")
-        desk.backlog.settle(desk.reserve(), DONE)
+        desk.backlog.settle([desk.reserve()], DONE)
         clock.set_wall(jump_s)
         clock.advance(1.0)
         desk.backlog.tick()
@@ -109,7 +109,7 @@ def test_what_is_old_is_forgotten_although_the_wall_clock_was_set_forward_in_bet
     clock = ManualClock()
     desk = Desk(MemoryStore(clock=clock), clock=clock)
     desk.put("a")
-    desk.backlog.settle(desk.reserve(), DONE)
+    desk.backlog.settle([desk.reserve()], DONE)
     clock.set_wall(100 * 3_600.0)
     for _ in range(2):
         clock.advance(3_599.0)
@@ -128,8 +128,8 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
         first.put(message_id, message_id.encode() * 100_000)
     first.put("gone", b"x", flags=int(Flag.DEAD), failure=FATAL)
     wait_until(lambda: len(first.answers) == 5, what="everything to be stored")
-    first.backlog.settle(first.reserve(), DONE)
-    first.backlog.settle(first.reserve(), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    first.backlog.settle([first.reserve()], DONE)
+    first.backlog.settle([first.reserve()], Outcome(OutcomeKind.FAILED, failure=ERROR))
     first.reserve()
     first.backlog.close()
 
@@ -180,13 +180,13 @@ def test_many_threads_put_and_take_and_each_message_is_processed_once(tmp_path: 
 
     def take(engine: str) -> None:
         while not is_over.is_set():
-            reservation = backlog.reserve("plates", engine, time.monotonic())
+            reservation = reserve_one(backlog, "plates", engine, time.monotonic())
             if reservation is None:
                 is_over.wait(0.001)
                 continue
             with backlog.open_payload(reservation) as payload:
                 assert set(bytes(payload.view)) == {int(reservation.entry.message_id.split("/")[1])}
-            backlog.settle(reservation, DONE)
+            backlog.settle([reservation], DONE)
             taken.append(reservation.entry.message_id)
 
     threads = [threading.Thread(target=put, args=(number,)) for number in range(sources)]

@@ -26,7 +26,7 @@ def test_what_waits_is_shown_with_its_state_and_who_has_it(desk: Desk) -> None:
         desk.put(message_id)
     desk.clock.advance(5.0)
     desk.reserve("cells-1#4")
-    desk.backlog.settle(desk.reserve("cells-2#1"), Outcome(OutcomeKind.FAILED, failure=ERROR))
+    desk.backlog.settle([desk.reserve("cells-2#1")], Outcome(OutcomeKind.FAILED, failure=ERROR))
     view = desk.backlog.upkeep.backlog("plates", 10)
     assert [each.message for each in view.next] == ["c"]
     assert [(each.message, each.state, each.engine) for each in view.oldest] == [

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from benches.backlog import PLATES, Desk
+from benches.backlog import PLATES, Desk, reserve_one
 from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.core.message import Outcome, OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.master.backlog.backlog import Backlog
+from harmonicio.master.backlog.backlog import RESERVED_AT_ONCE, Backlog
 from harmonicio.master.backlog.base import PayloadLease, StoreLimits, damaged
 from harmonicio.master.backlog.entry import Entry, Reservation
 from harmonicio.master.backlog.memory import MemoryStore
@@ -103,6 +103,11 @@ def put(backlog: Backlog, name: str, payload: bytes = b"cells", depth: int = 1) 
     wait_until(lambda: backlog.depth("images") == depth)
 
 
+def assign(session: EngineSession, reservation: Reservation) -> None:
+    session.expect(reservation.entry.size_bytes)
+    session.assign([reservation])
+
+
 def new_session(
     link: SeenLink,
     backlog: object,
@@ -130,9 +135,9 @@ def test_a_message_whose_payload_is_being_read_uses_credit(executor: ThreadPoolE
     session = new_session(link, backlog, executor)
     session.opened()
     session.handle(Credit(1, 1_000))
-    reservation = backlog.reserve("images", session.holder, time.monotonic())
+    reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
     assert reservation is not None and session.can_take(5)
-    session.assign(reservation)
+    assign(session, reservation)
     assert store.is_reading.wait(20)
     assert not session.can_take(5)
     assert session.load == 1
@@ -152,9 +157,9 @@ def test_what_goes_behind_a_message_is_fetched_while_that_is_read_and_sent(execu
     session = new_session(link, backlog, executor)
     session.handle(Credit(9, 9_000_000))
     for _ in range(3):
-        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
         assert reservation is not None
-        session.assign(reservation)
+        assign(session, reservation)
     session.opened()
     assert store.is_reading.wait(20)
     assert store.ahead == ["second", "third"], "and nothing is sent yet"
@@ -175,11 +180,11 @@ def test_a_message_that_is_not_sent_after_all_makes_room_for_the_next(
     session.opened()
     session.handle(Credit(1, 1_000))
     put(backlog, "first")
-    reservation = backlog.reserve("images", session.holder, time.monotonic())
+    reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
     assert reservation is not None
     if reason == "it was given up meanwhile":
         backlog.engine_gone(session.holder)
-    session.assign(reservation)
+    assign(session, reservation)
     wait_until(lambda: session.load == 0)
     # Until then the message has used the only credit: whoever waited was told that there is none.
     wait_until(lambda: len(room) == 3)
@@ -211,9 +216,9 @@ def test_an_engine_has_room_again_when_it_has_taken_what_it_refused_or_something
     ]
     for number, (size_bytes, outcome, refusals) in enumerate(answers):
         put(backlog, f"m{number}", b"cells and more"[:size_bytes])
-        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
         assert reservation is not None
-        session.assign(reservation)
+        assign(session, reservation)
         wait_until(lambda expected=size_bytes: bool(link.sent) and len(link.sent[-1]) == expected)
         session.handle(OutcomesReceived((OutcomeRange(number, number, outcome),)))
         assert session.refusals == refusals
@@ -228,22 +233,46 @@ def test_what_is_answered_and_not_decided_yet_is_not_called_answered(executor: T
     session.handle(Credit(3, 1_000))
     for number in range(3):
         put(backlog, f"m{number}")
-        reservation = backlog.reserve("images", session.holder, time.monotonic())
+        reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
         assert reservation is not None
-        session.assign(reservation)
+        assign(session, reservation)
     wait_until(lambda: link.sent.count(b"cells") == 3)
     decide, seen = backlog.settle, []
 
-    def settle(reservation: Reservation, outcome: Outcome) -> None:
+    def settle(reservations: Sequence[Reservation], outcome: Outcome) -> None:
         seen.append(session.has_unanswered)
-        decide(reservation, outcome)
+        decide(reservations, outcome)
 
     backlog.settle = settle  # type: ignore[method-assign]
     session.handle(OutcomesReceived((OutcomeRange(0, 2, Outcome(OutcomeKind.DONE)),)))
-    assert (seen, session.has_unanswered) == ([True] * 3, False), "a master that drains would have ended in between"
+    assert (seen, session.has_unanswered) == ([True], False), "a master that drains would have ended in between"
     with pytest.raises(RemoteProtocolError):
         session.handle(OutcomesReceived((OutcomeRange(2, 2, Outcome(OutcomeKind.DONE)),)))
     backlog.close()
+
+
+def test_an_engine_is_given_more_when_no_more_of_its_answers_are_here_or_many_were(
+    executor: ThreadPoolExecutor,
+) -> None:
+    desk, link, room = Desk(MemoryStore()), SeenLink(), []
+    session = new_session(link, desk.backlog, executor, on_room=room.append)
+    session.opened()
+    session.handle(Credit(1_000, 1_000_000))
+    for number in range(RESERVED_AT_ONCE + 2):
+        desk.put(f"m{number}")
+        assign(session, desk.reserve(session.holder))
+    wait_until(lambda: link.sent.count(b"cells") == RESERVED_AT_ONCE + 2)
+    room.clear()
+    for number in (0, 1):
+        session.handle(OutcomesReceived((OutcomeRange(number, number, Outcome(OutcomeKind.DONE)),)))
+    assert room == [], "the next answer may be here already"
+    session.pause()
+    assert room == ["images"]
+    session.handle(OutcomesReceived((OutcomeRange(2, RESERVED_AT_ONCE + 1, Outcome(OutcomeKind.DONE)),)))
+    assert room == ["images"] * 2, "the engine must not run out of work while its answers are read"
+    session.pause()
+    assert room == ["images"] * 2
+    desk.backlog.close()
 
 
 def test_the_depth_that_an_engine_hears_is_the_one_that_was_decided_by(executor: ThreadPoolExecutor) -> None:
@@ -312,10 +341,10 @@ def test_a_payload_that_is_sent_for_longer_than_a_reservation_lasts_is_held_mean
     desk.put("a")
     desk.put("b")
     held, expired = desk.reserve(session.holder), desk.reserve(session.holder)
-    session.assign(held)
+    assign(session, held)
     wait_until(lambda: b"cells" in link.sent)
     assert desk.state("a") == "reserved"
-    session.assign(expired)  # Its time was over while the other one was being sent.
+    assign(session, expired)  # Its time was over while the other one was being sent.
     wait_until(lambda: session.load == 1)
     assert link.sent.count(b"cells") == 1 and desk.backlog.depth("plates") == 1
     session.handle(OutcomesReceived((OutcomeRange(0, 0, Outcome(OutcomeKind.DONE)),)))
