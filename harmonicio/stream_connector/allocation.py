@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable
-from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,8 +90,10 @@ class Allocation:
     def _end(self) -> None:
         self._slot = None
         view, self.view = self.view, _NOTHING  # Also a view that was released would hold the slot.
-        with suppress(BufferError):  # Something of the source's looks at it still: that holds the slot, too.
+        try:
             view.release()
+        except BufferError:
+            return  # Something of the source's looks at it still: that holds the slot, too.
 
 
 def is_plain_memory(payload: Any) -> bool:

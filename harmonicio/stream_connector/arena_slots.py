@@ -23,9 +23,9 @@ import logging
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
-from harmonicio.stream_connector.extents import Extents
+from harmonicio.stream_connector.extents import Extents, capacity_of
 from harmonicio.transport import unix
 from harmonicio.transport.arena import IS_SUPPORTED, MAX_ARENA_BYTES, Arena
 from harmonicio.wire.events import Event, Held, OutcomesReceived, Released
@@ -38,6 +38,7 @@ _LOOK_AT_ONCE = 16
 #: What an arena has beyond twice the byte budget: slots are larger than payloads, and sources write ahead of sending.
 _BEYOND_BUDGET_BYTES = 1024**2
 
+#: Offset, capacity, and the piece that a source writes into, where it does.
 _Note = tuple[int, int, memoryview | None]
 
 
@@ -46,23 +47,20 @@ class ArenaSlot:
 
     Attributes:
         piece: What a source writes into, where it does: while anybody has a view of that, the slot is not free.
-        place: Where it is, as it stands in a message.
     """
 
-    __slots__ = ("_capacity", "_owner", "offset", "piece", "place")
+    __slots__ = ("_let_go", "_note", "offset", "piece")
 
-    def __init__(self, offset: int, capacity: int, owner: ArenaSlots, piece: memoryview | None) -> None:
-        self.offset = offset
-        self._capacity = capacity
-        self._owner = owner
-        self.piece = piece
-        self.place = PLACE.pack(offset)
+    def __init__(self, note: _Note, let_go: Callable[[_Note], object]) -> None:
+        self._note = note
+        self._let_go = let_go
+        self.offset, _, self.piece = note
 
     def __del__(self) -> None:
-        self._owner.let_go((self.offset, self._capacity, self.piece))
+        self._let_go(self._note)
 
     def __repr__(self) -> str:
-        return f"<ArenaSlot at {self.offset}, {self._capacity} bytes>"
+        return f"<ArenaSlot at {self.offset}, {self._note[1]} bytes>"
 
 
 class ArenaSlots:
@@ -80,6 +78,8 @@ class ArenaSlots:
         self._arena: Arena | None = None
         self._extents = Extents(self._size_bytes)
         self._notes: deque[_Note] = deque()
+        #: Nobody holds a slot any more: any thread may say so, in the middle of anything.
+        self._let_go = self._notes.append
         self._viewed: deque[_Note] = deque()
         self._quarantine: dict[object, tuple[int | None, list[ArenaSlot]]] = {}
         self._is_closed = False
@@ -114,19 +114,13 @@ class ArenaSlots:
         """Return a free slot for a payload; None when there is none."""
         if self._arena is None:
             self.arena()
+        capacity = capacity_of(size_bytes)
         with self._lock:  # Nobody closes the arena meanwhile.
-            if self._arena is None:
+            arena, piece_bytes = self._arena, size_bytes if is_written_in_place else 0
+            if arena is None:
                 return None
-            if self._notes or self._viewed:
-                self._take_notes()
-            taken = self._extents.take(size_bytes)
-            if taken is None:
-                self._tidy()
-                taken = self._extents.take(size_bytes)
-            if taken is None:
-                return None
-            piece = self._arena.piece(taken[0], size_bytes) if is_written_in_place else None
-        return ArenaSlot(*taken, self, piece)
+            note = self._latest(arena, capacity, piece_bytes) or self._taken(arena, capacity, piece_bytes)
+        return None if note is None else ArenaSlot(note, self._let_go)
 
     def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
         """Return a slot that holds a copy of a payload; None when there is no free one."""
@@ -135,11 +129,6 @@ class ArenaSlots:
         if slot is None or arena is None or not arena.write(slot.offset, payload):
             return None
         return slot
-
-    def let_go(self, note: _Note) -> None:
-        """Nobody holds a slot any more."""
-        if not self._is_closed:  # Else nobody reads the note.
-            self._notes.append(note)
 
     def quarantine(self, process: int | None, slots: Iterable[ArenaSlot]) -> None:
         """Hold slots until a process has ended.
@@ -168,10 +157,33 @@ class ArenaSlots:
                 if process is not None:
                     os.close(process)
             self._quarantine.clear()
-            self._notes.clear()
+            self._notes = deque(maxlen=0)  # The other, with the arena's memory, ends with the last slot.
+            self._let_go = self._notes.append
             self._viewed.clear()
         if arena is not None:
             arena.close()
+
+    def _latest(self, arena: Arena, capacity: int, piece_bytes: int) -> _Note | None:
+        """Return what was let go of last, when it serves: nearly always, where messages are alike."""
+        if not self._notes:
+            return None
+        note = self._notes.pop()  # Others only add.
+        piece = note[2]
+        is_alike = note[1] == capacity and (0 if piece is None else len(piece)) == piece_bytes
+        if is_alike and (piece is None or not arena.is_viewed(piece)):
+            return note
+        self._notes.append(note)
+        return None
+
+    def _taken(self, arena: Arena, capacity: int, piece_bytes: int) -> _Note | None:
+        self._take_notes()
+        offset = self._extents.take(capacity)
+        if offset is None:
+            self._tidy()
+            offset = self._extents.take(capacity)
+        if offset is None:
+            return None
+        return offset, capacity, arena.piece(offset, piece_bytes) if piece_bytes else None
 
     def _tidy(self) -> None:
         for engine, (process, slots) in list(self._quarantine.items()):
@@ -223,7 +235,7 @@ class Transmissions:
         """Give a slot to the engine with the message of this number; return how the message says so."""
         self._under_way[sequence] = slot
         self._newest = sequence
-        return slot.place
+        return PLACE.pack(slot.offset)
 
     def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
         return self._slots.copy(payload, size_bytes)

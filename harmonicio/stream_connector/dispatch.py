@@ -208,13 +208,13 @@ class Dispatch:
             RemoteProtocolError: they answer what is not in flight on this lane.
         """
         lane.credit.outcomes_received(first, last)
-        lane.active_at = lane.answered_at = now
-        lane.answered(last - first + 1, now)
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
         in_flight = lane.in_flight
         answered = [in_flight.pop(number, None) for number in range(first, last + 1)]
         parcels = [parcel for parcel in answered if parcel is not None]
+        if parcels:
+            lane.answered(len(parcels), parcels[0].sent_at, now)
         if outcome.kind is not OutcomeKind.DONE:
             parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
         self._settle(parcels, outcome, lane.is_backlog)

@@ -112,7 +112,7 @@ class Exchange:
             self.tally.sent += 1
             lane = dispatch.offer(parcel, now)
             touched = self._advance(now) if lane is None else [self._peers[lane]]
-            if lane is not None and not self._was_wanted[0]:
+            if lane is not None and not self._was_wanted[0] and now >= dispatch.engines_from:
                 self._tell_wanted(now)
             is_due_earlier = not touched and self._is_due_earlier(now)
             can_wait = lane is not None and lane.can_wait(parcel)
@@ -312,7 +312,8 @@ class Exchange:
         return [peer]
 
     def _tell_wanted(self, now: float) -> None:
-        wanted = (self._dispatch.wants_engines(now), self._wants_backlog(now))
+        is_asked = now >= self._dispatch.engines_from  # Before that, it comes and goes with each few messages.
+        wanted = (is_asked and self._dispatch.wants_engines(now), self._wants_backlog(now))
         if any(is_now and not was for is_now, was in zip(wanted, self._was_wanted, strict=True)):
             self.on_wanted()
         self._was_wanted = wanted

@@ -10,6 +10,8 @@ touched. Only when neither serves, all that is free is merged with its neighbour
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from harmonicio.wire.frames import ARENA_PAGE_BYTES
 
 
@@ -28,9 +30,8 @@ class Extents:
     def __repr__(self) -> str:
         return f"<Extents: {self.free_bytes} of {self.total_bytes} bytes free>"
 
-    def take(self, size_bytes: int) -> tuple[int, int] | None:
-        """Return offset and capacity of a part that holds ``size_bytes``; None when no free one is large enough."""
-        capacity = capacity_of(size_bytes)
+    def take(self, capacity: int) -> int | None:
+        """Return the offset of a part of this capacity; None when no free one is large enough."""
         if kept := self._kept.get(capacity):
             offset: int | None = kept.pop()
         elif capacity > self.free_bytes:
@@ -43,7 +44,7 @@ class Extents:
         if offset is None:
             return None
         self.free_bytes -= capacity
-        return offset, capacity
+        return offset
 
     def give_back(self, offset: int, capacity: int) -> None:
         """Take back what :meth:`take` has returned."""
@@ -70,6 +71,7 @@ class Extents:
             self._spare.append((offset, length))
 
 
+@lru_cache(1024)  # Sizes come again and again.
 def capacity_of(size_bytes: int) -> int:
     """Return how much is taken for ``size_bytes``: at most an eighth more, or what fills a page."""
     step = max(ARENA_PAGE_BYTES, 1 << max(0, (size_bytes - 1).bit_length() - 4))

@@ -31,6 +31,10 @@ JOINED_BYTES = 16 * 1024
 LOOP_MESSAGES = 128
 #: … and what is copied into shared memory no more than up to this size.
 COPIED_BYTES = 256 * 1024
+#: An engine that answers within this time rests again and again …
+PROMPT_S = 0.001
+#: … and is better woken for so many than for each.
+PROMPT_MESSAGES = 3
 #: A source that sends again within this time is in a loop: what is small leaves together with what follows.
 LOOP_GAP_S = 0.0001
 #: What is granted beyond what a message may take at an engine, before the engine is given up.
@@ -117,6 +121,7 @@ class Lane:
         active_at: When it last took or answered a message.
         answered_at: When it last answered one.
         is_quick: Whether it has answered so many messages in a moment that single ones do not count.
+        is_prompt: Whether what it answered last had been sent just before.
         has_arena: Whether payloads reach it through shared memory.
     """
 
@@ -128,7 +133,7 @@ class Lane:
         self.in_flight: dict[int, Parcel] = {}
         self.outbox: deque[Parcel] = deque()
         self.begun = 0
-        self.is_draining = self.is_quick = self.has_arena = False
+        self.is_draining = self.is_prompt = self.is_quick = self.has_arena = False
         self.active_at = self.answered_at = 0.0
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
@@ -180,14 +185,18 @@ class Lane:
         return self.has_arena and (parcel.slot is not None or parcel.size_bytes <= COPIED_BYTES)
 
     def can_wait(self, parcel: Parcel) -> bool:
-        """Whether it may leave together with what follows: it is small, and the receiver has as much to do."""
+        """Whether it may leave together with what follows: it is small, and the receiver busy as long, or prompt."""
         if not parcel.is_in_loop or (parcel.size_bytes > JOINED_BYTES and not self._is_named_only(parcel)):
             return False
         waiting = len(self.outbox)
+        if waiting < PROMPT_MESSAGES and self.is_prompt:
+            return True
         return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
 
-    def answered(self, count: int, now: float) -> None:
-        """So many messages more have been answered: that tells how many are soon done with."""
+    def answered(self, count: int, sent_at: float, now: float) -> None:
+        """So many messages more have been answered, the first of them sent at that time: more are soon done with."""
+        self.active_at = self.answered_at = now
+        self.is_prompt = now - sent_at < PROMPT_S
         if now - self._pace_at >= PACE_S:
             self._pace_before = self._pace if now - self._pace_at < 2 * PACE_S else 0
             self._pace, self._pace_at = 0, now

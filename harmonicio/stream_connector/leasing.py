@@ -204,7 +204,7 @@ class Leasing:
 
     def _pause_s(self, now: float) -> float:
         due = [now + LOOK_EVERY_S, self._renew_at]
-        if self._wants_leases():
+        if self._ask_at > now or self._wants_leases():  # Before that time, nobody says that engines are wanted.
             due.append(self._ask_at)
         if self._wants_backlog():
             due.append(self._ask_at if self._access is None else self._backlog_at)

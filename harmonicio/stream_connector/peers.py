@@ -41,6 +41,8 @@ _log = logging.getLogger(__name__)
 
 #: What is written together is gathered up to about this size.
 BATCH_BYTES = 256 * 1024
+#: … and what is named together in shared memory is copied there up to about this size.
+COPIED_BATCH_BYTES = 2 * 1024**2
 #: Of a file as much is in memory at a time.
 PIECE_BYTES = 1024**2
 #: So much is written in one go, or copied into shared memory; then others have their turn.
@@ -191,7 +193,7 @@ class Peer:
         lane, outbox, size = self.lane, self.lane.outbox, 0
         gathered: list[memoryview] = []
         joined: list[Payload] = self._take_controls()
-        while outbox and size < BATCH_BYTES and self._file is None:
+        while outbox and size < BATCH_BYTES and self._copied_bytes < COPIED_BATCH_BYTES and self._file is None:
             try:
                 parcel = outbox[0]
                 payload = parcel.payload
@@ -205,7 +207,7 @@ class Peer:
                 break
             if self.transmissions is not None and (placed := self._placed(self.transmissions, parcel, payload)):
                 joined.append(placed)
-                size += len(parcel.section) + (parcel.size_bytes if parcel.slot is None else FIXED_LENGTH)
+                size += FIXED_LENGTH + len(parcel.section)
                 continue
             lane.begun, size = lane.begun + 1, size + FIXED_LENGTH + len(parcel.section) + parcel.size_bytes
             joined.append(self._prefix(parcel, self._checksum_flag))
@@ -245,7 +247,9 @@ class Peer:
         """Return all that is written of a message whose payload is in shared memory; None where it cannot be there."""
         slot = parcel.slot
         if slot is None:
-            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, _FileProgress) or not is_plain_memory(payload):
+            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, _FileProgress):
+                return None
+            if type(payload) is not bytes and not is_plain_memory(payload):
                 return None
             slot = transmissions.copy(payload, parcel.size_bytes)
             if slot is None:

@@ -65,6 +65,11 @@ class _Mapped:
             self._pieces += 1
             return memoryview(self._mapping)[offset : offset + size_bytes]
 
+    def is_viewed(self, piece: memoryview) -> bool:
+        """Whether somebody has a view of this piece, or of a part of it, or may have one."""
+        with self._lock:
+            return _holds(piece) > _ALONE or sys.getrefcount(self._mapping) > self._held_by_us + self._pieces
+
     def is_free(self, piece: memoryview) -> bool:
         """Whether nobody has a view of this piece any more, or of a part of it; then the piece is let go of."""
         with self._lock:
@@ -130,7 +135,7 @@ class Arena(_Mapped):
         if mapping is None:
             return False
         if length <= _COPY_AT_ONCE_BYTES:
-            memoryview(mapping)[offset : offset + length] = payload
+            mapping[offset : offset + length] = payload
             return True
         with self._lock:
             self._pieces += 1  # For as long as the copy holds the mapping.

@@ -1,10 +1,12 @@
 """Throughput peer to peer, beside the limit of its transport to as many workers.
 
-To measure another transport, give it a line of ``TRANSPORTS``.
+To measure another transport, give it a line of ``TRANSPORTS``. Messages that a source makes in place, in shared memory,
+are copied nowhere: no size should make them slower than a fixed line.
 """
 
 from __future__ import annotations
 
+import statistics
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -17,6 +19,9 @@ from micro.sizes import messages_of, window_of
 from micro.source import Target
 
 SIZES = (100, 10**3, 10**4, 10**5, 10**6, 10**7)
+SIZES_IN_PLACE = SIZES[1:]
+#: How many messages made in place should pass in a second, whatever their size.
+IN_PLACE_PER_S = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,8 @@ def measure(effort: Effort) -> Iterator[Row]:
                 over = replace(target, options=dict(transport.options))
                 for size_bytes in effort.sizes_or(*SIZES):
                     yield _row(process, transport, over, size_bytes, effort)
+            for size_bytes in effort.sizes_or(*SIZES_IN_PLACE):
+                yield _row_in_place(process, replace(target, options={}), size_bytes, effort)
 
 
 def _row(process: OwnProcess, transport: Transport, target: Target, size_bytes: int, effort: Effort) -> Row:
@@ -80,5 +87,25 @@ def _row(process: OwnProcess, transport: Transport, target: Target, size_bytes: 
         limit_name=transport.limit_name,
         transport=transport.name,
         at_least=transport.goals.get(size_bytes),
+        more=more,
+    )
+
+
+def _row_in_place(process: OwnProcess, target: Target, size_bytes: int, effort: Effort) -> Row:
+    messages, window = int(IN_PLACE_PER_S * effort.seconds), window_of(size_bytes)
+    runs = [process.call(source.in_place, target, size_bytes, messages, window) for _ in range(effort.pairs)]
+    engines_s = statistics.median(run.cpu_s - run.source_cpu_s for run in runs)
+    more = {
+        "source_us": statistics.median(run.source_cpu_s for run in runs) / messages * 1e6,
+        "engines_us": engines_s / messages * 1e6,
+    }
+    return row_of(
+        "made in place",
+        size_bytes,
+        len(target.engine_pids),
+        [(run.messages_per_s, IN_PLACE_PER_S) for run in runs],
+        limit_name="the line",
+        transport="arena",
+        at_least=1.0,
         more=more,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import struct
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -23,6 +24,7 @@ _ROOM_BYTES = 256 * 2**20
 _READY_WITHIN_S = 120.0
 #: The least that a message takes of a byte budget, so that the smallest have a window, too.
 _LEAST_BYTES = 512
+_NUMBER = struct.Struct("!Q")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,12 +59,14 @@ class Run:
 
     Attributes:
         cpu_s: CPU time of this process and the engines.
+        source_cpu_s: That of this process alone.
         peak_memory_mb: The most that this process has had resident so far.
         threads: Threads of this process.
     """
 
     messages_per_s: float
     cpu_s: float
+    source_cpu_s: float
     peak_memory_mb: float
     threads: int
 
@@ -72,6 +76,18 @@ def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) ->
     payload = payload_of(size_bytes)
     with target.connector(window * max(size_bytes, _LEAST_BYTES)) as connector:
         return _timed(target, connector, messages, lambda number: connector.send(payload))
+
+
+def in_place(target: Target, size_bytes: int, messages: int, window: int) -> Run:
+    """Send messages that are made where engines of this host find them; of each as much is written as tells it."""
+    with target.connector(window * max(size_bytes, _LEAST_BYTES)) as connector:
+
+        def send(number: int) -> None:
+            allocation = connector.allocate(size_bytes)
+            _NUMBER.pack_into(allocation.view, 0, number)
+            connector.send(allocation)
+
+        return _timed(target, connector, messages, send)
 
 
 def new_payloads(target: Target, size_bytes: int, messages: int, window: int) -> Run:
@@ -91,12 +107,13 @@ def _timed(target: Target, connector: StreamConnector, messages: int, send: Call
     for number in range(warm_up(target)):
         send(number)
     connector.flush("processed")
-    cpu_before, begun = _cpu_s(target), time.perf_counter()
+    own_before, engines_before, begun = time.process_time(), _engines_cpu_s(target), time.perf_counter()
     for number in range(messages):
         send(number)
     connector.flush("processed")
     took_s = time.perf_counter() - begun
-    return _run(messages / took_s, _cpu_s(target) - cpu_before)
+    own_s, engines_s = time.process_time() - own_before, _engines_cpu_s(target) - engines_before
+    return Run(messages / took_s, own_s + engines_s, own_s, peak_memory_mb(os.getpid()), threads_of(os.getpid()))
 
 
 def warm_up(target: Target) -> int:
@@ -104,12 +121,8 @@ def warm_up(target: Target) -> int:
     return WARM_UP * len(target.engine_pids)
 
 
-def _run(messages_per_s: float, used_cpu_s: float) -> Run:
-    return Run(messages_per_s, used_cpu_s, peak_memory_mb(os.getpid()), threads_of(os.getpid()))
-
-
-def _cpu_s(target: Target) -> float:
-    return time.process_time() + sum(map(cpu_s, target.engine_pids))
+def _engines_cpu_s(target: Target) -> float:
+    return sum(map(cpu_s, target.engine_pids))
 
 
 def latencies_s(target: Target, size_bytes: int, messages: int) -> list[float]:

@@ -17,12 +17,11 @@ def test_parts_never_overlap_and_nothing_is_lost(steps: list[int], pages: int) -
     extents, taken = Extents(pages * PAGE), dict[int, int]()
     for step in steps:
         if step > 0:
-            part = extents.take(step)
-            if part is None:
+            capacity = capacity_of(step)
+            offset = extents.take(capacity)
+            if offset is None:
                 continue
-            offset, capacity = part
             assert offset % PAGE == 0
-            assert step <= capacity == capacity_of(step)
             assert offset + capacity <= pages * PAGE
             assert all(offset + capacity <= other or other + its <= offset for other, its in taken.items())
             taken[offset] = capacity
@@ -33,7 +32,7 @@ def test_parts_never_overlap_and_nothing_is_lost(steps: list[int], pages: int) -
     for offset, capacity in taken.items():
         extents.give_back(offset, capacity)
     whole = largest_of(pages * PAGE)
-    assert extents.take(whole) is not None, "what is free is merged until it is one part again"
+    assert extents.take(capacity_of(whole)) is not None, "what is free is merged until it is one part again"
 
 
 @given(st.integers(1, 2**40))
@@ -47,9 +46,9 @@ def test_a_capacity_is_at_most_an_eighth_larger_or_fills_a_page(size_bytes: int)
 def test_what_was_given_back_last_is_taken_first() -> None:
     extents = Extents(100 * PAGE)
     parts = [extents.take(PAGE) for _ in range(3)]
-    for part in parts:
-        assert part is not None
-        extents.give_back(*part)
+    for offset in parts:
+        assert offset is not None
+        extents.give_back(offset, PAGE)
     assert [extents.take(PAGE) for _ in range(3)] == parts[::-1]
 
 

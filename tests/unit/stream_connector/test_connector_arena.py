@@ -107,6 +107,48 @@ def test_a_slot_is_free_when_nobody_holds_it(slots: ArenaSlots) -> None:
     assert slots.used_bytes == 0
 
 
+@pytest.mark.parametrize("is_written_in_place", [True, False])
+def test_what_was_let_go_of_last_is_taken_next(slots: ArenaSlots, is_written_in_place: bool) -> None:
+    def take() -> ArenaSlot:
+        slot = slots.take(5000, is_written_in_place=is_written_in_place)
+        assert slot is not None
+        return slot
+
+    held = [take() for _ in range(3)]
+    offsets = [slot.offset for slot in held]
+    held.clear()
+    again = [take() for _ in range(3)]
+    assert sorted(slot.offset for slot in again) == offsets
+    last = again.pop(1).offset
+    assert take().offset == last
+    other = slots.take(5000, is_written_in_place=not is_written_in_place)
+    assert other is not None
+    assert (other.piece is None) == is_written_in_place
+    assert slots.used_bytes == 3 * 2 * PAGE
+
+
+def test_of_the_same_capacity_a_slot_has_as_many_bytes_as_are_wanted(slots: ArenaSlots) -> None:
+    for size_bytes in (100, 200, 100):
+        slot = slots.take(size_bytes, is_written_in_place=True)
+        assert slot is not None
+        assert slot.piece is not None
+        assert len(slot.piece) == size_bytes
+        del slot
+    assert slots.used_bytes == 0
+
+
+def test_the_memory_goes_with_the_last_slot_also_when_that_is_let_go_of_after_the_end() -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    slots = ArenaSlots(2**20, 2**30)
+    early, late = Allocation(slots, 100), Allocation(slots, 100)
+    early.release()
+    slots.close()
+    assert set(os.listdir("/proc/self/fd")) != before, "a mapping keeps a descriptor"
+    late.release()
+    del early, late
+    assert set(os.listdir("/proc/self/fd")) == before
+
+
 def test_a_slot_may_be_let_go_of_in_a_cycle_at_any_moment(slots: ArenaSlots) -> None:
     cycle: list[Any] = [slots.take(100)]
     cycle.append(cycle)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benches.dispatch import Bench
-from harmonicio.stream_connector.lanes import LOOP_GAP_S, QUICK_PACE, Lane
+from harmonicio.stream_connector.lanes import LOOP_GAP_S, PROMPT_MESSAGES, PROMPT_S, QUICK_PACE, Lane
 from harmonicio.wire.outcomes import DONE
 
 
@@ -54,3 +54,25 @@ def test_an_engine_is_quick_until_it_rests() -> None:
     assert lane.is_quick
     answer(bench, lane, but=0)
     assert not lane.is_quick
+
+
+def test_an_engine_that_answers_at_once_is_not_woken_for_each() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    offered(bench, 1)
+    answer(bench, lane, but=0)
+    assert lane.is_prompt
+    assert [lane.can_wait(bench.offer()) for _ in range(PROMPT_MESSAGES)] == [True] * (PROMPT_MESSAGES - 1) + [False]
+
+
+def test_an_engine_that_takes_longer_gets_the_first_one_as_soon_as_it_rests() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    bench.offer()
+    bench.wait(PROMPT_S)
+    bench.offer()
+    answer(bench, lane, but=0)
+    assert not lane.is_prompt
+    following = bench.offer()
+    assert following.is_in_loop
+    assert not lane.can_wait(following)

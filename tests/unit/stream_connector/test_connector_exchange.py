@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from typing import cast
 
 from harmonicio.core.errors import ConnectionEnded
 from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
-from harmonicio.stream_connector.dispatch import Dispatch
+from harmonicio.stream_connector.delivery import Delivery
+from harmonicio.stream_connector.dispatch import FEW_MESSAGES, Dispatch
 from harmonicio.stream_connector.exchange import Exchange
-from harmonicio.stream_connector.lanes import Lane
-from harmonicio.stream_connector.peers import Peer
+from harmonicio.stream_connector.lanes import Lane, Parcel
+from harmonicio.stream_connector.peers import Peer, Written
 from harmonicio.stream_connector.settlement import Settlement
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import Held, Released
@@ -22,8 +24,19 @@ class SilentPeer(Peer):
         super().__init__(cast(Link, None), Lane("engine", is_backlog=False), transmissions=transmissions)
         self.has_said_goodbye = False
 
+    def flush(self) -> Written:
+        self.lane.outbox.clear()
+        return Written.ALL
+
     def say_goodbye(self) -> None:
         self.has_said_goodbye = True
+
+
+class Nobody:
+    """A delivery's owner that is never asked."""
+
+    def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
+        raise AssertionError("Nobody waits here.")
 
 
 def opened(transmissions: Transmissions | None = None) -> tuple[Exchange, SilentPeer]:
@@ -57,3 +70,23 @@ def test_a_connection_of_which_the_engine_still_has_a_view_does_not_end_for_bein
     assert peer.has_said_goodbye
     exchange.end()
     slots.close()
+
+
+def test_that_engines_are_wanted_is_not_told_before_the_master_is_asked_again() -> None:
+    exchange, peer = opened()
+    told: list[float] = []
+    exchange.on_wanted = lambda: told.append(time.monotonic())
+    peer.lane.credit.granted(10**6, 10**9)
+    again_at = time.monotonic() + 0.2
+    exchange.engines_expected(again_at)
+    told.clear()
+    for number in range(2 * FEW_MESSAGES):
+        exchange.offer(Parcel(Delivery(Nobody(), f"m-{number}", 10), b"0123456789"))
+    assert exchange.wants_engines()
+    assert told == []
+    while time.monotonic() < again_at:
+        exchange.offer(Parcel(Delivery(Nobody(), "m", 10), b"0123456789"))
+    exchange.offer(Parcel(Delivery(Nobody(), "the next", 10), b"0123456789"))
+    assert len(told) == 1
+    assert told[0] >= again_at
+    exchange.end()

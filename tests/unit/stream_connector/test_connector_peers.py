@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -14,14 +14,14 @@ from harmonicio.core.message import Failure
 from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.lanes import JOINED_BYTES, Lane, Parcel
-from harmonicio.stream_connector.peers import FLUSH_BYTES, Peer, Written
+from harmonicio.stream_connector.peers import COPIED_BATCH_BYTES, FLUSH_BYTES, Peer, Written
 from harmonicio.stream_connector.sources import FileSource
 from harmonicio.transport import memory
 from harmonicio.transport.channel import SLOW_AFTER_S
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, State
 from harmonicio.wire.events import IncomingMessage, MessageBegun, MessagesReceived, Role, Subscribe
-from harmonicio.wire.frames import MAX_INLINE_BYTES, Flag
+from harmonicio.wire.frames import FIXED_LENGTH, MAX_INLINE_BYTES, PLACE_LENGTH, Flag
 from harmonicio.wire.sections import message_section, subscribe_frame
 
 
@@ -234,5 +234,24 @@ def test_what_is_copied_into_shared_memory_is_not_too_much_at_a_time() -> None:
         assert wire.lane.begun == begun
     assert wire.peer.flush() is Written.ALL
     assert wire.lane.begun == 10
+    wire.close()
+    slots.close()
+
+
+def test_what_lies_in_shared_memory_leaves_together_however_large_it_is() -> None:
+    slots = ArenaSlots(64 * 2**20, 2**30)
+    wire = Wire(slots)
+    writes: list[int] = []
+    send = wire.peer.link.channel.try_send
+
+    def counted(buffers: Sequence[memoryview]) -> int:
+        writes.append(sum(map(len, buffers)))
+        return send(buffers)
+
+    wire.peer.link.channel.try_send = counted  # type: ignore[method-assign]
+    for _ in range(24):
+        wire.put(bytes(COPIED_BATCH_BYTES // 8))
+    assert wire.peer.flush() is Written.ALL
+    assert writes == [8 * (FIXED_LENGTH + PLACE_LENGTH)] * 3
     wire.close()
     slots.close()
