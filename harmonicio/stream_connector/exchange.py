@@ -120,6 +120,7 @@ class Exchange:
             self.pump.flush_soon(touched[0])
         else:
             self._flush(touched, insists=len(touched) == 1)
+            self.pump.sent(now)
             if is_due_earlier:
                 self.pump.wake()
 
@@ -252,8 +253,7 @@ class Exchange:
         self.tidy()
 
     def next_due_s(self) -> float | None:
-        now = time.monotonic()
-        due_s = self._dispatch.next_due_s(now)
+        due_s = self._dispatch.next_due_s(now := time.monotonic())
         self._due_at = math.inf if due_s is None else now + due_s
         return due_s
 

@@ -29,6 +29,8 @@ QUICK_PACE = 256
 JOINED_BYTES = 16 * 1024
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
+#: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
+TOGETHER_BYTES = 256 * 1024
 #: … and what is copied into shared memory no more than up to this size.
 COPIED_BYTES = 256 * 1024
 #: An engine that answers within this time rests again and again …
@@ -185,10 +187,12 @@ class Lane:
         return self.has_arena and (parcel.slot is not None or parcel.size_bytes <= COPIED_BYTES)
 
     def can_wait(self, parcel: Parcel) -> bool:
-        """Whether it may leave together with what follows: it is small, and the receiver busy as long, or prompt."""
-        if not parcel.is_in_loop or (parcel.size_bytes > JOINED_BYTES and not self._is_named_only(parcel)):
+        """Whether it may leave together with what follows: it is not large, the receiver busy as long, or prompt."""
+        if not parcel.is_in_loop:
             return False
-        waiting = len(self.outbox)
+        waiting, size_bytes = len(self.outbox), parcel.size_bytes
+        if size_bytes > JOINED_BYTES and not self._is_named_only(parcel) and waiting * size_bytes > TOGETHER_BYTES:
+            return False
         if waiting < PROMPT_MESSAGES and self.is_prompt:
             return True
         return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES

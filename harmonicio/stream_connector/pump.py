@@ -13,6 +13,7 @@ All state is guarded by the owner's lock; it is never held while waiting for the
 from __future__ import annotations
 
 import logging
+import math
 import selectors
 import socket
 import threading
@@ -31,6 +32,10 @@ _log = logging.getLogger(__name__)
 MAX_WAIT_S = 1.0
 #: After this long without a turn of a waiter, the I/O thread takes over again.
 PARKED_S = 0.005
+#: A source that sends again within this time is busy …
+BUSY_S = 0.002
+#: … and serves the sockets as often as this.
+SERVE_EVERY_S = 0.001
 #: So long a thread that sends waits for the kernel to take more, before it leaves the rest to the I/O thread.
 INSIST_S = 0.002
 #: How often time alone is looked at, whatever happens on the sockets.
@@ -77,6 +82,8 @@ class Pump:
         self._is_woken = False
         self._is_closing = False
         self._tick_at = 0.0
+        self._sent_at = self._turned_at = 0.0
+        self._is_source_busy = False
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
     def __repr__(self) -> str:
@@ -125,10 +132,10 @@ class Pump:
         """
         try:
             written = peer.flush()
-            if written is Written.FULL and insists:
-                written = self._insist(peer)
             if written is Written.FULL:
                 self._request(self._watch, peer)
+                if insists:
+                    self._insist(peer)
             elif written is Written.SOME:
                 self.flush_soon(peer)
             elif written is Written.STUCK:
@@ -136,15 +143,18 @@ class Pump:
         except HarmonicIOError as error:
             self.end(peer, error)
 
-    def _insist(self, peer: Peer) -> Written:
-        """Go on as soon as the kernel takes more: a receiver that reads is quicker than another thread here."""
-        deadline = time.monotonic() + INSIST_S
-        while (left_s := deadline - time.monotonic()) > 0 and peer.link.channel.is_writable_within(left_s):
-            peer.unblock()
-            written = peer.flush()
-            if written is not Written.FULL:
-                return written
-        return Written.FULL
+    def _insist(self, peer: Peer) -> None:
+        """Serve the sockets until the kernel has taken it all, if that is soon: no other thread need be woken here."""
+        with self._lock:
+            self.wait(lambda: not peer.is_blocked or peer.is_ended, INSIST_S)
+
+    def sent(self, now: float) -> None:
+        """A source has sent: while it does so all the time it serves the sockets, too, and the I/O thread sleeps."""
+        self._is_source_busy, self._sent_at = now - self._sent_at < BUSY_S, now
+        if self._is_source_busy and not self._is_turning and now - self._turned_at >= SERVE_EVERY_S:
+            with self._lock:
+                if not (self._is_turning or self._is_closing):
+                    self._take_turn(0.0)
 
     def flush_soon(self, peer: Peer) -> None:
         """Have it written on the next turn, with whatever is added meanwhile."""
@@ -206,7 +216,7 @@ class Pump:
         turns = -1
         with self._lock:
             while not self._is_closing:
-                if self._is_turning or self._waiters or turns != self._turns:
+                if self._is_turning or self._waiters or turns != self._turns or self._is_served:
                     turns = self._turns
                     self._parked.wait(PARKED_S)
                     continue
@@ -215,13 +225,18 @@ class Pump:
                 self._is_background = False
                 turns = self._turns
 
+    @property
+    def _is_served(self) -> bool:
+        """Whether a source that sends all the time will take the next turn."""
+        return self._is_source_busy and time.monotonic() - self._sent_at < PARKED_S
+
     def _take_turn(self, at_most_s: float) -> None:
         due_s = self._owner.next_due_s()
         self._is_turning = True
         self._turns += 1
         self._lock.release()
         try:
-            self._turn(at_most_s if due_s is None else min(due_s, at_most_s))
+            self._turn(at_most_s, math.inf if due_s is None else due_s)
         finally:
             self._lock.acquire()
             self._is_turning = False
@@ -230,10 +245,10 @@ class Pump:
 
     # ── one turn; without the lock ───────────────────────────────────────────────────────────────────────────────────
 
-    def _turn(self, at_most_s: float) -> None:
-        due_at = time.monotonic() + at_most_s
+    def _turn(self, at_most_s: float, due_s: float) -> None:
+        due_at = time.monotonic() + due_s
         has_acted = self._take_requests()  # They may have changed what is due.
-        for key, mask in self._selector.select(0.0 if has_acted else at_most_s):
+        for key, mask in self._selector.select(0.0 if has_acted else min(due_s, at_most_s)):
             peer = key.data
             if peer is None:
                 with suppress(BlockingIOError):
@@ -245,7 +260,7 @@ class Pump:
             if mask & selectors.EVENT_READ:
                 self._serve(self._read, peer)
         self._take_requests()
-        now = time.monotonic()
+        self._turned_at = now = time.monotonic()
         if now >= self._tick_at or now >= due_at:
             self._tick_at = now + TICK_S
             self._owner.time_passed()

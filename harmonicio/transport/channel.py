@@ -77,11 +77,12 @@ class Channel:
     @property
     def has_bytes_waiting(self) -> bool:
         """Whether a receive would return at once, with bytes or with the end of the stream."""
-        return _is_ready(self._socket, select.POLLIN, 0.0)
-
-    def is_writable_within(self, seconds: float) -> bool:
-        """Wait until the kernel takes more, or the stream has ended; return False when that takes longer."""
-        return _is_ready(self._socket, select.POLLOUT, seconds)
+        poll = select.poll()  # One of its own for each caller, because one serves one thread at a time.
+        try:
+            poll.register(self._socket.fileno(), select.POLLIN)
+        except ValueError:
+            return True  # It is closed: who reads next sees that.
+        return bool(poll.poll(0))
 
     @property
     def has_bytes_kept(self) -> bool:
@@ -252,16 +253,6 @@ def accepted_from(listener: socket.socket) -> tuple[socket.socket, Any] | None:
         return None
     except OSError as error:
         raise Unavailable(f"A connection cannot be accepted: {error.strerror or error}.") from None
-
-
-def _is_ready(sock: socket.socket, event: int, seconds: float) -> bool:
-    """Wait for an event, or the end; each caller with a poll of its own, because one serves one thread at a time."""
-    poll = select.poll()
-    try:
-        poll.register(sock.fileno(), event)
-    except ValueError:
-        return True  # It is closed: who reads or writes next sees that.
-    return bool(poll.poll(seconds * 1000))
 
 
 def _bytes_view(buffer: Buffer) -> memoryview:

@@ -34,12 +34,6 @@ class Channel:
     def has_bytes_waiting(self) -> bool:
         return self._endpoint.is_readable()
 
-    def is_writable_within(self, seconds: float) -> bool:
-        check_alive()
-        if not self._endpoint.is_writable():
-            self._endpoint.wait(seconds)
-        return self._endpoint.is_writable()
-
     def receive_into(self, buffer: memoryview) -> int | None:
         check_alive()
         if not self._endpoint.is_readable():

@@ -15,7 +15,7 @@ from harmonicio.stream_connector.dispatch import (
     SEEK_BEYOND_IDLE_S,
 )
 from harmonicio.stream_connector.held_back import HOLD_FIRST_S, HOLD_MAX_S
-from harmonicio.stream_connector.lanes import FIRST_MESSAGES, GRACE_S, JOINED_BYTES, LOOP_GAP_S, Parcel
+from harmonicio.stream_connector.lanes import FIRST_MESSAGES, GRACE_S, LOOP_GAP_S, TOGETHER_BYTES, Parcel
 from harmonicio.wire.outcomes import DONE, STORED
 
 #: Why an engine may not take a message now.
@@ -38,6 +38,18 @@ def test_a_message_goes_at_once_to_an_engine_that_can_take_it_unless_others_wait
     assert parcels[0].offered_at < parcels[1].offered_at < parcels[2].offered_at, "no two have the same time"
 
 
+def test_larger_messages_in_a_loop_gather_until_they_are_worth_a_call() -> None:
+    bench = Bench()
+    engine = bench.lane(messages=100, size=2**30)
+    for _ in range(10):
+        bench.offer(size=100)
+    bench.written(engine)
+    third = TOGETHER_BYTES // 3
+    assert [engine.can_wait(bench.offer(size=third)) for _ in range(4)] == [True, True, True, False]
+    bench.written(engine)
+    assert not engine.can_wait(bench.offer(size=TOGETHER_BYTES + 1)), "it is large"
+
+
 def test_small_messages_in_a_loop_gather_until_they_are_as_many_as_the_receiver_has_to_do() -> None:
     bench = Bench()
     engine = bench.lane(messages=100)
@@ -52,7 +64,6 @@ def test_small_messages_in_a_loop_gather_until_they_are_as_many_as_the_receiver_
     bench.written(engine)
     bench.wait(LOOP_GAP_S)
     assert not engine.can_wait(bench.offer(size=100)), "its source is in no hurry"
-    assert not engine.can_wait(bench.offer(size=JOINED_BYTES + 1)), "it is large"
     bench.wait(LOOP_GAP_S)
     waited = Parcel(Delivery(Nobody(), "m", 10), None)
     waited.is_in_loop = True

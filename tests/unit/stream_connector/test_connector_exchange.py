@@ -74,6 +74,7 @@ def test_a_connection_of_which_the_engine_still_has_a_view_does_not_end_for_bein
 
 def test_that_engines_are_wanted_is_not_told_before_the_master_is_asked_again() -> None:
     exchange, peer = opened()
+    exchange.pump.start()
     told: list[float] = []
     exchange.on_wanted = lambda: told.append(time.monotonic())
     peer.lane.credit.granted(10**6, 10**9)
@@ -90,3 +91,4 @@ def test_that_engines_are_wanted_is_not_told_before_the_master_is_asked_again() 
     assert len(told) == 1
     assert told[0] >= again_at
     exchange.end()
+    exchange.pump.close()

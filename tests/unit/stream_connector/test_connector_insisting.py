@@ -1,32 +1,51 @@
-"""Who sends waits a moment for a receiver that reads, and leaves the rest to the I/O thread if it does not."""
+"""Who sends serves the sockets while it does so, and leaves them to the I/O thread when it stops or cannot go on."""
 
 from __future__ import annotations
 
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 from benches.dispatch import Nobody
+from harmonicio.core.errors import HarmonicIOError
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.stream_connector.peers import BATCH_BYTES, Peer, Written
 from harmonicio.stream_connector.pump import INSIST_S, Pump
 from harmonicio.transport.channel import Channel
 from harmonicio.transport.link import Link
-from harmonicio.wire.events import Role
+from harmonicio.wire.events import Event, Hello, Role
+from harmonicio.wire.frames import VERSION
+from harmonicio.wire.sections import credit_frame, hello_frame
 
 SIZE = 8 * 1024**2
 
 
-class Quiet:
-    """An owner that nothing happens to."""
+class Listener:
+    """An owner that notes what is told, and on which threads."""
 
-    def __getattr__(self, name: str) -> object:
-        raise AssertionError(f"Nobody should hear of {name}.")
+    def __init__(self) -> None:
+        self.heard: deque[tuple[Event, threading.Thread]] = deque()
+
+    def peer_events(self, peer: Peer, events: list[Event]) -> None:
+        self.heard.extend((event, threading.current_thread()) for event in events)
+
+    def peer_ended(self, peer: Peer, error: HarmonicIOError) -> None:
+        assert "closed" in error.text
+
+    def peer_stuck(self, peer: Peer) -> None:
+        raise AssertionError("All of it can be read.")
+
+    def next_due_s(self) -> float | None:
+        return None
+
+    def time_passed(self) -> None:
+        return None
 
 
 @pytest.fixture
@@ -36,51 +55,90 @@ def sockets() -> Iterator[tuple[socket.socket, socket.socket]]:
         yield ours, theirs
 
 
-class Prompt(Channel):
-    """To a receiver that reads whenever we wait for it."""
-
-    def __init__(self, sock: socket.socket, theirs: socket.socket) -> None:
-        super().__init__(sock, "engine")
-        self._theirs = theirs
-        self.received_bytes = 0
-
-    def is_writable_within(self, seconds: float) -> bool:
-        self.received_bytes += len(self._theirs.recv(1024**2))
-        return super().is_writable_within(seconds)
+@pytest.fixture
+def listener() -> Listener:
+    return Listener()
 
 
-def a_peer(channel: Channel) -> Peer:
+@pytest.fixture
+def pump(listener: Listener) -> Iterator[Pump]:
+    pump = Pump(listener, threading.Lock(), "test")
+    pump.start()
+    yield pump
+    pump.close()
+
+
+def a_peer(sock: socket.socket) -> Peer:
     lane = Lane("engine", is_backlog=False)
     lane.credit.granted(10, 10 * SIZE)
-    lane.take(Parcel(Delivery(Nobody(), "0" * 32, SIZE), bytes(SIZE)), 0.0)
-    return Peer(Link(channel, Role.CONNECTOR), lane)
+    return Peer(Link(Channel(sock, "engine"), Role.CONNECTOR), lane)
 
 
-def test_all_leaves_at_once_while_the_receiver_reads(
-    sockets: tuple[socket.socket, socket.socket], monkeypatch: pytest.MonkeyPatch
+def give(peer: Peer) -> Peer:
+    peer.lane.take(Parcel(Delivery(Nobody(), "0" * 32, SIZE), bytes(SIZE)), 0.0)
+    return peer
+
+
+def test_all_has_left_when_the_receiver_reads(
+    sockets: tuple[socket.socket, socket.socket], pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harmonicio.stream_connector.pump.INSIST_S", 60.0)
-    channel = Prompt(*sockets)
-    peer = a_peer(channel)
-    Pump(Quiet(), threading.Lock(), "test").flush(peer, insists=True)  # type: ignore[arg-type]
-    assert not peer.has_unwritten and not peer.is_blocked
-    assert channel.received_bytes > SIZE // 2
+    peer = a_peer(sockets[0])
+    pump.add(peer)
+    with ThreadPoolExecutor(1) as pool:
+        received = pool.submit(lambda: sum(iter(lambda: len(sockets[1].recv(1024**2)), 0)))
+        pump.flush(give(peer), insists=True)
+        assert not peer.has_unwritten and not peer.is_blocked
+        pump.close()
+        assert received.result(20) > SIZE
 
 
 @pytest.mark.parametrize("insists", [True, False])
-def test_who_does_not_read_holds_nobody_up(sockets: tuple[socket.socket, socket.socket], insists: bool) -> None:
-    peer = a_peer(Channel(sockets[0], "engine"))
-    pump = Pump(Quiet(), threading.Lock(), "test")  # type: ignore[arg-type]
+def test_who_does_not_read_holds_nobody_up(
+    sockets: tuple[socket.socket, socket.socket], pump: Pump, insists: bool
+) -> None:
+    peer = a_peer(sockets[0])
+    pump.add(peer)
     begun_at = time.monotonic()
-    pump.flush(peer, insists=insists)
+    pump.flush(give(peer), insists=insists)
     assert time.monotonic() - begun_at < INSIST_S + 5
     assert peer.is_blocked and peer.has_unwritten
+    sockets[1].close()
+    peer.end()
+
+
+def test_a_source_that_sends_all_the_time_reads_the_answers_itself_and_the_io_thread_when_it_stops(
+    sockets: tuple[socket.socket, socket.socket], pump: Pump, listener: Listener
+) -> None:
+    peer = a_peer(sockets[0])
+    peer.link.connection.hello(Hello(Role.CONNECTOR))
+    sockets[1].sendall(hello_frame(Hello(Role.ENGINE, versions=(VERSION,))))
+    while not isinstance(peer.link.next_event(), Hello):
+        peer.link.read()
+    pump.add(peer)
+    deadline, total = time.monotonic() + 20, 0
+
+    def reader_of_the_next() -> threading.Thread:
+        while not listener.heard:
+            assert time.monotonic() < deadline
+            if is_sending:
+                pump.sent(time.monotonic())
+        return listener.heard.popleft()[1]
+
+    is_sending, readers = True, set()
+    while threading.main_thread() not in readers:
+        total += 1
+        sockets[1].sendall(credit_frame(total, total))
+        readers.add(reader_of_the_next())
+    is_sending = False
+    sockets[1].sendall(credit_frame(total + 1, total + 1))
+    assert reader_of_the_next() is not threading.main_thread()
 
 
 def test_a_full_kernel_is_told_to_one_thread_also_when_another_comes_right_behind(
     sockets: tuple[socket.socket, socket.socket],
 ) -> None:
-    peer = a_peer(Channel(sockets[0], "engine"))
+    peer = give(a_peer(sockets[0]))
     heard: list[Written] = []
 
     class LetsIn:
@@ -104,15 +162,6 @@ def test_a_full_kernel_is_told_to_one_thread_also_when_another_comes_right_behin
     peer._writing = LetsIn()  # type: ignore[assignment]
     assert peer.flush() is Written.FULL
     assert heard == [Written.ALL]
-
-
-def test_two_threads_may_wait_for_the_kernel(sockets: tuple[socket.socket, socket.socket]) -> None:
-    channel = Channel(sockets[0], "engine")
-    while channel.try_send([memoryview(bytes(1024**2))]):
-        pass
-    with ThreadPoolExecutor(2) as pool:
-        waits = [pool.submit(channel.is_writable_within, 0.2) for _ in range(2)]
-        assert [each.result(20) for each in waits] == [False, False]
 
 
 def test_one_call_gathers_no_more_than_a_batch_of_long_sections(sockets: tuple[socket.socket, socket.socket]) -> None:
