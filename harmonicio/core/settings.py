@@ -101,8 +101,9 @@ class DockerSettings:
 
 @dataclass(frozen=True, slots=True)
 class ConnectorSettings:
+    # A quarter more than the byte budget: slots are larger than payloads, and sources write ahead of sending.
     arena_max_bytes: int = _setting(
-        256 * MIB, read.size(), "shared memory for payloads to engines of this host, at most; 0: all goes by TCP"
+        320 * MIB, read.size(), "shared memory for payloads to engines of this host, at most; 0: all goes by TCP"
     )
     byte_budget_bytes: int = _setting(256 * MIB, read.size(at_least=1), "payload bytes that wait before send blocks")
     checksum: ChecksumMode = _setting(

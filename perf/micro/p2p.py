@@ -11,17 +11,20 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from harmonicio.core.settings import ConnectorSettings
 from micro import raw_tcp, source
 from micro.cluster import OwnProcess, bench_cluster
 from micro.pairs import interleaved, ratios
 from micro.row import TCP, Effort, Row, row_of
-from micro.sizes import messages_of, window_of
+from micro.sizes import WINDOW, messages_of, window_of
 from micro.source import Target
 
 SIZES = (100, 10**3, 10**4, 10**5, 10**6, 10**7)
 SIZES_IN_PLACE = SIZES[1:]
 #: How many messages made in place should pass in a second, whatever their size.
 IN_PLACE_PER_S = 50_000
+#: What a connector has under way unless it is told otherwise: of the largest, that are fewer than the window.
+BUDGET_BYTES = ConnectorSettings().byte_budget_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +95,7 @@ def _row(process: OwnProcess, transport: Transport, target: Target, size_bytes: 
 
 
 def _row_in_place(process: OwnProcess, target: Target, size_bytes: int, effort: Effort) -> Row:
-    messages, window = int(IN_PLACE_PER_S * effort.seconds), window_of(size_bytes)
+    messages, window = int(IN_PLACE_PER_S * effort.seconds), min(WINDOW, BUDGET_BYTES // size_bytes)
     runs = [process.call(source.in_place, target, size_bytes, messages, window) for _ in range(effort.pairs)]
     engines_s = statistics.median(run.cpu_s - run.source_cpu_s for run in runs)
     more = {

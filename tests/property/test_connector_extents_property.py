@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +53,22 @@ def test_what_was_given_back_last_is_taken_first() -> None:
         assert offset is not None
         extents.give_back(offset, PAGE)
     assert [extents.take(PAGE) for _ in range(3)] == parts[::-1]
+
+
+@pytest.mark.parametrize("under_way", [6, 16, 64])
+def test_memory_that_was_never_used_is_left_alone_while_there_is_other(under_way: int) -> None:
+    chance, extents = random.Random(under_way), Extents(2**30)
+    taken: list[tuple[int, int]] = []
+    most_bytes = 0
+    for _ in range(20_000):
+        capacity = capacity_of(int(20_000 * 100 ** chance.random()))
+        offset = extents.take(capacity)
+        assert offset is not None
+        taken.append((offset, capacity))
+        most_bytes = max(most_bytes, extents.total_bytes - extents.free_bytes)
+        if len(taken) > under_way:
+            extents.give_back(*taken.pop(chance.randrange(4)))
+    assert extents.used_before_bytes < 1.8 * most_bytes
 
 
 def largest_of(total_bytes: int) -> int:
