@@ -290,7 +290,7 @@ class StreamConnector:
         is safe; with a spool, which has the file's name instead of a copy of it, it must stay, too.
         """
         self._check_process()
-        payload = file_payload(path)
+        payload = file_payload(path, is_spooled=self._spool is not None)
         if not self._is_open:
             check_arguments(metadata, priority)
             self._open()

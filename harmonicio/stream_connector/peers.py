@@ -6,7 +6,7 @@ files piece by piece:
 
       lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
                   ├─► shared memory: the payload is copied there, or lies there; written is only where
-                  ├─► file: prefix, then pieces through one kept buffer ──► kernel
+                  ├─► file: prefix and pieces, through one kept buffer ──► kernel
                   └─► cannot be read: stuck, until the owner has taken it, and what is behind it, back
 
 It becomes stuck only under the lock of who writes, and nobody who has that lock writes while it is: so taking back has
@@ -29,10 +29,11 @@ from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.allocation import is_plain_memory
 from harmonicio.stream_connector.arena_slots import Transmissions
 from harmonicio.stream_connector.lanes import JOINED_BYTES, LARGE_BYTES, Lane, Parcel
-from harmonicio.stream_connector.sources import PayloadAway, PieceReader, PiecewisePayload, read_whole
+from harmonicio.stream_connector.pieces import Pieces
+from harmonicio.stream_connector.sources import PayloadAway, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
-from harmonicio.wire.checksum import RunningChecksum, trailer
+from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import message_prefix, raw_prefix
 from harmonicio.wire.frames import FIXED_LENGTH, Flag
 from harmonicio.wire.sections import raw_message_id, read_message_section
@@ -91,7 +92,7 @@ class Peer:
         #: Into shared memory, for what is pending.
         self._copied_bytes = 0
         self._large: Parcel | None = None
-        self._file: _FileProgress | None = None
+        self._file: Pieces | None = None
         self._piece: memoryview | None = None
         self._written_bytes = 0
         self._judged_at = 0.0
@@ -193,7 +194,7 @@ class Peer:
         lane, outbox, size = self.lane, self.lane.outbox, 0
         gathered: list[memoryview] = []
         joined: list[Payload] = self._take_controls()
-        while outbox and size < BATCH_BYTES and self._copied_bytes < COPIED_BATCH_BYTES and self._file is None:
+        while outbox and size < BATCH_BYTES and self._copied_bytes < COPIED_BATCH_BYTES:
             try:
                 parcel = outbox[0]
                 payload = parcel.payload
@@ -211,20 +212,19 @@ class Peer:
                 continue
             lane.begun, size = lane.begun + 1, size + FIXED_LENGTH + len(parcel.section) + parcel.size_bytes
             joined.append(self._prefix(parcel, self._checksum_flag))
-            if isinstance(payload, _FileProgress):
-                self._file = payload  # Its pieces follow.
-            else:
-                if parcel.size_bytes <= JOINED_BYTES:
-                    joined.append(payload)
-                else:
-                    gathered += [memoryview(b"".join(joined)), memoryview(payload)]
-                    joined = []
-                if self._checksum_flag:
-                    joined.append(trailer(self._checksum_flag, payload))
             if parcel.size_bytes >= LARGE_BYTES:
                 self._large = parcel
+            if isinstance(payload, Pieces):
+                gathered += [_together(joined), *self._taken_piece(payload)]
+                break  # There is memory for one piece at a time.
+            if parcel.size_bytes <= JOINED_BYTES:
+                joined.append(payload)
+            else:
+                gathered += [_together(joined), memoryview(payload)]
+            if self._checksum_flag:
+                joined.append(trailer(self._checksum_flag, payload))
         if joined:
-            gathered.append(memoryview(b"".join(joined)))
+            gathered.append(_together(joined))
         self._make_ready(gathered)
         return bool(gathered)
 
@@ -243,11 +243,11 @@ class Peer:
         self._pending = pending
         self._pending_bytes = sum(map(len, pending))
 
-    def _placed(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | _FileProgress) -> bytes | None:
+    def _placed(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | Pieces) -> bytes | None:
         """Return all that is written of a message whose payload is in shared memory; None where it cannot be there."""
         slot = parcel.slot
         if slot is None:
-            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, _FileProgress):
+            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, Pieces):
                 return None
             if type(payload) is not bytes and not is_plain_memory(payload):
                 return None
@@ -261,27 +261,33 @@ class Peer:
         self.lane.begun += 1
         return self._prefix(parcel, _ARENA) + place
 
-    def _payload(self, parcel: Parcel) -> Payload | _FileProgress:
+    def _payload(self, parcel: Parcel) -> Payload | Pieces:
         """Return what is written in one piece, or piece by piece."""
         payload: Payload | PiecewisePayload = parcel.payload
         if isinstance(payload, (bytes, memoryview)):
             return payload
         reader = payload.reader()
         if parcel.size_bytes > JOINED_BYTES:
-            parcel.is_readable = True
-            return _FileProgress(parcel, reader, self._checksum_flag)
+            pieces = Pieces(parcel, reader, self._checksum_flag)
+            pieces.read_next(self._piece_memory())  # As long as nothing of it is written, others need not suffer.
+            return pieces
         content = read_whole(reader)
         parcel.is_readable, parcel.absences = True, 0
         return content
 
-    def _gather_piece(self, file: _FileProgress) -> None:
+    def _gather_piece(self, file: Pieces) -> None:
+        with _giving_up(file.parcel):
+            file.read_next(self._piece_memory())
+        self._make_ready(self._taken_piece(file))
+
+    def _taken_piece(self, file: Pieces) -> list[memoryview]:
+        self._file = None if file.is_finished else file
+        return file.take()
+
+    def _piece_memory(self) -> memoryview:
         if self._piece is None:
             self._piece = memoryview(bytearray(PIECE_BYTES))
-        with _giving_up(file.parcel):
-            self._make_ready(file.next_piece(self._piece))
-        if file.is_finished:
-            file.parcel.absences = 0
-            self._file = None
+        return self._piece
 
     def _prefix(self, parcel: Parcel, how: int) -> bytes:
         flags, section = parcel.flags | how, parcel.section
@@ -351,6 +357,13 @@ class Peer:
                 self.transmissions.end()
 
 
+def _together(joined: list[Payload]) -> memoryview:
+    """Return these as one buffer for the kernel, and begin the next."""
+    buffer = memoryview(b"".join(joined))
+    joined.clear()
+    return buffer
+
+
 @contextmanager
 def _giving_up(parcel: Parcel) -> Iterator[None]:
     """What cannot be read any further ends the connection, which waits for the rest of it."""
@@ -369,28 +382,3 @@ def _note_trouble(parcel: Parcel, error: InvalidInput) -> None:
         parcel.is_away = True
     else:
         parcel.trouble = error.text
-
-
-class _FileProgress:
-    """How much of a file has been made ready for writing."""
-
-    __slots__ = ("_checksum", "_offset", "_source", "parcel")
-
-    def __init__(self, parcel: Parcel, source: PieceReader, checksum_flag: int) -> None:
-        self.parcel = parcel
-        self._source = source
-        self._offset = 0
-        self._checksum = RunningChecksum(checksum_flag) if checksum_flag else None
-
-    @property
-    def is_finished(self) -> bool:
-        return self._offset == self._source.size_bytes
-
-    def next_piece(self, buffer: memoryview) -> list[memoryview]:
-        """Read the next piece into ``buffer``; return what is to be written, with the trailer behind the last."""
-        piece = buffer[: self._source.read_into(buffer, self._offset)]
-        self._offset += len(piece)
-        if self._checksum is None:
-            return [piece]
-        self._checksum.update(piece)
-        return [piece, memoryview(self._checksum.trailer())] if self.is_finished else [piece]

@@ -7,13 +7,17 @@ import os
 import stat
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import InvalidInput
 
-#: A file of at most this size is read at once: that is faster, and a thousand of them need no thousand descriptors.
+#: A file of at most this size is read at once, where a spool has it, or many are open: they need no descriptors then.
 SMALL_FILE_BYTES = 1024**2
+#: A file of at most this size always is. Memory for a larger one would be new, which costs more than to send it.
+SMALLEST_FILE_BYTES = 64 * 1024
+#: So many files of a process stay open for their turn; of those that are small, no more.
+MAX_OPEN_FILES = 256
 
 
 class PayloadAway(InvalidInput):
@@ -64,12 +68,16 @@ class FileSource(PiecewisePayload):
 
     __slots__ = ("_descriptor", "changed_ns", "path", "size_bytes")
 
+    #: The descriptors of all of them.
+    open: ClassVar[set[int]] = set()
+
     def __init__(self, path: Path | str) -> None:
         self.path = os.fspath(path)
         self._descriptor = -1
         try:
             # Without waiting for somebody who writes, should it be a named pipe.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+            self.open.add(self._descriptor)
             status = os.fstat(self._descriptor)
             self.size_bytes, self.changed_ns = status.st_size, status.st_mtime_ns
             is_longer = stat.S_ISREG(status.st_mode) and os.pread(self._descriptor, 1, self.size_bytes)
@@ -92,15 +100,14 @@ class FileSource(PiecewisePayload):
         wanted = buffer[: min(len(buffer), self.size_bytes - offset)]
         try:
             count = os.preadv(self._descriptor, [wanted], offset)
-            status = os.fstat(self._descriptor)
+            status = os.fstat(self._descriptor) if offset + count == self.size_bytes else None
         except OSError as error:
             raise PayloadAway(f"The file {self.path} cannot be read any more: {_reason(error)}.") from None
         if count == 0:
             raise InvalidInput(
                 f"The file {self.path} became shorter than its {self.size_bytes} bytes while it was sent."
             )
-        is_same = (status.st_size, status.st_mtime_ns) == (self.size_bytes, self.changed_ns)
-        if offset + count == self.size_bytes and not is_same:
+        if status is not None and (status.st_size, status.st_mtime_ns) != (self.size_bytes, self.changed_ns):
             raise InvalidInput(
                 f"The file {self.path} changed while it was sent.", hint="Send it when nobody writes it any more."
             )
@@ -108,6 +115,7 @@ class FileSource(PiecewisePayload):
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
+            self.open.discard(self._descriptor)  # First: its number is another's as soon as it is closed.
             os.close(self._descriptor)
 
 
@@ -129,16 +137,19 @@ def identity_of(path: Path | str) -> str:
     return f"file-{hashlib.blake2b(told, digest_size=16).hexdigest()}"
 
 
-def file_payload(path: Path | str) -> Payload | FileSource:
-    """Return the content of a file as it is sent.
+def file_payload(path: Path | str, *, is_spooled: bool = False) -> Payload | FileSource:
+    """Return the content of a file as it is sent: small ones as bytes, others open.
+
+    Args:
+        is_spooled: Whether what is small goes into a spool: then the file need not stay.
 
     Raises:
         InvalidInput: the file cannot be read.
     """
     source = FileSource(path)
-    if source.size_bytes > SMALL_FILE_BYTES:
-        return source
-    return read_whole(source)
+    may_stay_open = not is_spooled and len(FileSource.open) <= MAX_OPEN_FILES
+    read_at_once_bytes = SMALLEST_FILE_BYTES if may_stay_open else SMALL_FILE_BYTES
+    return source if source.size_bytes > read_at_once_bytes else read_whole(source)
 
 
 def read_whole(source: PieceReader) -> memoryview:

@@ -11,7 +11,14 @@ import pytest
 
 from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import InvalidInput
-from harmonicio.stream_connector.sources import SMALL_FILE_BYTES, FileSource, PayloadAway, file_payload
+from harmonicio.stream_connector.sources import (
+    MAX_OPEN_FILES,
+    SMALL_FILE_BYTES,
+    SMALLEST_FILE_BYTES,
+    FileSource,
+    PayloadAway,
+    file_payload,
+)
 from harmonicio.stream_connector.spool.payloads import NamedFile
 
 
@@ -67,8 +74,8 @@ def test_nothing_is_a_payload_too() -> None:
 
 def test_a_small_file_is_read_at_once_and_a_large_one_piece_by_piece(tmp_path: Path) -> None:
     small, large = tmp_path / "small", tmp_path / "large"
-    small.write_bytes(bytes(SMALL_FILE_BYTES))
-    content = bytes(range(256)) * (SMALL_FILE_BYTES // 256) + b"last"
+    small.write_bytes(bytes(SMALLEST_FILE_BYTES))
+    content = bytes(range(256)) * (SMALLEST_FILE_BYTES // 256) + b"last"
     large.write_bytes(content)
     assert not isinstance(file_payload(small), FileSource)
     source = file_payload(large)
@@ -77,6 +84,25 @@ def test_a_small_file_is_read_at_once_and_a_large_one_piece_by_piece(tmp_path: P
     while len(arrived) < source.size_bytes:
         arrived += bytes(buffer[: source.read_into(buffer, len(arrived))])
     assert arrived == content
+
+
+def test_small_files_beyond_a_few_hundred_are_read_at_once_and_leave_no_descriptor_open(tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    path.write_bytes(b"small" * (SMALL_FILE_BYTES // 5))
+    before = len(os.listdir("/proc/self/fd"))
+    payloads = [file_payload(path) for _ in range(MAX_OPEN_FILES + 50)]
+    assert len(os.listdir("/proc/self/fd")) - before <= MAX_OPEN_FILES
+    assert isinstance(payloads[0], FileSource)
+    assert bytes(payloads[-1]) == path.read_bytes()
+    del payloads
+    assert len(os.listdir("/proc/self/fd")) == before
+    assert isinstance(file_payload(path), FileSource)
+
+
+def test_a_small_file_that_goes_into_a_spool_is_read_at_once(tmp_path: Path) -> None:
+    path = tmp_path / "small"
+    path.write_bytes(b"small" * (SMALL_FILE_BYTES // 5))
+    assert bytes(file_payload(path, is_spooled=True)) == path.read_bytes()
 
 
 def test_a_file_that_became_shorter_is_said_by_name(tmp_path: Path) -> None:

@@ -215,6 +215,16 @@ def test_of_what_is_not_written_first_nothing_is_said_before_its_turn(monkeypatc
     assert b"FIRSTONE" in wire.channel.sent
 
 
+@pytest.mark.parametrize("size", [8, 300_000])
+def test_what_cannot_be_read_from_its_beginning_has_not_been_begun(monkeypatch: pytest.MonkeyPatch, size: int) -> None:
+    changed = Share(bytes(size))
+    peer, wire, (parcel,) = writer(changed)
+    monkeypatch.setattr(changed, "read_into", lambda *_: _raise(InvalidInput("It has changed.")))
+    assert peer.flush() is Written.STUCK
+    assert parcel.trouble == "It has changed."
+    assert (wire.channel.sent, peer.lane.begun) == (b"", 0), "the connection serves others"
+
+
 def _raise(error: Exception) -> int:
     raise error
 
