@@ -18,7 +18,8 @@ anything was measured, one for each slot.
 - What is open at active peers together stays within the window; they share it by deficit round robin in bytes, so that
   a source of small messages does not starve because its neighbour sends large ones.
 - A peer that has credit and is quiet for a moment is idle: it keeps what it has, and that counts no more.
-- A new peer has one message at once.
+- A new peer has one message at once. So has, where the window is not smaller than there are active peers, who has used
+  up all it had, whatever others have left: so no more than twice the window is ever open.
 - The master has one message beyond what it has started. While messages wait in its backlog, or one of them waits here
   for a slot, connectors get no new credit, and what they leave of the window is the master's.
 - When every slot is held by a message that waits for what it emitted, connectors get no credit, and after a moment what
@@ -305,10 +306,15 @@ class EngineLoop:
         return self._budget_bytes // (max(1, len(active)) + 1)
 
     def _grant_connectors(self, active: list[Peer], now: float) -> list[Peer]:
-        self._set_windows(active)
-        more = self._share_messages(active)
+        if not active:
+            return []
+        sizes, share_bytes = _counted_sizes(active), self._share_bytes(active)
+        fair_bytes = self.window / sum(1.0 / size for size in sizes)
+        for peer, size in zip(active, sizes, strict=True):  # The same bytes for all, in whole messages.
+            peer.window, peer.window_bytes = max(1, int(fair_bytes / size)), share_bytes
+        more = self._share_messages(active, sizes, fair_bytes)
         # The master's share stays the master's; what is open there beyond takes nothing from the connectors.
-        room_bytes = self._budget_bytes - self._share_bytes(active) - sum(peer.open_bytes for peer in active)
+        room_bytes = self._budget_bytes - share_bytes - sum(peer.open_bytes for peer in active)
         told = []
         for peer in active:
             messages, size_bytes = more.get(peer, 0), 0
@@ -325,41 +331,34 @@ class EngineLoop:
                 )
         return told
 
-    def _set_windows(self, active: list[Peer]) -> None:
-        """Set how much may be open at each peer: the same bytes for all, in whole messages."""
-        if not active:
-            return
-        sizes = _counted_sizes(active)
-        fair_bytes = self.window / sum(1.0 / size for size in sizes)
-        for peer, size in zip(active, sizes, strict=True):
-            peer.window = max(1, int(fair_bytes / size))
-            peer.window_bytes = self._share_bytes(active)
-
-    def _share_messages(self, active: list[Peer]) -> dict[Peer, int]:
+    def _share_messages(self, active: list[Peer], sizes: list[float], fair_bytes: float) -> dict[Peer, int]:
         """Return how many more messages each peer may send: deficit round robin over those that need them."""
-        more = {peer: 1 for peer in active if not peer.credit.messages_total}
+        # Credit that others have and do not use cannot be taken back: who has none is not left waiting for that.
+        is_one_little = len(active) <= self.window
+        more = {peer: 1 for peer in active if not peer.credit.messages_total or (is_one_little and not peer.open)}
         room = self.window - sum(peer.open for peer in active) - len(more)
-        if not active or room <= 0:
+        if room <= 0:
             return more
-        sizes = dict(zip(active, _counted_sizes(active), strict=True))
-        quantum = max(self.window / sum(1.0 / size for size in sizes.values()), *sizes.values(), 1.0)
         # What is less than a quarter of a window is not worth a frame yet.
-        hungry = [
-            peer for peer in active if 2 * peer.unused <= peer.window and 4 * (peer.window - peer.open) >= peer.window
-        ]
+        hungry = {
+            peer: size
+            for peer, size in zip(active, sizes, strict=True)
+            if 2 * peer.unused <= peer.window and 4 * (peer.window - peer.open) >= peer.window
+        }
+        quantum = max(fair_bytes, *sizes, 1.0)
         last: Peer | None = None
         while room > 0 and hungry:
-            for peer in list(hungry):
+            for peer, size in list(hungry.items()):
                 wanted = peer.window - peer.open - more.get(peer, 0)
                 peer.deficit_bytes = min(peer.deficit_bytes, quantum) + quantum
-                count = max(0, min(room, wanted, int(peer.deficit_bytes / sizes[peer])))
-                peer.deficit_bytes -= count * sizes[peer]
+                count = max(0, min(room, wanted, int(peer.deficit_bytes / size)))
+                peer.deficit_bytes -= count * size
                 if count:
                     more[peer] = more.get(peer, 0) + count
                     room -= count
                     last = peer
                 if count >= wanted:
-                    hungry.remove(peer)
+                    del hungry[peer]
                     peer.deficit_bytes = 0.0
                 if room <= 0:
                     break
@@ -374,5 +373,6 @@ class EngineLoop:
 
 def _counted_sizes(peers: list[Peer]) -> list[float]:
     """Return the mean message size of each peer, the smallest ones raised, so that no ratio is beyond bounds."""
-    largest = max(peer.mean_bytes for peer in peers)
-    return [max(peer.mean_bytes, largest * SMALLEST_FRACTION) for peer in peers]
+    sizes = [peer.mean_bytes for peer in peers]
+    smallest = max(sizes) * SMALLEST_FRACTION
+    return [max(size, smallest) for size in sizes]

@@ -58,7 +58,7 @@ class Peer:
     @property
     def open(self) -> int:
         """Messages granted and not started."""
-        return max(0, self.credit.messages_total - self.started)
+        return max(0, self.credit.messages_total - self.started_here - self.started_elsewhere)
 
     @property
     def open_bytes(self) -> int:
@@ -87,7 +87,8 @@ class Peer:
 
     def observe(self, now: float) -> None:
         """Take note of whether anything has happened since the last look."""
-        seen = (self.credit.received, self.started, self.credit.answered)
+        credit = self.credit
+        seen = (credit.received, self.started_here + self.started_elsewhere, credit.answered)
         if seen != self._seen:
             self._seen = seen
             self.active_at = now
@@ -99,4 +100,6 @@ class Peer:
 
     def is_active(self, now: float) -> bool:
         """Whether this peer competes for the window: it has work here, has no credit, or was busy a moment ago."""
-        return self.credit.outstanding > 0 or self.unused == 0 or now < self.idle_at
+        credit = self.credit
+        has_work = credit.received > credit.answered
+        return has_work or credit.received >= credit.messages_total or now < self.idle_at

@@ -136,6 +136,21 @@ def test_peers_share_the_window_in_bytes() -> None:
     assert (small.open, large.open) == (80, 20)
 
 
+def test_who_comes_when_others_have_all_credit_has_one_message_at_a_time_until_they_have_used_it() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    early, late = joined(loop, "early"), joined(loop, "late")
+    assert (early.open, late.open) == (100, 1)
+    for step in range(30):
+        handle(early)
+        handle(late)
+        loop.grants(0.001 * step)
+        assert late.unused, "whatever the early one leaves unused"
+    handle(early, early.unused)
+    loop.grants(0.04)
+    assert early.open + late.open <= 100
+    assert min(early.open, late.open) > 25, "from then on they share"
+
+
 def test_peers_take_turns_when_the_window_is_smaller_than_their_number() -> None:
     loop = loop_of(1, handler_s=1.0)
     peers = [joined(loop, f"source {number}") for number in range(3)]
