@@ -54,8 +54,7 @@ SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 MAX_REJECTIONS = 3
 HANDLER_TIMEOUT_S = 600.0  # the default of a stream
 
-_WAITING = DeliveryState.WAITING
-_SUSPECT, _DEAD = int(Flag.SUSPECT), int(Flag.DEAD)
+_WAITING, _SUSPECT, _DEAD = DeliveryState.WAITING, int(Flag.SUSPECT), int(Flag.DEAD)
 
 
 class Dispatch:
@@ -70,6 +69,7 @@ class Dispatch:
     Attributes:
         engines_from: More engines may come from this time on: then the master is asked again.
         backlog: The connection to the master's data port, while there is one.
+        waiting_bytes: What is not under way costs so much; 0 when nothing waits, which is told fastest by this.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class Dispatch:
 
     def _has_waited(self, wait_s: float, now: float) -> bool:
         """Whether the oldest message that may go to an engine has waited for so long."""
-        return bool(self._waiting) and now >= self._waiting.oldest.offered_at + wait_s
+        return self.waiting_bytes > 0 and bool(self._waiting) and now >= self._waiting.oldest.offered_at + wait_s
 
     @property
     def _is_crowded(self) -> bool:
@@ -135,12 +135,13 @@ class Dispatch:
 
     def wants_backlog(self, now: float) -> bool:
         """Whether a connection to the master's data port is needed."""
-        return self.backlog is None and (bool(self._for_master) or self._is_impatient(now))
+        return self.backlog is None and self.waiting_bytes > 0 and (bool(self._for_master) or self._is_impatient(now))
 
     def overdue(self, now: float) -> list[Lane]:
         """Return the connections that are given up, because nothing was answered there for too long."""
-        lanes = (*self._engines, self.backlog)
-        return [lane for lane in lanes if lane and lane.is_overdue(self.handler_timeout_s, now)]
+        return [
+            lane for lane in (*self._engines, self.backlog) if lane and lane.is_overdue(self.handler_timeout_s, now)
+        ]
 
     def unreadable_s(self, unsafe: int, now: float) -> float:
         """Return for how long none of so many messages could be read, or one that all others wait for."""
@@ -148,7 +149,9 @@ class Dispatch:
 
     def next_due_s(self, now: float) -> float | None:
         """Seconds until the time alone changes what :meth:`assign` or a question answers; None when it does not."""
-        due_at = []
+        if not self.waiting_bytes:
+            return None
+        due_at: list[float] = []
         if self._waiting:
             offered_at = self._waiting.oldest.offered_at
             due_at = [offered_at + SEEK_AFTER_S, offered_at + SEEK_BEYOND_IDLE_S]
@@ -322,10 +325,7 @@ class Dispatch:
         return None
 
     def _able_master(self, parcel: Parcel) -> Lane | None:
-        lane = self.backlog
-        if lane is None or lane.is_draining:
-            return None
-        return lane if lane.credit.can_send(parcel.size_bytes) else None
+        return self.backlog if self.backlog is not None and self.backlog.can_take(parcel) else None
 
     def _is_impatient(self, now: float) -> bool:
         """Whether the oldest message that the master may have room for should not wait any more."""

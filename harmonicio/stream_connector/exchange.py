@@ -27,7 +27,7 @@ from harmonicio.core.errors import (
     UndeliveredError,
 )
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState, at_rest
-from harmonicio.stream_connector.dispatch import Dispatch
+from harmonicio.stream_connector.dispatch import FEW_MESSAGES, Dispatch
 from harmonicio.stream_connector.figures import Figures
 from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.stream_connector.peers import Peer
@@ -112,7 +112,7 @@ class Exchange:
             self.tally.sent += 1
             lane = dispatch.offer(parcel, now)
             touched = self._advance(now) if lane is None else [self._peers[lane]]
-            if lane is not None and not self._was_wanted[0] and now >= dispatch.engines_from:
+            if lane and len(lane.in_flight) > FEW_MESSAGES and not self._was_wanted[0] and now >= dispatch.engines_from:
                 self._tell_wanted(now)
             is_due_earlier = not touched and self._is_due_earlier(now)
             can_wait = lane is not None and lane.can_wait(parcel)
@@ -129,7 +129,7 @@ class Exchange:
         with self.lock:
             if delivery.state is DeliveryState.STORED:
                 self._results.want(delivery)
-            asking = self._ask()
+            asking = self._ask() if self._results.has_questions else ()
         self._flush(asking)
         with self.lock:
             self.pump.wait(lambda: delivery.is_final or self._is_over, timeout_s)
@@ -259,8 +259,7 @@ class Exchange:
 
     def _is_due_earlier(self, now: float) -> bool:
         """Whether the pump, if it waits, should look at the time before it planned to."""
-        due_s = self._dispatch.next_due_s(now)
-        return due_s is not None and now + due_s < self._due_at - DUE_TOLERANCE_S
+        return (due_s := self._dispatch.next_due_s(now)) is not None and now + due_s < self._due_at - DUE_TOLERANCE_S
 
     def time_passed(self) -> None:
         now = time.monotonic()
@@ -292,12 +291,13 @@ class Exchange:
 
     def _advance(self, now: float) -> list[Peer]:
         """Act on what has changed; return the peers that have something to write. The lock is held."""
-        touched = [self._peers[lane] for lane in self._dispatch.assign(now)]
+        touched = [self._peers[lane] for lane in self._dispatch.assign(now)] if self._dispatch.waiting_bytes else []
         for settled in self._dispatch.take_settled():
             self._settlement.settle(settled)
         if self._results.has_questions:
             touched += self._ask()
-        self._tell_wanted(now)
+        if self._dispatch.waiting_bytes or self._results.needs_connection or any(self._was_wanted):
+            self._tell_wanted(now)  # Else less is under way than before, and nothing new is wanted for that.
         return touched
 
     def _ask(self) -> list[Peer]:

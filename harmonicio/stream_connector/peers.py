@@ -175,6 +175,8 @@ class Peer:
                 if not self._pending_bytes:
                     self._pending = []
                     self._note_sent()
+                    if not self.has_unwritten:
+                        break
                 elif not count:
                     return Written.FULL
                 else:

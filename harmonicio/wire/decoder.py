@@ -198,6 +198,8 @@ class Decoder:
         """
         if self._begun is not None:
             return self._finish_payload(self._begun)
+        if self._start == self._end:
+            return None
         return self._small_messages() or self._other_frame()
 
     def _small_messages(self) -> list[IncomingMessage]:
