@@ -6,7 +6,7 @@ sent, because there it would end the connection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NoReturn
 
 import msgpack
@@ -24,6 +24,11 @@ _LIST_HEADER_BYTES = 3
 _USABLE = "Use None, bool, int, float, str, bytes, lists and dicts with text keys."
 #: No other byte opens a list or a map: counting them bounds the depth without a look at the structure.
 _NOT_OPENING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+#: Nothing of these types can be wrong inside; what holds only such need not be looked at twice.
+_SINGLE = frozenset({type(None), bool, int, float, str, bytes})
+_pack_single = msgpack.Packer().pack
+#: The first byte of a map with so many entries, up to 15.
+_SHORT_MAP = 0x80
 
 
 def pack(value: Any) -> bytes:
@@ -47,6 +52,34 @@ def pack(value: Any) -> bytes:
     except (ValueError, msgpack.UnpackException) as error:
         raise InvalidInput(f"A value cannot be sent: {_said(error)}.", hint=_USABLE) from None
     return packed
+
+
+def pack_flat(fields: Mapping[str, Any]) -> bytes | None:
+    """Return a dict of names and single values as msgpack; None where it is anything else: that is for :func:`pack`."""
+    if type(fields) is not dict:
+        return None
+    for key, value in fields.items():
+        if type(key) is not str or type(value) not in _SINGLE:
+            return None
+    try:
+        packed: bytes = _pack_single(fields)
+    except (ValueError, OverflowError):
+        return None  # It is refused there, with the reason.
+    return packed
+
+
+def unpack_flat(packed: bytes) -> dict[str, Any] | None:
+    """Do the reverse, for at most 15 names; None where it is anything else: that is for :func:`unpack`."""
+    try:
+        fields = msgpack.unpackb(packed)
+    except (ValueError, msgpack.UnpackException):
+        return None  # It is refused there, with the reason.
+    if type(fields) is not dict or packed[0] != _SHORT_MAP + len(fields):
+        return None  # Or there are so many that the same name may be there twice.
+    for key, value in fields.items():
+        if type(key) is not str or type(value) not in _SINGLE:
+            return None
+    return fields
 
 
 def pack_lists(rows: Iterable[Any]) -> Iterator[bytes]:

@@ -24,6 +24,8 @@ _ROOM_BYTES = 256 * 2**20
 _READY_WITHIN_S = 120.0
 #: The least that a message takes of a byte budget, so that the smallest have a window, too.
 _LEAST_BYTES = 512
+#: … and what the metadata of one takes beside its payload.
+_METADATA_BYTES = 30
 _NUMBER = struct.Struct("!Q")
 
 
@@ -72,10 +74,15 @@ class Run:
 
 
 def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) -> Run:
-    """Send messages from memory to engines, and wait until all are handled."""
+    """Send messages from memory to engines, each with metadata of its own, and wait until all are handled."""
     payload = payload_of(size_bytes)
-    with target.connector(window * max(size_bytes, _LEAST_BYTES)) as connector:
-        return _timed(target, connector, messages, lambda number: connector.send(payload))
+    with target.connector(window * max(size_bytes + _METADATA_BYTES, _LEAST_BYTES)) as connector:
+        return _timed(
+            target,
+            connector,
+            messages,
+            lambda number: connector.send(payload, metadata={"well": "B03", "site": number}),
+        )
 
 
 def in_place(target: Target, size_bytes: int, messages: int, window: int) -> Run:

@@ -1,0 +1,67 @@
+"""Metadata of single values takes a shorter way through msgpack, which makes and reads the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from harmonicio.core.errors import InvalidInput, RemoteProtocolError
+from harmonicio.wire import sections
+from harmonicio.wire.codec import pack_flat, unpack_flat
+
+OPENING = b"\x81\xa8metadata"
+numbers = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
+singles = st.one_of(st.none(), st.booleans(), numbers, st.text(), st.binary(max_size=40))
+texts = st.text(max_size=5)
+anything = st.recursive(singles, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3))
+names = texts | st.integers() | st.binary(max_size=3)
+
+
+def _or_error(function: Any, *arguments: Any) -> Any:
+    try:
+        return function(*arguments)
+    except (InvalidInput, RemoteProtocolError) as error:
+        return type(error), error.text
+
+
+@given(st.dictionaries(names, anything, min_size=1, max_size=20))
+@example({"text": "\ud800"})
+@example({"number": 2**64})
+@example({"number": -(2**63) - 1})
+@example({f"{number}": number for number in range(16)})
+@example({"nothing": {}})
+def test_what_is_sent_is_the_same(metadata: dict[Any, Any]) -> None:
+    assert _or_error(sections.source_section, metadata, "") == _or_error(sections.message_section, metadata, "", None)
+
+
+def _read_without_the_shorter_way(section: bytes) -> Any:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sections, "unpack_flat", lambda packed: None)
+        return _or_error(sections.read_message_section, section)
+
+
+@given(st.binary(max_size=60) | st.dictionaries(texts, anything, max_size=20).map(sections.pack))
+@example(b"")
+@example(b"\x80")
+@example(b"\x82\xa1a\x01\xa1a\x02")
+@example(b"\xde\x00\x01\xa1a\x01")
+@example(b"\x81\xa1a\xc7\x00\x05")
+@example(b"\x81\xa1a\xd6\xff\x00\x00\x00\x00")
+@example(b"\x81\xc4\x01a\x01")
+@example(b"\x81\xa1\xff\x01")
+@example(b"\x81\xa1a\x01\x01")
+def test_what_is_read_is_the_same(packed: bytes) -> None:
+    assert _or_error(sections.read_message_section, OPENING + packed) == _read_without_the_shorter_way(OPENING + packed)
+
+
+def test_it_is_the_way_of_usual_metadata_and_of_nothing_else() -> None:
+    usual = {"well": "B03", "site": 4, "is_control": False, "gain": 1.5, "note": None}
+    packed = pack_flat(usual)
+    assert packed is not None
+    assert unpack_flat(packed) == usual
+    assert sections.source_section(usual, "") == OPENING + packed
+    assert pack_flat({"channels": ["red", "green"]}) is None
+    assert unpack_flat(b"\x81\xa1a\x90") is None
