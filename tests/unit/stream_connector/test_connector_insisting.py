@@ -103,8 +103,6 @@ def test_who_does_not_read_holds_nobody_up(
     pump.flush(give(peer), insists=insists)
     assert time.monotonic() - begun_at < INSIST_S + 5
     assert peer.is_blocked and peer.has_unwritten
-    sockets[1].close()
-    peer.end()
 
 
 def test_a_source_that_sends_all_the_time_reads_the_answers_itself_and_the_io_thread_when_it_stops(
