@@ -77,12 +77,11 @@ def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) ->
     """Send messages from memory to engines, each with metadata of its own, and wait until all are handled."""
     payload = payload_of(size_bytes)
     with target.connector(window * max(size_bytes + _METADATA_BYTES, _LEAST_BYTES)) as connector:
-        return _timed(
-            target,
-            connector,
-            messages,
-            lambda number: connector.send(payload, metadata={"well": "B03", "site": number}),
-        )
+        return _timed(target, connector, messages, lambda number: connector.send(payload, metadata=_metadata(number)))
+
+
+def _metadata(number: int) -> dict[str, object]:
+    return {"well": "B03", "site": number}
 
 
 def in_place(target: Target, size_bytes: int, messages: int, window: int) -> Run:
@@ -153,8 +152,8 @@ def into_backlog(target: Target, size_bytes: int, messages: int) -> float:
         connector.send(payload)
         connector.flush("safe")
         begun = time.perf_counter()
-        for _ in range(messages):
-            connector.send(payload)
+        for number in range(messages):
+            connector.send(payload, metadata=_metadata(number))
         connector.flush("safe")
         return messages / (time.perf_counter() - begun)
 
