@@ -54,6 +54,8 @@ _log = logging.getLogger(__name__)
 
 #: When nothing runs any more, peers have this long to see their last answers and to close.
 LEAVE_WITHIN_S = 1.0
+#: How often it looks for connections that were idle for too long: there may be thousands.
+LOOK_AT_SESSIONS_S = 0.5
 _POLL_S = 0.01
 #: How often an engine that serves looks whether its own parts are there.
 LOOK_EVERY_S = 0.25
@@ -86,6 +88,7 @@ class Daemon:
         self._drain_until = 0.0
         self._drain_begun = threading.Event()
         self._roster = Roster()
+        self._sessions_seen = (0.0, 0)
         self._numbers = itertools.count(1)
         self._desk = TicketDesk(configuration.key, declaration.name, configuration.engine, self._clock)
         self._payloads = PayloadStore(
@@ -228,7 +231,7 @@ class Daemon:
         if self._drain_begun.is_set():
             raise Unavailable("The engine takes no new connections, because it ends.")
         ends_at = self._desk.ends_at(claims.lease)
-        taken = sum(session.arena is not None for session in self._roster.sessions())
+        taken = len(self._roster.sessions_with_arena())
         arena = take_arena(link, hello, taken, self._configuration.payload_budget_bytes)
         session = self._new_session(
             link, hello.source, may_idle_until=ends_at, idle_for_s=claims.term_s, epoch=claims.epoch, arena=arena
@@ -259,6 +262,10 @@ class Daemon:
 
     def _end_sessions(self) -> None:
         """End the connections that were idle for too long, and those whose leases were revoked."""
+        seen = (time.monotonic() // LOOK_AT_SESSIONS_S, self._desk.epoch)
+        if seen == self._sessions_seen:
+            return
+        self._sessions_seen = seen
         for session in self._roster.idle_sessions(time.monotonic()):
             text = "The lease has ended and the connection was idle for a term."
             self._slots.flusher.start_soon(functools.partial(session.say_goodbye, "idle", text))
@@ -271,7 +278,7 @@ class Daemon:
     def report(self) -> EngineReport:
         """Return this engine as it is now."""
         self._end_sessions()
-        for session in self._roster.sessions():
+        for session in self._roster.sessions_with_arena():
             if session.answers.holds_payloads:
                 self._slots.flusher.flush_soon(session)
         now = time.monotonic()

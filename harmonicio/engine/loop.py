@@ -53,6 +53,8 @@ ALONE_GRACE_S = 0.25
 SUSPECT_GRACE_S, SUSPECT_MEANS = 1.0, 3
 #: For so many times as long as it has waited in vain no suspect may wait again: what holds a slot will hold it longer.
 SUSPECTS_REST = 10
+#: So many idle peers are looked at each time, more only so often that each costs next to nothing.
+FEW_PEERS, LOOK_AT_ONE_S = 64, 20e-6
 _SHORTEST_HANDLER_S = 1e-7
 #: What one measured message changes of the mean.
 _WEIGHT = 0.2
@@ -72,6 +74,8 @@ class EngineLoop:
         self._prefetch_s = prefetch_s
         self._budget_bytes = budget_bytes
         self._peers: deque[Peer] = deque()
+        self._resting: dict[Peer, None] = {}  # Idle when they were looked at last.
+        self._look_at_resting_at = -math.inf
         # Each with the time since when it waits, which is their order.
         self._waiting: deque[tuple[Any, float]] = deque()
         self._waiting_from_backlog: deque[tuple[Any, float]] = deque()
@@ -260,13 +264,15 @@ class EngineLoop:
 
     def leave(self, peer: Peer) -> None:
         """Forget a peer. Without its connection nothing is known of the backlog."""
-        if peer in self._peers:
+        if peer in self._resting:
+            del self._resting[peer]
+        elif peer in self._peers:
             self._peers.remove(peer)
         if peer.is_backlog:
             self.depth = 0
 
-    def grants(self, now: float) -> tuple[list[Peer], float | None]:
-        """Raise the totals of those who shall have more.
+    def grants(self, now: float, asking: Peer | None = None) -> tuple[list[Peer], float | None]:
+        """Raise the totals of those who shall have more; who is ``asking`` is not idle, whatever it was before.
 
         Returns:
             The peers to tell, and when to ask again although nothing happens, if that is needed.
@@ -277,9 +283,7 @@ class EngineLoop:
         if self.is_kept_for_suspect:
             due_at = (self._alone_at + ALONE_GRACE_S, self._next_away_at())
             return [], min((at for at in due_at if now < at < math.inf), default=None)
-        for peer in self._peers:
-            peer.observe(now)
-        active = [peer for peer in self._peers if not peer.is_backlog and peer.is_active(now)]
+        active = self._active(now, asking)
         masters = [peer for peer in self._peers if peer.is_backlog]
         told = [peer for peer in masters if self._grant_master(peer, active)]
         if self.has_backlog:
@@ -291,6 +295,24 @@ class EngineLoop:
         hungry = [peer for peer in active if not peer.unused and peer not in told]
         self.has_hungry_peers = bool(hungry)
         return told, self._look_again_at(active) if hungry else None
+
+    def _active(self, now: float, asking: Peer | None) -> list[Peer]:
+        """Return the connectors that compete for the window; thousands of idle ones are looked at now and then only."""
+        if asking is not None and asking in self._resting:
+            del self._resting[asking]
+            self._peers.append(asking)
+        if self._resting and (len(self._resting) <= FEW_PEERS or now >= self._look_at_resting_at):
+            self._look_at_resting_at = now + len(self._resting) * LOOK_AT_ONE_S
+            for peer in [peer for peer in self._resting if peer.observe(now)]:
+                del self._resting[peer]
+                self._peers.append(peer)
+        for peer in self._peers:
+            peer.observe(now)
+        idle = [peer for peer in self._peers if not (peer.is_backlog or peer.is_active(now))]
+        for peer in idle:
+            self._peers.remove(peer)
+            self._resting[peer] = None
+        return [peer for peer in self._peers if not peer.is_backlog]
 
     def _grant_master(self, peer: Peer, active: list[Peer]) -> bool:
         window = max(1, self.window - sum(each.open for each in active)) if self.depth else 1

@@ -85,13 +85,15 @@ class Peer:
         credit = self.credit
         return max(1.0, credit.received_bytes / credit.received) if credit.received else 1.0
 
-    def observe(self, now: float) -> None:
-        """Take note of whether anything has happened since the last look."""
+    def observe(self, now: float) -> bool:
+        """Take note of whether anything has happened since the last look, and return it."""
         credit = self.credit
         seen = (credit.received, self.started_here + self.started_elsewhere, credit.answered)
-        if seen != self._seen:
-            self._seen = seen
-            self.active_at = now
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        self.active_at = now
+        return True
 
     @property
     def idle_at(self) -> float:

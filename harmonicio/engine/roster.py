@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from dataclasses import dataclass, fields
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from harmonicio.engine.session import Session
 
@@ -16,9 +17,6 @@ class Figures:
     failed: int = 0
     handled_from_backlog: int = 0
     received_bytes: int = 0
-
-    def __add__(self, other: Figures) -> Figures:
-        return Figures(*(getattr(self, item.name) + getattr(other, item.name) for item in fields(Figures)))
 
 
 @dataclass(slots=True)
@@ -34,11 +32,12 @@ class _Entry:
 
 
 class Roster:
-    """Knows every open session."""
+    """Knows every open session, of which there may be thousands: each look at all of them is to take little."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._entries: dict[Session, _Entry] = {}
+        self._with_arena: dict[Session, None] = {}
         self._ended = Figures()
 
     def __repr__(self) -> str:
@@ -58,20 +57,28 @@ class Roster:
         """
         with self._lock:
             self._entries[session] = _Entry(session, may_idle_until, idle_for_s, epoch, quiet_since=now)
+            if session.arena is not None:
+                self._with_arena[session] = None
 
     def remove(self, session: Session) -> None:
         with self._lock:
             if self._entries.pop(session, None) is not None:
-                self._ended += _figures_of(session)
+                self._ended = _sum_of(self._ended, [session])
+                self._with_arena.pop(session, None)
 
     def sessions(self) -> list[Session]:
         with self._lock:
             return list(self._entries)
 
+    def sessions_with_arena(self) -> list[Session]:
+        """Return those whose payloads may lie in shared memory."""
+        with self._lock:
+            return list(self._with_arena)
+
     def figures(self) -> Figures:
         """Return what all sessions, those that have ended included, have done."""
         with self._lock:
-            return sum((_figures_of(session) for session in self._entries), self._ended)
+            return _sum_of(self._ended, self._entries)
 
     def older_sessions(self, epoch: int) -> list[Session]:
         """Return the connectors' sessions whose tickets are of an older epoch."""
@@ -98,7 +105,13 @@ class Roster:
             ]
 
 
-def _figures_of(session: Session) -> Figures:
-    answers = session.answers
-    from_backlog = answers.handled if session.peer.is_backlog else 0
-    return Figures(answers.handled, answers.failed, from_backlog, answers.received_bytes)
+def _sum_of(figures: Figures, sessions: Iterable[Session]) -> Figures:
+    handled, failed, received_bytes = figures.handled, figures.failed, figures.received_bytes
+    from_backlog = figures.handled_from_backlog
+    for session in sessions:
+        answers = session.answers
+        if answers.handled:
+            handled, failed = handled + answers.handled, failed + answers.failed
+            received_bytes += answers.received_bytes
+            from_backlog += answers.handled if session.peer.is_backlog else 0
+    return Figures(handled, failed, from_backlog, received_bytes)

@@ -336,7 +336,7 @@ class Slots:
         with self._lock:
             now = time.monotonic()
             waiters = self._loop.turn_away(now)  # First: the others may have credit when a suspect has gone.
-            peers, again_at = self._loop.grants(now)
+            peers, again_at = self._loop.grants(now, own.peer if own is not None else None)
             sessions = [self._sessions[peer] for peer in peers]
         for waiter in waiters:
             waiter.refused()

@@ -190,6 +190,30 @@ def test_who_waits_until_a_peer_is_idle_finds_it_so() -> None:
         assert loop.grants(again_at) == ([busy], None), "whatever the sum of two times is rounded to"
 
 
+def test_one_of_thousands_of_idle_peers_has_credit_as_soon_as_it_asks_and_soon_when_it_does_not() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    crowd = [joined(loop, f"source {number}") for number in range(1000)]
+    for now in (1.0, 1.001):
+        loop.grants(now)
+    asking, silent = crowd[-1], crowd[-2]
+    handle(asking)
+    handle(silent)
+    told, _ = loop.grants(1.002, asking)
+    assert told == [asking]
+    told, _ = loop.grants(1.05)
+    assert told == [silent], "all are looked at now and then"
+    assert all(peer.unused for peer in crowd)
+
+
+def test_an_idle_peer_that_leaves_is_forgotten() -> None:
+    loop = loop_of(1, handler_s=0.001)
+    quiet = joined(loop, "quiet")
+    loop.grants(1.0)
+    loop.leave(quiet)
+    handle(quiet)
+    assert loop.grants(2.0) == ([], None)
+
+
 def test_the_master_has_one_message_beyond_what_has_been_started() -> None:
     loop = loop_of(2, handler_s=0.001)
     master = joined(loop, is_backlog=True)
