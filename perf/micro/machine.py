@@ -42,8 +42,17 @@ def cpu_s(pid: int) -> float:
 
 def peak_memory_mb(pid: int) -> float:
     """Return the most memory that a process has had resident since it began."""
+    return _status_mb(pid, "VmHWM:")
+
+
+def memory_mb(pid: int) -> float:
+    """Return the memory that a process has resident now."""
+    return _status_mb(pid, "VmRSS:")
+
+
+def _status_mb(pid: int, name: str) -> float:
     for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmHWM:"):
+        if line.startswith(name):
             return int(line.split()[1]) * 1024 / 1e6
     raise ProcessLookupError(f"Process {pid} has ended.")
 

@@ -1,6 +1,7 @@
-"""Many engines and many connectors, beside one of each; how fair it is, what it takes of threads and of the master.
+"""Many engines, connectors and streams, beside one of each; how fair it is, what it takes of threads and of the master.
 
-A figure is the sum over all of them. ``share`` is what the least served has had, beside the best served.
+A figure is the sum over all of them. ``share`` is what the least served has had, beside the best served. Connections
+that are idle are all to the engine that is at work for somebody else.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from contextlib import ExitStack
 from harmonicio.testing.waiting import wait_until
 from micro import source
 from micro.cluster import BenchCluster, OwnProcess, bench_cluster
-from micro.machine import threads_of
+from micro.machine import memory_mb, threads_of
 from micro.pairs import interleaved
 from micro.row import Effort, Row, row_of
 from micro.sizes import messages_of, window_of
@@ -23,11 +24,13 @@ from micro.source import Shares, Target
 GOAL = 0.8
 SIZE_BYTES = 10**6
 ENGINES, CONNECTORS, PROCESSES = 50, 50, 5
+STREAMS, IDLE = 16, 5_000
 SMALL_BYTES, SMALL_MESSAGES, MOST_REQUESTS = 100, 100_000, 100
+ONE_TO_ONE = "1 connector to 1 engine"
 
 
 def measure(effort: Effort) -> Iterator[Row]:
-    """Yield one to many, many to two, and the master's requests."""
+    """Yield one to many, many to two, streams, the master's requests, and what idle connections cost."""
     engines = 4 if effort.is_smoke else ENGINES
     with ExitStack() as parts:
         bench = parts.enter_context(bench_cluster(max_engines=engines + 3))
@@ -39,7 +42,9 @@ def measure(effort: Effort) -> Iterator[Row]:
         bench.scale(0, "many")
         yield _many_to_two(processes, one, bench.scale(2, "two"), effort)
         bench.scale(0, "two")
+        yield _streams(bench, processes[0], one, effort)
         yield _requests(bench, processes[0], one, effort)
+        yield _beside_idle(processes[0], one, effort)
 
 
 def _one_to_many(bench: BenchCluster, process: OwnProcess, one: Target, many: Target, effort: Effort) -> Row:
@@ -62,8 +67,7 @@ def _one_to_many(bench: BenchCluster, process: OwnProcess, one: Target, many: Ta
         "threads_of_source": float(max(threads)),
         "threads_of_an_engine": float(max(map(threads_of, many.engine_pids))),
     }
-    name = "1 connector to 1 engine"
-    return row_of("1 connector", SIZE_BYTES, len(handled), pairs, limit_name=name, at_least=GOAL, more=more)
+    return row_of("1 connector", SIZE_BYTES, len(handled), pairs, limit_name=ONE_TO_ONE, at_least=GOAL, more=more)
 
 
 def _handled(bench: BenchCluster) -> list[int]:
@@ -80,7 +84,7 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
         # Together they have the same window as one.
         share = max(1, window // (per_process * len(processes)))
         with multiprocessing.Manager() as shared, ThreadPoolExecutor(len(processes)) as callers:
-            work = (two, per_process, SIZE_BYTES, share, shared.Barrier(len(processes)), effort.seconds)
+            work = ([two] * per_process, SIZE_BYTES, share, effort.seconds, shared.Barrier(len(processes)))
             calls = [callers.submit(process.call, source.at_once, *work) for process in processes]
             answers = [call.result() for call in calls]
         seen.extend(answers)
@@ -98,9 +102,61 @@ def _many_to_two(processes: list[OwnProcess], one: Target, two: Target, effort: 
         "threads_of_a_source": float(max(each.threads for each in seen)),
         "threads_of_an_engine": float(max(map(threads_of, two.engine_pids))),
     }
-    name = "1 connector to 1 engine"
     what = f"{per_process * len(processes)} connectors"
-    return row_of(what, SIZE_BYTES, 2, pairs, limit_name=name, at_least=GOAL, more=more)
+    return row_of(what, SIZE_BYTES, 2, pairs, limit_name=ONE_TO_ONE, at_least=GOAL, more=more)
+
+
+def _streams(bench: BenchCluster, process: OwnProcess, one: Target, effort: Effort) -> Row:
+    """One process sends to each stream from a thread; each stream has an engine."""
+    names = [f"stream-{number}" for number in range(3 if effort.is_smoke else STREAMS)]
+    for name in names:
+        bench.declare(name)
+    targets = [bench.scale(1, name) for name in names]
+    messages, window = messages_of(SIZE_BYTES, effort.seconds), window_of(SIZE_BYTES)
+    seen: list[Shares] = []
+
+    def all_per_s() -> float:
+        seen.append(process.call(source.at_once, targets, SIZE_BYTES, window // len(targets), effort.seconds))
+        return sum(seen[-1].messages) / seen[-1].took_s
+
+    pairs = interleaved(
+        effort.pairs,
+        all_per_s,
+        lambda: process.call(source.peer_to_peer, one, SIZE_BYTES, messages, window).messages_per_s,
+    )
+    more = {
+        "share": statistics.median(min(each.messages) / max(each.messages) for each in seen),
+        "threads_of_the_source": float(max(each.threads for each in seen)),
+    }
+    for name in names:
+        bench.scale(0, name)
+    return row_of(f"{len(names)} streams", SIZE_BYTES, len(names), pairs, limit_name=ONE_TO_ONE, more=more)
+
+
+def _beside_idle(process: OwnProcess, one: Target, effort: Effort) -> Row:
+    """The same engine, with a crowd of idle connections and without."""
+    idle, pid = 100 if effort.is_smoke else IDLE, one.engine_pids[0]
+    messages, window = messages_of(SIZE_BYTES, effort.seconds), window_of(SIZE_BYTES)
+    before_mb, grown_mb, threads = memory_mb(pid), [0.0], [0]
+
+    def per_s() -> float:
+        return process.call(source.peer_to_peer, one, SIZE_BYTES, messages, window).messages_per_s
+
+    def beside_crowd() -> float:
+        with source.crowd(one, idle):
+            reached = per_s()
+            threads.append(threads_of(pid))
+            grown_mb.append(memory_mb(pid) - before_mb)
+            return reached
+
+    pairs = interleaved(effort.pairs, beside_crowd, per_s)
+    more = {
+        "threads_of_the_engine": float(max(threads)),
+        "engine_grown_mb": max(grown_mb),
+        "engine_kb_for_each": max(grown_mb) * 1000 / idle,
+    }
+    what = f"beside {idle:,} idle connections"
+    return row_of(what, SIZE_BYTES, 1, pairs, limit_name="without them", more=more)
 
 
 def _requests(bench: BenchCluster, process: OwnProcess, one: Target, effort: Effort) -> Row:

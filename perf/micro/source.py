@@ -6,14 +6,20 @@ import os
 import struct
 import threading
 import time
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Barrier
 from typing import Any
 
+from harmonicio.control import open_file_limit
+from harmonicio.control.client import MasterClient
+from harmonicio.control.messages import LeaseList, LeaseRequest
 from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.crowd import Crowd
+from harmonicio.wire.events import Hello, Role
+from harmonicio.wire.frames import VERSION
 from micro.machine import cpu_s, peak_memory_mb, threads_of
 from micro.raw_tcp import WARM_UP
 from micro.sizes import payload_of
@@ -27,6 +33,7 @@ _LEAST_BYTES = 512
 #: … and what the metadata of one takes beside its payload.
 _METADATA_BYTES = 30
 _NUMBER = struct.Struct("!Q")
+_CROWD = "crowd"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,11 +175,11 @@ class Shares:
 
 
 def at_once(
-    target: Target, connectors: int, size_bytes: int, window: int, all_ready: Barrier, seconds: float
+    targets: Sequence[Target], size_bytes: int, window: int, seconds: float, all_ready: Barrier | None = None
 ) -> Shares:
-    """Send with several connectors, each from a thread of its own, as soon as all processes are ready."""
+    """Send with a connector to each target, from a thread of its own, as soon as all processes are ready."""
     payload = payload_of(size_bytes)
-    sent = [0] * connectors
+    sent = [0] * len(targets)
 
     def send(number: int, connector: StreamConnector, deadline: float) -> None:
         while time.monotonic() < deadline:
@@ -181,12 +188,13 @@ def at_once(
         connector.flush("processed")
 
     with ExitStack() as parts:
-        opened = [parts.enter_context(target.connector(window * size_bytes)) for _ in sent]
+        opened = [parts.enter_context(target.connector(window * size_bytes)) for target in targets]
         for connector in opened:
             connector.send(payload)
         for connector in opened:
             connector.flush("processed")
-        all_ready.wait(_READY_WITHIN_S)
+        if all_ready is not None:
+            all_ready.wait(_READY_WITHIN_S)
         begun = time.monotonic()
         senders = [threading.Thread(target=send, args=(*each, begun + seconds)) for each in enumerate(opened)]
         for sender in senders:
@@ -195,3 +203,23 @@ def at_once(
         for sender in senders:
             sender.join()
         return Shares(tuple(sent), time.monotonic() - begun, threads)
+
+
+@contextmanager
+def crowd(target: Target, count: int) -> Iterator[None]:
+    """Have so many more connections to an engine of a stream, which are idle."""
+    open_file_limit.raise_own()
+    with MasterClient(target.master, target.token) as client:
+        lease = client.request_leases(LeaseRequest(target.stream, _CROWD, 1)).leases[0]
+        hello = Hello(
+            Role.CONNECTOR,
+            stream=target.stream,
+            source=_CROWD,
+            engine=lease.engine,
+            ticket=lease.ticket,
+            versions=(VERSION,),
+        )
+        with Crowd(lease.address, hello) as connections:
+            connections.come(count)
+            yield
+        client.release_leases(LeaseList(_CROWD, (lease.lease,)))

@@ -12,7 +12,6 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from benches.crowd import Crowd
 from chaos.journals import Journal
 from chaos.load import NOTES
 from harmonicio.control import open_file_limit
@@ -21,6 +20,7 @@ from harmonicio.control.messages import LeaseRequest
 from harmonicio.control.settings_files import load_settings, read_token
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.roles import Role
+from harmonicio.testing.crowd import Crowd
 from harmonicio.wire.events import Hello
 from harmonicio.wire.events import Role as Peer
 from harmonicio.wire.frames import VERSION

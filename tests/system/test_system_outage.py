@@ -15,13 +15,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from benches.crowd import Crowd
 from benches.roles import Roles
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseRequest
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.intake import MAX_RECEIVING_THREADS, MAX_SENDING_THREADS
 from harmonicio.stream_connector import StreamConnector
+from harmonicio.testing.crowd import Crowd
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport.data_port import MAX_THREADS
 from harmonicio.wire.events import Hello, Role
