@@ -25,8 +25,8 @@ from harmonicio.wire.events import Credit, Drain, Event, OutcomesReceived
 from harmonicio.wire.frames import Flag
 from harmonicio.wire.sections import depth_frame, raw_message_id
 
-#: Small messages are gathered up to this size for one call.
-BATCH_BYTES = 256 * 1024
+#: Messages are gathered up to this size for one call.
+BATCH_BYTES = 4 * 1024**2
 #: What is sent next is fetched from the disk meanwhile, so much and so many of it.
 READ_AHEAD_BYTES, READ_AHEAD_MESSAGES = 32 * 1024**2, 32
 

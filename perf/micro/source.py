@@ -80,11 +80,20 @@ class Run:
     threads: int
 
 
-def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int) -> Run:
-    """Send messages from memory to engines, each with metadata of its own, and wait until all are handled."""
-    payload = payload_of(size_bytes)
+def peer_to_peer(target: Target, size_bytes: int, messages: int, window: int, payloads: int = 1) -> Run:
+    """Send messages from memory to engines, each with metadata of its own, and wait until all are handled.
+
+    Args:
+        payloads: So many are sent in turn, each in memory of its own: one alone stays in the processor's.
+    """
+    sent = [payload_of(size_bytes) for _ in range(payloads)]
     with target.connector(window * max(size_bytes + _METADATA_BYTES, _LEAST_BYTES)) as connector:
-        return _timed(target, connector, messages, lambda number: connector.send(payload, metadata=_metadata(number)))
+        return _timed(
+            target,
+            connector,
+            messages,
+            lambda number: connector.send(sent[number % payloads], metadata=_metadata(number)),
+        )
 
 
 def _metadata(number: int) -> dict[str, object]:
