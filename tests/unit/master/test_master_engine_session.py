@@ -17,11 +17,14 @@ from harmonicio.master.backlog.backlog import RESERVED_AT_ONCE, Backlog
 from harmonicio.master.backlog.base import PayloadLease, StoreLimits, damaged
 from harmonicio.master.backlog.entry import Entry, Reservation
 from harmonicio.master.backlog.memory import MemoryStore
-from harmonicio.master.engine_session import EngineSession
+from harmonicio.master.engine_session import BATCH_BYTES, EngineSession
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.connection import Connection
 from harmonicio.wire.events import Credit, IncomingMessage, OutcomeRange, OutcomesReceived
 from harmonicio.wire.sections import depth_frame
+
+#: Two of them do not leave in one call.
+LARGE_BYTES = BATCH_BYTES // 2 + 1
 
 
 class SlowStore(MemoryStore):
@@ -153,9 +156,9 @@ def test_what_goes_behind_a_message_is_fetched_while_that_is_read_and_sent(execu
     backlog = Backlog(store)
     backlog.declare(StreamDeclaration("images", handler="/handler.py"))
     for number, name in enumerate(("first", "second", "third"), 1):
-        put(backlog, name, bytes(200_000), depth=number)
+        put(backlog, name, bytes(LARGE_BYTES), depth=number)
     session = new_session(link, backlog, executor)
-    session.handle(Credit(9, 9_000_000))
+    session.handle(Credit(9, 9 * LARGE_BYTES))
     for _ in range(3):
         reservation = reserve_one(backlog, "images", session.holder, time.monotonic())
         assert reservation is not None
@@ -164,7 +167,7 @@ def test_what_goes_behind_a_message_is_fetched_while_that_is_read_and_sent(execu
     assert store.is_reading.wait(20)
     assert store.ahead == ["second", "third"], "and nothing is sent yet"
     store.may_read.set()
-    wait_until(lambda: link.sent.count(bytes(200_000)) == 3)
+    wait_until(lambda: link.sent.count(bytes(LARGE_BYTES)) == 3)
     assert store.ahead == ["second", "third"], "once each"
     backlog.close()
 
