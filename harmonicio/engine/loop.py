@@ -94,7 +94,7 @@ class EngineLoop:
     def __repr__(self) -> str:
         return (
             f"<EngineLoop: {self.free_slots} of {self._concurrency} slots free, {len(self._waiting)} waiting, "
-            f"{len(self._waiting_from_backlog)} from the backlog, depth {self.depth}, {len(self._peers)} peers>"
+            f"{len(self._waiting_from_backlog)} from the backlog, depth {self.depth}, {len(self._peers)} busy peers>"
         )
 
     # ── slots ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -277,13 +277,16 @@ class EngineLoop:
         Returns:
             The peers to tell, and when to ask again although nothing happens, if that is needed.
         """
+        if asking is not None and asking in self._resting:  # Also when there is nothing now: the next look finds it.
+            del self._resting[asking]
+            self._peers.append(asking)
         self.has_hungry_peers = self.is_kept_for_suspect
         if self.is_draining:
             return [], None
         if self.is_kept_for_suspect:
             due_at = (self._alone_at + ALONE_GRACE_S, self._next_away_at())
             return [], min((at for at in due_at if now < at < math.inf), default=None)
-        active = self._active(now, asking)
+        active = self._active(now)
         masters = [peer for peer in self._peers if peer.is_backlog]
         told = [peer for peer in masters if self._grant_master(peer, active)]
         if self.has_backlog:
@@ -296,11 +299,8 @@ class EngineLoop:
         self.has_hungry_peers = bool(hungry)
         return told, self._look_again_at(active) if hungry else None
 
-    def _active(self, now: float, asking: Peer | None) -> list[Peer]:
+    def _active(self, now: float) -> list[Peer]:
         """Return the connectors that compete for the window; thousands of idle ones are looked at now and then only."""
-        if asking is not None and asking in self._resting:
-            del self._resting[asking]
-            self._peers.append(asking)
         if self._resting and (len(self._resting) <= FEW_PEERS or now >= self._look_at_resting_at):
             self._look_at_resting_at = now + len(self._resting) * LOOK_AT_ONE_S
             for peer in [peer for peer in self._resting if peer.observe(now)]:

@@ -237,15 +237,17 @@ class EngineSession:
             self._backlog.read_ahead(reservation)
 
     def _send(self, batch: list[Reservation]) -> None:
-        readable = []
+        opened = []
         try:
-            for reservation in self._backlog.sending(
-                batch
-            ):  # Others have expired behind them: somebody else has those.
+            for reservation in batch:
                 try:
-                    readable.append((reservation, self._backlog.open_payload(reservation)))
+                    opened.append((reservation, self._backlog.open_payload(reservation)))
                 except StorageError:
                     continue  # The backlog has put it aside and recorded why.
+            # What was given up meanwhile, somebody else has. Not before now: what is being sent does not expire, and a
+            # payload that takes long to be read holds up no others.
+            going = {each.token for each in self._backlog.sending(reservation for reservation, _ in opened)}
+            readable = [each for each in opened if each[0].token in going]
             buffers: list[bytes | memoryview] = []
             for reservation, payload in readable:
                 buffers += (self._prefix(reservation), payload.view)
@@ -262,7 +264,7 @@ class EngineSession:
                 # What is not sent after all has used credit until now: others were not assigned because of it.
                 self._on_room(self.stream)
         finally:
-            for _, payload in readable:
+            for _, payload in opened:
                 payload.close()
 
     def _prefix(self, reservation: Reservation) -> bytes:

@@ -83,7 +83,8 @@ class Pump:
         self._is_closing = False
         self._tick_at = 0.0
         self._sent_at = self._turned_at = 0.0
-        self._is_source_busy = False
+        self._is_source_busy = self._is_left = False
+        self._due_at = math.inf
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
     def __repr__(self) -> str:
@@ -146,7 +147,9 @@ class Pump:
     def _insist(self, peer: Peer) -> None:
         """Serve the sockets until the kernel has taken it all, if that is soon: no other thread need be woken here."""
         with self._lock:
-            self.wait(lambda: not peer.is_blocked or peer.is_ended, INSIST_S)
+            if not self.wait(lambda: not peer.is_blocked or peer.is_ended, INSIST_S):
+                self._is_left = True
+                self._parked.notify()
 
     def sent(self, now: float) -> None:
         """A source has sent: while it does so all the time it serves the sockets, too, and the I/O thread sleeps."""
@@ -216,11 +219,12 @@ class Pump:
         turns = -1
         with self._lock:
             while not self._is_closing:
-                if self._is_turning or self._waiters or turns != self._turns or self._is_served:
+                is_served = not self._is_left and (turns != self._turns or self._is_served)
+                if self._is_turning or self._waiters or is_served:
                     turns = self._turns
                     self._parked.wait(PARKED_S)
                     continue
-                self._is_background = True
+                self._is_background, self._is_left = True, False
                 self._take_turn(MAX_WAIT_S)
                 self._is_background = False
                 turns = self._turns
@@ -236,7 +240,9 @@ class Pump:
         self._turns += 1
         self._lock.release()
         try:
-            self._turn(at_most_s, math.inf if due_s is None else due_s)
+            if due_s is not None:
+                self._due_at = min(self._due_at, time.monotonic() + due_s)
+            self._turn(at_most_s)
         finally:
             self._lock.acquire()
             self._is_turning = False
@@ -245,8 +251,8 @@ class Pump:
 
     # ── one turn; without the lock ───────────────────────────────────────────────────────────────────────────────────
 
-    def _turn(self, at_most_s: float, due_s: float) -> None:
-        due_at = time.monotonic() + due_s
+    def _turn(self, at_most_s: float) -> None:
+        due_s = max(0.0, self._due_at - time.monotonic())
         has_acted = self._take_requests()  # They may have changed what is due.
         for key, mask in self._selector.select(0.0 if has_acted else min(due_s, at_most_s)):
             peer = key.data
@@ -261,7 +267,8 @@ class Pump:
                 self._serve(self._read, peer)
         self._take_requests()
         self._turned_at = now = time.monotonic()
-        if now >= self._tick_at or now >= due_at:
+        if now >= self._tick_at or now >= self._due_at:
+            self._due_at = math.inf
             self._tick_at = now + TICK_S
             self._owner.time_passed()
             for peer in list(self._peers):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -48,6 +51,7 @@ def _read_without_the_shorter_way(section: bytes) -> Any:
 @example(b"\x80")
 @example(b"\x82\xa1a\x01\xa1a\x02")
 @example(b"\xde\x00\x01\xa1a\x01")
+@example(b"\xde\x00\x5f" + b"".join(bytes((0xA1, 0x20 + number % 94, number)) for number in range(95)))
 @example(b"\x81\xa1a\xc7\x00\x05")
 @example(b"\x81\xa1a\xd6\xff\x00\x00\x00\x00")
 @example(b"\x81\xc4\x01a\x01")
@@ -55,6 +59,26 @@ def _read_without_the_shorter_way(section: bytes) -> Any:
 @example(b"\x81\xa1a\x01\x01")
 def test_what_is_read_is_the_same(packed: bytes) -> None:
     assert _or_error(sections.read_message_section, OPENING + packed) == _read_without_the_shorter_way(OPENING + packed)
+
+
+def test_threads_do_not_mix_what_they_pack_where_msgpack_is_not_compiled() -> None:
+    script = """
+import sys, threading
+from harmonicio.wire.codec import pack_flat, unpack_flat
+sys.setswitchinterval(1e-6)
+wrong = []
+def pack(name):
+    for number in range(2000):
+        fields = {name: number, "well": name * 3}
+        if unpack_flat(pack_flat(fields) or b"") != fields:
+            wrong.append(fields)
+threads = [threading.Thread(target=pack, args=(name,)) for name in "abc"]
+for thread in threads: thread.start()
+for thread in threads: thread.join()
+sys.exit(bool(wrong))
+"""
+    environment = {**os.environ, "MSGPACK_PUREPYTHON": "1"}
+    assert subprocess.run([sys.executable, "-c", script], env=environment, timeout=60, check=False).returncode == 0
 
 
 def test_it_is_the_way_of_usual_metadata_and_of_nothing_else() -> None:

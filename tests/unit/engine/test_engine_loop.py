@@ -205,6 +205,22 @@ def test_one_of_thousands_of_idle_peers_has_credit_as_soon_as_it_asks_and_soon_w
     assert all(peer.unused for peer in crowd)
 
 
+def test_one_of_thousands_that_asked_while_a_suspect_had_the_engine_has_credit_afterwards() -> None:
+    loop = loop_of(2, handler_s=0.001)
+    crowd = [joined(loop, f"source {number}") for number in range(1000)]
+    for now in (1.0, 1.001):
+        loop.grants(now)
+    asking = crowd[-1]
+    assert loop.take_slot()
+    loop.wait_for_all_slots("suspect", 1.002)
+    handle(asking)
+    assert loop.grants(1.002, asking) == ([], pytest.approx(1.002, abs=10.0))
+    assert loop.free_slot(1.003) == ["suspect"]
+    assert loop.free_slot(1.004) == []
+    told, _ = loop.grants(1.004)
+    assert told == [asking]
+
+
 def test_an_idle_peer_that_leaves_is_forgotten() -> None:
     loop = loop_of(1, handler_s=0.001)
     quiet = joined(loop, "quiet")

@@ -354,3 +354,35 @@ def test_a_payload_that_is_sent_for_longer_than_a_reservation_lasts_is_held_mean
     wait_until(lambda: desk.state("a") == "done")
     assert desk.backlog.figures("plates").late_total == 0
     desk.backlog.close()
+
+
+def test_what_stands_with_a_payload_that_takes_long_to_be_read_expires_and_is_not_sent(
+    executor: ThreadPoolExecutor,
+) -> None:
+    store, link, rooms = SlowStore(), SeenLink(), threading.Event()
+    desk = Desk(store)
+    session = EngineSession(
+        link,  # type: ignore[arg-type]
+        "e-1",
+        "e-1#1",
+        "plates",
+        desk.backlog,
+        executor,
+        checksum="",
+        on_room=lambda _: rooms.set(),
+        on_closed=lambda _: None,
+    )
+    session.handle(Credit(2, 1_000_000))
+    for name in ("a", "b"):
+        desk.put(name)
+        assign(session, desk.reserve(session.holder))
+    session.opened()
+    assert store.is_reading.wait(20)
+    desk.clock.advance(10 * PLATES.timeout_s)
+    desk.backlog.tick()
+    assert "reserved" not in (desk.state("a"), desk.state("b")), "another engine may have them"
+    rooms.clear()
+    store.may_read.set()
+    assert rooms.wait(20)
+    assert b"cells" not in link.sent
+    desk.backlog.close()

@@ -31,6 +31,8 @@ class Listener:
 
     def __init__(self) -> None:
         self.heard: deque[tuple[Event, threading.Thread]] = deque()
+        self.due_at = 0.0
+        self.was_told_at = 0.0
 
     def peer_events(self, peer: Peer, events: list[Event]) -> None:
         self.heard.extend((event, threading.current_thread()) for event in events)
@@ -42,10 +44,13 @@ class Listener:
         raise AssertionError("All of it can be read.")
 
     def next_due_s(self) -> float | None:
-        return None
+        left_s = self.due_at - time.monotonic()
+        return left_s if left_s > 0 else None
 
     def time_passed(self) -> None:
-        return None
+        now = time.monotonic()
+        if not self.was_told_at and now >= self.due_at > 0:
+            self.was_told_at = now
 
 
 @pytest.fixture
@@ -103,6 +108,33 @@ def test_who_does_not_read_holds_nobody_up(
     pump.flush(give(peer), insists=insists)
     assert time.monotonic() - begun_at < INSIST_S + 5
     assert peer.is_blocked and peer.has_unwritten
+
+
+def test_what_the_kernel_takes_later_is_written_as_soon_as_it_does(
+    sockets: tuple[socket.socket, socket.socket], pump: Pump, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("harmonicio.stream_connector.pump.PARKED_S", 60.0)
+    peer = a_peer(sockets[0])
+    pump.add(peer)
+    pump.flush(give(peer), insists=True)
+    assert peer.is_blocked
+    sockets[1].settimeout(20)
+    received = 0
+    while received < SIZE:
+        received += len(sockets[1].recv(1024**2))
+
+
+def test_what_time_makes_due_is_seen_in_time_while_a_source_sends(pump: Pump, listener: Listener) -> None:
+    late_s = []
+    for number in range(9):
+        listener.due_at, listener.was_told_at = time.monotonic() + 0.02 + 0.003 * number, 0.0
+        pump.wake()
+        while not listener.was_told_at:
+            assert time.monotonic() < listener.due_at + 20
+            pump.sent(time.monotonic())
+            time.sleep(0.0003)  # What a source does between two messages.
+        late_s.append(listener.was_told_at - listener.due_at)
+    assert sorted(late_s)[4] < 0.04
 
 
 def test_a_source_that_sends_all_the_time_reads_the_answers_itself_and_the_io_thread_when_it_stops(
