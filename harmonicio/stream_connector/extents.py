@@ -26,18 +26,18 @@ class Extents:
 
     Attributes:
         free_bytes: What is not taken, in one part or in many.
-        used_before_bytes: How far memory was ever used; what is beyond is fresh.
+        fresh_offset: Where memory begins that was never used.
     """
 
     def __init__(self, total_bytes: int) -> None:
         self.total_bytes = self.free_bytes = total_bytes
-        self.used_before_bytes = 0
+        self.fresh_offset = 0
         self._kept: dict[int, list[int]] = {}
         self._kept_bytes = 0
         self._spare: list[tuple[int, int]] = []
 
     def __repr__(self) -> str:
-        return f"<Extents: {self.free_bytes} of {self.total_bytes} bytes free, {self.used_before_bytes} used before>"
+        return f"<Extents: {self.free_bytes} of {self.total_bytes} bytes free, fresh from {self.fresh_offset}>"
 
     def take(self, capacity: int) -> int | None:
         """Return the offset of a part of this capacity; None when no free one is large enough."""
@@ -61,10 +61,10 @@ class Extents:
     def _found(self, capacity: int) -> int | None:
         """Return a part that was used before, as far as there is one; else a fresh one."""
         offset = self._cut(capacity)
-        if offset is None and self._kept_bytes * _MERGE_BEYOND > self.used_before_bytes:
+        if offset is None and self._kept_bytes * _MERGE_BEYOND > self.fresh_offset:
             self._merge()
             offset = self._cut(capacity)
-        if offset is None and self.used_before_bytes + capacity > self.total_bytes:
+        if offset is None and self.fresh_offset + capacity > self.total_bytes:
             self._merge()
             offset = self._cut(capacity)
         return self._fresh(capacity) if offset is None else offset
@@ -81,14 +81,14 @@ class Extents:
 
     def _fresh(self, capacity: int) -> int | None:
         """Return a part that is fresh at its end at least: a spare one before it is used with it."""
-        offset = self.used_before_bytes
+        offset = self.fresh_offset
         if self._spare and sum(self._spare[-1]) == offset:
             offset = self._spare[-1][0]
         if offset + capacity > self.total_bytes:
             return None
-        if offset < self.used_before_bytes:
+        if offset < self.fresh_offset:
             self._spare.pop()
-        self.used_before_bytes = offset + capacity
+        self.fresh_offset = offset + capacity
         return offset
 
     def _merge(self) -> None:

@@ -4,8 +4,9 @@ One thread at a time takes a *turn*: waits for the sockets, reads, acts. Whoever
 ``flush``, room in the byte budget) takes the turns on its own thread, because handing every outcome over from another
 one would cost more than all the rest; the I/O thread takes them when nobody waits.
 
-      I/O thread:   turn ── somebody waits ──► parked ── nobody took a turn for 5 ms ──► turn
+      I/O thread:   turn ── somebody waits, or sends all the time ──► parked ── nobody took a turn for 5 ms ──► turn
       a waiter:     done? ── no ──► turn, if nobody else is at it; else wait to be told
+      who sends:    sent ── again within 2 ms ──► a turn that does not wait, each millisecond
 
 All state is guarded by the owner's lock; it is never held while waiting for the sockets.
 """
@@ -83,7 +84,7 @@ class Pump:
         self._is_closing = False
         self._tick_at = 0.0
         self._sent_at = self._turned_at = 0.0
-        self._is_source_busy = self._is_left = False
+        self._is_source_busy = self._is_left_to_io = False
         self._due_at = math.inf
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
@@ -148,7 +149,7 @@ class Pump:
         """Serve the sockets until the kernel has taken it all, if that is soon: no other thread need be woken here."""
         with self._lock:
             if not self.wait(lambda: not peer.is_blocked or peer.is_ended, INSIST_S):
-                self._is_left = True
+                self._is_left_to_io = True
                 self._parked.notify()
 
     def sent(self, now: float) -> None:
@@ -219,12 +220,12 @@ class Pump:
         turns = -1
         with self._lock:
             while not self._is_closing:
-                is_served = not self._is_left and (turns != self._turns or self._is_served)
+                is_served = not self._is_left_to_io and (turns != self._turns or self._is_served)
                 if self._is_turning or self._waiters or is_served:
                     turns = self._turns
                     self._parked.wait(PARKED_S)
                     continue
-                self._is_background, self._is_left = True, False
+                self._is_background, self._is_left_to_io = True, False
                 self._take_turn(MAX_WAIT_S)
                 self._is_background = False
                 turns = self._turns

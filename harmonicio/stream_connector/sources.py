@@ -69,7 +69,7 @@ class FileSource(PiecewisePayload):
     __slots__ = ("_descriptor", "changed_ns", "path", "size_bytes")
 
     #: The descriptors of all of them.
-    open: ClassVar[set[int]] = set()
+    open_descriptors: ClassVar[set[int]] = set()
 
     def __init__(self, path: Path | str) -> None:
         self.path = os.fspath(path)
@@ -77,7 +77,7 @@ class FileSource(PiecewisePayload):
         try:
             # Without waiting for somebody who writes, should it be a named pipe.
             self._descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-            self.open.add(self._descriptor)
+            self.open_descriptors.add(self._descriptor)
             status = os.fstat(self._descriptor)
             self.size_bytes, self.changed_ns = status.st_size, status.st_mtime_ns
             is_longer = stat.S_ISREG(status.st_mode) and os.pread(self._descriptor, 1, self.size_bytes)
@@ -115,7 +115,7 @@ class FileSource(PiecewisePayload):
 
     def __del__(self) -> None:
         if self._descriptor >= 0:
-            self.open.discard(self._descriptor)  # First: its number is another's as soon as it is closed.
+            self.open_descriptors.discard(self._descriptor)  # First: its number is another's as soon as it is closed.
             os.close(self._descriptor)
 
 
@@ -147,7 +147,7 @@ def file_payload(path: Path | str, *, is_spooled: bool = False) -> Payload | Fil
         InvalidInput: the file cannot be read.
     """
     source = FileSource(path)
-    may_stay_open = not is_spooled and len(FileSource.open) <= MAX_OPEN_FILES
+    may_stay_open = not is_spooled and len(FileSource.open_descriptors) <= MAX_OPEN_FILES
     read_at_once_bytes = SMALLEST_FILE_BYTES if may_stay_open else SMALL_FILE_BYTES
     return source if source.size_bytes > read_at_once_bytes else read_whole(source)
 

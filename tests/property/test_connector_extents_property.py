@@ -68,7 +68,7 @@ def test_memory_that_was_never_used_is_left_alone_while_there_is_other(under_way
         most_bytes = max(most_bytes, extents.total_bytes - extents.free_bytes)
         if len(taken) > under_way:
             extents.give_back(*taken.pop(chance.randrange(4)))
-    assert extents.used_before_bytes < 1.8 * most_bytes
+    assert extents.fresh_offset < 1.8 * most_bytes
 
 
 def largest_of(total_bytes: int) -> int:

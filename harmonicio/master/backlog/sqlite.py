@@ -280,9 +280,11 @@ class SqliteStore(BacklogStore):
     def shed(self, entry: Entry, record: Shed, outcome: Outcome, on_done: Callback) -> None:
         self._end([entry], outcome, 0, record, on_done)
 
-    def _end(self, entries: Sequence[Entry], outcome: Outcome, more: int, shed: Shed | None, on_done: Callback) -> None:
+    def _end(
+        self, entries: Sequence[Entry], outcome: Outcome, attempts_more: int, shed: Shed | None, on_done: Callback
+    ) -> None:
         self._hot.drop(entry.sequence for entry in entries)
-        attempts = [entry.attempts + more for entry in entries]
+        attempts = [entry.attempts + attempts_more for entry in entries]
         encoded = {each: encode_outcome(KeptOutcome(outcome, each)) for each in set(attempts)}
         ending = Ending(entries, [encoded[each] for each in attempts], self._clock.wall(), shed, on_done)
         self._gather(lambda batch: batch.endings.append(ending), on_done)

@@ -116,12 +116,13 @@ def new_session(
     backlog: object,
     executor: ThreadPoolExecutor,
     on_room: Callable[[str], None] = lambda _: None,
+    stream: str = "images",
 ) -> EngineSession:
     return EngineSession(
         link,  # type: ignore[arg-type]
         "e-1",
         "e-1#1",
-        "images",
+        stream,
         backlog,  # type: ignore[arg-type]
         executor,
         checksum="",
@@ -328,17 +329,7 @@ def test_a_payload_that_is_sent_for_longer_than_a_reservation_lasts_is_held_mean
 ) -> None:
     desk = Desk(MemoryStore())
     link = SlowLink(desk)
-    session = EngineSession(
-        link,  # type: ignore[arg-type]
-        "e-1",
-        "e-1#1",
-        "plates",
-        desk.backlog,
-        executor,
-        checksum="",
-        on_room=lambda _: None,
-        on_closed=lambda _: None,
-    )
+    session = new_session(link, desk.backlog, executor, stream="plates")
     session.opened()
     session.handle(Credit(2, 1_000_000))
     desk.put("a")
@@ -361,17 +352,7 @@ def test_what_stands_with_a_payload_that_takes_long_to_be_read_expires_and_is_no
 ) -> None:
     store, link, rooms = SlowStore(), SeenLink(), threading.Event()
     desk = Desk(store)
-    session = EngineSession(
-        link,  # type: ignore[arg-type]
-        "e-1",
-        "e-1#1",
-        "plates",
-        desk.backlog,
-        executor,
-        checksum="",
-        on_room=lambda _: rooms.set(),
-        on_closed=lambda _: None,
-    )
+    session = new_session(link, desk.backlog, executor, lambda _: rooms.set(), stream="plates")
     session.handle(Credit(2, 1_000_000))
     for name in ("a", "b"):
         desk.put(name)

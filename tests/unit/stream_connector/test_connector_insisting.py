@@ -84,15 +84,21 @@ def give(peer: Peer) -> Peer:
     return peer
 
 
+def flushed(sock: socket.socket, pump: Pump, *, insists: bool) -> Peer:
+    """Return a peer of which the pump has just written what the kernel took."""
+    peer = a_peer(sock)
+    pump.add(peer)
+    pump.flush(give(peer), insists=insists)
+    return peer
+
+
 def test_all_has_left_when_the_receiver_reads(
     sockets: tuple[socket.socket, socket.socket], pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harmonicio.stream_connector.pump.INSIST_S", 60.0)
-    peer = a_peer(sockets[0])
-    pump.add(peer)
     with ThreadPoolExecutor(1) as pool:
         received = pool.submit(lambda: sum(iter(lambda: len(sockets[1].recv(1024**2)), 0)))
-        pump.flush(give(peer), insists=True)
+        peer = flushed(sockets[0], pump, insists=True)
         assert not peer.has_unwritten and not peer.is_blocked
         pump.close()
         assert received.result(20) > SIZE
@@ -102,10 +108,8 @@ def test_all_has_left_when_the_receiver_reads(
 def test_who_does_not_read_holds_nobody_up(
     sockets: tuple[socket.socket, socket.socket], pump: Pump, insists: bool
 ) -> None:
-    peer = a_peer(sockets[0])
-    pump.add(peer)
     begun_at = time.monotonic()
-    pump.flush(give(peer), insists=insists)
+    peer = flushed(sockets[0], pump, insists=insists)
     assert time.monotonic() - begun_at < INSIST_S + 5
     assert peer.is_blocked and peer.has_unwritten
 
@@ -114,10 +118,7 @@ def test_what_the_kernel_takes_later_is_written_as_soon_as_it_does(
     sockets: tuple[socket.socket, socket.socket], pump: Pump, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("harmonicio.stream_connector.pump.PARKED_S", 60.0)
-    peer = a_peer(sockets[0])
-    pump.add(peer)
-    pump.flush(give(peer), insists=True)
-    assert peer.is_blocked
+    assert flushed(sockets[0], pump, insists=True).is_blocked
     sockets[1].settimeout(20)
     received = 0
     while received < SIZE:
