@@ -10,7 +10,8 @@ from harmonicio.core.buffers import Payload, buffer_payload
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Metadata
 from harmonicio.core.names import MAX_MESSAGE_ID_BYTES, check_name
-from harmonicio.wire.sections import read_message_section, source_section
+from harmonicio.wire.metadata import read_metadata
+from harmonicio.wire.sections import source_section
 
 #: What one handler may emit for one message; views of that message's own payload cost nothing.
 MAX_EMITTED, MAX_EMITTED_BYTES = 1_000, 1024**3
@@ -128,7 +129,7 @@ class Message(Parent):
     It is no frozen dataclass, because to make one would cost five times as much.
     """
 
-    __slots__ = ("_attempt", "_id", "_metadata", "_payload", "_priority", "_route", "_stream")
+    __slots__ = ("_attempt", "_id", "_metadata", "_payload", "_priority", "_route", "_section", "_stream")
 
     def __init__(
         self,
@@ -139,6 +140,7 @@ class Message(Parent):
         priority: int = 0,
         attempt: int = 1,
         route: str = "engine",
+        section: bytes = b"",
     ) -> None:
         self._id = id
         self._stream = stream
@@ -147,6 +149,7 @@ class Message(Parent):
         self._priority = priority
         self._attempt = attempt
         self._route = route
+        self._section = section
         self._gathered = None
 
     def __repr__(self) -> str:
@@ -169,9 +172,9 @@ class Message(Parent):
 
     @property
     def metadata(self) -> Metadata:
-        """What the source sent along."""
+        """What the source sent along; read when the handler looks at it for the first time."""
         if self._metadata is None:
-            self._metadata = {}
+            self._metadata = read_metadata(self._section)
         return self._metadata
 
     @property
@@ -208,7 +211,7 @@ def _emission_id(parent: str, number: int) -> str:
 
 def _copied(metadata: Mapping[str, Any], emission_id: str) -> Metadata:
     """Return the metadata as it will arrive; the handler may use the same dict again."""
-    return read_message_section(source_section(metadata, emission_id))[1]
+    return read_metadata(source_section(metadata, emission_id))
 
 
 def _is_own(parent: object, payload: Payload) -> bool:

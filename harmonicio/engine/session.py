@@ -313,15 +313,13 @@ class Session:
             arrival.complete(is_intact=True)
             return self._streaming_message(message, arrival)
         attempt = message.attempts + 1
-        metadata = message.metadata if message.section else {}
-        return Message(message.id, self._stream, payload, metadata, message.priority, attempt, self._route)
+        return Message(message.id, self._stream, payload, None, message.priority, attempt, self._route, message.section)
 
     def _streaming_message(self, message: IncomingMessage, arrival: Arrival) -> StreamingMessage:
         reader = PayloadReader(arrival)
         attempt = message.attempts + 1
-        metadata = message.metadata if message.section else {}
         return StreamingMessage(
-            message.id, self._stream, message.size_bytes, reader, metadata, message.priority, attempt
+            message.id, self._stream, message.size_bytes, reader, message.metadata, message.priority, attempt
         )
 
     def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:

@@ -36,7 +36,8 @@ from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import message_prefix, raw_prefix
 from harmonicio.wire.frames import FIXED_LENGTH, Flag
-from harmonicio.wire.sections import raw_message_id, read_message_section
+from harmonicio.wire.metadata import read_metadata
+from harmonicio.wire.sections import raw_message_id
 
 _log = logging.getLogger(__name__)
 
@@ -298,7 +299,7 @@ class Peer:
             if raw_id is None:
                 raw_id = raw_message_id(parcel.delivery.message_id)
             return raw_prefix(raw_id, parcel.size_bytes, section, parcel.priority, flags)
-        metadata = read_message_section(section)[1] if section else None
+        metadata = read_metadata(section)
         return message_prefix(
             parcel.delivery.message_id,
             parcel.size_bytes,

@@ -217,37 +217,42 @@ class Decoder:
             if stop > end or opening != _MESSAGE_OPENING or (size > MAX_INLINE_BYTES and payload is not None):
                 break
             message = IncomingMessage(number, raw_id.hex(), size, payload)
-            message.priority = priority
-            if counts or section_length:
-                try:
-                    self._read_notes(message, counts, body, section_length)
-                except RemoteProtocolError:
-                    if messages:
-                        break  # Those before it are good: it is read again when they have been taken.
-                    raise
+            if priority:
+                message.priority = priority
+            try:
+                text_id = self._read_section(message, body - section_length, body) if section_length else ""
+                if counts:
+                    self._read_notes(message, counts, body, text_id)
+            except RemoteProtocolError:
+                if messages:
+                    break  # Those before it are good: it is read again when they have been taken.
+                raise
             messages.append(message)
             number += 1
             start = stop
         self._start, self.messages = start, number
         return messages
 
-    def _read_notes(self, message: IncomingMessage, counts: int, body: int, section_length: int) -> None:
-        """Take over what not every message has: flags, attempts, a section; judge a checksum that is here."""
+    def _read_section(self, message: IncomingMessage, start: int, stop: int) -> str:
+        """Take over a header section that is here; return the id in it, if there is one."""
+        _check_section(stop - start)
+        message.section = bytes(self._view[start:stop])
+        text_id, message.failure = read_message_section(message.section)
+        return text_id
+
+    def _read_notes(self, message: IncomingMessage, counts: int, body: int, text_id: str) -> None:
+        """Take over what few messages have, flags and attempts, behind the section; judge a checksum that is here."""
         message.flags = flags = counts >> 16
-        message.is_suspect, message.is_dead = bool(flags & _SUSPECT), bool(flags & _DEAD)
         message.attempts, message.crashes = counts >> 8 & 0xFF, counts & 0xFF
         _check_message(flags, self._unknown_flags, message.size_bytes)
-        _check_section(section_length)
-        text_id = ""
-        if section_length:
-            message.section = bytes(self._view[body - section_length : body])
-            text_id, message.metadata, message.failure = read_message_section(message.section)
-        if flags & _TEXT_ID:
-            message.id = _check_text_id(text_id)
         if flags & _ARENA:
             message.place = self._place_at(body, message.size_bytes)
-        if flags & CHECKSUM_FLAGS and message.payload is not None:
-            message.is_intact = self._matches(message, body + message.size_bytes)
+        if flags & ~_ARENA:
+            message.is_suspect, message.is_dead = bool(flags & _SUSPECT), bool(flags & _DEAD)
+            if flags & _TEXT_ID:
+                message.id = _check_text_id(text_id)
+            if flags & CHECKSUM_FLAGS and message.payload is not None:
+                message.is_intact = self._matches(message, body + message.size_bytes)
 
     def _other_frame(self) -> Frame | IncomingMessage | None:
         """Return a frame that carries no payload, or a message whose payload needs a buffer of its own."""
@@ -268,7 +273,8 @@ class Decoder:
             return None
         message = IncomingMessage(self.messages, raw_id.hex(), size)
         message.priority = priority
-        self._read_notes(message, counts, body, section_length)
+        text_id = self._read_section(message, start + FIXED_LENGTH, body) if section_length else ""
+        self._read_notes(message, counts, body, text_id)
         self.messages += 1
         self._start, self._begun, self._reach = body, message, SHORTEST_REACH_BYTES
         return message

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import StrEnum
-from types import MappingProxyType
 
 from harmonicio.core.message import Failure, Metadata, Outcome
 from harmonicio.wire.frames import CHECKSUM_FLAGS, VERSION
+from harmonicio.wire.metadata import read_metadata
 
 
 class Role(StrEnum):
@@ -64,7 +64,6 @@ class IncomingMessage:
         sequence: Its number on this connection, from 0; outcomes name it.
         id: 32 hex digits, or the source's own text.
         section: The header section as received, to be passed on unchanged.
-        metadata: What the source sent along.
         failure: Why an earlier attempt failed, if the sender said so.
         size_bytes: Length of the payload.
         payload: Read-only view of the payload; ``None`` in :class:`MessageBegun`. A payload of at most
@@ -78,7 +77,6 @@ class IncomingMessage:
     # What is so of nearly every message stands here, once: a million of them come in a few seconds.
     flags = attempts = crashes = priority = 0
     section = b""
-    metadata: Metadata = MappingProxyType({})
     failure: Failure | None = None
     is_intact, is_suspect, is_dead = True, False, False
     place = -1
@@ -92,6 +90,15 @@ class IncomingMessage:
     @property
     def has_checksum(self) -> bool:
         return bool(self.flags & CHECKSUM_FLAGS)
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the source sent along, read from the section each time.
+
+        Raises:
+            RemoteProtocolError: it cannot be read.
+        """
+        return read_metadata(self.section)
 
     def __repr__(self) -> str:
         return f"<IncomingMessage {self.sequence} {self.id!r}, {self.size_bytes} bytes, attempt {self.attempts + 1}>"

@@ -15,13 +15,12 @@ from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outco
 from harmonicio.core.names import check_message_id
 from harmonicio.core.printable import one_line
 from harmonicio.wire import events
-from harmonicio.wire.codec import join_lists, pack, pack_flat, pack_lists, pack_value, unpack, unpack_flat
+from harmonicio.wire.codec import join_lists, pack, pack_flat, pack_lists, pack_value, unpack
 from harmonicio.wire.frames import FrameType, pack_control
+from harmonicio.wire.metadata import METADATA_ONLY
 
 _UNKNOWN_OUTCOME = 0
 _LIST_OF_FOUR = b"\x94"
-#: How nearly every section begins that is not empty: a map of one entry, which is called metadata.
-_METADATA_ONLY = b"\x81\xa8metadata"
 #: Nearly all outcomes are one of these, and to make one costs more than all else that is read of it.
 _WITHOUT_DETAIL = {int(kind): Outcome(kind) for kind in (OutcomeKind.DONE, OutcomeKind.STORED)}
 #: What a GOODBYE says is meant for people and logs.
@@ -135,7 +134,7 @@ def source_section(metadata: Metadata | None, message_id: str) -> bytes:
     """
     is_text = bool(message_id) and raw_message_id(message_id) is None
     flat = pack_flat(metadata) if metadata and not is_text else None
-    section = _METADATA_ONLY + flat if flat else message_section(metadata, message_id if is_text else "", None)
+    section = METADATA_ONLY + flat if flat else message_section(metadata, message_id if is_text else "", None)
     if len(section) > MAX_METADATA_BYTES:
         raise InvalidInput(
             f"The metadata has {len(section)} bytes, more than {MAX_METADATA_BYTES}.", hint="Send it as payload."
@@ -256,17 +255,19 @@ def read_goodbye(section: bytes) -> events.Goodbye:
     return events.Goodbye(code, text, hint)
 
 
-def read_message_section(section: bytes) -> tuple[str, Metadata, Failure | None]:
-    """Return text id, metadata and failure of a MESSAGE whose header section is not empty."""
-    if section.startswith(_METADATA_ONLY) and (flat := unpack_flat(section[len(_METADATA_ONLY) :])) is not None:
-        return "", flat, None
+def read_message_section(section: bytes) -> tuple[str, Failure | None]:
+    """Return text id and failure of a MESSAGE whose header section is not empty.
+
+    Where there is nothing but metadata, that is left for whoever looks at it.
+    """
+    if section.startswith(METADATA_ONLY):
+        return "", None
     fields = _map(section, "MESSAGE")
-    metadata = fields.get("metadata", {})
-    if not isinstance(metadata, dict):
+    if not isinstance(fields.get("metadata", {}), dict):
         raise RemoteProtocolError("The metadata of a message is not a map.")
     text_id = _message_id(fields["id"]) if "id" in fields else ""
     failure = read_failure(fields["failure"]) if "failure" in fields else None
-    return text_id, metadata, failure
+    return text_id, failure
 
 
 def read_failure(fields: Any) -> Failure:

@@ -11,7 +11,9 @@ from benches.engine import Bench, Start, engine_benches, reason_of
 from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.testing.bare_peers import BareConnector
 from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
+from harmonicio.wire.connection import raw_prefix
 from harmonicio.wire.frames import MAX_INLINE_BYTES
+from harmonicio.wire.metadata import METADATA_ONLY
 
 
 @pytest.fixture
@@ -42,6 +44,22 @@ def test_what_one_handler_writes_into_empty_metadata_the_next_one_does_not_see(
     outcomes = [connector.outcome(number) for number in numbers]
     assert [outcome.failure for outcome in outcomes] == [None] * 3
     assert [outcome.result for outcome in outcomes] == [{"seen": "{}", "metadata": {"seen": each}} for each in ids]
+
+
+@pytest.mark.parametrize("size_bytes", [3, MAX_INLINE_BYTES + 1])
+def test_metadata_that_cannot_be_read_fails_the_handler_that_looks_at_it_and_nothing_else(
+    start: Start, size_bytes: int
+) -> None:
+    connector = start(NOTE.replace(" OPTIONS", "")).connector()
+    connector.wait(lambda: connector.credit.messages_total)
+    connector.link.send(raw_prefix(bytes(16), size_bytes, METADATA_ONLY + b"\xc1"), bytes(size_bytes))
+    number = connector.credit.message_sent(size_bytes)
+    good = connector.send(b"good", message_id="good")
+    failure = connector.outcome(number).failure
+    assert failure is not None
+    assert failure.error_type == "RemoteProtocolError"
+    assert "not msgpack" in failure.text
+    assert connector.outcome(good).result == {"seen": "{}", "metadata": {"seen": "good"}}
 
 
 def send_together(connector: BareConnector, messages: list[tuple[bytes, dict[str, object]]]) -> list[int]:

@@ -25,16 +25,10 @@ from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp
 from harmonicio.transport.link import Link
 from harmonicio.wire.codec import pack_value
-from harmonicio.wire.connection import message_prefix
-from harmonicio.wire.events import (
-    Credit,
-    Depth,
-    Hello,
-    IncomingMessage,
-    ResultsReceived,
-    Role,
-)
+from harmonicio.wire.connection import message_prefix, raw_prefix
+from harmonicio.wire.events import Credit, Depth, Goodbye, Hello, IncomingMessage, ResultsReceived, Role
 from harmonicio.wire.frames import VERSION, Flag
+from harmonicio.wire.metadata import METADATA_ONLY
 from harmonicio.wire.sections import credit_frame, outcomes_frame, packed_detail, subscribe_frame
 
 STREAM = StreamDeclaration("images", handler="/handler.py", max_message_bytes=50_000_000, max_attempts=2)
@@ -328,6 +322,17 @@ def test_the_same_id_with_other_bytes_is_a_conflict_and_with_the_same_bytes_is_s
     assert [answers[n].kind for n in range(3)] == [OutcomeKind.STORED, OutcomeKind.STORED, OutcomeKind.REJECTED]
     assert answers[2].reason is RejectReason.ID_CONFLICT
     assert backlog.depth("images") == 1
+
+
+@pytest.mark.parametrize("size_bytes", [3, 300_000])
+def test_metadata_that_nobody_could_read_is_not_stored(intake: Intake, backlog: Backlog, size_bytes: int) -> None:
+    with closing(connector(intake)) as source:
+        source.wait_for(Credit)
+        source.link.send(raw_prefix(bytes(16), size_bytes, METADATA_ONLY + b"\xc1"), bytes(size_bytes))
+        with pytest.raises(ConnectionEnded):
+            source.outcomes(1)
+    assert [event.code for event in source.seen if isinstance(event, Goodbye)] == ["protocol"]
+    assert backlog.depth("images") == 0
 
 
 def test_a_ticket_of_somebody_else_is_refused_with_the_reason(intake: Intake) -> None:

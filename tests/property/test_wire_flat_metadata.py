@@ -12,10 +12,11 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from harmonicio.core.errors import InvalidInput, RemoteProtocolError
+from harmonicio.wire import metadata as metadata_module
 from harmonicio.wire import sections
 from harmonicio.wire.codec import pack_flat, unpack_flat
+from harmonicio.wire.metadata import METADATA_ONLY, read_metadata
 
-OPENING = b"\x81\xa8metadata"
 numbers = st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False)
 singles = st.one_of(st.none(), st.booleans(), numbers, st.text(), st.binary(max_size=40))
 texts = st.text(max_size=5)
@@ -42,8 +43,8 @@ def test_what_is_sent_is_the_same(metadata: dict[Any, Any]) -> None:
 
 def _read_without_the_shorter_way(section: bytes) -> Any:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sections, "unpack_flat", lambda packed: None)
-        return _or_error(sections.read_message_section, section)
+        patch.setattr(metadata_module, "unpack_flat", lambda packed: None)
+        return _or_error(read_metadata, section)
 
 
 @given(st.binary(max_size=60) | st.dictionaries(texts, anything, max_size=20).map(sections.pack))
@@ -58,7 +59,7 @@ def _read_without_the_shorter_way(section: bytes) -> Any:
 @example(b"\x81\xa1\xff\x01")
 @example(b"\x81\xa1a\x01\x01")
 def test_what_is_read_is_the_same(packed: bytes) -> None:
-    assert _or_error(sections.read_message_section, OPENING + packed) == _read_without_the_shorter_way(OPENING + packed)
+    assert _or_error(read_metadata, METADATA_ONLY + packed) == _read_without_the_shorter_way(METADATA_ONLY + packed)
 
 
 def test_threads_do_not_mix_what_they_pack_where_msgpack_is_not_compiled() -> None:
@@ -86,6 +87,6 @@ def test_it_is_the_way_of_usual_metadata_and_of_nothing_else() -> None:
     packed = pack_flat(usual)
     assert packed is not None
     assert unpack_flat(packed) == usual
-    assert sections.source_section(usual, "") == OPENING + packed
+    assert sections.source_section(usual, "") == METADATA_ONLY + packed
     assert pack_flat({"channels": ["red", "green"]}) is None
     assert unpack_flat(b"\x81\xa1a\x90") is None

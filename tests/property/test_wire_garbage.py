@@ -51,12 +51,14 @@ SITUATIONS: dict[str, Callable[[], Connection]] = {
 
 
 def feed(connection: Connection, data: bytes) -> list[events.Event]:
-    """Give all bytes, or as many as the connection takes; return the events."""
+    """Give all bytes, or as many as the connection takes, look at all metadata; return the events."""
     found: list[events.Event] = []
     view = memoryview(data)
     while True:
         while (event := connection.next_event()) is not None:
             found.append(event)
+            if isinstance(event, events.MessagesReceived):
+                assert all(isinstance(message.metadata, dict) for message in event.messages)
             if isinstance(event, events.MessageBegun):
                 if event.message.size_bytes <= ALLOWED_PAYLOAD_BYTES:
                     connection.provide_payload_buffer(memoryview(bytearray(event.message.size_bytes)))

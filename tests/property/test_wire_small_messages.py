@@ -92,7 +92,7 @@ BROKEN = {
     "two checksums": (frame(MESSAGE, size=5, flags=12) + bytes(8), "flags 0xc"),
     "a text id that is missing": (frame(MESSAGE, size=5, flags=1), "has none"),
     "a section that is not msgpack": (frame(MESSAGE, b"\xc1", size=5), "not msgpack"),
-    "metadata that are none": (frame(MESSAGE, b"\x81\xa8metadata\x01", size=5), "not a map"),
+    "metadata that are none": (frame(MESSAGE, b"\x82\xa8metadata\x01\xa1x\x01", size=5), "not a map"),
     "a section that is too long": (frame(MESSAGE, bytes(MAX_HEADER_BYTES + 1)), "header section of 262145 bytes"),
     "a payload that is too long": (frame(MESSAGE, size=MAX_PAYLOAD_BYTES + 1), "payload of 4611686018427387905"),
     "what an engine says": (frame(FrameType.CREDIT, b"\x92\x01\x01"), "as receiver"),

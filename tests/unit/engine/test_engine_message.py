@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from harmonicio.core.errors import RemoteProtocolError
 from harmonicio.engine.message import Message
+from harmonicio.wire.sections import source_section
 
 FIELDS = {
     "id": "m",
@@ -54,3 +56,13 @@ def test_what_is_written_into_empty_metadata_is_in_no_other_messages() -> None:
     first.metadata["seen"] = True  # type: ignore[index]
     assert first.metadata == {"seen": True}, "and it is still there for whoever looks at the same message"
     assert second.metadata == message().metadata == {}
+
+
+def test_metadata_is_read_from_the_section_when_somebody_looks_at_it() -> None:
+    made = message(section=source_section({"well": "B03"}, ""))
+    made.metadata["seen"] = True  # type: ignore[index]
+    assert made.metadata == {"well": "B03", "seen": True}
+    broken = message(section=b"\x81\xa8metadata\xc1")
+    for _ in range(2):
+        with pytest.raises(RemoteProtocolError, match="not msgpack"):
+            _ = broken.metadata

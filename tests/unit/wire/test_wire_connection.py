@@ -19,6 +19,7 @@ from harmonicio.wire.connection import (
 )
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_INLINE_BYTES, Flag
+from harmonicio.wire.metadata import read_metadata
 
 
 def give(connection: Connection, data: bytes) -> list[Any]:
@@ -207,7 +208,8 @@ def test_unknown_keys_and_further_elements_are_ignored() -> None:
         (sections.read_results, [[2, "id"]]),
         (sections.read_results, [[2, "", None]]),
         (sections.read_goodbye, {"text": 7}),
-        (sections.read_message_section, {"metadata": []}),
+        (read_metadata, {"metadata": []}),
+        (sections.read_message_section, {"id": "plate 7", "metadata": []}),
         (sections.read_message_section, {"id": ""}),
         (sections.read_message_section, {"failure": "all"}),
     ],
