@@ -60,7 +60,8 @@ class Outgoing:
             slot: Where its payload lies in shared memory, if it does.
         """
         size_bytes = len(payload) if isinstance(payload, (bytes, memoryview)) else payload.size_bytes
-        if metadata is not None or priority or type(priority) is not int or size_bytes > MAX_MESSAGE_BYTES:
+        is_usual = type(priority) is int and not priority and size_bytes <= MAX_MESSAGE_BYTES
+        if not is_usual or (metadata is not None and type(metadata) is not dict):
             check_arguments(metadata, priority, size_bytes)
         if message_id is None:
             raw_id = self._ids.draw_raw()

@@ -295,9 +295,7 @@ class Peer:
     def _prefix(self, parcel: Parcel, how: int) -> bytes:
         flags, section = parcel.flags | how, parcel.section
         if parcel.failure is None:
-            raw_id = parcel.raw_id
-            if raw_id is None:
-                raw_id = raw_message_id(parcel.delivery.message_id)
+            raw_id = parcel.raw_id or raw_message_id(parcel.delivery.message_id)
             return raw_prefix(raw_id, parcel.size_bytes, section, parcel.priority, flags)
         metadata = read_metadata(section)
         return message_prefix(

@@ -19,6 +19,45 @@ if TYPE_CHECKING:
 
 #: How often who dials looks whether the connection is still wanted.
 DIAL_SLICE_S = 0.05
+#: For so much of a payload at a time the kernel wakes its reader …
+MUCH_BYTES = 256 * 1024
+#: … or, when no more than this is left, for each segment.
+LITTLE_BYTES = 128 * 1024
+
+
+class TcpChannel(Channel):
+    """A payload is waited for in large pieces: its sender, who wakes the reader, would else do so for each segment.
+
+    The low-water mark of the socket is at most half of what is left. So a receive that finds less, takes it, and goes
+    on waiting never waits for more than can still come.
+    """
+
+    def __init__(self, sock: socket.socket, peer: str, *, slow_after_s: float = SLOW_AFTER_S) -> None:
+        super().__init__(sock, peer, slow_after_s=slow_after_s)
+        self._low_mark = 1
+
+    def receive_exactly(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> int:
+        try:
+            return super().receive_exactly(buffer, on_progress=on_progress)
+        finally:
+            self._wake_at(1)
+
+    def _receive_most(self, buffer: memoryview) -> int | None:
+        if len(buffer) <= LITTLE_BYTES:
+            self._wake_at(1)
+            return super()._receive_most(buffer)
+        self._wake_at(min(MUCH_BYTES, len(buffer) // 2))
+        return self.receive_into(buffer)
+
+    def _wake_at(self, size_bytes: int) -> None:
+        """Have the kernel wake the reader when so much is there."""
+        if size_bytes == self._low_mark:
+            return
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVLOWAT, size_bytes)
+        except OSError as error:
+            raise self._broken(error) from None
+        self._low_mark = size_bytes
 
 
 def dial(
@@ -147,7 +186,7 @@ def _channel(
             from harmonicio.transport.tls import TlsChannel  # With all of OpenSSL, for those who use it.
 
             return TlsChannel(sock, peer, tls, dialled.host if dialled is not None else None, slow_after_s=slow_after_s)
-        return Channel(sock, peer, slow_after_s=slow_after_s)
+        return TcpChannel(sock, peer, slow_after_s=slow_after_s)
     except (OSError, ValueError):
         sock.close()
         raise
