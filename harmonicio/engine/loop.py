@@ -67,6 +67,7 @@ class EngineLoop:
         concurrency: Handlers that run at the same time.
         prefetch_s: Seconds of handler time that may wait here.
         budget_bytes: Payload bytes that the engine may hold.
+
     """
 
     def __init__(self, concurrency: int, prefetch_s: float, budget_bytes: int) -> None:
@@ -80,14 +81,12 @@ class EngineLoop:
         self._waiting: deque[tuple[Any, float]] = deque()
         self._waiting_from_backlog: deque[tuple[Any, float]] = deque()
         self._suspects: deque[tuple[Any, float]] = deque()
-        self._is_alone = False
-        self._alone_at = math.inf
+        self.is_alone, self._alone_at = False, math.inf  # While a suspect has the engine; or waits for it.
         self._no_suspect_until = -math.inf
         self.free_slots = concurrency
         self.depth = 0
         self.handler_s: float | None = None
-        self.is_draining = False
-        self.has_hungry_peers = False
+        self.is_draining = self.has_hungry_peers = False
         self._emitting = 0
         self._clogged_at = math.inf
 
@@ -104,25 +103,19 @@ class EngineLoop:
         """Whether a message of the backlog waits for a slot."""
         return bool(self._waiting_from_backlog)
 
+    def is_wanted(self, *, is_owed: bool) -> bool:
+        """Whether somebody waits for whom a slot is given back early; the backlog does not, where it is owed."""
+        return bool(self._suspects or (self._waiting_from_backlog and not is_owed))
+
     @property
     def has_backlog(self) -> bool:
         """Whether messages wait in the backlog, or here from it: then connectors get no new credit."""
         return bool(self.depth or self._waiting_from_backlog)
 
     @property
-    def is_alone(self) -> bool:
-        """Whether a suspect has the engine."""
-        return self._is_alone
-
-    @property
-    def is_suspect_waiting(self) -> bool:
-        """Whether a suspect waits until all slots are free."""
-        return bool(self._suspects)
-
-    @property
     def is_kept_for_suspect(self) -> bool:
         """Whether a suspect has the engine, or waits for it."""
-        return self._is_alone or bool(self._suspects)
+        return self.is_alone or bool(self._suspects)
 
     def take_slot(self) -> bool:
         """Take a free slot, if there is one."""
@@ -156,13 +149,20 @@ class EngineLoop:
         is_overtaken_enough = bool(self._waiting) and now - self._waiting[0][1] >= OVERTAKEN_FOR_S
         return bool(self._waiting_from_backlog) and not is_overtaken_enough
 
+    def free_unwanted_slot(self) -> bool:
+        """Give a slot back if nobody waits for one, nor has the engine alone; return whether that was so."""
+        if self.is_alone or self._suspects or self._waiting or self._waiting_from_backlog:
+            return False
+        self.free_slots += 1
+        return True
+
     def free_slot(self, now: float) -> list[Any]:
         """Give a slot back; return the waiters who have one now: one at most, unless a suspect had them all."""
         self.free_slots += 1
-        if self._is_alone:
-            self._is_alone, self._alone_at = False, now if self._suspects else math.inf
         waiters = []
-        while self.free_slots and not self._is_alone and (waiter := self._take_next(now)) is not None:
+        if self.is_alone:
+            self.is_alone, self._alone_at = False, now if self._suspects else math.inf
+        while self.free_slots and not self.is_alone and (waiter := self._take_next(now)) is not None:
             waiters.append(waiter)
         return waiters
 
@@ -181,7 +181,7 @@ class EngineLoop:
 
     def _begin_alone(self, now: float) -> None:
         self.free_slots -= 1
-        self._is_alone, self._alone_at = True, now
+        self.is_alone, self._alone_at = True, now
 
     def drain(self) -> list[Any]:
         """Give no more credit; return the waiters, none of whom will have a slot."""
@@ -234,7 +234,7 @@ class EngineLoop:
 
     def _next_away_at(self) -> float:
         """Return when the suspect that is next has waited for too long; infinity when none is next."""
-        if self._is_alone or not self._suspects:
+        if self.is_alone or not self._suspects:
             return math.inf
         return self._alone_at + max(SUSPECT_GRACE_S, SUSPECT_MEANS * (self.handler_s or 0.0))
 

@@ -165,6 +165,7 @@ class Slots:
         self._executor = ThreadPool(concurrency + _SPARE_THREADS, "engine-handler", is_ready=True)
         self.flusher = Flusher(self.review)
         self.is_draining = False
+        self.is_wanted = self._loop.is_wanted
 
     def __repr__(self) -> str:
         return f"<Slots: {self._loop!r}>"
@@ -176,10 +177,6 @@ class Slots:
     @property
     def is_backlog_waiting(self) -> bool:
         return self._loop.is_backlog_waiting
-
-    def is_wanted(self, *, is_owed: bool) -> bool:
-        """Whether somebody waits for whom a slot is given back early; the backlog does not, where it is owed."""
-        return self._loop.is_suspect_waiting or (not is_owed and self._loop.is_backlog_waiting)
 
     @property
     def has_backlog(self) -> bool:
@@ -212,9 +209,21 @@ class Slots:
 
     def acquire(self, since: float, *, is_backlog: bool, is_suspect: bool = False) -> Slot | None:
         """Wait for a slot; return None when there will be none, because the engine drains or is clogged."""
+        slot = None if is_suspect else self._take_free_slot()
+        if slot is not None:
+            return slot
         waiter = _WaitingThread()
         self.submit(waiter, since, is_backlog=is_backlog, is_suspect=is_suspect)
         return waiter.wait()
+
+    def _take_free_slot(self) -> Slot | None:
+        with self._lock:
+            if self.is_draining or not self._loop.take_slot():
+                return None
+            slot = self._take_idle_slot()
+        if self._is_told_idle:
+            self._say_busy()
+        return slot
 
     def submit(self, waiter: Waiter, since: float, *, is_backlog: bool, is_suspect: bool = False) -> None:
         """Give the waiter the next slot that is free for it, or refuse it because the engine drains or is clogged.
@@ -258,8 +267,11 @@ class Slots:
             self._on_alone()
         slot.end()
         with self._lock:
-            now = time.monotonic()
             self._loop.measured(messages, seconds)
+            if self._loop.free_unwanted_slot():
+                self._idle_slots.append(slot)
+                return
+            now = time.monotonic()
             # The master's next message may come now, or anybody's; nothing else happens on their connections.
             is_credit_due = self._loop.is_backlog_next(now) or self._loop.is_kept_for_suspect
             self._idle_slots.append(slot)

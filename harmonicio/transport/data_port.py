@@ -302,8 +302,9 @@ class DataPort:
     def _serve_events(self, served: _Served) -> bool:
         """Serve until nothing comes for a moment, or no thread is free for others; return whether it is still open."""
         link, has_read = served.link, False
+        next_event = link.connection.next_event
         while not self._is_closing:
-            event = link.next_event()
+            event = next_event()
             if self._unfinished and event is not None and served in self._unfinished:
                 with self._lock:
                     self._unfinished.pop(served, None)
@@ -328,13 +329,15 @@ class DataPort:
     def _handle(self, served: _Served, event: Event) -> bool:
         """Act on an event; return False when it was the last one."""
         session = served.session
+        if isinstance(event, Goodbye):
+            if session is not None:
+                session.pause()  # What was done for it before is still worth telling.
+            return False
         if isinstance(event, Hello):
             self._receive(served, event)
-        elif session is not None and isinstance(event, Goodbye):
-            session.pause()  # What was done for it before is still worth telling.
         elif session is not None:
             session.handle(event)
-        return not isinstance(event, Goodbye)
+        return True
 
     def _receive(self, served: _Served, hello: Hello) -> None:
         answer, session = self._reception(served.link, hello)

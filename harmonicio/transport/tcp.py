@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 #: How often who dials looks whether the connection is still wanted.
 DIAL_SLICE_S = 0.05
 #: For so much of a payload at a time the kernel wakes its reader …
-MUCH_BYTES = 256 * 1024
+MUCH_BYTES = 1024**2
 #: … or, when no more than this is left, for each segment.
 LITTLE_BYTES = 128 * 1024
 

@@ -68,7 +68,7 @@ class OutcomeBatch:
     def take_frame(self) -> bytes:
         """Return everything as one OUTCOMES frame, or as many as it needs, and start anew."""
         ranges, self._ranges, self._newest, self._size_bytes, self.is_full = self._ranges, [], None, 0, False
-        return outcomes_frame((each.first, each.last, each.kind, each.detail) for each in ranges)
+        return outcomes_frame([(each.first, each.last, each.kind, each.detail) for each in ranges])
 
 
 class _Range:

@@ -15,7 +15,7 @@ from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outco
 from harmonicio.core.names import check_message_id
 from harmonicio.core.printable import one_line
 from harmonicio.wire import events
-from harmonicio.wire.codec import join_lists, pack, pack_flat, pack_lists, pack_value, unpack
+from harmonicio.wire.codec import join_lists, pack, pack_flat, pack_lists, pack_numbers, pack_value, unpack
 from harmonicio.wire.frames import FrameType, pack_control
 from harmonicio.wire.metadata import METADATA_ONLY
 
@@ -51,15 +51,18 @@ def hello_frame(hello: events.Hello) -> bytes:
 
 
 def credit_frame(messages: int, size_bytes: int) -> bytes:
-    return pack_control(FrameType.CREDIT, pack([messages, size_bytes]))
+    return pack_control(FrameType.CREDIT, pack_numbers([messages, size_bytes]))
 
 
 def depth_frame(messages: int) -> bytes:
-    return pack_control(FrameType.DEPTH, pack([messages]))
+    return pack_control(FrameType.DEPTH, pack_numbers([messages]))
 
 
-def outcomes_frame(ranges: Iterable[tuple[int, int, OutcomeKind, bytes]]) -> bytes:
+def outcomes_frame(ranges: Sequence[tuple[int, int, OutcomeKind, bytes]]) -> bytes:
     """Return OUTCOMES for ranges whose details are packed already: one frame, or as many as they need. Cannot fail."""
+    if len(ranges) == 1 and not ranges[0][3]:  # As nearly always.
+        first, last, kind, _ = ranges[0]
+        return pack_control(FrameType.OUTCOMES, pack_numbers([[int(kind), first, last]]))
     sections = join_lists(_packed_range(*item) for item in ranges)
     return b"".join(pack_control(FrameType.OUTCOMES, section) for section in sections)
 
@@ -176,7 +179,7 @@ def _list_frames(frame_type: FrameType, rows: Iterable[Any]) -> bytes:
 
 
 def _packed_range(first: int, last: int, kind: OutcomeKind, detail: bytes) -> bytes:
-    packed = pack([int(kind), first, last])
+    packed = pack_numbers([int(kind), first, last])
     return _LIST_OF_FOUR + packed[1:] + detail if detail else packed
 
 

@@ -200,8 +200,10 @@ def encoded(event: Any) -> bytes | None:
             return sections.depth_frame(event.messages)
         case events.OutcomesReceived():
             return sections.outcomes_frame(
-                (each.first, each.last, each.outcome.kind, sections.packed_detail(each.outcome))
-                for each in event.ranges
+                [
+                    (each.first, each.last, each.outcome.kind, sections.packed_detail(each.outcome))
+                    for each in event.ranges
+                ]
             )
         case events.Subscribe():
             return sections.subscribe_frame(event.message_ids)

@@ -81,7 +81,7 @@ def encoded_answer(event: events.Event) -> bytes:
         return sections.credit_frame(event.messages, event.bytes)
     if isinstance(event, events.OutcomesReceived):
         return sections.outcomes_frame(
-            (item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in event.ranges
+            [(item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in event.ranges]
         )
     if isinstance(event, events.ResultsReceived):
         return sections.results_frame(event.results)

@@ -88,7 +88,7 @@ GOLDEN = {
     "outcomes": Golden(
         Role.CONNECTOR,
         sections.outcomes_frame(
-            (item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in OUTCOMES
+            [(item.first, item.last, item.outcome.kind, sections.packed_detail(item.outcome)) for item in OUTCOMES]
         ),
         events.OutcomesReceived(OUTCOMES),
     ),
