@@ -5,7 +5,8 @@
 
 Whoever has the :class:`ArenaSlot` holds the slot; when the last one lets go of it, it is free. It was taken for:
 
-    a copy     held by the transmission alone: from when its message is written to an engine until that releases it
+    a copy     of memory, or of a file: held by the transmission alone, from when its message is written to an engine
+               until that releases it
     in place   held by the source's allocation, then by the message, and by each of its transmissions
 
 An engine releases a slot with the outcome, or later when it has said that a view of it survived (HELD, RELEASED). A
@@ -26,6 +27,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from harmonicio.stream_connector.extents import Extents, capacity_of
+from harmonicio.stream_connector.sources import PieceReader
 from harmonicio.transport import unix
 from harmonicio.transport.arena import IS_SUPPORTED, MAX_ARENA_BYTES, Arena
 from harmonicio.wire.events import Event, Held, OutcomesReceived, Released
@@ -127,6 +129,18 @@ class ArenaSlots:
         slot = self.take(size_bytes)
         arena = self._arena
         if slot is None or arena is None or not arena.write(slot.offset, payload):
+            return None
+        return slot
+
+    def read(self, reader: PieceReader) -> ArenaSlot | None:
+        """Return a slot into which a payload was read; None when there is no free one.
+
+        Raises:
+            InvalidInput: it cannot be read.
+        """
+        slot = self.take(reader.size_bytes)
+        arena = self._arena
+        if slot is None or arena is None or not arena.fill(slot.offset, reader.size_bytes, reader.read_into):
             return None
         return slot
 
@@ -239,6 +253,9 @@ class Transmissions:
 
     def copy(self, payload: bytes | memoryview, size_bytes: int) -> ArenaSlot | None:
         return self._slots.copy(payload, size_bytes)
+
+    def read(self, reader: PieceReader) -> ArenaSlot | None:
+        return self._slots.read(reader)
 
     def hear(self, event: Event) -> bool:
         """Take note of what the engine releases; return whether the event is about nothing else."""

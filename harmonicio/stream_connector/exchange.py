@@ -107,27 +107,22 @@ class Exchange:
             if self._room_line.waiting or not dispatch.has_room(parcel.cost_bytes):
                 parcel.is_in_loop = True
                 self._room_line.wait(lambda: dispatch.has_room(parcel.cost_bytes))
-            if self.is_closed or self._refusal is not None:
-                self._check_usable()
+            self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
             lane = dispatch.offer(parcel, now)
-            if lane is None:
-                touched = self._advance(now)
-                is_due_earlier, can_wait = not touched and self._is_due_earlier(now), False
-            else:
-                touched, is_due_earlier, can_wait = [self._peers[lane]], False, lane.can_wait(parcel)
-                is_much = len(lane.in_flight) > FEW_MESSAGES
-                if is_much and not self._was_wanted[0] and now >= dispatch.engines_from:
-                    self._tell_wanted(now)
+            touched = self._advance(now) if lane is None else [self._peers[lane]]
+            if lane and len(lane.in_flight) > FEW_MESSAGES and not self._was_wanted[0] and now >= dispatch.engines_from:
+                self._tell_wanted(now)
+            is_due_earlier = not touched and self._is_due_earlier(now)
+            can_wait = lane is not None and lane.can_wait(parcel)
         if can_wait:
-            if not touched[0].is_flush_due:
-                self.pump.flush_soon(touched[0])
-            return
-        self._flush(touched, insists=len(touched) == 1)
-        self.pump.sent(now)
-        if is_due_earlier:
-            self.pump.wake()
+            self.pump.flush_soon(touched[0])
+        else:
+            self._flush(touched, insists=len(touched) == 1)
+            self.pump.sent(now)
+            if is_due_earlier:
+                self.pump.wake()
 
     def await_outcome(self, delivery: Delivery, timeout_s: float | None) -> None:
         """Wait for the final outcome of a message."""

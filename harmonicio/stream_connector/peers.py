@@ -5,7 +5,7 @@ goes on when there is room again. Small messages leave many in one call, large o
 files piece by piece:
 
       lane.outbox ──► gathered: [prefix, payload, prefix, payload …] ──► kernel
-                  ├─► shared memory: the payload is copied there, or lies there; written is only where
+                  ├─► shared memory: the payload is copied or read there, or lies there; written is only where
                   ├─► file: prefix and pieces, through one kept buffer ──► kernel
                   └─► cannot be read: stuck, until the owner has taken it, and what is behind it, back
 
@@ -27,7 +27,7 @@ from enum import Enum
 from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.allocation import is_plain_memory
-from harmonicio.stream_connector.arena_slots import Transmissions
+from harmonicio.stream_connector.arena_slots import ArenaSlot, Transmissions
 from harmonicio.stream_connector.lanes import JOINED_BYTES, LARGE_BYTES, Lane, Parcel
 from harmonicio.stream_connector.pieces import Pieces
 from harmonicio.stream_connector.sources import PayloadAway, PiecewisePayload, read_whole
@@ -246,15 +246,13 @@ class Peer:
         self._pending = pending
         self._pending_bytes = sum(map(len, pending))
 
-    def _placed(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | Pieces) -> bytes | None:
+    def _placed(
+        self, transmissions: Transmissions, parcel: Parcel, payload: Payload | Pieces | ArenaSlot
+    ) -> bytes | None:
         """Return all that is written of a message whose payload is in shared memory; None where it cannot be there."""
         slot = parcel.slot
         if slot is None:
-            if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, Pieces):
-                return None
-            if type(payload) is not bytes and not is_plain_memory(payload):
-                return None
-            slot = transmissions.copy(payload, parcel.size_bytes)
+            slot = payload if isinstance(payload, ArenaSlot) else self._copied(transmissions, parcel, payload)
             if slot is None:
                 return None
             self._copied_bytes += parcel.size_bytes
@@ -264,13 +262,24 @@ class Peer:
         self.lane.begun += 1
         return self._prefix(parcel, _ARENA) + place
 
-    def _payload(self, parcel: Parcel) -> Payload | Pieces:
-        """Return what is written in one piece, or piece by piece."""
+    def _copied(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | Pieces) -> ArenaSlot | None:
+        if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, Pieces):
+            return None
+        is_memory = type(payload) is bytes or is_plain_memory(payload)
+        return transmissions.copy(payload, parcel.size_bytes) if is_memory else None
+
+    def _payload(self, parcel: Parcel) -> Payload | Pieces | ArenaSlot:
+        """Return what is written in one piece, or piece by piece, or where in shared memory it was read to."""
         payload: Payload | PiecewisePayload = parcel.payload
         if isinstance(payload, (bytes, memoryview)):
             return payload
         reader = payload.reader()
         if parcel.size_bytes > JOINED_BYTES:
+            if self.transmissions is not None and parcel.size_bytes <= FLUSH_BYTES:
+                slot = self.transmissions.read(reader)
+                if slot is not None:
+                    parcel.is_readable, parcel.absences = True, 0
+                    return slot
             pieces = Pieces(parcel, reader, self._checksum_flag)
             pieces.read_next(self._piece_memory())  # As long as nothing of it is written, others need not suffer.
             return pieces

@@ -24,6 +24,7 @@ import mmap
 import os
 import sys
 import threading
+from collections.abc import Callable
 
 _log = logging.getLogger(__name__)
 
@@ -147,6 +148,28 @@ class Arena(_Mapped):
         with self._lock:
             piece.release()
             self._pieces -= 1
+        return True
+
+    def fill(self, offset: int, size_bytes: int, read_into: Callable[[memoryview, int], int]) -> bool:
+        """Have a payload read into it; return whether that was done, which it is not when it has just been closed.
+
+        Args:
+            read_into: Reads what follows so many bytes into a buffer; returns how much that was. What it raises is
+                raised.
+        """
+        with self._lock:
+            if self._mapping is None:
+                return False
+            self._pieces += 1
+            piece = memoryview(self._mapping)[offset : offset + size_bytes]
+        try:
+            filled = 0
+            while filled < size_bytes:
+                filled += read_into(piece[filled : filled + _COPY_AT_ONCE_BYTES], filled)
+        finally:
+            with self._lock:
+                piece.release()
+                self._pieces -= 1
         return True
 
     def close(self) -> None:

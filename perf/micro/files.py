@@ -1,16 +1,20 @@
-"""``send_file`` of files in the page cache, beside raw ``sendfile`` and raw read and send: the better of the two."""
+"""``send_file`` of files in the page cache, beside raw ``sendfile`` and raw read and send: the better of the two.
+
+Both over TCP, and as a connector does it by itself for an engine of its own host.
+"""
 
 from __future__ import annotations
 
 import statistics
 import tempfile
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from micro import raw_tcp, source
 from micro.cluster import OwnProcess, bench_cluster
 from micro.pairs import interleaved
-from micro.row import Effort, Row, row_of
+from micro.row import TCP, Effort, Row, row_of
 from micro.sizes import messages_of, window_of
 from micro.source import Target
 
@@ -29,7 +33,8 @@ def measure(effort: Effort) -> Iterator[Row]:
         target = bench.scale(1)
         for size_bytes in effort.sizes_or(10**6, 10**7):
             files = _files(Path(folder), size_bytes)
-            yield _row(process, target, size_bytes, files, effort)
+            yield _row(process, target, size_bytes, files, effort, TCP)
+            yield _row(process, replace(target, options={}), size_bytes, files, effort, "arena")
 
 
 def _files(folder: Path, size_bytes: int) -> list[Path]:
@@ -40,7 +45,9 @@ def _files(folder: Path, size_bytes: int) -> list[Path]:
     return paths
 
 
-def _row(process: OwnProcess, target: Target, size_bytes: int, files: list[Path], effort: Effort) -> Row:
+def _row(
+    process: OwnProcess, target: Target, size_bytes: int, files: list[Path], effort: Effort, transport: str
+) -> Row:
     messages, window = messages_of(size_bytes, effort.seconds), window_of(size_bytes)
 
     def raw() -> dict[str, float]:
@@ -55,4 +62,4 @@ def _row(process: OwnProcess, target: Target, size_bytes: int, files: list[Path]
     more = {f"raw_{how}_per_s": statistics.median(limit[how] for _, limit in pairs) for how in ("sendfile", "read")}
     best = [(ours, max(limit.values())) for ours, limit in pairs]
     name = "raw sendfile or read and send"
-    return row_of("send_file", size_bytes, 1, best, limit_name=name, at_least=GOAL, more=more)
+    return row_of("send_file", size_bytes, 1, best, limit_name=name, transport=transport, at_least=GOAL, more=more)

@@ -14,9 +14,11 @@ import numpy as np
 import pytest
 
 from harmonicio.cli.local_cluster import LocalCluster
-from harmonicio.core.errors import ConnectionEnded, InvalidInput
+from harmonicio.core.errors import ConnectionEnded, InvalidInput, MessageRejected
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.stream_connector import StreamConnector
+from harmonicio.stream_connector.peers import FLUSH_BYTES
+from harmonicio.stream_connector.sources import FileSource
 from harmonicio.testing.waiting import wait_until
 
 WHERE = """
@@ -114,6 +116,42 @@ def test_a_message_that_is_written_in_place_is_not_copied(
         with connector.allocate(size) as unsent:
             assert used_bytes(connector) > 0
         assert not unsent.is_shared or used_bytes(connector) == 0
+
+
+def test_files_are_read_into_shared_memory_unless_they_are_very_large(
+    tmp_path: Path, declare: Callable[..., None], connect: Callable[..., StreamConnector]
+) -> None:
+    declare()
+    sizes = [0, 1, 16_384, 65_536, 65_537, 1_500_000, FLUSH_BYTES, FLUSH_BYTES + 1]
+    paths = [tmp_path / f"{size}.raw" for size in sizes]
+    for path, size in zip(paths, sizes, strict=True):
+        path.write_bytes(os.urandom(size))
+    with connect("where") as connector:
+        for path in paths * 2:
+            answer = connector.send_file(path).result(30)
+            size = path.stat().st_size
+            assert answer["digest"] == digest_of(path.read_bytes())
+            assert (answer["in"] == SHARED) == (16_384 < size <= FLUSH_BYTES), size
+        wait_until(lambda: used_bytes(connector) == 0)
+
+
+def test_a_file_that_changes_before_it_is_read_is_rejected_and_leaves_no_shared_memory_behind(
+    tmp_path: Path, declare: Callable[..., None], connect: Callable[..., StreamConnector]
+) -> None:
+    declare()
+    path = tmp_path / "image.raw"
+    with connect("where") as connector:
+        connector.send(b"").result(30)
+        for change in (lambda: os.truncate(path, 1_000_000), lambda: path.write_bytes(bytes(3_000_001))):
+            path.write_bytes(os.urandom(3_000_000))
+            source = FileSource(path)
+            change()
+            delivery = connector._outgoing.send(source, None, 0, None)
+            with pytest.raises(MessageRejected, match=r"shorter|changed"):
+                delivery.result(30)
+        payload = os.urandom(1_000_000)
+        assert connector.send(payload).result(30)["digest"] == digest_of(payload)
+        wait_until(lambda: used_bytes(connector) == 0)
 
 
 def test_a_view_that_a_handler_keeps_holds_its_slot_until_it_has_gone(

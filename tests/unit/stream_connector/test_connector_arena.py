@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from harmonicio.core.errors import InvalidInput
 from harmonicio.core.message import Outcome, OutcomeKind
 from harmonicio.stream_connector.allocation import Allocation
 from harmonicio.stream_connector.arena_slots import ArenaSlot, ArenaSlots, Transmissions
@@ -178,6 +179,39 @@ def test_who_wants_memory_beside_the_end_is_given_none(is_written_in_place: bool
     finally:
         sys.setswitchinterval(interval_s)
     assert errors == []
+
+
+class Reader:
+    """Reads what it was given, a few bytes at a time; where that ends too early it raises."""
+
+    def __init__(self, content: bytes, size_bytes: int) -> None:
+        self.content = content
+        self.size_bytes = size_bytes
+
+    def read_into(self, buffer: memoryview, offset: int) -> int:
+        piece = self.content[offset : offset + min(7, len(buffer))]
+        if not piece:
+            raise InvalidInput("There is no more.")
+        buffer[: len(piece)] = piece
+        return len(piece)
+
+
+def test_what_is_read_lies_in_a_slot_of_its_own_and_what_cannot_be_read_in_none(slots: ArenaSlots) -> None:
+    content = bytes(range(250)) * 20
+    slot = slots.read(Reader(content, 5000))
+    arena = slots.arena()
+    assert slot is not None
+    assert arena is not None
+    piece = arena.piece(slot.offset, 5000)
+    assert piece == content
+    assert arena.is_free(piece)
+    with pytest.raises(InvalidInput, match="no more"):
+        slots.read(Reader(content, 5001))
+    assert slots.read(Reader(content, 2**30)) is None, "there is not as much room"
+    del slot
+    assert slots.used_bytes == 0
+    slots.close()
+    assert slots.read(Reader(content, 5000)) is None
 
 
 def test_what_is_copied_after_the_end_is_not_there() -> None:
