@@ -130,8 +130,8 @@ class Exchange:
             if delivery.state is DeliveryState.STORED:
                 self._results.want(delivery)
             asking = self._ask() if self._results.has_questions else ()
-        self._flush(asking)
-        with self.lock:
+            for peer in asking:
+                self.pump.flush_soon(peer)  # On the turn that is taken next.
             self.pump.wait(lambda: delivery.is_final or self._is_over, timeout_s)
             if delivery.is_final:
                 return

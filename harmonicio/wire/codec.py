@@ -94,6 +94,20 @@ def pack_numbers(rows: Sequence[Any]) -> bytes:
     return packed
 
 
+def unpack_numbers(packed: bytes) -> list[list[int]] | None:
+    """Do the reverse for lists of whole numbers; None where it is anything else: that is for :func:`unpack`."""
+    try:
+        rows = msgpack.unpackb(packed)
+    except (ValueError, msgpack.UnpackException):
+        return None  # It is refused there, with the reason.
+    if type(rows) is not list:
+        return None
+    for row in rows:
+        if type(row) is not list or any(type(number) is not int for number in row):
+            return None
+    return rows
+
+
 def pack_lists(rows: Iterable[Any]) -> Iterator[bytes]:
     """Return ``rows`` as one list in msgpack, or as several where one would be larger than a header section may be.
 

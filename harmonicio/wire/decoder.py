@@ -198,9 +198,12 @@ class Decoder:
         """
         if self._begun is not None:
             return self._finish_payload(self._begun)
-        if self._start == self._end:
+        start = self._start
+        if start == self._end:
             return None
-        return self._small_messages() or self._other_frame()
+        if self._kept[start : start + len(_MESSAGE_OPENING)] == _MESSAGE_OPENING and (small := self._small_messages()):
+            return small
+        return self._other_frame()
 
     def _small_messages(self) -> list[IncomingMessage]:
         """Return the messages that lie whole in the kept buffer, up to the first frame that is anything else."""

@@ -118,7 +118,7 @@ class MessagesReceived:
     messages: list[IncomingMessage]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutcomeRange:
     """The same outcome for the messages ``first`` to ``last``, both included."""
 
@@ -127,7 +127,7 @@ class OutcomeRange:
     outcome: Outcome
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class OutcomesReceived:
     ranges: tuple[OutcomeRange, ...]
 

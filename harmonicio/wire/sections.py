@@ -15,12 +15,23 @@ from harmonicio.core.message import MAX_METADATA_BYTES, Failure, Metadata, Outco
 from harmonicio.core.names import check_message_id
 from harmonicio.core.printable import one_line
 from harmonicio.wire import events
-from harmonicio.wire.codec import join_lists, pack, pack_flat, pack_lists, pack_numbers, pack_value, unpack
+from harmonicio.wire.codec import (
+    join_lists,
+    pack,
+    pack_flat,
+    pack_lists,
+    pack_numbers,
+    pack_value,
+    unpack,
+    unpack_numbers,
+)
 from harmonicio.wire.frames import FrameType, pack_control
 from harmonicio.wire.metadata import METADATA_ONLY
 
 _UNKNOWN_OUTCOME = 0
 _LIST_OF_FOUR = b"\x94"
+#: A list of a list of three numbers has no more.
+_ONE_RANGE_BYTES = 2 + 3 * 9
 #: Nearly all outcomes are one of these, and to make one costs more than all else that is read of it.
 _WITHOUT_DETAIL = {int(kind): Outcome(kind) for kind in (OutcomeKind.DONE, OutcomeKind.STORED)}
 #: What a GOODBYE says is meant for people and logs.
@@ -218,8 +229,18 @@ def read_depth(section: bytes) -> events.Depth:
 
 
 def read_outcomes(section: bytes) -> events.OutcomesReceived:
+    if len(section) <= _ONE_RANGE_BYTES and (plain := _plain_range(section)) is not None:
+        return events.OutcomesReceived((plain,))
     rows = _list(unpack(section), "OUTCOMES")
     return events.OutcomesReceived(tuple(_read_range(row) for row in rows))
+
+
+def _plain_range(section: bytes) -> events.OutcomeRange | None:
+    """Return the one range that has no detail, which is nearly all that is ever answered; None where it is not that."""
+    match unpack_numbers(section):
+        case [[kind, first, last]] if kind in _WITHOUT_DETAIL and 0 <= first <= last < 2**63:
+            return events.OutcomeRange(first, last, _WITHOUT_DETAIL[kind])
+    return None
 
 
 def read_held(section: bytes) -> events.Held:
