@@ -67,7 +67,6 @@ class EngineLoop:
         concurrency: Handlers that run at the same time.
         prefetch_s: Seconds of handler time that may wait here.
         budget_bytes: Payload bytes that the engine may hold.
-
     """
 
     def __init__(self, concurrency: int, prefetch_s: float, budget_bytes: int) -> None:
@@ -81,7 +80,8 @@ class EngineLoop:
         self._waiting: deque[tuple[Any, float]] = deque()
         self._waiting_from_backlog: deque[tuple[Any, float]] = deque()
         self._suspects: deque[tuple[Any, float]] = deque()
-        self.is_alone, self._alone_at = False, math.inf  # While a suspect has the engine; or waits for it.
+        self.is_alone = False  # While a suspect has the engine.
+        self._alone_at = math.inf  # Since when one has it, or waits for it.
         self._no_suspect_until = -math.inf
         self.free_slots = concurrency
         self.depth = 0
@@ -159,9 +159,9 @@ class EngineLoop:
     def free_slot(self, now: float) -> list[Any]:
         """Give a slot back; return the waiters who have one now: one at most, unless a suspect had them all."""
         self.free_slots += 1
-        waiters = []
         if self.is_alone:
             self.is_alone, self._alone_at = False, now if self._suspects else math.inf
+        waiters = []
         while self.free_slots and not self.is_alone and (waiter := self._take_next(now)) is not None:
             waiters.append(waiter)
         return waiters

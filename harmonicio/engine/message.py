@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from harmonicio.core.buffers import Payload, buffer_payload
 from harmonicio.core.errors import InvalidInput
@@ -38,19 +38,6 @@ class _Gathered:
         self.size_bytes = 0
 
 
-class _Identified(Protocol):
-    """A message with what those that are emitted for it take from it."""
-
-    @property
-    def id(self) -> str: ...
-
-    @property
-    def priority(self) -> int: ...
-
-    @property
-    def _gathered(self) -> _Gathered | None: ...
-
-
 class Parent:
     """A message that further messages can be emitted for. One thread at a time calls, because order makes the ids.
 
@@ -59,12 +46,54 @@ class Parent:
     message is done when all that it emitted is safe, and keeps its handler's slot until then.
     """
 
-    __slots__ = ("_gathered",)
+    __slots__ = ("_attempt", "_gathered", "_id", "_metadata", "_priority", "_section", "_stream")
 
-    _gathered: _Gathered | None
+    def __init__(
+        self, id: str, stream: str, metadata: Metadata | None, priority: int, attempt: int, section: bytes
+    ) -> None:
+        self._id = id
+        self._stream = stream
+        self._metadata = metadata
+        self._priority = priority
+        self._attempt = attempt
+        self._section = section
+        self._gathered: _Gathered | None = None
+
+    @property
+    def id(self) -> str:
+        """Unique within the stream."""
+        return self._id
+
+    @property
+    def stream(self) -> str:
+        """Name of the stream."""
+        return self._stream
+
+    @property
+    def metadata(self) -> Metadata:
+        """What the source sent along; read when the handler looks at it for the first time.
+
+        Threads that do so at the same time may each have a dict of their own.
+
+        Raises:
+            RemoteProtocolError: it cannot be read.
+        """
+        if self._metadata is None:
+            self._metadata = read_metadata(self._section)
+        return self._metadata
+
+    @property
+    def priority(self) -> int:
+        """Larger goes first where messages wait."""
+        return self._priority
+
+    @property
+    def attempt(self) -> int:
+        """1 for the first execution that we know of."""
+        return self._attempt
 
     def emit(
-        self: _Identified,
+        self,
         payload: Any,
         *,
         stream: str,
@@ -88,8 +117,7 @@ class Parent:
         """
         gathered = self._gathered
         if gathered is None:
-            gathered = _Gathered()
-            object.__setattr__(self, "_gathered", gathered)
+            gathered = self._gathered = _Gathered()
         emission_id = _emission_id(self.id, len(gathered.emissions))
         emission = Emission(
             emission_id,
@@ -120,16 +148,19 @@ class Parent:
 
     def forget_emitted(self) -> None:
         """Begin afresh, because the handler did not come to its end."""
-        object.__setattr__(self, "_gathered", None)
+        self._gathered = None
 
 
 class Message(Parent):
     """What a handler gets; it cannot be changed.
 
     It is no frozen dataclass, because to make one would cost five times as much.
+
+    Args:
+        section: Header section with the metadata, where that has not been read.
     """
 
-    __slots__ = ("_attempt", "_id", "_metadata", "_payload", "_priority", "_route", "_section", "_stream")
+    __slots__ = ("_payload", "_route")
 
     def __init__(
         self,
@@ -142,6 +173,7 @@ class Message(Parent):
         route: str = "engine",
         section: bytes = b"",
     ) -> None:
+        # Not by way of the parent's, which would cost as much again.
         self._id = id
         self._stream = stream
         self._payload = payload
@@ -156,36 +188,9 @@ class Message(Parent):
         return f"<Message {self._id!r} of {self._stream!r}, {len(self._payload)} bytes, attempt {self._attempt}>"
 
     @property
-    def id(self) -> str:
-        """Unique within the stream."""
-        return self._id
-
-    @property
-    def stream(self) -> str:
-        """Name of the stream."""
-        return self._stream
-
-    @property
     def payload(self) -> memoryview:
         """Read-only bytes of the message; valid until the handler returns."""
         return self._payload
-
-    @property
-    def metadata(self) -> Metadata:
-        """What the source sent along; read when the handler looks at it for the first time."""
-        if self._metadata is None:
-            self._metadata = read_metadata(self._section)
-        return self._metadata
-
-    @property
-    def priority(self) -> int:
-        """Larger goes first where messages wait."""
-        return self._priority
-
-    @property
-    def attempt(self) -> int:
-        """1 for the first execution that we know of."""
-        return self._attempt
 
     @property
     def route(self) -> str:

@@ -319,7 +319,7 @@ class Session:
         reader = PayloadReader(arrival)
         attempt = message.attempts + 1
         return StreamingMessage(
-            message.id, self._stream, message.size_bytes, reader, message.metadata, message.priority, attempt
+            message.id, self._stream, message.size_bytes, reader, None, message.priority, attempt, message.section
         )
 
     def _hand_over(self, message: IncomingMessage, payload: Payload) -> None:

@@ -165,7 +165,7 @@ class Slots:
         self._executor = ThreadPool(concurrency + _SPARE_THREADS, "engine-handler", is_ready=True)
         self.flusher = Flusher(self.review)
         self.is_draining = False
-        self.is_wanted = self._loop.is_wanted
+        self.is_wanted = self._loop.is_wanted  # Asked for each message.
 
     def __repr__(self) -> str:
         return f"<Slots: {self._loop!r}>"

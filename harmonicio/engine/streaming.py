@@ -13,11 +13,11 @@ from __future__ import annotations
 
 import io
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, InvalidInput, StorageError
+from harmonicio.core.message import Metadata
 from harmonicio.engine.message import Parent
 
 if TYPE_CHECKING:
@@ -178,24 +178,39 @@ class PayloadReader(io.RawIOBase):
             yield chunk
 
 
-@dataclass(frozen=True, slots=True)
 class StreamingMessage(Parent):
     """What a handler with ``streaming=True`` gets: a message without its payload, and a reader for that.
 
-    Attributes:
-        id: Unique within the stream.
-        size_bytes: Length of the payload.
-        payload_reader: Reads the payload; usable until the handler returns.
-        attempt: 1 for the first execution that we know of.
+    Args:
+        section: Header section with the metadata, where that has not been read.
     """
 
-    id: str
-    stream: str
-    size_bytes: int
-    payload_reader: PayloadReader
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    priority: int = 0
-    attempt: int = 1
+    __slots__ = ("_payload_reader", "_size_bytes")
 
-    def __post_init__(self) -> None:
-        self.forget_emitted()
+    def __init__(
+        self,
+        id: str,
+        stream: str,
+        size_bytes: int,
+        payload_reader: PayloadReader,
+        metadata: Metadata | None = None,
+        priority: int = 0,
+        attempt: int = 1,
+        section: bytes = b"",
+    ) -> None:
+        super().__init__(id, stream, metadata, priority, attempt, section)
+        self._size_bytes = size_bytes
+        self._payload_reader = payload_reader
+
+    def __repr__(self) -> str:
+        return f"<StreamingMessage {self._id!r} of {self._stream!r}, {self._size_bytes} bytes, attempt {self._attempt}>"
+
+    @property
+    def size_bytes(self) -> int:
+        """Length of the payload."""
+        return self._size_bytes
+
+    @property
+    def payload_reader(self) -> PayloadReader:
+        """Reads the payload; usable until the handler returns."""
+        return self._payload_reader

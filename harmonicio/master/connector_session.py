@@ -17,7 +17,7 @@ from harmonicio.master.session_task import SessionTask
 from harmonicio.transport.link import Link
 from harmonicio.wire.credit import ReceiverCredit
 from harmonicio.wire.events import Drain, Event, IncomingMessage, MessageBegun, MessagesReceived, Result, Subscribe
-from harmonicio.wire.metadata import read_metadata
+from harmonicio.wire.metadata import check_unread
 from harmonicio.wire.outcomes import OutcomeBatch
 from harmonicio.wire.sections import credit_frame, drain_frame, results_frame
 
@@ -125,7 +125,7 @@ class ConnectorSession:
         self._link.connection.discard_payload()
 
     def _store(self, message: IncomingMessage) -> None:
-        read_metadata(message.section)  # What could not be read by any engine is not stored.
+        check_unread(message.section)  # What no engine could read is not stored.
         with self._lock:
             is_within_credit = self._credit.message_received(message.size_bytes)
         refusal, self._refusal = self._refusal, None

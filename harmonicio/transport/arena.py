@@ -138,17 +138,14 @@ class Arena(_Mapped):
         if length <= _COPY_AT_ONCE_BYTES:
             mapping[offset : offset + length] = payload
             return True
-        with self._lock:
-            self._pieces += 1  # For as long as the copy holds the mapping.
-            piece = memoryview(mapping)[offset : offset + length]
-            del mapping
+        del mapping
         content = memoryview(payload)
-        for at in range(0, length, _COPY_AT_ONCE_BYTES):
-            piece[at : at + _COPY_AT_ONCE_BYTES] = content[at : at + _COPY_AT_ONCE_BYTES]
-        with self._lock:
-            piece.release()
-            self._pieces -= 1
-        return True
+
+        def copy_into(piece: memoryview, at: int) -> int:
+            piece[:] = content[at : at + len(piece)]
+            return len(piece)
+
+        return self.fill(offset, length, copy_into)
 
     def fill(self, offset: int, size_bytes: int, read_into: Callable[[memoryview, int], int]) -> bool:
         """Have a payload read into it; return whether that was done, which it is not when it has just been closed.

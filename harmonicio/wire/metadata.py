@@ -28,3 +28,13 @@ def read_metadata(section: bytes) -> Metadata:
     if not isinstance(metadata, dict):
         raise RemoteProtocolError("The metadata of a message is not a map.")
     return metadata
+
+
+def check_unread(section: bytes) -> None:
+    """Look at metadata that was left for later when its message was read.
+
+    Raises:
+        RemoteProtocolError: it cannot be read.
+    """
+    if section.startswith(METADATA_ONLY):
+        read_metadata(section)

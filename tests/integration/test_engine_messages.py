@@ -10,6 +10,7 @@ import pytest
 from benches.engine import Bench, Start, engine_benches, reason_of
 from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.testing.bare_peers import BareConnector
+from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.checksum import FLAG_OF, SUPPORTED, trailer
 from harmonicio.wire.connection import raw_prefix
 from harmonicio.wire.frames import MAX_INLINE_BYTES
@@ -47,10 +48,12 @@ def test_what_one_handler_writes_into_empty_metadata_the_next_one_does_not_see(
 
 
 @pytest.mark.parametrize("size_bytes", [3, MAX_INLINE_BYTES + 1])
+@pytest.mark.parametrize("options", ["", "(streaming=True)"])
 def test_metadata_that_cannot_be_read_fails_the_handler_that_looks_at_it_and_nothing_else(
-    start: Start, size_bytes: int
+    start: Start, options: str, size_bytes: int
 ) -> None:
-    connector = start(NOTE.replace(" OPTIONS", "")).connector()
+    bench = start(NOTE.replace(" OPTIONS", options))
+    connector = bench.connector()
     connector.wait(lambda: connector.credit.messages_total)
     connector.link.send(raw_prefix(bytes(16), size_bytes, METADATA_ONLY + b"\xc1"), bytes(size_bytes))
     number = connector.credit.message_sent(size_bytes)
@@ -60,6 +63,7 @@ def test_metadata_that_cannot_be_read_fails_the_handler_that_looks_at_it_and_not
     assert failure.error_type == "RemoteProtocolError"
     assert "not msgpack" in failure.text
     assert connector.outcome(good).result == {"seen": "{}", "metadata": {"seen": "good"}}
+    wait_until(lambda: bench.daemon._payloads.budget.held_bytes == 0)
 
 
 def send_together(connector: BareConnector, messages: list[tuple[bytes, dict[str, object]]]) -> list[int]:
