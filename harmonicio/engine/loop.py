@@ -87,8 +87,7 @@ class EngineLoop:
         self.depth = 0
         self.handler_s: float | None = None
         self.is_draining = self.has_hungry_peers = False
-        self._emitting = 0
-        self._clogged_at = math.inf
+        self._emitting, self._clogged_at = 0, math.inf
 
     def __repr__(self) -> str:
         return (
@@ -284,16 +283,12 @@ class EngineLoop:
         if self.is_draining:
             return [], None
         if self.is_kept_for_suspect:
-            due_at = (self._alone_at + ALONE_GRACE_S, self._next_away_at())
-            return [], min((at for at in due_at if now < at < math.inf), default=None)
+            return [], _next(now, self._alone_at + ALONE_GRACE_S, self._next_away_at(), self._clogged_at)
         active = self._active(now)
-        masters = [peer for peer in self._peers if peer.is_backlog]
-        told = [peer for peer in masters if self._grant_master(peer, active)]
-        if self.has_backlog:
-            return told, None
-        if self._emitting == self._concurrency:
-            self.has_hungry_peers = True
-            return told, None
+        told = [peer for peer in self._peers if peer.is_backlog and self._grant_master(peer, active)]
+        if self.has_backlog or self._emitting == self._concurrency:
+            self.has_hungry_peers = not self.has_backlog
+            return told, _next(now, self._clogged_at)
         told += self._grant_connectors(active, now)
         hungry = [peer for peer in active if not peer.unused and peer not in told]
         self.has_hungry_peers = bool(hungry)
@@ -398,3 +393,8 @@ def _counted_sizes(peers: list[Peer]) -> list[float]:
     sizes = [peer.mean_bytes for peer in peers]
     smallest = max(sizes) * SMALLEST_FRACTION
     return [max(size, smallest) for size in sizes]
+
+
+def _next(now: float, *due_at: float) -> float | None:
+    """Return the first of these times that is still to come."""
+    return min((at for at in due_at if now < at < math.inf), default=None)

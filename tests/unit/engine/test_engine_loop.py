@@ -300,7 +300,24 @@ def test_nobody_gets_credit_while_every_slot_waits_for_what_it_emitted() -> None
     handle(peer)
     loop.take_slot()
     loop.emission_begun(1.0)
-    assert loop.grants(1.0) == ([], None)
+    assert loop.grants(1.0) == ([], 1.0 + EMITTING_GRACE_S)
     assert loop.has_hungry_peers, "whoever is next to look gives it"
     loop.emission_ended()
     assert loop.grants(2.0)[0] == [peer]
+
+
+@pytest.mark.parametrize("others", ["nobody", "stored", "suspect"])
+def test_a_look_that_comes_too_early_to_turn_anybody_away_says_when_the_next_one_is_due(others: str) -> None:
+    loop = loop_of(1)
+    joined(loop)
+    loop.take_slot()
+    loop.wait_for_slot("source's", 1.0, is_backlog=False)
+    loop.emission_begun(1.0)
+    if others == "stored":
+        loop.wait_for_slot("stored", 1.1, is_backlog=True)
+    elif others == "suspect":
+        loop.wait_for_all_slots("suspect", 1.1)
+    assert loop.turn_away(1.2) == []
+    due_at = loop.grants(1.2)[1]
+    assert due_at == 1.0 + EMITTING_GRACE_S
+    assert loop.turn_away(due_at) == ["source's"]
