@@ -116,7 +116,7 @@ class Answers:
                 self._told = totals
                 frames.append(credit_frame(*totals))
         if frames:
-            self._link.send(frames[0] if len(frames) == 1 else b"".join(frames))
+            self._link.send(*frames)
         if held and self._arena is not None:
             self._arena.told(held)
 

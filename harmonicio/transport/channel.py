@@ -147,11 +147,6 @@ class Channel:
         Raises:
             ConnectionEnded: the stream broke, or it was slower than 64 KB/s for 30 s.
         """
-        if len(buffers) == 1 and type(buffers[0]) is bytes:
-            frame = memoryview(buffers[0])  # A small one, nearly always, which leaves at once.
-            if (count := self._send_some([frame])) == len(frame):
-                return
-            buffers = [frame[count:]]
         pending = [view for view in map(_bytes_view, buffers) if len(view)]
         deadline, sent_since = 0.0, 0
         while pending:

@@ -302,9 +302,8 @@ class DataPort:
     def _serve_events(self, served: _Served) -> bool:
         """Serve until nothing comes for a moment, or no thread is free for others; return whether it is still open."""
         link, has_read = served.link, False
-        next_event = link.connection.next_event
         while not self._is_closing:
-            event = next_event()
+            event = link.next_event()
             if self._unfinished and event is not None and served in self._unfinished:
                 with self._lock:
                     self._unfinished.pop(served, None)

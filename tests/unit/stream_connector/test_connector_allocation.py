@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import array
 import mmap
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -16,19 +14,8 @@ from harmonicio.core.errors import InvalidInput, NotFound
 from harmonicio.stream_connector.allocation import Allocation, is_plain_memory
 from harmonicio.stream_connector.arena_slots import ArenaSlot, ArenaSlots
 from harmonicio.stream_connector.delivery import Awaiting, Delivery
-from harmonicio.transport import unix
 
 PAGE = 4096
-_OURS = os.pidfd_open(os.getpid())
-TELLS_PROCESSES_APART = unix.identity_of(_OURS) is not None
-os.close(_OURS)
-
-
-@pytest.fixture
-def slots() -> Iterator[ArenaSlots]:
-    made = ArenaSlots(2**20, 2**30)
-    yield made
-    made.close()
 
 
 def test_an_allocation_is_given_back_by_its_block_by_itself_or_by_nobody_having_it(slots: ArenaSlots) -> None:

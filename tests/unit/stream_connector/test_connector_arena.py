@@ -27,13 +27,6 @@ TELLS_PROCESSES_APART = unix.identity_of(_OURS) is not None
 os.close(_OURS)
 
 
-@pytest.fixture
-def slots() -> Iterator[ArenaSlots]:
-    made = ArenaSlots(2**20, 2**30)
-    yield made
-    made.close()
-
-
 def outcomes(first: int, last: int) -> OutcomesReceived:
     return OutcomesReceived((OutcomeRange(first, last, DONE),))
 
