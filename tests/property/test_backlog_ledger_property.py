@@ -86,7 +86,7 @@ class LedgerMachine(RuleBasedStateMachine):
         before = self.known[key].entry.digest if key in self.known else self.finished.get(key)
         if before is None:
             assert verdict is PutVerdict.NEW
-            attempts, crashes = self.charged.pop(key, (0, 0))
+            attempts, crashes = self.charged.get(key, (0, 0))
             is_dead = is_given_up or attempts >= MAX_ATTEMPTS or crashes >= MAX_CRASHES
             assert (failure is not None) == is_dead
             self.known[key] = Known(entry, "storing to dead" if is_dead else "storing", attempts, crashes)
@@ -110,6 +110,7 @@ class LedgerMachine(RuleBasedStateMachine):
                 self.ledger.abandon(known.entry)
                 del self.known[key]
                 continue
+            self.charged.pop(key, None)  # Only now: of a copy that was not stored, another may come.
             is_dead = known.state == "storing to dead"
             decision = self.ledger.stored(known.entry, Failure("GivenUp", "why") if is_dead else None)
             if is_dead:
@@ -307,10 +308,11 @@ class LedgerMachine(RuleBasedStateMachine):
         key, (attempts, crashes) = (stream, f"m{number}"), charge
         decisions = self.ledger.charge(stream, [key[1]], Charge(attempts, crashes), self.now)
         known = self.known.get(key)
-        if known is None:
-            assert decisions == []
+        if known is None or known.state.startswith("storing"):
             before = self.charged.get(key, (0, 0))
             self.charged[key] = (before[0] + attempts, before[1] + crashes)
+        if known is None:
+            assert decisions == []
         elif known.state in ("settling", *BURIED):
             assert decisions == []
         else:
@@ -376,6 +378,16 @@ class LedgerMachine(RuleBasedStateMachine):
         else:
             assert decision.verdict is Verdict.READY
             known.state, known.ready_at = "ready", ready_at
+
+
+def test_what_a_controller_charged_counts_for_the_next_copy_when_one_could_not_be_stored() -> None:
+    machine = LedgerMachine()
+    machine.put("plates", 0, b"", 0, is_given_up=False, is_stored=False)
+    machine.end_engine("plates", 0, (1, 0))
+    machine.store("plates", is_stored=False)
+    machine.put("plates", 0, b"", 0, is_given_up=False, is_stored=True)
+    assert machine.known["plates", "m0"].attempts == 1
+    machine.teardown()
 
 
 TestLedger = LedgerMachine.TestCase
