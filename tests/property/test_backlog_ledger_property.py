@@ -311,9 +311,7 @@ class LedgerMachine(RuleBasedStateMachine):
         if known is None or known.state.startswith("storing"):
             before = self.charged.get(key, (0, 0))
             self.charged[key] = (before[0] + attempts, before[1] + crashes)
-        if known is None:
-            assert decisions == []
-        elif known.state in ("settling", *BURIED):
+        if known is None or known.state in ("settling", *BURIED):
             assert decisions == []
         else:
             known.attempts += attempts
