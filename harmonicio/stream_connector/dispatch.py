@@ -10,7 +10,7 @@
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go by priority, then in the order in which they were offered, to the engine with the least to do among those
-  with credit; small ones that leave together go to one, if it is quick.
+  with credit. Who had the last has the next, too, while that answers within 2.5 ms, or small ones leave together.
 - Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
   more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
@@ -183,10 +183,9 @@ class Dispatch:
         return None
 
     def _engine_at_once(self, parcel: Parcel, now: float) -> Lane | None:
-        """Return the engine for a message that nothing waits before; a quick one gets what leaves together."""
+        """Return the engine for a message that nothing waits before: the same again, if it is quick."""
         lane = self._latest
-        goes_on = lane is not None and lane.is_quick and lane.outbox and lane.can_wait(parcel) and lane.can_take(parcel)
-        if not goes_on or lane is None or lane.is_full(now):
+        if lane is None or not lane.goes_on(parcel, now):
             lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
             self._latest = lane
         return lane
@@ -217,7 +216,7 @@ class Dispatch:
         answered = [in_flight.pop(number, None) for number in range(first, last + 1)]
         parcels = [parcel for parcel in answered if parcel is not None]
         if parcels:
-            lane.answered(len(parcels), parcels[0].sent_at, now)
+            lane.answered(parcels, now)
         if outcome.kind is not OutcomeKind.DONE:
             parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
         self._settle(parcels, outcome, lane.is_backlog)

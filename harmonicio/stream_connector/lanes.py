@@ -27,6 +27,11 @@ PACE_S = 0.05
 QUICK_PACE = 256
 #: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
 JOINED_BYTES = 16 * 1024
+#: An engine that answers within this time, counted from the offer, is awake: it gets the next message, too, although
+#: others have less to do …
+SOON_S = 0.0025
+#: … with one more under way for each such answer, up to so many, and half as many when one took longer.
+SOON_MESSAGES = 16
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
 #: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
@@ -137,6 +142,7 @@ class Lane:
         self.begun = 0
         self.is_draining = self.is_prompt = self.is_quick = self.has_arena = False
         self.active_at = self.answered_at = 0.0
+        self._soon = 0
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
 
@@ -197,10 +203,15 @@ class Lane:
             return True
         return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
 
-    def answered(self, count: int, sent_at: float, now: float) -> None:
-        """So many messages more have been answered, the first of them sent at that time: more are soon done with."""
+    def answered(self, parcels: Sequence[Parcel], now: float) -> None:
+        """These have been answered, in the order in which they were sent: as many more are soon done with."""
+        first, count = parcels[0], len(parcels)
         self.active_at = self.answered_at = now
-        self.is_prompt = now - sent_at < PROMPT_S
+        self.is_prompt = now - first.sent_at < PROMPT_S
+        if now - first.offered_at >= SOON_S:
+            self._soon //= 2
+        elif self._soon < SOON_MESSAGES and self._soon <= len(self.in_flight) + count:
+            self._soon += 1
         if now - self._pace_at >= PACE_S:
             self._pace_before = self._pace if now - self._pace_at < 2 * PACE_S else 0
             self._pace, self._pace_at = 0, now
@@ -211,6 +222,18 @@ class Lane:
         """The receiver has nothing to do: what comes next may take longer than what was."""
         self._pace = self._pace_before = 0
         self.is_quick = False
+
+    def goes_on(self, parcel: Parcel, now: float) -> bool:
+        """Whether the engine that had the last message is quick enough to have this one, too."""
+        is_together = self.is_quick and self.outbox and self.can_wait(parcel)
+        return (is_together or self._answers_soon(now)) and self.can_take(parcel) and not self.is_full(now)
+
+    def _answers_soon(self, now: float) -> bool:
+        """Whether the engine has so little to do that it will soon answer one message more."""
+        if len(self.in_flight) >= self._soon:
+            return False
+        oldest = next(iter(self.in_flight.values()), None)
+        return oldest is None or now - max(oldest.offered_at, self.answered_at) < SOON_S
 
     def is_full(self, now: float) -> bool:
         """Whether as many messages are under way as will be answered soon, as far as one can know."""

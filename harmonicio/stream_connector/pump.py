@@ -6,7 +6,7 @@ one would cost more than all the rest; the I/O thread takes them when nobody wai
 
       I/O thread:   turn ── somebody waits, or sends all the time ──► parked ── nobody took a turn for 5 ms ──► turn
       a waiter:     done? ── no ──► turn, if nobody else is at it; else wait to be told
-      who sends:    sent ── again within 2 ms ──► a turn that does not wait, each millisecond
+      who sends:    sent ── again within 2 ms ──► a turn that does not wait, each half millisecond
 
 All state is guarded by the owner's lock; it is never held while waiting for the sockets.
 """
@@ -36,7 +36,7 @@ PARKED_S = 0.005
 #: A source that sends again within this time is busy …
 BUSY_S = 0.002
 #: … and serves the sockets as often as this.
-SERVE_EVERY_S = 0.001
+SERVE_EVERY_S = 0.0005
 #: So long a thread that sends waits for the kernel to take more, before it leaves the rest to the I/O thread.
 INSIST_S = 0.002
 #: How often time alone is looked at, whatever happens on the sockets.

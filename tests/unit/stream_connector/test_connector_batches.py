@@ -1,9 +1,17 @@
-"""Small messages that leave together go to one engine, if that is quick."""
+"""An engine that is quick gets the next message, too, and small ones that leave together go to one."""
 
 from __future__ import annotations
 
 from benches.dispatch import Bench
-from harmonicio.stream_connector.lanes import LOOP_GAP_S, PROMPT_MESSAGES, PROMPT_S, QUICK_PACE, Lane
+from harmonicio.stream_connector.lanes import (
+    LOOP_GAP_S,
+    PROMPT_MESSAGES,
+    PROMPT_S,
+    QUICK_PACE,
+    SOON_MESSAGES,
+    SOON_S,
+    Lane,
+)
 from harmonicio.wire.outcomes import DONE
 
 
@@ -76,3 +84,49 @@ def test_an_engine_that_takes_longer_gets_the_first_one_as_soon_as_it_rests() ->
     following = bench.offer()
     assert following.is_in_loop
     assert not lane.can_wait(following)
+
+
+def awake(bench: Bench, lane: Lane) -> None:
+    """Have an engine answer at once, with ever more under way."""
+    for number in range(2 * SOON_MESSAGES):
+        while len(lane.in_flight) <= min(number, SOON_MESSAGES):
+            bench.now += SOON_S / 100
+            bench.offer()
+        answer(bench, lane, but=len(lane.in_flight) - 1)
+
+
+def test_an_engine_that_answers_soon_gets_the_next_messages_although_others_have_nothing_to_do() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    awake(bench, lane)
+    others = [bench.lane(messages=10**6, size=10**9) for _ in range(2)]
+    answer(bench, lane, but=0)
+    for _ in range(SOON_MESSAGES + 4):
+        bench.now += SOON_S / 100
+        bench.offer()
+    assert [len(each.in_flight) for each in (lane, *others)] == [SOON_MESSAGES, 2, 2]
+
+
+def test_an_engine_that_has_not_answered_for_a_while_gets_no_more_than_the_others() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    awake(bench, lane)
+    answer(bench, lane, but=0)
+    other = bench.lane(messages=10**6, size=10**9)
+    bench.offer()
+    bench.wait(SOON_S)
+    bench.offer()
+    assert [len(each.in_flight) for each in (lane, other)] == [1, 1]
+
+
+def test_an_engine_that_took_longer_gets_half_as_many_more() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    awake(bench, lane)
+    other = bench.lane(messages=10**6, size=10**9)
+    bench.wait(SOON_S)
+    answer(bench, lane, but=0)
+    for _ in range(SOON_MESSAGES):
+        bench.now += SOON_S / 100
+        bench.offer()
+    assert [len(each.in_flight) for each in (lane, other)] == [SOON_MESSAGES // 2] * 2
