@@ -10,7 +10,7 @@
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go by priority, then in the order in which they were offered, to the engine with the least to do among those
-  with credit. Who had the last has the next, too, while that answers within 2.5 ms, or small ones leave together.
+  with credit. Who had the last has the next, too, while that answers within 2 ms, or small ones leave together.
 - Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
   more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not

@@ -28,10 +28,10 @@ QUICK_PACE = 256
 #: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
 JOINED_BYTES = 16 * 1024
 #: An engine that answers within this time, counted from the offer, is awake: it gets the next message, too, although
-#: others have less to do …
-SOON_S = 0.0025
+#: others have less to do, because to wake them costs more than to wait so long …
+SOON_S = 0.002
 #: … with one more under way for each such answer, up to so many, and half as many when one took longer.
-SOON_MESSAGES = 16
+SOON_MESSAGES = 64
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
 #: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
