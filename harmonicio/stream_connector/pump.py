@@ -6,7 +6,7 @@ one would cost more than all the rest; the I/O thread takes them when nobody wai
 
       I/O thread:   turn ── somebody waits, or sends all the time ──► parked ── nobody took a turn for 5 ms ──► turn
       a waiter:     done? ── no ──► turn, if nobody else is at it; else wait to be told
-      who sends:    sent ── again within 2 ms ──► a turn that does not wait, each half millisecond
+      who sends:    sent ── again within 2 ms ──► a turn that does not wait, each millisecond
 
 All state is guarded by the owner's lock; it is never held while waiting for the sockets.
 """
@@ -35,8 +35,10 @@ MAX_WAIT_S = 1.0
 PARKED_S = 0.005
 #: A source that sends again within this time is busy …
 BUSY_S = 0.002
-#: … and serves the sockets as often as this.
-SERVE_EVERY_S = 0.0005
+#: … and serves the sockets as often as this, …
+SERVE_EVERY_S = 0.001
+#: … or as often as this where there are several, of which the one that has answered may have the next message.
+SERVE_SEVERAL_EVERY_S = 0.0005
 #: So long a thread that sends waits for the kernel to take more, before it leaves the rest to the I/O thread.
 INSIST_S = 0.002
 #: How often time alone is looked at, whatever happens on the sockets.
@@ -155,7 +157,8 @@ class Pump:
     def sent(self, now: float) -> None:
         """A source has sent: while it does so all the time it serves the sockets, too, and the I/O thread sleeps."""
         self._is_source_busy, self._sent_at = now - self._sent_at < BUSY_S, now
-        if self._is_source_busy and not self._is_turning and now - self._turned_at >= SERVE_EVERY_S:
+        every_s = SERVE_EVERY_S if len(self._peers) == 1 else SERVE_SEVERAL_EVERY_S
+        if self._is_source_busy and not self._is_turning and now - self._turned_at >= every_s:
             with self._lock:
                 if not (self._is_turning or self._is_closing):
                     self._take_turn(0.0)
