@@ -178,6 +178,8 @@ class Lane:
     def take(self, parcel: Parcel, now: float) -> None:
         """Line a parcel up to be written."""
         size_bytes = parcel.size_bytes
+        if not self.in_flight and now - self.answered_at >= PACE_S:
+            self._soon = 0  # What comes after a rest may take longer than what was.
         self.in_flight[self.credit.message_sent(size_bytes)] = parcel
         self.outbox.append(parcel)
         self.active_at = now

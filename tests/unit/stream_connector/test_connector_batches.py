@@ -5,6 +5,7 @@ from __future__ import annotations
 from benches.dispatch import Bench
 from harmonicio.stream_connector.lanes import (
     LOOP_GAP_S,
+    PACE_S,
     PROMPT_MESSAGES,
     PROMPT_S,
     QUICK_PACE,
@@ -130,3 +131,16 @@ def test_an_engine_that_took_longer_gets_half_as_many_more() -> None:
         bench.now += SOON_S / 100
         bench.offer()
     assert [len(each.in_flight) for each in (lane, other)] == [SOON_MESSAGES // 2] * 2
+
+
+def test_an_engine_that_has_rested_gets_no_more_than_the_others() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    awake(bench, lane)
+    answer(bench, lane, but=0)
+    other = bench.lane(messages=10**6, size=10**9)
+    bench.wait(PACE_S)
+    for _ in range(8):
+        bench.now += SOON_S / 100
+        bench.offer()
+    assert [len(each.in_flight) for each in (lane, other)] == [4, 4]
