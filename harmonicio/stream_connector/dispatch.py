@@ -184,10 +184,11 @@ class Dispatch:
 
     def _engine_at_once(self, parcel: Parcel, now: float) -> Lane | None:
         """Return the engine for a message that nothing waits before: the same again, if it is quick."""
-        lane = self._latest
-        if lane is None or not lane.goes_on(parcel, now):
-            lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
-            self._latest = lane
+        latest = self._latest
+        if latest is not None and latest.goes_on(parcel, now):
+            return latest
+        lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
+        self._latest = latest if latest is not None and latest.is_awake(now) else lane
         return lane
 
     def lane_opened(self, lane: Lane, now: float) -> None:

@@ -228,13 +228,14 @@ class Lane:
     def goes_on(self, parcel: Parcel, now: float) -> bool:
         """Whether the engine that had the last message is quick enough to have this one, too."""
         is_together = self.is_quick and self.outbox and self.can_wait(parcel)
-        return (is_together or self._answers_soon(now)) and self.can_take(parcel) and not self.is_full(now)
+        answers_soon = len(self.in_flight) < self._soon and self.is_awake(now)
+        return (is_together or answers_soon) and self.can_take(parcel) and not self.is_full(now)
 
-    def _answers_soon(self, now: float) -> bool:
-        """Whether the engine has so little to do that it will soon answer one message more."""
-        if len(self.in_flight) >= self._soon:
-            return False
+    def is_awake(self, now: float) -> bool:
+        """Whether the engine has answered soon, and does not take long with what it has: it takes more in a moment."""
         oldest = next(iter(self.in_flight.values()), None)
+        if not self._soon or self.is_draining:
+            return False
         return oldest is None or now - max(oldest.offered_at, self.answered_at) < SOON_S
 
     def is_full(self, now: float) -> bool:

@@ -144,3 +144,18 @@ def test_an_engine_that_has_rested_gets_no_more_than_the_others() -> None:
         bench.now += SOON_S / 100
         bench.offer()
     assert [len(each.in_flight) for each in (lane, other)] == [4, 4]
+
+
+def test_who_is_awake_goes_on_when_others_have_had_what_was_too_much() -> None:
+    bench = Bench(budget_bytes=10**9)
+    lane = bench.lane(messages=10**6, size=10**9)
+    awake(bench, lane)
+    answer(bench, lane, but=0)
+    others = [bench.lane(messages=10**6, size=10**9) for _ in range(2)]
+    for _ in range(SOON_MESSAGES + 2):
+        bench.now += SOON_S / 1000
+        bench.offer()
+    answer(bench, lane, but=SOON_MESSAGES - 4)
+    for _ in range(4):
+        bench.offer()
+    assert [len(each.in_flight) for each in (lane, *others)] == [SOON_MESSAGES, 1, 1]
