@@ -217,7 +217,7 @@ class Dispatch:
         answered = [in_flight.pop(number, None) for number in range(first, last + 1)]
         parcels = [parcel for parcel in answered if parcel is not None]
         if parcels:
-            lane.answered(parcels, now)
+            lane.answered(parcels, now, are_done=outcome.kind is OutcomeKind.DONE)
         if outcome.kind is not OutcomeKind.DONE:
             parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
         self._settle(parcels, outcome, lane.is_backlog)

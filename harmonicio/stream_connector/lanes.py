@@ -27,11 +27,12 @@ PACE_S = 0.05
 QUICK_PACE = 256
 #: Payloads up to this size are copied beside their prefixes: the kernel takes one buffer faster than many.
 JOINED_BYTES = 16 * 1024
-#: An engine that answers within this time, counted from the offer, is awake: it gets the next message, too, although
-#: others have less to do, because to wake them costs more than to wait so long …
-SOON_S = 0.002
-#: … with one more under way for each such answer, up to so many, and half as many when one took longer.
-SOON_MESSAGES = 64
+#: An engine that has done a message within this time of its offer, and no longer ago, is awake …
+AWAKE_S = 0.002
+#: … and gets the next message, too, although others have less to do, while it has fewer than the square of how often
+#: this goes into its credit: 1 where a handler takes 100 us, 4 at 50 us, 100 at 10 us. To wake another costs more than
+#: to wait for those.
+AHEAD_PART = 1000
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
 #: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
@@ -142,7 +143,7 @@ class Lane:
         self.begun = 0
         self.is_draining = self.is_prompt = self.is_quick = self.has_arena = False
         self.active_at = self.answered_at = 0.0
-        self._soon = 0
+        self._is_soon_done = False
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
 
@@ -178,8 +179,6 @@ class Lane:
     def take(self, parcel: Parcel, now: float) -> None:
         """Line a parcel up to be written."""
         size_bytes = parcel.size_bytes
-        if not self.in_flight and now - self.answered_at >= PACE_S:
-            self._soon = 0  # What comes after a rest may take longer than what was.
         self.in_flight[self.credit.message_sent(size_bytes)] = parcel
         self.outbox.append(parcel)
         self.active_at = now
@@ -205,15 +204,12 @@ class Lane:
             return True
         return 2 * waiting <= len(self.in_flight) and waiting < LOOP_MESSAGES
 
-    def answered(self, parcels: Sequence[Parcel], now: float) -> None:
+    def answered(self, parcels: Sequence[Parcel], now: float, *, are_done: bool) -> None:
         """These have been answered, in the order in which they were sent: as many more are soon done with."""
         first, count = parcels[0], len(parcels)
         self.active_at = self.answered_at = now
         self.is_prompt = now - first.sent_at < PROMPT_S
-        if now - first.offered_at >= SOON_S:
-            self._soon //= 2
-        elif self._soon < SOON_MESSAGES and self._soon <= len(self.in_flight) + count:
-            self._soon += 1
+        self._is_soon_done = are_done and now - first.offered_at < AWAKE_S
         if now - self._pace_at >= PACE_S:
             self._pace_before = self._pace if now - self._pace_at < 2 * PACE_S else 0
             self._pace, self._pace_at = 0, now
@@ -228,15 +224,21 @@ class Lane:
     def goes_on(self, parcel: Parcel, now: float) -> bool:
         """Whether the engine that had the last message is quick enough to have this one, too."""
         is_together = self.is_quick and self.outbox and self.can_wait(parcel)
-        answers_soon = len(self.in_flight) < self._soon and self.is_awake(now)
-        return (is_together or answers_soon) and self.can_take(parcel) and not self.is_full(now)
+        return (is_together or self._is_soon_free(parcel, now)) and self.can_take(parcel) and not self.is_full(now)
+
+    def _is_soon_free(self, parcel: Parcel, now: float) -> bool:
+        """Whether it is awake, and will have done what it has in less time than another takes to wake up."""
+        if not self.is_awake(now) or len(self.in_flight) >= (self.credit.window // AHEAD_PART) ** 2:
+            return False
+        return parcel.size_bytes < LARGE_BYTES or self._has_written()
+
+    def _has_written(self) -> bool:
+        """Whether all that is under way has left."""
+        return not self.in_flight or next(reversed(self.in_flight.values())).sent_at < math.inf
 
     def is_awake(self, now: float) -> bool:
-        """Whether the engine has answered soon, and does not take long with what it has: it takes more in a moment."""
-        oldest = next(iter(self.in_flight.values()), None)
-        if not self._soon or self.is_draining:
-            return False
-        return oldest is None or now - max(oldest.offered_at, self.answered_at) < SOON_S
+        """Whether the engine has just done a message, and that soon after it was offered."""
+        return self._is_soon_done and now - self.answered_at < AWAKE_S
 
     def is_full(self, now: float) -> bool:
         """Whether as many messages are under way as will be answered soon, as far as one can know."""

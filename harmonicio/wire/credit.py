@@ -29,6 +29,11 @@ class SenderCredit:
         """Messages sent and not yet answered."""
         return self.sent - self.answered
 
+    @property
+    def window(self) -> int:
+        """Messages that the receiver lets be unanswered at the same time, as far as its latest credit says."""
+        return self.messages_total - self.answered
+
     def granted(self, messages_total: int, bytes_total: int) -> None:
         """Take over what a CREDIT frame says."""
         self.messages_total = max(self.messages_total, messages_total)

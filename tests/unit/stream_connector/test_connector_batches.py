@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from benches.dispatch import Bench
+from benches.dispatch import FAILED, Bench
 from harmonicio.stream_connector.lanes import (
+    AHEAD_PART,
+    AWAKE_S,
+    FIRST_MESSAGES,
+    LARGE_BYTES,
     LOOP_GAP_S,
-    PACE_S,
     PROMPT_MESSAGES,
     PROMPT_S,
     QUICK_PACE,
-    SOON_MESSAGES,
-    SOON_S,
     Lane,
 )
 from harmonicio.wire.outcomes import DONE
@@ -87,75 +88,107 @@ def test_an_engine_that_takes_longer_gets_the_first_one_as_soon_as_it_rests() ->
     assert not lane.can_wait(following)
 
 
-def awake(bench: Bench, lane: Lane) -> None:
-    """Have an engine answer at once, with ever more under way."""
-    for number in range(2 * SOON_MESSAGES):
-        while len(lane.in_flight) <= min(number, SOON_MESSAGES):
-            bench.now += SOON_S / 100
-            bench.offer()
-        answer(bench, lane, but=len(lane.in_flight) - 1)
+#: With so much credit an engine that is awake may have 16 messages unanswered.
+CREDIT = 4 * AHEAD_PART + 100
 
 
-def test_an_engine_that_answers_soon_gets_the_next_messages_although_others_have_nothing_to_do() -> None:
-    bench = Bench(budget_bytes=10**9)
-    lane = bench.lane(messages=10**6, size=10**9)
-    awake(bench, lane)
-    others = [bench.lane(messages=10**6, size=10**9) for _ in range(2)]
-    answer(bench, lane, but=0)
-    for _ in range(SOON_MESSAGES + 4):
-        bench.now += SOON_S / 100
-        bench.offer()
-    assert [len(each.in_flight) for each in (lane, *others)] == [SOON_MESSAGES, 2, 2]
-
-
-def test_an_engine_that_has_not_answered_for_a_while_gets_no_more_than_the_others() -> None:
-    bench = Bench(budget_bytes=10**9)
-    lane = bench.lane(messages=10**6, size=10**9)
-    awake(bench, lane)
-    answer(bench, lane, but=0)
-    other = bench.lane(messages=10**6, size=10**9)
+def engines(messages: int = CREDIT, size: int = 10**9) -> tuple[Bench, Lane, Lane, Lane]:
+    """Return three engines with this credit, of which the last has had a message."""
+    bench = Bench(budget_bytes=10**10)
+    *others, latest = [bench.lane() for _ in range(3)]
+    bench.credit(latest, messages, size)
     bench.offer()
-    bench.wait(SOON_S)
-    bench.offer()
-    assert [len(each.in_flight) for each in (lane, other)] == [1, 1]
+    for lane in others:
+        bench.credit(lane, messages, size)
+    return bench, *others, latest
 
 
-def test_an_engine_that_took_longer_gets_half_as_many_more() -> None:
-    bench = Bench(budget_bytes=10**9)
-    lane = bench.lane(messages=10**6, size=10**9)
-    awake(bench, lane)
-    other = bench.lane(messages=10**6, size=10**9)
-    bench.wait(SOON_S)
-    answer(bench, lane, but=0)
-    for _ in range(SOON_MESSAGES):
-        bench.now += SOON_S / 100
-        bench.offer()
-    assert [len(each.in_flight) for each in (lane, other)] == [SOON_MESSAGES // 2] * 2
+def offer(bench: Bench, count: int, size: int = 1000) -> None:
+    """Offer messages in a small part of the time for which an engine is awake."""
+    for _ in range(count):
+        bench.now += AWAKE_S / 200
+        bench.offer(size)
 
 
-def test_an_engine_that_has_rested_gets_no_more_than_the_others() -> None:
-    bench = Bench(budget_bytes=10**9)
-    lane = bench.lane(messages=10**6, size=10**9)
-    awake(bench, lane)
-    answer(bench, lane, but=0)
-    other = bench.lane(messages=10**6, size=10**9)
-    bench.wait(PACE_S)
-    for _ in range(8):
-        bench.now += SOON_S / 100
-        bench.offer()
-    assert [len(each.in_flight) for each in (lane, other)] == [4, 4]
+def in_flight(*lanes: Lane) -> list[int]:
+    return [len(lane.in_flight) for lane in lanes]
 
 
-def test_who_is_awake_goes_on_when_others_have_had_what_was_too_much() -> None:
-    bench = Bench(budget_bytes=10**9)
-    lane = bench.lane(messages=10**6, size=10**9)
-    awake(bench, lane)
-    answer(bench, lane, but=0)
-    others = [bench.lane(messages=10**6, size=10**9) for _ in range(2)]
-    for _ in range(SOON_MESSAGES + 2):
-        bench.now += SOON_S / 1000
-        bench.offer()
-    answer(bench, lane, but=SOON_MESSAGES - 4)
-    for _ in range(4):
-        bench.offer()
-    assert [len(each.in_flight) for each in (lane, *others)] == [SOON_MESSAGES, 1, 1]
+def test_an_engine_that_is_awake_gets_the_next_messages_although_others_have_nothing_to_do() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    offer(bench, 18)
+    assert in_flight(latest, *lanes) == [16, 1, 1]
+
+
+def test_an_engine_that_is_awake_goes_on_when_others_have_had_what_was_too_much() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    offer(bench, 18)
+    answer(bench, latest, but=12)
+    offer(bench, 4)
+    assert in_flight(latest, *lanes) == [16, 1, 1]
+
+
+def test_an_engine_whose_handler_takes_longer_than_it_takes_to_wake_another_gets_no_more_than_others() -> None:
+    bench, *lanes, latest = engines(messages=AHEAD_PART)
+    bench.answer(latest, 0, DONE)
+    offer(bench, 6)
+    assert in_flight(latest, *lanes) == [2, 2, 2]
+
+
+def test_an_engine_that_answered_late_gets_no_more_than_others() -> None:
+    bench, *lanes, latest = engines()
+    bench.now += 1.01 * AWAKE_S
+    bench.answer(latest, 0, DONE)
+    offer(bench, 6)
+    assert in_flight(latest, *lanes) == [2, 2, 2]
+
+
+def test_an_engine_that_has_not_answered_for_a_while_gets_no_more_than_others() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    bench.now += AWAKE_S
+    offer(bench, 6)
+    assert in_flight(latest, *lanes) == [2, 2, 2]
+
+
+def test_an_engine_that_answers_soon_and_has_done_nothing_gets_no_more_than_others() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, FAILED)
+    offer(bench, 6)
+    assert in_flight(latest, *lanes) == [2, 2, 2]
+
+
+def test_an_engine_that_is_awake_gets_no_more_than_it_has_credit_for() -> None:
+    bench, *lanes, latest = engines(size=4000)  # One of a thousand bytes has been sent.
+    bench.answer(latest, 0, DONE)
+    offer(bench, 9)
+    assert in_flight(latest, *lanes) == [3, 3, 3]
+
+
+def test_an_engine_that_is_awake_gets_no_more_at_first_than_any_other_does() -> None:
+    bench, *lanes, latest = engines(messages=20 * AHEAD_PART)
+    bench.answer(latest, 0, DONE)
+    offer(bench, 70)
+    assert in_flight(latest, *lanes) == [FIRST_MESSAGES, 3, 3]
+
+
+def test_a_large_message_goes_to_an_engine_that_is_awake_only_when_what_it_has_is_no_longer_on_its_way() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    offer(bench, 3, LARGE_BYTES)
+    assert in_flight(latest, *lanes) == [1, 1, 1]
+    for lane in (latest, *lanes):
+        for parcel in bench.written(lane):
+            parcel.sent_at = bench.now
+    offer(bench, 1, LARGE_BYTES)
+    assert in_flight(latest, *lanes) == [2, 1, 1]
+
+
+def test_an_engine_that_has_gone_gets_nothing_although_it_was_awake() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    bench.dispatch.lane_closed(latest, bench.now)
+    offer(bench, 2)
+    assert in_flight(latest, *lanes) == [0, 1, 1]
