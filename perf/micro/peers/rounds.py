@@ -23,7 +23,7 @@ from micro.row import Effort, Row, missing_row, row_of
 from micro.sizes import messages_of, window_of
 
 SIZES = (100, 10**3, 10**4, 10**5, 10**6, 10**7)
-RAW, OURS = "raw TCP", "HarmonicIO"
+RAW, OURS, OURS_ON_ONE_HOST = "raw TCP", "HarmonicIO", "HarmonicIO, shared memory of the host"
 #: Rounds and seconds beside those of other benches: there are many peers, and they differ by much more than noise.
 _ROUNDS_SHARE, _SECONDS_SHARE = 0.3, 0.5
 _NAMES = count()
@@ -63,7 +63,8 @@ def _cell(bench: BenchCluster, peers: list[Peer], size_bytes: int, workers: int,
     for name in runs:
         pairs = [(rates[name], rates[RAW]) for rates in rounds]
         more = {"harmonicio_times": statistics.median(rates[OURS] / rates[name] for rates in rounds)}
-        yield row_of(name, size_bytes, workers, pairs, more=more)
+        transport = "arena" if name == OURS_ON_ONE_HOST else "tcp"
+        yield row_of(name, size_bytes, workers, pairs, transport=transport, more=more)
 
 
 def _bare_runs(
@@ -71,9 +72,14 @@ def _bare_runs(
 ) -> dict[str, Callable[[], float]]:
     target = bench.scale(workers)
     messages, window = messages_of(size_bytes, effort.seconds), window_of(size_bytes)
+
+    def ours(where: source.Target) -> float:
+        return process.call(source.peer_to_peer, where, size_bytes, messages, window).messages_per_s
+
     return {
         RAW: lambda: process.call(raw_tcp.run, size_bytes, messages, window, workers).messages_per_s,
-        OURS: lambda: process.call(source.peer_to_peer, target, size_bytes, messages, window).messages_per_s,
+        OURS: lambda: ours(target),
+        OURS_ON_ONE_HOST: lambda: ours(replace(target, options={})),
     }
 
 
