@@ -52,7 +52,7 @@ FEW_MESSAGES = 4
 SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 #: What was rejected so often goes to the master only.
 MAX_REJECTIONS = 3
-HANDLER_TIMEOUT_S = 600.0  # the default of a stream
+HANDLER_TIMEOUT_S, PREFETCH_S = 600.0, 0.1  # the defaults of a stream
 
 _WAITING, _SUSPECT, _DEAD = DeliveryState.WAITING, int(Flag.SUSPECT), int(Flag.DEAD)
 
@@ -76,7 +76,7 @@ class Dispatch:
         self, budget_bytes: int, patience_s: float | None = None, jitter: Callable[[], float] = random.random
     ) -> None:
         self.budget_bytes = budget_bytes
-        self.handler_timeout_s = HANDLER_TIMEOUT_S
+        self.handler_timeout_s, self.prefetch_s = HANDLER_TIMEOUT_S, PREFETCH_S
         self.engines_from = self._offered_at = 0.0
         self._patience = Patience(patience_s)
         self._waiting, self._for_master = PartedLine(), PartedLine()
@@ -185,7 +185,7 @@ class Dispatch:
     def _engine_at_once(self, parcel: Parcel, now: float) -> Lane | None:
         """Return the engine for a message that nothing waits before: the same again, if it is quick."""
         latest = self._latest
-        if latest is not None and latest.goes_on(parcel, now):
+        if latest is not None and latest.goes_on(parcel, now, self.prefetch_s):
             return latest
         lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
         self._latest = latest if latest is not None and latest.is_awake(now) else lane

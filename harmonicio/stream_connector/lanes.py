@@ -29,10 +29,10 @@ QUICK_PACE = 256
 JOINED_BYTES = 16 * 1024
 #: An engine that has done a message within this time of its offer, and no longer ago, is awake …
 AWAKE_S = 0.002
-#: … and gets the next message, too, although others have less to do, while it has fewer than the square of how often
-#: this goes into its credit: 1 where a handler takes 100 us, 4 at 50 us, 100 at 10 us. To wake another costs more than
-#: to wait for those.
-AHEAD_PART = 1000
+#: … and gets the next message, too, although others have less to do, while it has fewer than the square of how often it
+#: does so many a second, as its credit says: 1 where a handler takes 100 us, 4 at 50 us, 100 at 10 us. To wake another
+#: costs more than to wait for those.
+AHEAD_PER_S = 10_000
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
 #: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
@@ -221,14 +221,21 @@ class Lane:
         self._pace = self._pace_before = 0
         self.is_quick = False
 
-    def goes_on(self, parcel: Parcel, now: float) -> bool:
-        """Whether the engine that had the last message is quick enough to have this one, too."""
-        is_together = self.is_quick and self.outbox and self.can_wait(parcel)
-        return (is_together or self._is_soon_free(parcel, now)) and self.can_take(parcel) and not self.is_full(now)
+    def goes_on(self, parcel: Parcel, now: float, prefetch_s: float) -> bool:
+        """Whether the engine that had the last message is quick enough to have this one, too.
 
-    def _is_soon_free(self, parcel: Parcel, now: float) -> bool:
+        Args:
+            prefetch_s: Of the stream: its credit is as many messages as its handlers do in so long.
+        """
+        is_together = self.is_quick and self.outbox and self.can_wait(parcel)
+        is_next = is_together or self._is_soon_free(parcel, now, prefetch_s)
+        return is_next and self.can_take(parcel) and not self.is_full(now)
+
+    def _is_soon_free(self, parcel: Parcel, now: float, prefetch_s: float) -> bool:
         """Whether it is awake, and will have done what it has in less time than another takes to wake up."""
-        if not self.is_awake(now) or len(self.in_flight) >= (self.credit.window // AHEAD_PART) ** 2:
+        if not prefetch_s or not self.is_awake(now):
+            return False
+        if len(self.in_flight) >= (self.credit.window / prefetch_s // AHEAD_PER_S) ** 2:
             return False
         return parcel.size_bytes < LARGE_BYTES or self._has_written()
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from benches.dispatch import FAILED, Bench
+from harmonicio.stream_connector.dispatch import PREFETCH_S
 from harmonicio.stream_connector.lanes import (
-    AHEAD_PART,
+    AHEAD_PER_S,
     AWAKE_S,
     FIRST_MESSAGES,
     LARGE_BYTES,
@@ -89,7 +92,7 @@ def test_an_engine_that_takes_longer_gets_the_first_one_as_soon_as_it_rests() ->
 
 
 #: With so much credit an engine that is awake may have 16 messages unanswered.
-CREDIT = 4 * AHEAD_PART + 100
+CREDIT = int(4 * AHEAD_PER_S * PREFETCH_S) + 100
 
 
 def engines(messages: int = CREDIT, size: int = 10**9) -> tuple[Bench, Lane, Lane, Lane]:
@@ -131,7 +134,16 @@ def test_an_engine_that_is_awake_goes_on_when_others_have_had_what_was_too_much(
 
 
 def test_an_engine_whose_handler_takes_longer_than_it_takes_to_wake_another_gets_no_more_than_others() -> None:
-    bench, *lanes, latest = engines(messages=AHEAD_PART)
+    bench, *lanes, latest = engines(messages=int(AHEAD_PER_S * PREFETCH_S))
+    bench.answer(latest, 0, DONE)
+    offer(bench, 6)
+    assert in_flight(latest, *lanes) == [2, 2, 2]
+
+
+@pytest.mark.parametrize("prefetch_s", [0.0, 5 * PREFETCH_S])
+def test_an_engine_that_has_much_credit_because_its_stream_says_so_gets_no_more_than_others(prefetch_s: float) -> None:
+    bench, *lanes, latest = engines()
+    bench.dispatch.prefetch_s = prefetch_s
     bench.answer(latest, 0, DONE)
     offer(bench, 6)
     assert in_flight(latest, *lanes) == [2, 2, 2]
@@ -168,7 +180,7 @@ def test_an_engine_that_is_awake_gets_no_more_than_it_has_credit_for() -> None:
 
 
 def test_an_engine_that_is_awake_gets_no_more_at_first_than_any_other_does() -> None:
-    bench, *lanes, latest = engines(messages=20 * AHEAD_PART)
+    bench, *lanes, latest = engines(messages=5 * CREDIT)
     bench.answer(latest, 0, DONE)
     offer(bench, 70)
     assert in_flight(latest, *lanes) == [FIRST_MESSAGES, 3, 3]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import time
 from typing import cast
 
+from harmonicio.control.messages import BacklogAccess, LeaseGrant
 from harmonicio.core.errors import ConnectionEnded
+from harmonicio.core.lease import Address
 from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.delivery import Delivery
 from harmonicio.stream_connector.dispatch import FEW_MESSAGES, Dispatch
@@ -90,5 +92,15 @@ def test_that_engines_are_wanted_is_not_told_before_the_master_is_asked_again() 
     exchange.offer(Parcel(Delivery(Nobody(), "the next", 10), b"0123456789"))
     assert len(told) == 1
     assert told[0] >= again_at
+    exchange.end()
+    exchange.pump.close()
+
+
+def test_what_the_master_says_of_the_stream_is_what_engines_are_chosen_by() -> None:
+    dispatch = Dispatch(10**9)
+    exchange = Exchange(dispatch, "test", Settlement(None, keeps_outcomes=True))
+    backlog = BacklogAccess(Address("127.0.0.1", 1), "t", 60.0)
+    exchange.granted(LeaseGrant((), backlog, "engine", 9.0, timeout_s=5.0, is_ordered=True, prefetch_s=2.0))
+    assert (dispatch.handler_timeout_s, dispatch.pause.keeps_order, dispatch.prefetch_s) == (5.0, True, 2.0)
     exchange.end()
     exchange.pump.close()
