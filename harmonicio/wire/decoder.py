@@ -223,6 +223,8 @@ class Decoder:
             if priority:
                 message.priority = priority
             try:
+                if counts:
+                    _check_message(counts >> 16, self._unknown_flags, size)
                 text_id = self._read_section(message, body - section_length, body) if section_length else ""
                 if counts:
                     self._read_notes(message, counts, body, text_id)
@@ -247,7 +249,6 @@ class Decoder:
         """Take over what few messages have, flags and attempts, behind the section; judge a checksum that is here."""
         message.flags = flags = counts >> 16
         message.attempts, message.crashes = counts >> 8 & 0xFF, counts & 0xFF
-        _check_message(flags, self._unknown_flags, message.size_bytes)
         if flags & _ARENA:
             message.place = self._place_at(body, message.size_bytes)
         if flags & ~_ARENA:
@@ -267,10 +268,10 @@ class Decoder:
         opening, counts, section_length, priority, size, raw_id = _unpack_message(self._kept, start)
         if opening[:3] != _MESSAGE_OPENING[:3]:
             self._check_opening()
-        _check_section(section_length)
         if opening != _MESSAGE_OPENING:
             return self._control(opening[3], section_length, size)
-        _check_message(counts >> 16, self._unknown_flags, size)
+        _check_message(counts >> 16, self._unknown_flags, size)  # As above: first the flags, then the section.
+        _check_section(section_length)
         body = start + FIXED_LENGTH + section_length
         if size <= MAX_INLINE_BYTES or end < body or counts & _ARENA_COUNTS:
             return None
@@ -303,6 +304,7 @@ class Decoder:
             )
 
     def _control(self, kind: int, section_length: int, size: int) -> Frame | None:
+        _check_section(section_length)
         frame_type = _FRAME_TYPES.get(kind)
         if frame_type is None:
             raise RemoteProtocolError(f"There is no frame of type {kind}.")
