@@ -176,7 +176,7 @@ def _cut(connection: HTTPConnection) -> None:
 
 
 def _new_session(token: str, on_connected: Callable[[HTTPConnection], None]) -> requests.Session:
-    """Return a session that tells of each of its connections over plain HTTP."""
+    """Return a session that tells of each of its connections over plain HTTP, and closes them all when it is closed."""
     import requests
     from urllib3.connection import HTTPConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
@@ -193,7 +193,10 @@ def _new_session(token: str, on_connected: Callable[[HTTPConnection], None]) -> 
     session.trust_env = False
     adapter = requests.adapters.HTTPAdapter(pool_maxsize=16)
     adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": HTTPSConnectionPool}
+    # By itself a pool would keep its idle connections for as long as anybody has an error that went through it.
+    adapter.poolmanager.pools.dispose_func = HTTPConnectionPool.close
     session.mount("http://", adapter)
+    session.mount("https://", adapter)
     session.headers["Accept"] = "application/json, application/problem+json"
     if token:
         session.headers["Authorization"] = f"Bearer {token}"

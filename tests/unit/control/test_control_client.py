@@ -16,6 +16,7 @@ from harmonicio.control import paths
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import LeaseRequest
 from harmonicio.core import errors
+from harmonicio.testing.leaks import Holdings, leaks_since
 
 
 class Scripted(BaseHTTPRequestHandler):
@@ -207,6 +208,20 @@ def test_a_closed_client_says_so(client: MasterClient) -> None:
     client.close()
     with pytest.raises(errors.ConnectionEnded):
         client.health()
+
+
+def test_a_closed_client_has_closed_its_connections_although_somebody_keeps_an_error_of_it(
+    client: MasterClient,
+) -> None:
+    before = Holdings.now()
+    Scripted.answers += [None, HEALTHY]
+    with pytest.raises(errors.MasterUnavailable) as kept:
+        client.request_leases(LeaseRequest("plates", "s1", 1))
+    client.health()
+    assert Holdings.now().beyond(before)
+    client.close()
+    assert leaks_since(before) == []
+    assert kept.value.__cause__ is not None
 
 
 def test_importing_the_client_does_not_import_requests() -> None:
