@@ -10,11 +10,12 @@ from typing import Any
 import typer
 
 from harmonicio.control.client import MasterClient
-from harmonicio.control.settings_files import load_settings, read_token
+from harmonicio.control.settings_files import TlsFiles, load_settings, read_token
 from harmonicio.core.errors import InvalidInput, NotAllowed
 from harmonicio.core.names import check_name
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
+from harmonicio.transport.credentials import TlsCredentials
 
 #: Whose token a command tries, in this order: to look, to see messages, to read logs, and to change something.
 LOOKING = (Role.ADMIN, Role.VIEWER, Role.SOURCE, Role.WORKER)
@@ -37,7 +38,8 @@ class Invocation:
     def master(self, roles: tuple[Role, ...] = LOOKING) -> MasterClient:
         """Return a client of the master, with the first token of these roles that this host has."""
         settings = self.settings()
-        return MasterClient(settings.master.url, bearer_token(settings, roles))
+        tls = TlsCredentials(TlsFiles(settings.tls).read)
+        return MasterClient(settings.master.url, bearer_token(settings, roles), tls=tls)
 
 
 def bearer_token(settings: Settings, roles: tuple[Role, ...]) -> str:

@@ -91,13 +91,11 @@ class LocalCluster:
     def __enter__(self) -> Self:
         with ExitStack() as parts:
             self._master = parts.enter_context(opened_master(self._master_options, self._backlog_options))
-            self.client = parts.enter_context(MasterClient(self.url, self.token(Role.ADMIN)))
+            self.client = parts.enter_context(self._client_as(Role.ADMIN))
             self.earlier_streams = self.client.streams()
             options = self._worker_options
             places = options.max_engines or max(os.cpu_count() or 1, self._wanted_engines())
-            worker = WorkerService(
-                replace(options, max_engines=places), MasterClient(self.url, self.token(Role.WORKER))
-            )
+            worker = WorkerService(replace(options, max_engines=places), self._client_as(Role.WORKER))
             worker.start()
             parts.callback(worker.stop, 0.0)
             self._worker = worker
@@ -158,6 +156,9 @@ class LocalCluster:
         """Return the first token of a role."""
         assert self._master is not None, "the cluster has been entered"
         return self._master.token_file(role).read_text().strip()
+
+    def _client_as(self, role: Role) -> MasterClient:
+        return MasterClient(self.url, self.token(role), tls=self._worker_options.tls)
 
     def starts(self, declaration: StreamDeclaration) -> bool:
         """Whether engines of a stream start here, as far as its kind decides that."""

@@ -9,10 +9,11 @@ import typer
 
 from harmonicio.cli import console, foreground, invocation, logs
 from harmonicio.control import open_file_limit
-from harmonicio.control.settings_files import read_tls
+from harmonicio.control.settings_files import TlsFiles
 from harmonicio.core.errors import Conflict, Unavailable
 from harmonicio.core.settings import Settings
 from harmonicio.master.service import BacklogOptions, MasterOptions, MasterService
+from harmonicio.transport.credentials import TlsCredentials
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -74,7 +75,7 @@ def master_options(settings: Settings) -> MasterOptions:
         data_port=wanted.data_port,
         bridge_host=wanted.bridge_host,
         is_insecure=wanted.insecure,
-        tls=read_tls(settings),
+        tls=TlsCredentials(TlsFiles(settings.tls).read),
     )
 
 

@@ -12,11 +12,12 @@ import typer
 from harmonicio.cli import console, foreground, invocation, logs, readiness
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerView
-from harmonicio.control.settings_files import read_tls
+from harmonicio.control.settings_files import TlsFiles
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.core.sizes import format_size
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.worker.health import check_worker
 from harmonicio.worker.options import WorkerOptions
 from harmonicio.worker.service import WorkerService
@@ -58,7 +59,8 @@ def run(
     logs.start()
     options = worker_options(settings)
     options = replace(options, max_engines=options.max_engines or os.cpu_count() or 1)
-    client = MasterClient(settings.master.url, invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN)))
+    token = invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN))
+    client = MasterClient(settings.master.url, token, tls=options.tls)
     with foreground.until_interrupted() as interrupted:
         service = WorkerService(options, client)
         service.start()
@@ -88,7 +90,7 @@ def check(context: typer.Context, name: str | None = NAME) -> None:
 
 def _health(settings: Settings) -> str:
     options, token = worker_options(settings), invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN))
-    with MasterClient(settings.master.url, token) as master:
+    with MasterClient(settings.master.url, token, tls=options.tls) as master:
         view = check_worker(options, master)
     places = f"{view.engines} of {console.count(view.max_engines, 'engine')}"
     return f"Worker {view.worker!r} runs {places}; the master heard it {console.duration(view.last_report_age_s)} ago."
@@ -105,7 +107,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         runtime=wanted.runtime,
         host=wanted.host,
         payload_budget_bytes=wanted.payload_budget_bytes,
-        tls=read_tls(settings),
+        tls=TlsCredentials(TlsFiles(settings.tls).read),
         docker=settings.docker,
     )
 

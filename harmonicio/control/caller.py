@@ -5,6 +5,7 @@ Rules:
 - ``requests`` is imported on first use, so that importing a stream connector stays cheap.
 - Every request has time-outs. A request whose connection broke is repeated once, at once, if the second time changes
   nothing: reading, declaring, and what is said to be repeatable.
+- Over HTTPS only TLS 1.3 is spoken where the caller is told whom to believe.
 - Neither environment nor ``.netrc`` is looked at: no proxy and no other credentials slip in.
 
 A caller may be used from several threads.
@@ -16,15 +17,18 @@ import socket
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from harmonicio.control import json_codec, paths
 from harmonicio.control.messages import Problem
 from harmonicio.core import errors
+from harmonicio.core.certificates import NOT_SHOWN, SHOW_ONE, WHAT_TO_DO
 
 if TYPE_CHECKING:
+    import ssl
+
     import requests
     from urllib3.connection import HTTPConnection
 
@@ -33,7 +37,15 @@ Record = TypeVar("Record")
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 15.0
 _REPEATABLE_METHODS = ("GET", "PUT")
+#: What OpenSSL says to an answer in plain text.
+_NOT_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 _HINT = "Check that the master runs and that the address is right; connectors and workers keep trying by themselves."
+
+
+class Credentials(Protocol):
+    """How to shake hands over TLS; :class:`harmonicio.transport.credentials.TlsCredentials` is one."""
+
+    def dialling(self) -> ssl.SSLContext | None: ...
 
 
 class MasterCaller:
@@ -42,17 +54,20 @@ class MasterCaller:
     Args:
         url: Where its control plane is, for example ``http://127.0.0.1:8710``.
         token: Bearer token; an engine's is made by :func:`harmonicio.control.tickets.engine_bearer`.
+        tls: What to show, and whom to believe, over HTTPS; None: nothing, and whom this host believes.
 
     Raises:
         InvalidInput: the URL cannot be used.
     """
 
-    def __init__(self, url: str, token: str = "") -> None:
+    def __init__(self, url: str, token: str = "", *, tls: Credentials | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise errors.InvalidInput(f"{url!r} is not a master's address.", hint="Write it as http://host:port.")
         self.url = url.rstrip("/")
         self._token = _one_word(token)
+        self._tls = tls
+        self._context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
         self._session: requests.Session | None = None
         self._connections: WeakSet[HTTPConnection] = WeakSet()
@@ -111,8 +126,9 @@ class MasterCaller:
                     raise self._ended() from error
                 if left and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
                     continue
-                reason = f"The master at {self.url} does not answer ({_reason(error)})."
-                raise errors.MasterUnavailable(reason, hint=_HINT) from error
+                reason, hint = _reason(error)
+                text = f"The master at {self.url} does not answer ({reason})."
+                raise errors.MasterUnavailable(text, hint=hint or _HINT) from error
             if response.status_code >= 300:
                 raise _error_of(response, self.url)
             return response
@@ -140,8 +156,12 @@ class MasterCaller:
         with self._lock:
             if self._is_closed:
                 raise self._ended()
+            context = self._tls.dialling() if self._tls is not None else None
+            if self._session is not None and context is not self._context:  # Certificates were renewed.
+                self._session.close()
+                self._session = None
             if self._session is None:
-                self._session = _new_session(self._token, self._connected)
+                self._session, self._context = _new_session(self._token, context, self._connected), context
             return self._session
 
     def _ended(self) -> errors.ConnectionEnded:
@@ -175,24 +195,45 @@ def _cut(connection: HTTPConnection) -> None:
             sock.shutdown(socket.SHUT_RDWR)
 
 
-def _new_session(token: str, on_connected: Callable[[HTTPConnection], None]) -> requests.Session:
-    """Return a session that tells of each of its connections over plain HTTP, and closes them all when it is closed."""
+def _new_session(
+    token: str, context: ssl.SSLContext | None, on_connected: Callable[[HTTPConnection], None]
+) -> requests.Session:
+    """Return a session that tells of each of its connections, and closes them all when it is closed."""
     import requests
-    from urllib3.connection import HTTPConnection
+    from urllib3.connection import HTTPConnection, HTTPSConnection
     from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
-    class Connection(HTTPConnection):
+    class Telling(HTTPConnection):
+        def connect(self) -> None:
+            super().connect()
+            on_connected(self)
+
+    class TellingSecure(HTTPSConnection):
         def connect(self) -> None:
             super().connect()
             on_connected(self)
 
     class Pool(HTTPConnectionPool):
-        ConnectionCls = Connection
+        ConnectionCls = Telling
+
+    class SecurePool(HTTPSConnectionPool):
+        ConnectionCls = TellingSecure
+
+    class Adapter(requests.adapters.HTTPAdapter):
+        """Believes whom ``context`` says, where requests would add the authorities that it brings along."""
+
+        def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> HTTPConnectionPool:
+            pool: HTTPConnectionPool = self.poolmanager.connection_from_url(request.url)
+            return pool
+
+        def cert_verify(self, *_: Any, **__: Any) -> None:
+            """The context does."""
 
     session = requests.Session()
     session.trust_env = False
-    adapter = requests.adapters.HTTPAdapter(pool_maxsize=16)
-    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": HTTPSConnectionPool}
+    adapter = Adapter(pool_maxsize=16)
+    adapter.poolmanager.connection_pool_kw["ssl_context"] = context
+    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
     # By itself a pool would keep its idle connections for as long as anybody has an error that went through it.
     adapter.poolmanager.pools.dispose_func = HTTPConnectionPool.close
     session.mount("http://", adapter)
@@ -215,17 +256,32 @@ def _one_word(token: str) -> str:
     return word
 
 
-def _reason(error: BaseException) -> str:
-    """Return the innermost cause that says something, without object addresses."""
+def _reason(error: BaseException) -> tuple[str, str]:
+    """Return the innermost cause that says something, without object addresses, and what to do, where that is known."""
     cause: BaseException = error
     while True:
         inner = getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)
         if not isinstance(inner, BaseException):
             break
         cause = inner
+    if why := _reason_of_tls(cause):
+        return why
     if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror
-    return str(cause).rsplit(": ", 1)[-1].rsplit("] ", 1)[-1].strip("()'\" ") or type(cause).__name__
+        return cause.strerror, ""
+    return str(cause).rsplit(": ", 1)[-1].rsplit("] ", 1)[-1].strip("()'\" ") or type(cause).__name__, ""
+
+
+def _reason_of_tls(cause: BaseException) -> tuple[str, str] | None:
+    said = getattr(cause, "verify_message", "")
+    if said:
+        what_to_do = WHAT_TO_DO.get(getattr(cause, "verify_code", 0), "Use another certificate.")
+        return f"its certificate is not believed: {said.rstrip('.')}", what_to_do
+    why = getattr(cause, "reason", "")
+    if why in _NOT_TLS:
+        return "it does not speak TLS", "Write its address with http://, or set tls.certificate and tls.key there."
+    if type(cause).__name__ == "SSLEOFError" or why in NOT_SHOWN:  # It may be gone before it can be heard.
+        return "it ended the TLS connection", SHOW_ONE
+    return None
 
 
 def _error_of(response: requests.Response, url: str) -> errors.HarmonicIOError:

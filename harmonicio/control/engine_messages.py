@@ -57,7 +57,10 @@ class EngineConfiguration:
 
 @dataclass(frozen=True, slots=True)
 class EngineOrder:
-    """What a controller orders: finish what runs, then end, ``within_s``; refuse leases older than ``epoch``."""
+    """What a controller orders: finish what runs, then end, ``within_s``; refuse leases older than ``epoch``; show and
+    believe what ``tls`` says from now on.
+    """
 
     within_s: float | None = None
     epoch: int = 0
+    tls: TlsIdentity | None = None

@@ -9,10 +9,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from harmonicio.core.certificates import TlsIdentity
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
-from harmonicio.core.settings import HOME_VARIABLE, Settings, resolve
+from harmonicio.core.settings import HOME_VARIABLE, Settings, TlsSettings, resolve
 
 SETTINGS_FILE = "harmonicio.toml"
 MAX_FILE_BYTES = 1024**2
@@ -68,24 +68,46 @@ def read_token(settings: Settings, roles: Sequence[Role]) -> str:
     )
 
 
-def read_tls(settings: Settings) -> TlsIdentity:
-    """Return what this host's data ports show, and whom it believes.
+class TlsFiles:
+    """What this host shows over TLS, and whom it believes: files, which are read again when they have changed.
 
-    Raises:
-        ConfigurationError: a file cannot be read, the key by others as well, or there is one without the other.
+    Args:
+        named: Where they are.
     """
-    named = settings.tls
-    if (named.certificate is None) != (named.key is None):
-        raise ConfigurationError(
-            "A certificate and its key belong together.", hint="Set both tls.certificate and tls.key, or neither."
-        )
-    texts = {
-        name: "" if path is None else read_text(path, f"file of tls.{name}")
-        for name, path in (("certificate", named.certificate), ("key", named.key), ("authority", named.authority))
-    }
-    if named.key is not None:
-        _check_private(named.key, "TLS key")
-    return TlsIdentity(**texts)
+
+    def __init__(self, named: TlsSettings) -> None:
+        self._named = named
+        self._paths = {"certificate": named.certificate, "key": named.key, "authority": named.authority}
+        self._seen: tuple[object, ...] = ()
+        self._identity = NO_TLS
+
+    def __repr__(self) -> str:
+        return f"<TlsFiles {', '.join(str(path) for path in self._paths.values() if path) or 'none'}>"
+
+    def read(self) -> TlsIdentity:
+        """Return what is in the files now.
+
+        Raises:
+            ConfigurationError: one cannot be read, the key by others as well, or there is one without the other.
+        """
+        seen = tuple(_state_of(path) for path in self._paths.values())
+        if seen != self._seen:
+            self._identity = self._read()
+            self._seen = seen
+        return self._identity
+
+    def _read(self) -> TlsIdentity:
+        named = self._named
+        if (named.certificate is None) != (named.key is None):
+            raise ConfigurationError(
+                "A certificate and its key belong together.", hint="Set both tls.certificate and tls.key, or neither."
+            )
+        texts = {
+            name: "" if path is None else read_text(path, f"file of tls.{name}") for name, path in self._paths.items()
+        }
+        if named.key is not None:
+            _check_private(named.key, "TLS key")
+        return TlsIdentity(**texts, is_mutual=named.mutual)
 
 
 def token_file(settings: Settings, role: Role) -> Path:
@@ -159,6 +181,17 @@ def _read_token_file(path: Path) -> str:
     if not secret or not secret.isascii() or not secret.isprintable():
         raise ConfigurationError(f"The token file {path} does not hold a token.", hint="It is one line of text.")
     return secret
+
+
+def _state_of(path: Path | None) -> object:
+    """Return what changes with a file."""
+    if path is None:
+        return None
+    try:
+        now = path.stat()
+    except OSError as error:
+        return error.errno
+    return now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size, now.st_mode
 
 
 def _check_private(path: Path, what: str) -> None:

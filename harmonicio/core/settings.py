@@ -117,11 +117,12 @@ class ConnectorSettings:
 
 @dataclass(frozen=True, slots=True)
 class TlsSettings:
-    """What data ports of this host show, and whom those who dial one believe; files in PEM."""
+    """What this host shows, and whom it believes; files in PEM, which may be renewed at any time."""
 
-    certificate: Path | None = _setting(None, read.path, "certificate of this host's data ports, with its chain")
+    certificate: Path | None = _setting(None, read.path, "certificate of this host, with its chain")
     key: Path | None = _setting(None, read.path, "its key (mode 0600, without a password)")
     authority: Path | None = _setting(None, read.path, "authorities to believe; unset: those that this host believes")
+    mutual: bool = _setting(False, read.truth, "who dials this host must show a certificate of the authority, too")
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +202,8 @@ def resolve(toml_text: str, environ: Mapping[str, str], flags: Mapping[str, Any]
         values[name] = _located(value, folder, user_home) if isinstance(value, Path) else value
         origins[name] = origin
     if "master.url" not in origins and values["master.port"]:
-        values["master.url"] = _url_of(values["master.host"], values["master.port"])
+        scheme = "http" if values["tls.certificate"] is None else "https"
+        values["master.url"] = _url_of(scheme, values["master.host"], values["master.port"])
     sections = {
         section: kind(**{item.name: values[f"{section}.{item.name}"] for item in dataclasses.fields(kind)})
         for section, kind in _SECTIONS.items()
@@ -209,10 +211,10 @@ def resolve(toml_text: str, environ: Mapping[str, str], flags: Mapping[str, Any]
     return Settings(**sections, home=home, origins=MappingProxyType(origins))
 
 
-def _url_of(host: str, port: int) -> str:
+def _url_of(scheme: str, host: str, port: int) -> str:
     """Return where a master that binds this address is found on its own host."""
     reachable = "127.0.0.1" if host in ("", "0.0.0.0", "::") else host
-    return f"http://[{reachable}]:{port}" if ":" in reachable else f"http://{reachable}:{port}"
+    return f"{scheme}://[{reachable}]:{port}" if ":" in reachable else f"{scheme}://{reachable}:{port}"
 
 
 def describe(settings: Settings) -> Iterator[SettingView]:

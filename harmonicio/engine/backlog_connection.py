@@ -16,7 +16,8 @@ from harmonicio.core.back_off import delay_s
 from harmonicio.core.errors import HarmonicIOError
 from harmonicio.engine.reception import SOFTWARE
 from harmonicio.engine.session import Session
-from harmonicio.transport import contexts, tcp
+from harmonicio.transport import tcp
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.connection import State
@@ -32,13 +33,16 @@ class BacklogConnection:
     """Keeps one connection to the master's data port, in a thread of its own.
 
     Args:
+        tls: What to show, and whom to believe, where the master speaks TLS.
         open_session: Makes the session of a connection that the master has accepted.
     """
 
-    def __init__(self, configuration: EngineConfiguration, open_session: Callable[[Link], Session]) -> None:
+    def __init__(
+        self, configuration: EngineConfiguration, tls: TlsCredentials, open_session: Callable[[Link], Session]
+    ) -> None:
         self._configuration = configuration
         self._open_session = open_session
-        self._tls = contexts.dialling(configuration.tls)
+        self._tls = tls
         self._lock = threading.Lock()
         self._link: Link | None = None
         self._closing = threading.Event()
@@ -88,7 +92,8 @@ class BacklogConnection:
 
     def _serve_once(self) -> None:
         hello = self._hello()
-        link = Link(tcp.dial(self._configuration.master_data, timeout_s=DIAL_TIMEOUT_S, tls=self._tls), Role.ENGINE)
+        address, tls = self._configuration.master_data, self._tls.dialling()
+        link = Link(tcp.dial(address, timeout_s=DIAL_TIMEOUT_S, tls=tls), Role.ENGINE)
         try:
             with self._lock:
                 self._link = link

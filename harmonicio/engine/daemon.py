@@ -45,7 +45,7 @@ from harmonicio.engine.roster import Roster
 from harmonicio.engine.session import Session, Workshop
 from harmonicio.engine.slots import Slots
 from harmonicio.engine.work import Work
-from harmonicio.transport import contexts
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.transport.data_port import DataPort
 from harmonicio.transport.link import Link
 from harmonicio.wire.events import Hello
@@ -110,10 +110,10 @@ class Daemon:
             on_alone=self._look_at_parts,
         )
         self._board: HandlerBoard | None = None
-        self._backlog = BacklogConnection(configuration, self._open_backlog)
-        self._emitter = Emitter(
-            self._new_client, configuration.engine, declaration.timeout_s, authority=configuration.tls.authority
-        )
+        self._identity = configuration.tls
+        self._tls = TlsCredentials(lambda: self._identity)
+        self._backlog = BacklogConnection(configuration, self._tls, self._open_backlog)
+        self._emitter = Emitter(self._new_client, configuration.engine, declaration.timeout_s, tls=self._tls)
         self._client: MasterClient | None = None
         self._workshop: Workshop | None = None
         self._port: DataPort | None = None
@@ -156,7 +156,7 @@ class Daemon:
             self._receive,
             name="engine",
             socket_path=Path(configuration.control_socket).absolute().with_name(DATA_SOCKET_NAME),
-            tls=contexts.listening(configuration.tls),
+            tls=self._tls,
         )
         port.start()
         self._port = port
@@ -206,7 +206,7 @@ class Daemon:
         """Return a client that acts as this engine."""
         configuration = self._configuration
         bearer = engine_bearer(configuration.worker, configuration.engine, configuration.ticket)
-        return MasterClient(configuration.master_url, bearer)
+        return MasterClient(configuration.master_url, bearer, tls=self._tls)
 
     def _look_at_parts(self) -> None:
         """End the process when a part of the engine is gone."""
@@ -315,6 +315,8 @@ class Daemon:
         if order.epoch:
             self._desk.epoch = order.epoch
             self._control.report_soon()  # Which ends their connections.
+        if order.tls is not None:
+            self._identity = order.tls
         if order.within_s is not None:
             self.drain(order.within_s)
 

@@ -26,7 +26,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
-from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import (
     ConfigurationError,
     DeliveryError,
@@ -41,6 +40,7 @@ from harmonicio.core.message import RejectReason
 from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.engine.message import Emission
 from harmonicio.engine.plugin import NotKept
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.transport.thread_pool import ThreadPool
 
 if TYPE_CHECKING:
@@ -67,16 +67,21 @@ class Emitter:
         new_client: Makes a client of the master that acts as this engine.
         engine: This engine's id.
         timeout_s: The stream's.
-        authority: Whom its connectors believe over TLS, in PEM; empty: whom this host believes.
+        tls: What its connectors show, and whom they believe, over TLS.
     """
 
     def __init__(
-        self, new_client: Callable[[], LeaseClient], engine: str, timeout_s: float, *, authority: str = ""
+        self,
+        new_client: Callable[[], LeaseClient],
+        engine: str,
+        timeout_s: float,
+        *,
+        tls: TlsCredentials = NO_CREDENTIALS,
     ) -> None:
         self._new_client = new_client
         self._engine = engine
         self._timeout_s = timeout_s
-        self._tls = TlsIdentity(authority=authority)
+        self._tls = tls
         self._lock = threading.Lock()
         self._connectors: dict[str, StreamConnector] = {}
         self._endings: ThreadPool | None = None

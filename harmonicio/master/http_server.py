@@ -5,6 +5,7 @@ Rules, beyond what cheroot does by itself:
 - A request must be read within ``READ_WITHIN_S`` as a whole, not per packet, so that slow senders hold no thread.
 - A connection on which nothing has arrived yet waits in the selector and holds no thread either.
 - Connections, header bytes and body bytes are bounded.
+- A TLS handshake happens as the first request is read, in its thread and within its time.
 - What cheroot answers by itself (a broken request line, a header that is too large) is a problem in JSON as well.
 """
 
@@ -14,13 +15,16 @@ import http
 import logging
 import re
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 from urllib.parse import unquote_to_bytes, urlsplit
 
+from cheroot import errors as cheroot_errors
 from cheroot import server as cheroot_server
+from cheroot import ssl as cheroot_ssl
 from cheroot import wsgi
 from cheroot.makefile import MakeFile, StreamReader
 
@@ -28,6 +32,7 @@ from harmonicio.control import json_codec
 from harmonicio.control.messages import Problem
 from harmonicio.core.errors import Unavailable
 from harmonicio.core.lease import Address
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +56,21 @@ class HttpServer:
         application: The WSGI application.
         threads: Requests that are served at the same time.
         device: A network device of this host, when only what comes in over it shall be heard.
+        tls: With a certificate, it speaks TLS.
 
     Raises:
         Unavailable: the address cannot be listened on.
     """
 
-    def __init__(self, address: Address, application: Callable[..., Any], *, threads: int, device: str = "") -> None:
+    def __init__(
+        self,
+        address: Address,
+        application: Callable[..., Any],
+        *,
+        threads: int,
+        device: str = "",
+        tls: TlsCredentials = NO_CREDENTIALS,
+    ) -> None:
         self._server = _Server(
             (address.host, address.port),
             _with_decoded_path(self._saying_where(application)),
@@ -66,6 +80,8 @@ class HttpServer:
             timeout=READ_WITHIN_S,
         )
         self._server.device = device
+        if tls.listening() is not None:
+            self._server.ssl_adapter = _TlsAdapter(tls)
         try:
             self._server.prepare()
         except OSError as error:
@@ -87,7 +103,7 @@ class HttpServer:
 
     @property
     def url(self) -> str:
-        return f"http://{self.address}"
+        return f"{'http' if self._server.ssl_adapter is None else 'https'}://{self.address}"
 
     def close(self) -> None:
         """Stop listening, let running requests end and join every thread."""
@@ -190,6 +206,27 @@ class _Server(wsgi.Server):
         _log.log(level, "%s", msg, exc_info=traceback)
 
 
+class _TlsAdapter(cheroot_ssl.Adapter):
+    """Has connections shake hands when their first bytes are read: so nobody waits for who does not finish that."""
+
+    def __init__(self, credentials: TlsCredentials) -> None:
+        self._credentials = credentials
+
+    def bind(self, sock: socket.socket) -> socket.socket:
+        return sock
+
+    def wrap(self, sock: socket.socket) -> tuple[socket.socket, dict[str, Any]]:
+        context = self._credentials.listening()
+        assert context is not None, "a port does not cease to speak TLS"
+        return context.wrap_socket(sock, server_side=True, do_handshake_on_connect=False), self.get_environ()
+
+    def get_environ(self) -> dict[str, Any]:
+        return {"wsgi.url_scheme": "https"}
+
+    def makefile(self, sock: Any, mode: str = "r", bufsize: int = -1) -> Any:
+        return MakeFile(sock, mode, bufsize)
+
+
 class _Request(cheroot_server.HTTPRequest):
     def simple_response(self, status: Any, msg: str = "") -> None:
         """Answer what never reached the application."""
@@ -204,7 +241,7 @@ class _Request(cheroot_server.HTTPRequest):
         )
         self.close_connection = True
         try:
-            self.conn.wfile.write(head.encode() + body)
+            self.conn.write_through(head.encode() + body)
         except OSError as error:
             _log.debug("The answer %s did not reach its client: %s", number, error)
 
@@ -218,6 +255,16 @@ class _Connection(cheroot_server.HTTPConnection):
     def communicate(self) -> Any:
         self.rfile.raw.read_by = time.monotonic() + READ_WITHIN_S
         return super().communicate()  # type: ignore[no-untyped-call]
+
+    def write_through(self, answer: bytes) -> None:
+        """Send an answer; to who speaks no TLS where that is spoken, in plain text."""
+        if self.rfile.raw.is_plain:
+            socket.socket.sendall(self.socket, answer)
+        else:
+            self.wfile.write(answer)
+
+    def _handle_no_ssl(self, req: Any) -> None:
+        req.simple_response("400 Bad Request", "This port speaks HTTPS only. Write the address with https://.")
 
 
 def _file(makefile: Callable[..., Any], sock: socket.socket, mode: str, size: int) -> Any:
@@ -237,6 +284,7 @@ class _TimedSocketIO(socket.SocketIO):
         super().__init__(sock, mode)
         self._timed_socket = sock
         self.read_by = time.monotonic() + READ_WITHIN_S
+        self.is_plain = False
 
     def readinto(self, buffer: Any) -> int | None:
         left_s = self.read_by - time.monotonic()
@@ -245,5 +293,18 @@ class _TimedSocketIO(socket.SocketIO):
         self._timed_socket.settimeout(left_s)
         try:
             return super().readinto(buffer)
+        except ssl.SSLError as error:
+            self.is_plain = error.reason == "HTTP_REQUEST"
+            if self.is_plain:
+                raise cheroot_errors.NoSSLError from None
+            _log.info("A TLS connection from %s failed: %s", _peer_of(self._timed_socket), error.reason or error)
+            raise cheroot_errors.FatalSSLAlert from None
         finally:
             self._timed_socket.settimeout(READ_WITHIN_S)
+
+
+def _peer_of(sock: socket.socket) -> str:
+    try:
+        return str(Address(*sock.getpeername()[:2]))
+    except OSError:
+        return "a peer that has gone"

@@ -14,7 +14,6 @@ import itertools
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
 from harmonicio import __version__
 from harmonicio.core.errors import HarmonicIOError, NotAllowed, Unavailable
@@ -26,15 +25,13 @@ from harmonicio.master.backlog.reservations import holder_of
 from harmonicio.master.bridge import Bridge
 from harmonicio.master.connector_session import ConnectorSession
 from harmonicio.master.engine_session import EngineSession
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.transport.data_port import DataPort, Session
 from harmonicio.transport.link import Link
 from harmonicio.transport.thread_pool import ThreadPool
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
-
-if TYPE_CHECKING:
-    import ssl
 
 MAX_SENDING_THREADS = 64
 #: Slow uploads keep a thread each: there are more than a site has sources, so that engines and newcomers are heard.
@@ -55,7 +52,7 @@ class Intake:
         host, port: Where to listen; port 0 takes a free one.
         bridge: A bridge of this host on whose address it listens as well.
         backlog: Where messages are put and come from; the intake listens to its changes.
-        tls: Its certificate, when it speaks TLS.
+        tls: With a certificate, it speaks TLS.
         verify_intake, verify_engine, find_stream: Ask the master's state.
     """
 
@@ -69,7 +66,7 @@ class Intake:
         verify_engine: VerifyEngine,
         find_stream: FindStream,
         bridge: Bridge | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: TlsCredentials = NO_CREDENTIALS,
     ) -> None:
         self._backlog = backlog
         self._verify_intake = verify_intake

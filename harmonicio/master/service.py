@@ -26,7 +26,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import Protocol, Self
 
-from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
 from harmonicio.core.lease import LEASE_TERM_S, Address, is_loopback
@@ -53,7 +52,7 @@ from harmonicio.master.state import SETTLE_S, MasterState
 from harmonicio.master.store import MasterStore
 from harmonicio.master.ticket_office import TicketOffice
 from harmonicio.master.tokens import TokenBook
-from harmonicio.transport import contexts
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -74,12 +73,12 @@ class MasterOptions:
         host: Address that is bound, by the web server and the data port.
         port, data_port: 0 takes a free one.
         bridge_host: This host's address on a bridge, on which containers reach both ports; empty: on none.
-        is_insecure: Bind beyond loopback all the same. The REST API cannot do TLS yet.
+        is_insecure: Bind beyond loopback without TLS all the same.
         lost_after_s: A worker that has not reported for so long is lost.
         lease_term_s: How long a lease lasts without renewal.
         settle_s: After a restart with known streams: how long workers may take to come back before engines are placed.
         placement: ``packed`` or ``spread``.
-        tls: What the data port shows.
+        tls: With a certificate, the REST API and the data port speak TLS.
     """
 
     data_folder: Path
@@ -92,7 +91,7 @@ class MasterOptions:
     lease_term_s: float = LEASE_TERM_S
     settle_s: float = SETTLE_S
     placement: str = PACKED
-    tls: TlsIdentity = NO_TLS
+    tls: TlsCredentials = NO_CREDENTIALS
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +216,7 @@ class MasterService:
             verify_engine=office.verify_engine_ticket,
             find_stream=self.master.streams.declared,
             bridge=self._bridge,
-            tls=contexts.listening(self.options.tls),
+            tls=self.options.tls,
         )
 
     # ── life ─────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -243,12 +242,13 @@ class MasterService:
             self.master, [*all_endpoints(), *extension_endpoints(self._extensions, self._messages.make_room)]
         )
         address = Address(self.options.host, self.options.port)
-        self._http = HttpServer(address, app, threads=MAX_HELD_REQUESTS + MAX_HELD_LOGS + FREE_THREADS)
+        threads, tls = MAX_HELD_REQUESTS + MAX_HELD_LOGS + FREE_THREADS, self.options.tls
+        self._http = HttpServer(address, app, threads=threads, tls=tls)
         self._parts.callback(self._http.close)
         self._running |= {"data port": self._intake, "ticker": ticker, "web server": self._http}
         if self._bridge is not None:
             at_bridge = Address(self._bridge.host, self._http.address.port)
-            inner = HttpServer(at_bridge, app, threads=FREE_THREADS, device=self._bridge.device)
+            inner = HttpServer(at_bridge, app, threads=FREE_THREADS, device=self._bridge.device, tls=tls)
             self._parts.callback(inner.close)
             self._running["web server for containers"] = inner
         self._parts.callback(self.master.stop_waiting)
@@ -354,9 +354,9 @@ class _Ticker:
 
 
 def _check_bind(options: MasterOptions) -> None:
-    if options.is_insecure or is_loopback(options.host):
+    if options.is_insecure or is_loopback(options.host) or options.tls.identity.certificate:
         return
     raise ConfigurationError(
         f"The master would listen on {options.host}, beyond this machine, without TLS.",
-        hint="Use 127.0.0.1, or allow it with master.insecure in a network that you trust.",
+        hint="Set tls.certificate and tls.key (docs/tls.md), or allow it with --insecure in a network that you trust.",
     )

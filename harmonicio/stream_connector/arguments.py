@@ -8,18 +8,29 @@ from typing import Any
 from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.settings import ConnectorSettings
 from harmonicio.stream_connector.leasing import LeaseClient
+from harmonicio.transport.credentials import TlsCredentials
+
+#: What is shown and believed, for good or until it is renewed.
+Tls = TlsIdentity | TlsCredentials
 
 
 def resolved(
-    flags: Mapping[str, Any], token: str | None, client: LeaseClient | None, tls: TlsIdentity | None
-) -> tuple[ConnectorSettings, LeaseClient, TlsIdentity]:
+    flags: Mapping[str, Any],
+    token: str | None,
+    client: LeaseClient | None,
+    tls: Tls | None,
+) -> tuple[ConnectorSettings, LeaseClient, TlsCredentials]:
     """Return the settings, and the client and whom to believe, as they say unless these were given."""
     from harmonicio.control.client import MasterClient
-    from harmonicio.control.settings_files import load_settings, read_tls, read_token
+    from harmonicio.control.settings_files import TlsFiles, load_settings, read_token
     from harmonicio.core.roles import Role
 
     settings = load_settings(flags=flags)
+    if isinstance(tls, TlsCredentials):
+        credentials = tls
+    else:
+        credentials = TlsCredentials(TlsFiles(settings.tls).read) if tls is None else TlsCredentials.of(tls)
     if client is None:
         bearer = token if token is not None else read_token(settings, (Role.SOURCE, Role.ADMIN))
-        client = MasterClient(settings.master.url, bearer)
-    return settings.connector, client, tls or read_tls(settings)
+        client = MasterClient(settings.master.url, bearer, tls=credentials)
+    return settings.connector, client, credentials

@@ -15,7 +15,6 @@ from typing import Any, Literal, Self
 
 from harmonicio.core import forks
 from harmonicio.core.buffers import buffer_payload
-from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import (
     HarmonicIOError,
     InvalidInput,
@@ -27,7 +26,7 @@ from harmonicio.core.message import MAX_MESSAGE_BYTES
 from harmonicio.core.names import check_name
 from harmonicio.stream_connector.allocation import Allocation
 from harmonicio.stream_connector.arena_slots import ArenaSlots
-from harmonicio.stream_connector.arguments import resolved
+from harmonicio.stream_connector.arguments import Tls, resolved
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.stream_connector.dispatch import Dispatch
 from harmonicio.stream_connector.exchange import Exchange
@@ -71,7 +70,7 @@ class StreamConnector:
         client: Asks the master, in place of a client made from ``master`` and ``token``.
         keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised, and
             there is no spool.
-        tls: Whom to believe where data ports speak TLS, in place of what the settings say.
+        tls: What to show and whom to believe over TLS, in place of what the settings say.
         asks_first: Without, the first send does not wait for the master either; whoever waits hears what it refuses.
 
     Raises:
@@ -95,7 +94,7 @@ class StreamConnector:
         client: LeaseClient | None = None,
         keeps_outcomes: bool = True,
         asks_first: bool = True,
-        tls: TlsIdentity | None = None,
+        tls: Tls | None = None,
     ) -> None:
         self.stream = check_name("stream", stream)
         self.source = f"s-{os.urandom(6).hex()}"
@@ -109,7 +108,7 @@ class StreamConnector:
             "connector.spool_max_bytes": spool_max_bytes,
             "connector.spool_sync": spool_sync,
         }
-        settings, client, tls = resolved(flags, token, client, tls)
+        settings, client, credentials = resolved(flags, token, client, tls)
         self._process = forks.this_process
         self._opening = threading.Lock()
         self._is_open = False
@@ -126,7 +125,7 @@ class StreamConnector:
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
-            self._exchange, client, self._slots, settings.checksum, tls, stream=stream, source=self.source
+            self._exchange, client, self._slots, settings.checksum, credentials, stream=stream, source=self.source
         )
         self._exchange.on_wanted = self._leasing.kick
 

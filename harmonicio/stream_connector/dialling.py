@@ -10,7 +10,6 @@ import logging
 import threading
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.core.lease import Address
@@ -20,12 +19,10 @@ from harmonicio.stream_connector.arena_slots import ArenaSlots, Transmissions
 from harmonicio.stream_connector.lanes import Lane
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.transport import tcp, unix
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.transport.link import Link
 from harmonicio.wire import checksum
 from harmonicio.wire.events import Hello, Role
-
-if TYPE_CHECKING:
-    import ssl
 
 _log = logging.getLogger(__name__)
 
@@ -39,7 +36,7 @@ class Dialling:
         name: For the threads.
         slots: Of the shared memory that engines of this host are offered.
         on_dialled: Called on a thread of this when there is something to take.
-        tls: Whom to believe where an address speaks TLS; None: whom this host believes.
+        tls: What to show, and whom to believe, where an address speaks TLS.
     """
 
     def __init__(
@@ -48,7 +45,7 @@ class Dialling:
         checksum_mode: ChecksumMode,
         slots: ArenaSlots,
         on_dialled: Callable[[], None],
-        tls: ssl.SSLContext | None = None,
+        tls: TlsCredentials = NO_CREDENTIALS,
     ) -> None:
         self._name = name
         self._checksum_mode = checksum_mode
@@ -152,7 +149,7 @@ class Dialling:
             self._checksum_mode is ChecksumMode.AUTO and not address.is_loopback
         )
         offered = replace(hello, checksums=checksum.offered() if is_checked else ())
-        channel = tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted, tls=self._tls)
+        channel = tcp.dial(address, timeout_s=DIAL_WITHIN_S, is_wanted=self._is_wanted, tls=self._tls.dialling())
         link = Link(channel, Role.CONNECTOR)
         try:
             answer = link.greet(offered, is_wanted=self._is_wanted)

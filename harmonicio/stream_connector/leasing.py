@@ -21,7 +21,6 @@ from typing import Protocol
 
 from harmonicio import __version__
 from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
-from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import Conflict, HarmonicIOError, NotAllowed, NotFound
 from harmonicio.core.lease import LEASE_TERM_S
 from harmonicio.core.settings import ChecksumMode
@@ -30,7 +29,7 @@ from harmonicio.stream_connector.dialling import Dialling
 from harmonicio.stream_connector.patience import MIN_PATIENCE_S
 from harmonicio.stream_connector.peers import Peer
 from harmonicio.stream_connector.trouble import RETRY_FIRST_S, RETRY_MAX_S, Trouble
-from harmonicio.transport import contexts
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.wire.events import Hello, Role
 from harmonicio.wire.frames import VERSION
 
@@ -105,7 +104,7 @@ class Leasing:
         client: LeaseClient,
         slots: ArenaSlots,
         checksum_mode: ChecksumMode,
-        tls: TlsIdentity,
+        tls: TlsCredentials,
         *,
         stream: str,
         source: str,
@@ -122,7 +121,7 @@ class Leasing:
         self._term_s = LEASE_TERM_S
         self._held: dict[str, Peer] = {}
         self._opening: dict[str, Lease] = {}
-        self._dialling = Dialling(source, checksum_mode, slots, self.kick, contexts.dialling(tls))
+        self._dialling = Dialling(source, checksum_mode, slots, self.kick, tls)
         self._connected: dict[str, Peer] = {}
         #: Whether there are connections without a lease, since the master forgot it.
         self._is_short = False

@@ -7,7 +7,7 @@ unix      channels over UNIX sockets, which may hand over a descriptor
 memory    channels inside one process, for tests
 arena     shared memory of one host, for the payloads of messages
 link      a wire connection on a channel
-contexts  how a part shakes hands, from its settings
+credentials  how a part shakes hands, from its settings
 listeners what a data port listens on
 data_port listeners, their idle connections and the threads that serve the busy ones
 thread_pool   a bounded pool of threads that does all that it has taken

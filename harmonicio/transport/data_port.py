@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from harmonicio.core.errors import (
     ConnectionEnded,
@@ -29,15 +29,13 @@ from harmonicio.core.errors import (
     RemoteProtocolError,
 )
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.transport.listeners import Listeners
 from harmonicio.transport.open_files import OpenFiles
 from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
-
-if TYPE_CHECKING:
-    import ssl
 
 _log = logging.getLogger(__name__)
 
@@ -94,7 +92,7 @@ class DataPort:
         name: For thread names and log lines.
         device: A network device of this host, when only what comes in over it shall be heard.
         socket_path: Of a UNIX socket on which it listens as well.
-        tls: The port's certificate, when it speaks TLS; handshakes are served like other bytes.
+        tls: With a certificate, the port speaks TLS; handshakes are served like other bytes.
         max_connections: Connections beyond are closed at once.
         max_threads: So many connections are served at once, in the end: threads start as they are needed
             (:mod:`harmonicio.transport.patient_pool`). While a large payload arrives, its connection keeps one.
@@ -111,7 +109,7 @@ class DataPort:
         name: str,
         device: str = "",
         socket_path: Path | None = None,
-        tls: ssl.SSLContext | None = None,
+        tls: TlsCredentials = NO_CREDENTIALS,
         max_connections: int = MAX_CONNECTIONS,
         max_threads: int = MAX_THREADS,
         greeting_within_s: float = GREETING_WITHIN_S,

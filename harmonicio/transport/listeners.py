@@ -13,15 +13,12 @@ import socket
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import Unavailable
 from harmonicio.core.lease import Address
 from harmonicio.transport import tcp, unix
 from harmonicio.transport.channel import Channel
-
-if TYPE_CHECKING:
-    import ssl
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 _log = logging.getLogger(__name__)
 
@@ -38,7 +35,7 @@ class Listeners:
         host, port, device: As :func:`harmonicio.transport.tcp.listen` says.
         socket_path: Where the UNIX socket shall be; where there cannot be one, that is logged, and TCP is enough.
         slow_after_s: Of the channels.
-        tls: Its certificate, when TLS is spoken over TCP; a UNIX socket needs none.
+        tls: With a certificate, TLS is spoken over TCP; a UNIX socket needs none.
 
     Attributes:
         address: Where it listens by TCP.
@@ -53,13 +50,13 @@ class Listeners:
         device: str,
         socket_path: Path | None,
         slow_after_s: float,
-        tls: ssl.SSLContext | None = None,
+        tls: TlsCredentials = NO_CREDENTIALS,
     ) -> None:
         self._slow_after_s = slow_after_s
         self._tls = tls
         self._tcp = tcp.listen(host, port, device=device)
         bound = self._tcp.getsockname()
-        self.address = Address(bound[0], bound[1], speaks_tls=tls is not None)
+        self.address = Address(bound[0], bound[1], speaks_tls=tls.listening() is not None)
         self.resumes_at: float | None = None
         self.socket_path: Path | None = None
         self._unix: socket.socket | None = None
@@ -106,7 +103,7 @@ class Listeners:
     def _accept(self, listener: socket.socket) -> Channel | None:
         if listener is self._unix:
             return unix.accept(listener, slow_after_s=self._slow_after_s)
-        return tcp.accept(listener, slow_after_s=self._slow_after_s, tls=self._tls)
+        return tcp.accept(listener, slow_after_s=self._slow_after_s, tls=self._tls.listening())
 
     def _pause(self, selector: selectors.BaseSelector, now: float) -> None:
         for each in self:

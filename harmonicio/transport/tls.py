@@ -28,6 +28,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 
+from harmonicio.core.certificates import NO_TLS, NOT_SHOWN, SHOW_ONE, WHAT_TO_DO, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, HarmonicIOError, RemoteProtocolError
 from harmonicio.transport.channel import AT_ONCE, DONTWAIT, NOSIGNAL, SLOW_AFTER_S, Buffer, Channel, without_prefix
 from harmonicio.wire.frames import MAGIC
@@ -37,18 +38,6 @@ RECORD_BYTES, SEALED_RECORD_BYTES = 16 * 1024, 16 * 1024 + 256
 #: So much is sealed, and read from the socket, at once: a connection keeps its two memories at about this size.
 PIECE_BYTES = 64 * 1024
 
-_UNKNOWN_AUTHORITY = "Set tls.authority to the file of the authority that signed it."
-#: What to do about a certificate that is not believed, by OpenSSL's number of the reason.
-_HINTS = {
-    9: "Compare the clocks of both hosts.",
-    10: "Renew it, and compare the clocks of both hosts.",
-    18: _UNKNOWN_AUTHORITY,
-    19: _UNKNOWN_AUTHORITY,
-    20: _UNKNOWN_AUTHORITY,
-    21: _UNKNOWN_AUTHORITY,
-    62: "Use a certificate that names the host as it is dialled.",
-    64: "Use a certificate that names the address as it is dialled.",
-}
 _USE_PEM = "Use PEM files: tls.certificate with its chain, tls.key without a password, tls.authority."
 
 _own = threading.local()
@@ -147,11 +136,11 @@ class TlsChannel(Channel):
             if self._is_listener:
                 return RemoteProtocolError("This port speaks TLS only.", hint="Dial it over TLS, as the master says.")
             return ConnectionEnded(f"{self.peer} does not speak TLS.", hint="Set tls.certificate and tls.key there.")
-        if isinstance(error, ssl.SSLCertVerificationError):
-            text = f"The certificate of {self.peer} is not believed: {error.verify_message.rstrip('.')}."
-            return ConnectionEnded(text, hint=_HINTS.get(error.verify_code, "Use another certificate."))
         text = f"There was no TLS handshake with {self.peer}: {_reason(error)}."
         hint = "Both ends must speak TLS 1.3, and the dialler must believe in the authority of the certificate."
+        if isinstance(error, ssl.SSLCertVerificationError):
+            text = f"The certificate of {self.peer} is not believed: {error.verify_message.rstrip('.')}."
+            hint = WHAT_TO_DO.get(error.verify_code, "Use another certificate.")
         return (RemoteProtocolError if self._is_listener else ConnectionEnded)(text, hint=hint)
 
     # ── reading: one thread ──────────────────────────────────────────────────────────────────────────────────────────
@@ -257,7 +246,8 @@ class TlsChannel(Channel):
 
     def _broken(self, error: OSError) -> ConnectionEnded:
         if isinstance(error, ssl.SSLError):
-            return ConnectionEnded(f"The TLS connection to {self.peer} broke: {_reason(error)}.")
+            hint = SHOW_ONE if error.reason in NOT_SHOWN else ""
+            return ConnectionEnded(f"The TLS connection to {self.peer} broke: {_reason(error)}.", hint=hint)
         return super()._broken(error)
 
 
@@ -290,21 +280,40 @@ def _scrap() -> memoryview:
 # ── certificates, and whom to believe ────────────────────────────────────────────────────────────────────────────────
 
 
-def listening_context(certificate_pem: str, key_pem: str) -> ssl.SSLContext:
+def listening_context(identity: TlsIdentity) -> ssl.SSLContext:
     """Return how a listener shakes hands.
 
-    Args:
-        certificate_pem: Its certificate, followed by those up to the authority.
-        key_pem: The key of the certificate, without a password.
-
     Raises:
-        ConfigurationError: they cannot be used.
+        ConfigurationError: certificate, key or authority cannot be used.
     """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.num_tickets = 0  # Nobody resumes a session, and unread tickets would make a close a reset.
+    _show(context, identity)
+    if identity.is_mutual:
+        context.verify_mode = ssl.CERT_REQUIRED
+        with _believing():
+            context.load_verify_locations(cadata=identity.authority)
+    return context
+
+
+def dialling_context(identity: TlsIdentity = NO_TLS) -> ssl.SSLContext:
+    """Return how a dialler shakes hands: it believes the authority, and shows the certificate to who asks for one.
+
+    Raises:
+        ConfigurationError: certificate, key or authority cannot be used.
+    """
+    with _believing():
+        context = ssl.create_default_context(cadata=identity.authority or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if identity.certificate:
+        _show(context, identity)
+    return context
+
+
+def _show(context: ssl.SSLContext, identity: TlsIdentity) -> None:
     try:
-        with _file_of(certificate_pem) as certificate, _file_of(key_pem) as key:
+        with _file_of(identity.certificate) as certificate, _file_of(identity.key) as key:
             context.load_cert_chain(certificate, key, password=_refuse_password)
     except ConfigurationError:
         raise
@@ -312,24 +321,14 @@ def listening_context(certificate_pem: str, key_pem: str) -> ssl.SSLContext:
         reason = _reason(error) if isinstance(error, ssl.SSLError) and error.reason else "it is not in PEM"
         text = f"The TLS certificate and its key cannot be used: {reason}."
         raise ConfigurationError(text, hint=_USE_PEM) from None
-    return context
 
 
-def dialling_context(authority_pem: str = "") -> ssl.SSLContext:
-    """Return how a dialler shakes hands.
-
-    Args:
-        authority_pem: Certificates of the authorities that it believes; empty: those that this host believes.
-
-    Raises:
-        ConfigurationError: they cannot be used.
-    """
+@contextmanager
+def _believing() -> Iterator[None]:
     try:
-        context = ssl.create_default_context(cadata=authority_pem or None)
+        yield
     except (ssl.SSLError, ValueError, TypeError):
         raise ConfigurationError("The TLS authority cannot be used: it is not in PEM.", hint=_USE_PEM) from None
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
-    return context
 
 
 @functools.cache

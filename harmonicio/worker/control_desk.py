@@ -11,6 +11,7 @@ from typing import Any
 from harmonicio.control.engine_channel import ControllerChannel, ControlListener
 from harmonicio.control.engine_messages import DATA_SOCKET_NAME, EngineOrder
 from harmonicio.control.messages import EngineReport
+from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConnectionEnded
 
 _log = logging.getLogger(__name__)
@@ -30,6 +31,7 @@ class ControlDesk:
         self._listeners: dict[str, ControlListener] = {}
         self._channels: dict[str, ControllerChannel] = {}
         self._epoch = 0
+        self._tls: TlsIdentity | None = None
 
     def __repr__(self) -> str:
         return f"<ControlDesk: {len(self._channels)} of {len(self._listeners)} engines connected>"
@@ -93,6 +95,14 @@ class ControlDesk:
         for engine in list(self._channels):
             self._send(engine, EngineOrder(epoch=epoch))
 
+    def announce_tls(self, identity: TlsIdentity) -> None:
+        """Have all engines, also those that come, show and believe this from now on."""
+        if identity == (self._tls or NO_TLS):
+            return
+        self._tls = identity
+        for engine in list(self._channels):
+            self._send(engine, EngineOrder(tls=identity))
+
     def _send(self, engine: str, order: EngineOrder) -> bool:
         channel = self._channels.get(engine)
         if channel is None:
@@ -127,8 +137,8 @@ class ControlDesk:
         self._drop(engine)  # An engine that dials again has given its earlier connection up.
         self._channels[engine] = channel
         self._selector.register(channel, selectors.EVENT_READ, (engine, channel))
-        if self._epoch:
-            self._send(engine, EngineOrder(epoch=self._epoch))
+        if self._epoch or self._tls is not None:
+            self._send(engine, EngineOrder(epoch=self._epoch, tls=self._tls))
 
     def _drop(self, engine: str) -> None:
         channel = self._channels.pop(engine, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.settings import DockerSettings
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +21,7 @@ class WorkerOptions:
         host: Address on which engines listen and connectors reach them.
         payload_budget_bytes: Payload bytes in memory of one engine.
         orphan_after_s: Engines that have no controller for this long drain and end.
-        tls: What data ports of engines show, and whom engines believe.
+        tls: What engines show, and whom they believe.
         docker: The settings of the docker runtime.
     """
 
@@ -33,5 +33,5 @@ class WorkerOptions:
     host: str = "127.0.0.1"
     payload_budget_bytes: int = 512 * 1024**2
     orphan_after_s: float = 120.0
-    tls: TlsIdentity = NO_TLS
+    tls: TlsCredentials = NO_CREDENTIALS
     docker: DockerSettings = field(default_factory=DockerSettings)

@@ -13,9 +13,9 @@ from pathlib import Path
 from harmonicio.control import tickets
 from harmonicio.control.engine_messages import EngineConfiguration
 from harmonicio.control.messages import WorkerWelcome
-from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Outfitter:
         scratch_folder: For payloads that are too large for memory.
         payload_budget_bytes: Payload bytes in memory of one engine.
         orphan_after_s: Engines that have no controller for this long drain and end.
-        tls: What their data ports show, and whom they believe.
+        tls: What they show, and whom they believe.
     """
 
     worker: str
@@ -36,14 +36,14 @@ class Outfitter:
     scratch_folder: Path
     payload_budget_bytes: int
     orphan_after_s: float
-    tls: TlsIdentity = NO_TLS
+    tls: TlsCredentials = NO_CREDENTIALS
 
     def bond(self, welcome: WorkerWelcome) -> str:
         """Return a digest of everything that ties an engine to this master; it reveals nothing of the key."""
         ties = [self.worker, self.master_url, welcome.ticket_key, str(welcome.data_address)]
-        if welcome.data_address.speaks_tls or self.tls != NO_TLS:
-            # Engines that were started without, or with another certificate, reach nobody, or are believed by nobody.
-            ties += [str(welcome.data_address.speaks_tls), self.tls.certificate, self.tls.authority]
+        speaks_tls = bool(self.tls.identity.certificate)
+        if welcome.data_address.speaks_tls or speaks_tls:  # Certificates are renewed, but no port begins to speak TLS.
+            ties += [str(welcome.data_address.speaks_tls), str(speaks_tls)]
         return hashlib.sha256(json.dumps(ties).encode()).hexdigest()
 
     def configuration(
@@ -76,5 +76,5 @@ class Outfitter:
             scratch_folder=str(self.scratch_folder),
             payload_budget_bytes=self.payload_budget_bytes,
             orphan_after_s=self.orphan_after_s,
-            tls=self.tls,
+            tls=self.tls.identity,
         )

@@ -32,7 +32,6 @@ from harmonicio.control.messages import EngineExit, ReportAnswer, WorkerRegistra
 from harmonicio.core.engine import ExitReason
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, Unavailable
 from harmonicio.core.names import check_name
-from harmonicio.transport import contexts
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.controller import Controller
 from harmonicio.worker.folder import DataFolder
@@ -105,7 +104,6 @@ class WorkerService:
         self._meter = HostMeter(options.scratch_folder)
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="worker-main", daemon=True)
-        contexts.listening(options.tls)  # Said now, not by each engine.
         with ExitStack() as parts:
             make_private(options.scratch_folder)
             self._folder = parts.enter_context(closing(DataFolder(options.data_folder)))
@@ -288,6 +286,7 @@ class WorkerService:
             self._attempt(self._take, self._events.get())
         if time.monotonic() >= self._ticks_at:
             self._ticks_at = time.monotonic() + TICK_S
+            self._desk.announce_tls(self._options.tls.identity)
             for engine in self.engines:
                 self._attempt(self._look_at_handlers, engine)
             self._attempt(self._decide, Tick())

@@ -17,6 +17,7 @@ from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import BacklogOptions, MasterOptions
 from harmonicio.testing.waiting import wait_until
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.worker.options import WorkerOptions
 from micro.source import Target
 
@@ -86,10 +87,11 @@ def bench_cluster(
     tls: TlsIdentity = NO_TLS,
 ) -> Iterator[BenchCluster]:
     """Run a cluster, in a folder that is gone afterwards unless one is given; with a certificate it speaks TLS."""
+    credentials = TlsCredentials.of(tls)
     with tempfile.TemporaryDirectory(prefix="harmonicio-perf-") as name:
         place = folder or Path(name)
-        master = MasterOptions(place / "master", port=0, data_port=0, settle_s=SETTLE_S, tls=tls)
-        worker = WorkerOptions("local", place / "worker", place / "scratch", max_engines=max_engines, tls=tls)
+        master = MasterOptions(place / "master", port=0, data_port=0, settle_s=SETTLE_S, tls=credentials)
+        worker = WorkerOptions("local", place / "worker", place / "scratch", max_engines=max_engines, tls=credentials)
         with LocalCluster(place, master=master, worker=worker, backlog=backlog) as cluster:
             yield BenchCluster(cluster)
 

@@ -2,34 +2,50 @@
 
 from __future__ import annotations
 
+import os
 import ssl
-from dataclasses import dataclass
+from pathlib import Path
 
 import trustme
 
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.transport import tls
+from harmonicio.transport.credentials import TlsCredentials
 
 
-@dataclass(frozen=True, slots=True)
-class Pems:
-    """The texts of a certificate, its key and its authority."""
-
-    certificate: str
-    key: str
-    authority: str
-
-
-def pems_of(authority: trustme.CA, *hosts: str, **options: object) -> Pems:
-    """Return a certificate for these hosts."""
+def identity_of(authority: trustme.CA, *hosts: str, is_mutual: bool = False, **options: object) -> TlsIdentity:
+    """Return a certificate for these hosts, with its key and authority."""
     issued = authority.issue_cert(*hosts, **options)  # type: ignore[arg-type]
-    return Pems(
+    return TlsIdentity(
         "".join(each.bytes().decode() for each in issued.cert_chain_pems),
         issued.private_key_pem.bytes().decode(),
         authority.cert_pem.bytes().decode(),
+        is_mutual,
     )
 
 
-def contexts_of(authority: trustme.CA, *hosts: str, **options: object) -> tuple[ssl.SSLContext, ssl.SSLContext]:
+def believing(authority: trustme.CA) -> TlsIdentity:
+    """Return what those have that only dial."""
+    return TlsIdentity(authority=authority.cert_pem.bytes().decode())
+
+
+def showing(authority: trustme.CA, *hosts: str, **options: object) -> TlsCredentials:
+    """Return the credentials of such a host."""
+    return TlsCredentials.of(identity_of(authority, *hosts, **options))
+
+
+def contexts_of(authority: trustme.CA, *hosts: str) -> tuple[ssl.SSLContext, ssl.SSLContext]:
     """Return how to dial such a host, and how it listens."""
-    pems = pems_of(authority, *hosts, **options)
-    return tls.dialling_context(pems.authority), tls.listening_context(pems.certificate, pems.key)
+    identity = identity_of(authority, *hosts)
+    return tls.dialling_context(identity), tls.listening_context(identity)
+
+
+def write_files(folder: Path, identity: TlsIdentity) -> dict[str, str]:
+    """Write the three files, each whole at once, and return the variables that name them."""
+    texts = {"certificate": identity.certificate, "key": identity.key, "authority": identity.authority}
+    for name, text in texts.items():
+        draft = folder / f".{name}"
+        draft.touch(0o600)
+        draft.write_text(text)
+        os.replace(draft, folder / name)
+    return {f"HARMONICIO_TLS_{name.upper()}": str(folder / name) for name in texts}

@@ -4,21 +4,23 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
 
-from benches.certificates import pems_of
+from benches.certificates import believing, identity_of, write_files
 from harmonicio.cli.local_cluster import LocalCluster
-from harmonicio.control.settings_files import load_settings
+from harmonicio.control.settings_files import TlsFiles, load_settings
 from harmonicio.core.certificates import TlsIdentity
-from harmonicio.core.errors import ConfigurationError, OutcomeTimeout, UndeliveredError
+from harmonicio.core.errors import ConnectionEnded, OutcomeTimeout, UndeliveredError
+from harmonicio.core.lease import Address
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.service import MasterOptions
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import tcp
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.worker.options import WorkerOptions
 
 HANDLER = """
@@ -34,15 +36,14 @@ def answer(message):
 
 @pytest.fixture(scope="module")
 def identity() -> TlsIdentity:
-    pems = pems_of(trustme.CA(), "127.0.0.1")
-    return TlsIdentity(pems.certificate, pems.key, pems.authority)
+    return identity_of(trustme.CA(), "127.0.0.1")
 
 
 @pytest.fixture
 def cluster(tmp_path: Path, identity: TlsIdentity) -> Iterator[LocalCluster]:
     (tmp_path / "answer.py").write_text(HANDLER)
-    master = MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0, tls=identity)
-    worker = WorkerOptions("local", tmp_path / "worker", tmp_path / "scratch", max_engines=2, tls=identity)
+    master = MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0, tls=TlsCredentials.of(identity))
+    worker = WorkerOptions("local", tmp_path / "worker", tmp_path / "scratch", max_engines=2, tls=master.tls)
     with LocalCluster(tmp_path, master=master, worker=worker) as running:
         yield running
 
@@ -98,7 +99,7 @@ def test_what_a_handler_emits_leaves_over_tls(cluster: LocalCluster, tmp_path: P
 
 def test_who_does_not_know_the_authority_is_told_and_sends_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
     stream = declared(cluster, tmp_path, "believed", 1)
-    stranger = TlsIdentity(authority=pems_of(trustme.CA(), "elsewhere").authority)
+    stranger = believing(trustme.CA())
     with (
         pytest.raises(UndeliveredError, match=r"is not believed.*tls\.authority"),
         connected(cluster, stream, stranger, 0.0) as connector,
@@ -111,17 +112,46 @@ def test_who_does_not_know_the_authority_is_told_and_sends_nothing(cluster: Loca
     assert not delivery.is_safe
 
 
+def test_engines_show_a_renewed_certificate_from_then_on_without_a_restart(tmp_path: Path) -> None:
+    (tmp_path / "answer.py").write_text(HANDLER)
+    before, after = trustme.CA(), trustme.CA()
+    variables = write_files(tmp_path, identity_of(before, "127.0.0.1"))
+    files = TlsFiles(load_settings(environ=variables | {"HARMONICIO_HOME": str(tmp_path)}).tls)
+    own = TlsCredentials(files.read)
+    master = MasterOptions(tmp_path / "master", port=0, data_port=0, settle_s=0.0, tls=own)
+    worker = WorkerOptions("local", tmp_path / "worker", tmp_path / "scratch", max_engines=2, tls=own)
+    with LocalCluster(tmp_path, master=master, worker=worker) as cluster:
+        assert cluster.url.startswith("https://")
+        stream = declared(cluster, tmp_path, "first", 1)
+        declared(cluster, tmp_path, "second", 1)
+        engines = {view.engine: view.address for view in cluster.client.engines()}
+        with connected(cluster, stream, believing(before)) as connector:
+            assert connector.send(b"before").result(30) == b"before"
+            write_files(tmp_path, identity_of(after, "127.0.0.1"))
+            for address in engines.values():
+                assert address is not None
+                wait_until(lambda at=address: is_believed(at, believing(after)), 20, what="the new certificate")
+            assert connector.send(b"goes on").result(30) == b"goes on"
+        with connected(cluster, stream, believing(after)) as connector:
+            assert connector.send(b"after").result(30) == b"after"
+        assert {view.engine for view in cluster.client.engines()} == engines.keys(), "the same engines run"
+
+
+def is_believed(address: Address, tls: TlsIdentity) -> bool:
+    try:
+        tcp.dial(address, timeout_s=10, tls=TlsCredentials.of(tls).dialling()).close()
+    except ConnectionEnded:
+        return False
+    return True
+
+
 def test_the_settings_of_a_host_are_all_that_it_takes(
     tmp_path: Path, identity: TlsIdentity, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "answer.py").write_text(HANDLER)
-    (tmp_path / "host.pem").write_text(identity.certificate)
-    (tmp_path / "host.key").touch(0o600)
-    (tmp_path / "host.key").write_text(identity.key)
-    (tmp_path / "authority.pem").write_text(identity.authority)
+    write_files(tmp_path, identity)
     (tmp_path / "harmonicio.toml").write_text(
-        "[master]\nport = 0\ndata_port = 0\n"
-        "[tls]\ncertificate = 'host.pem'\nkey = 'host.key'\nauthority = 'authority.pem'\n"
+        "[master]\nport = 0\ndata_port = 0\n[tls]\ncertificate = 'certificate'\nkey = 'key'\nauthority = 'authority'\n"
     )
     monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
@@ -132,12 +162,3 @@ def test_the_settings_of_a_host_are_all_that_it_takes(
             stream, master=cluster.url, token=cluster.source_token, patience_s=60.0, arena_max_bytes=0
         ) as connector:
             assert connector.send(b"as set").result(30) == b"as set"
-
-
-def test_a_worker_with_a_key_that_is_not_its_certificates_does_not_start(tmp_path: Path, identity: TlsIdentity) -> None:
-    other = pems_of(trustme.CA(), "127.0.0.1").key
-    worker = WorkerOptions(
-        "local", tmp_path / "worker", tmp_path / "scratch", max_engines=1, tls=replace(identity, key=other)
-    )
-    with pytest.raises(ConfigurationError, match="key values mismatch"), LocalCluster(tmp_path, worker=worker):
-        pytest.fail("it has started")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from harmonicio.control.settings_files import load_settings, read_tls, read_token, token_file, write_token_file
+from harmonicio.control.settings_files import TlsFiles, load_settings, read_token, token_file, write_token_file
 from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
@@ -144,11 +144,13 @@ def tls_folder(environ: dict[str, str]) -> Path:
 def test_certificate_key_and_authority_are_read_from_the_files_that_the_settings_name(
     environ: dict[str, str], tls_folder: Path
 ) -> None:
-    assert read_tls(load_settings(environ=environ)) == TlsIdentity("the certificate", "the key", "the authority")
+    assert TlsFiles(load_settings(environ=environ).tls).read() == TlsIdentity(
+        "the certificate", "the key", "the authority"
+    )
     for name in ("CERTIFICATE", "KEY"):
         del environ[f"HARMONICIO_TLS_{name}"]
-    assert read_tls(load_settings(environ=environ)) == TlsIdentity(authority="the authority")
-    assert read_tls(load_settings(environ={"HARMONICIO_HOME": environ["HARMONICIO_HOME"]})) == NO_TLS
+    assert TlsFiles(load_settings(environ=environ).tls).read() == TlsIdentity(authority="the authority")
+    assert TlsFiles(load_settings(environ={"HARMONICIO_HOME": environ["HARMONICIO_HOME"]}).tls).read() == NO_TLS
 
 
 @pytest.mark.parametrize("missing", ["CERTIFICATE", "KEY"])
@@ -157,17 +159,17 @@ def test_a_certificate_without_a_key_is_refused_and_a_key_without_a_certificate(
 ) -> None:
     del environ[f"HARMONICIO_TLS_{missing}"]
     with pytest.raises(ConfigurationError, match="belong together") as raised:
-        read_tls(load_settings(environ=environ))
+        TlsFiles(load_settings(environ=environ).tls).read()
     assert "tls.certificate and tls.key" in raised.value.hint
 
 
 def test_a_tls_key_that_others_can_read_is_refused(environ: dict[str, str], tls_folder: Path) -> None:
     (tls_folder / "key").chmod(0o640)
     with pytest.raises(ConfigurationError, match=r"TLS key .* can be read by other users"):
-        read_tls(load_settings(environ=environ))
+        TlsFiles(load_settings(environ=environ).tls).read()
 
 
 def test_a_certificate_that_is_not_there_is_named(environ: dict[str, str], tls_folder: Path) -> None:
     (tls_folder / "authority").unlink()
     with pytest.raises(ConfigurationError, match=r"file of tls\.authority .*/authority cannot be read"):
-        read_tls(load_settings(environ=environ))
+        TlsFiles(load_settings(environ=environ).tls).read()

@@ -15,20 +15,24 @@ from dataclasses import replace
 import pytest
 import trustme
 
-from benches.certificates import contexts_of, pems_of
+from benches.certificates import believing, contexts_of, identity_of, showing
 from benches.data_port import Ports, Receptionist
+from harmonicio.core.certificates import TlsIdentity
 from harmonicio.core.errors import ConfigurationError, ConnectionEnded, RemoteProtocolError
 from harmonicio.core.lease import Address
 from harmonicio.testing.channel_suite import next_event
 from harmonicio.testing.waiting import wait_until
 from harmonicio.transport import tcp, tls
+from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.transport.data_port import DataPort
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
 from harmonicio.wire.events import Hello, OutcomesReceived, Role
 
 AUTHORITY = trustme.CA()
-BELIEVING, SHOWING = contexts_of(AUTHORITY, "127.0.0.1")
+BELIEVING, LISTENING = contexts_of(AUTHORITY, "127.0.0.1")
+SHOWING = showing(AUTHORITY, "127.0.0.1")
+BELIEVED = believing(AUTHORITY).authority
 LONG_AGO = datetime.datetime(2001, 1, 1)
 
 
@@ -107,13 +111,13 @@ def test_without_an_authority_those_of_the_host_are_believed(ports: Ports) -> No
 
 
 def test_a_certificate_that_has_expired_is_refused(ports: Ports) -> None:
-    expired = contexts_of(AUTHORITY, "127.0.0.1", not_before=LONG_AGO, not_after=LONG_AGO + datetime.timedelta(1))
-    error = refusal(ports(tls=expired[1]))
+    expired = showing(AUTHORITY, "127.0.0.1", not_before=LONG_AGO, not_after=LONG_AGO + datetime.timedelta(1))
+    error = refusal(ports(tls=expired))
     assert "has expired" in error.text and "Renew it" in error.hint
 
 
 def test_a_certificate_of_another_host_is_refused(ports: Ports) -> None:
-    error = refusal(ports(tls=contexts_of(AUTHORITY, "elsewhere.example", "192.0.2.1")[1]))
+    error = refusal(ports(tls=showing(AUTHORITY, "elsewhere.example", "192.0.2.1")))
     assert "not valid for '127.0.0.1'" in error.text and "names the address as it is dialled" in error.hint
 
 
@@ -192,7 +196,7 @@ def test_a_handshake_that_is_not_finished_is_cut_and_holds_no_thread(
 
 def test_nothing_is_sent_before_the_handshake() -> None:
     ours, theirs = socket.socketpair()
-    channel = tls.TlsChannel(ours, "somebody", SHOWING)
+    channel = tls.TlsChannel(ours, "somebody", LISTENING)
     with theirs, pytest.raises(ConnectionEnded, match="before the TLS handshake"):
         channel.send_all([b"secret"])
     channel.close()
@@ -200,7 +204,7 @@ def test_nothing_is_sent_before_the_handshake() -> None:
 
 def test_bytes_that_were_changed_on_the_way_end_the_connection() -> None:
     ours, theirs = socket.socketpair()
-    listener = tls.TlsChannel(theirs, "dialler", SHOWING)
+    listener = tls.TlsChannel(theirs, "dialler", LISTENING)
     dialler = tls.TlsChannel(ours, "listener", BELIEVING, "127.0.0.1")
     shaking = threading.Thread(target=lambda: [listener.receive_into(memoryview(bytearray(1))) for _ in range(3)])
     shaking.start()
@@ -234,27 +238,73 @@ def test_a_dial_over_tls_that_is_not_wanted_any_more_ends() -> None:
 
 
 def test_certificates_and_keys_that_cannot_be_used_are_refused_before_anybody_listens() -> None:
-    one, other = pems_of(AUTHORITY, "127.0.0.1"), pems_of(AUTHORITY, "127.0.0.1")
+    one, other = identity_of(AUTHORITY, "127.0.0.1"), identity_of(AUTHORITY, "127.0.0.1")
     with pytest.raises(ConfigurationError, match="key values mismatch"):
-        tls.listening_context(one.certificate, other.key)
-    for certificate, key in ((one.key, one.key), ("", one.key), (one.certificate, ""), ("\0", "no PEM")):
+        TlsCredentials.of(replace(one, key=other.key))
+    for certificate, key in ((one.key, one.key), (one.certificate, ""), ("\0", "no PEM")):
         with pytest.raises(ConfigurationError, match="cannot be used") as caught:
-            tls.listening_context(certificate, key)
+            TlsCredentials.of(TlsIdentity(certificate, key))
         assert "PEM" in caught.value.hint
     for authority in ("no PEM", one.key, "äöü"):
         with pytest.raises(ConfigurationError, match="authority"):
-            tls.dialling_context(authority)
+            TlsCredentials.of(TlsIdentity(authority=authority))
 
 
 def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it() -> None:
     from cryptography.hazmat.primitives import serialization
 
-    pems = pems_of(AUTHORITY, "127.0.0.1")
-    key = serialization.load_pem_private_key(pems.key.encode(), None)
+    identity = identity_of(AUTHORITY, "127.0.0.1")
+    key = serialization.load_pem_private_key(identity.key.encode(), None)
     locked = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.BestAvailableEncryption(b"secret"),
     ).decode()
     with pytest.raises(ConfigurationError, match="has a password"):
-        tls.listening_context(pems.certificate, locked)
+        TlsCredentials.of(replace(identity, key=locked))
+
+
+@pytest.mark.parametrize("lacking", ["certificate", "authority"])
+def test_mutual_tls_needs_a_certificate_and_an_authority(lacking: str) -> None:
+    identity = identity_of(AUTHORITY, "127.0.0.1", is_mutual=True)
+    with pytest.raises(ConfigurationError, match="no mutual TLS") as caught:
+        TlsCredentials.of(replace(identity, **{lacking: ""}))
+    assert "tls.mutual" in caught.value.hint
+
+
+# ── both sides show one ──────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def test_who_must_show_a_certificate_and_has_one_is_served(ports: Ports) -> None:
+    port = ports(tls=showing(AUTHORITY, "127.0.0.1", is_mutual=True))
+    link = Link(
+        tcp.dial(port.address, timeout_s=10, tls=showing(AUTHORITY, "source.example").dialling()), Role.CONNECTOR
+    )
+    try:
+        link.greet(Hello(Role.CONNECTOR, stream="images"), within_s=10)
+    finally:
+        link.close()
+
+
+@pytest.mark.parametrize(
+    ("own", "said"),
+    [
+        (TlsIdentity(), "peer did not return a certificate"),
+        (identity_of(trustme.CA(), "source.example"), "is not believed: unable to get local issuer certificate"),
+    ],
+    ids=["none", "another authority's"],
+)
+def test_who_must_show_a_certificate_and_has_none_that_is_believed_is_told_so(
+    ports: Ports, caplog: pytest.LogCaptureFixture, own: TlsIdentity, said: str
+) -> None:
+    caplog.set_level("INFO")
+    port = ports(tls=showing(AUTHORITY, "127.0.0.1", is_mutual=True))
+    context = tls.dialling_context(replace(own, authority=BELIEVED))
+    link = Link(tcp.dial(port.address, timeout_s=10, tls=context), Role.CONNECTOR)
+    try:
+        with pytest.raises(ConnectionEnded, match=r"TLS connection to .* broke") as caught:
+            link.greet(Hello(Role.CONNECTOR, stream="images"), within_s=10)
+    finally:
+        link.close()
+    assert "tls.certificate and tls.key" in caught.value.hint
+    wait_until(lambda: said in caplog.text and port.connections == 0, what="the listener's log to say it, too")

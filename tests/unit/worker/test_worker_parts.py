@@ -13,17 +13,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trustme
 
+from benches.certificates import identity_of, showing
 from harmonicio.control import tickets
 from harmonicio.control.engine_channel import dial_controller
 from harmonicio.control.engine_messages import EngineOrder
 from harmonicio.control.locked_folder import is_in_use
 from harmonicio.control.messages import EngineReport, WorkerWelcome
-from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.engine import Availability
 from harmonicio.core.errors import ConfigurationError, Conflict
 from harmonicio.core.lease import Address, TicketKind
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.worker.control_desk import ControlDesk
 from harmonicio.worker.folder import DataFolder
 from harmonicio.worker.host_load import HostMeter
@@ -93,7 +95,9 @@ def test_the_folder_remembers_bonds_until_an_engine_is_removed(tmp_path: Path) -
 # ── what engines are given ───────────────────────────────────────────────────────────────────────────────────────────
 
 
-def outfitter(worker: str = "w-1", url: str = "http://10.0.0.1:8710", tls: TlsIdentity = NO_TLS) -> Outfitter:
+def outfitter(
+    worker: str = "w-1", url: str = "http://10.0.0.1:8710", tls: TlsCredentials = NO_CREDENTIALS
+) -> Outfitter:
     return Outfitter(worker, url, "10.0.0.2", Path("/scratch"), payload_budget_bytes=7, orphan_after_s=3.0, tls=tls)
 
 
@@ -109,10 +113,11 @@ def test_an_engine_gets_a_key_and_a_ticket_that_its_master_believes() -> None:
 
 
 def test_an_engine_gets_its_certificate_and_key_and_shows_neither() -> None:
-    tls = TlsIdentity("the certificate", "the key", "the authority")
-    given = outfitter(tls=tls).configuration("e-1", IMAGES, WELCOME, control_socket=Path("/c"), wall_s=1000.0)
-    assert given.tls == tls
-    assert "the key" not in repr(given)
+    identity = identity_of(trustme.CA(), "10.0.0.2")
+    own = outfitter(tls=TlsCredentials.of(identity))
+    given = own.configuration("e-1", IMAGES, WELCOME, control_socket=Path("/c"), wall_s=1000.0)
+    assert given.tls == identity
+    assert identity.key not in repr(given) and "PRIVATE" not in repr(given)
 
 
 def test_everything_that_ties_an_engine_to_its_master_changes_the_bond() -> None:
@@ -124,11 +129,16 @@ def test_everything_that_ties_an_engine_to_its_master_changes_the_bond() -> None
         outfitter().bond(WorkerWelcome(1.0, tickets.new_key(), WELCOME.data_address)),
         outfitter().bond(WorkerWelcome(1.0, WELCOME.ticket_key, Address("10.0.0.1", 1))),
         outfitter().bond(WorkerWelcome(1.0, WELCOME.ticket_key, replace(WELCOME.data_address, speaks_tls=True))),
-        outfitter(tls=TlsIdentity("certificate", "key")).bond(WELCOME),
-        outfitter(tls=TlsIdentity(authority="authority")).bond(WELCOME),
+        outfitter(tls=showing(trustme.CA(), "10.0.0.2")).bond(WELCOME),
     }
-    assert len(others | {bond}) == 8
+    assert len(others | {bond}) == 7
     assert WELCOME.ticket_key not in bond
+
+
+def test_an_engine_goes_on_when_the_certificate_of_its_host_is_renewed() -> None:
+    authority = trustme.CA()
+    bonds = {outfitter(tls=showing(authority, "10.0.0.2")).bond(WELCOME) for _ in range(2)}
+    assert len(bonds) == 1
 
 
 # ── control connections ──────────────────────────────────────────────────────────────────────────────────────────────
