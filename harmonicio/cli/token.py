@@ -11,7 +11,7 @@ import typer
 from harmonicio.cli import console, invocation
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import TokenView
-from harmonicio.control.settings_files import new_token_file
+from harmonicio.control.private_files import new_private_file
 from harmonicio.core.errors import ConfigurationError, InvalidInput
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import nearest
@@ -43,7 +43,7 @@ def _create_into(file: Path, master: MasterClient, name: str, role: Role) -> Tok
     """Make a token whose secret goes into a file; none is left whose secret could not be written."""
     made: TokenView | None = None
     try:
-        with new_token_file(file) as written:
+        with new_private_file(file) as written:
             made = master.create_token(name, role)
             written.write(made.secret + "\n")
     except ConfigurationError:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import os
-import stat
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
+from harmonicio.control.private_files import check_private, write_private_file
 from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, NotAllowed
 from harmonicio.core.roles import Role
@@ -54,7 +53,7 @@ def read_token(settings: Settings, roles: Sequence[Role]) -> str:
     if settings.client.token:
         origin = Path(settings.origins.get("client.token", ""))
         if origin.is_file():
-            _check_private(origin, "settings file with a token")
+            check_private(origin, "settings file with a token")
         return settings.client.token
     if settings.client.token_file is not None:
         return _read_token_file(settings.client.token_file)
@@ -106,7 +105,7 @@ class TlsFiles:
             name: "" if path is None else read_text(path, f"file of tls.{name}") for name, path in self._paths.items()
         }
         if named.key is not None:
-            _check_private(named.key, "TLS key")
+            check_private(named.key, "TLS key")
         return TlsIdentity(**texts, is_mutual=named.mutual)
 
 
@@ -116,41 +115,12 @@ def token_file(settings: Settings, role: Role) -> Path:
 
 
 def write_token_file(path: Path, secret: str) -> None:
-    """Write a token that only this user can read; the file is whole or absent.
+    """Write a token that only this user can read.
 
     Raises:
         ConfigurationError: it cannot be written there.
     """
-    with new_token_file(path) as file:
-        file.write(secret + "\n")
-
-
-@contextmanager
-def new_token_file(path: Path) -> Iterator[TextIO]:
-    """Open a token file that only this user can read, before its token is known.
-
-    What is written takes its place when the block ends well; otherwise what was there before stays.
-
-    Raises:
-        ConfigurationError: it cannot be written there; the block is not entered where that is known before.
-    """
-    draft = path.parent / f".{path.name}.{os.getpid()}"
-    try:
-        if path.exists() and not path.is_file():
-            raise ConfigurationError(f"The token file {path} cannot be written: it is not a regular file.")
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft.unlink(missing_ok=True)
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            with os.fdopen(descriptor, "w") as file:
-                yield file
-                file.flush()
-                os.fsync(descriptor)
-            draft.replace(path)
-        finally:
-            draft.unlink(missing_ok=True)
-    except OSError as error:
-        raise ConfigurationError(f"The token file {path} cannot be written: {error.strerror}.") from None
+    write_private_file(path, secret + "\n")
 
 
 def _find_file(environ: Mapping[str, str]) -> Path | None:
@@ -177,7 +147,7 @@ def read_text(path: Path, what: str) -> str:
 
 def _read_token_file(path: Path) -> str:
     secret = read_text(path, "token file").strip()
-    _check_private(path, "token file")
+    check_private(path, "token file")
     if not secret or not secret.isascii() or not secret.isprintable():
         raise ConfigurationError(f"The token file {path} does not hold a token.", hint="It is one line of text.")
     return secret
@@ -192,8 +162,3 @@ def _state_of(path: Path | None) -> object:
     except OSError as error:
         return error.errno
     return now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size, now.st_mode
-
-
-def _check_private(path: Path, what: str) -> None:
-    if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigurationError(f"The {what} {path} can be read by other users.", hint=f"Run: chmod 600 {path}")

@@ -49,3 +49,18 @@ def write_files(folder: Path, identity: TlsIdentity) -> dict[str, str]:
         draft.write_text(text)
         os.replace(draft, folder / name)
     return {f"HARMONICIO_TLS_{name.upper()}": str(folder / name) for name in texts}
+
+
+def shake_hands(listening: ssl.SSLContext, dialling: ssl.SSLContext, host: str) -> None:
+    """Let both ends shake hands in memory; raises what the end that refuses raises."""
+    up, down = ssl.MemoryBIO(), ssl.MemoryBIO()
+    dialler = dialling.wrap_bio(down, up, server_hostname=host)
+    listener = listening.wrap_bio(up, down, server_side=True)
+    ends = [dialler, listener]
+    while ends:
+        for end in list(ends):
+            try:
+                end.do_handshake()
+                ends.remove(end)
+            except ssl.SSLWantReadError:
+                pass  # The other end is next.
