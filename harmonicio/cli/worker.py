@@ -6,6 +6,7 @@ import os
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import typer
 
@@ -59,7 +60,7 @@ def run(
     logs.start()
     options = worker_options(settings)
     options = replace(options, max_engines=options.max_engines or os.cpu_count() or 1)
-    token = invocation.bearer_token(settings, (Role.WORKER, Role.ADMIN))
+    token = partial(invocation.bearer_token, settings, (Role.WORKER, Role.ADMIN))
     client = MasterClient(settings.master.url, token, tls=options.tls)
     with foreground.until_interrupted() as interrupted:
         service = WorkerService(options, client)

@@ -5,26 +5,23 @@ Rules:
 - ``requests`` is imported on first use, so that importing a stream connector stays cheap.
 - Every request has time-outs. A request whose connection broke is repeated once, at once, if the second time changes
   nothing: reading, declaring, and what is said to be repeatable.
-- Over HTTPS only TLS 1.3 is spoken where the caller is told whom to believe.
-- Neither environment nor ``.netrc`` is looked at: no proxy and no other credentials slip in.
+- A token that is refused is read again, where it can be: so tokens are changed without a restart.
 
 A caller may be used from several threads.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from harmonicio.control import json_codec, paths
+from harmonicio.control.http_session import cut, new_session, reason
 from harmonicio.control.messages import Problem
 from harmonicio.core import errors
-from harmonicio.core.certificates import NOT_SHOWN, SHOW_ONE, WHAT_TO_DO
 
 if TYPE_CHECKING:
     import ssl
@@ -36,9 +33,8 @@ Record = TypeVar("Record")
 
 CONNECT_TIMEOUT_S = 3.0
 READ_TIMEOUT_S = 15.0
+_UNAUTHORIZED = 401
 _REPEATABLE_METHODS = ("GET", "PUT")
-#: What OpenSSL says to an answer in plain text.
-_NOT_TLS = ("WRONG_VERSION_NUMBER", "PACKET_LENGTH_TOO_LONG", "RECORD_LAYER_FAILURE")
 _HINT = "Check that the master runs and that the address is right; connectors and workers keep trying by themselves."
 
 
@@ -53,19 +49,21 @@ class MasterCaller:
 
     Args:
         url: Where its control plane is, for example ``http://127.0.0.1:8710``.
-        token: Bearer token; an engine's is made by :func:`harmonicio.control.tickets.engine_bearer`.
+        token: Bearer token, or what returns it; an engine's is made by
+            :func:`harmonicio.control.tickets.engine_bearer`.
         tls: What to show, and whom to believe, over HTTPS; None: nothing, and whom this host believes.
 
     Raises:
         InvalidInput: the URL cannot be used.
     """
 
-    def __init__(self, url: str, token: str = "", *, tls: Credentials | None = None) -> None:
+    def __init__(self, url: str, token: str | Callable[[], str] = "", *, tls: Credentials | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise errors.InvalidInput(f"{url!r} is not a master's address.", hint="Write it as http://host:port.")
         self.url = url.rstrip("/")
-        self._token = _one_word(token)
+        self._read_token = token if callable(token) else lambda: token
+        self._token = _one_word(self._read_token())
         self._tls = tls
         self._context: ssl.SSLContext | None = None
         self._lock = threading.Lock()
@@ -90,7 +88,7 @@ class MasterCaller:
             session, self._session = self._session, None
             connections = list(self._connections)
         for connection in connections:
-            _cut(connection)
+            cut(connection)
         if session is not None:
             session.close()
 
@@ -114,24 +112,38 @@ class MasterCaller:
     def _tell(self, method: str, path: str, body: Any = None, **options: Any) -> None:
         self._send(method, path, body, **options)
 
-    def _send(self, method: str, path: str, body: Any = None, *, is_repeatable: bool = False, **options: Any) -> Any:
+    def _send(self, method: str, path: str, body: Any = None, **options: Any) -> requests.Response:
+        token = self._token
+        response = self._answer(method, path, body, **options)
+        if response.status_code == _UNAUTHORIZED and self._has_another_token(token):
+            response = self._answer(method, path, body, **options)
+        if response.status_code >= 300:
+            raise _error_of(response, self.url)
+        return response
+
+    def _has_another_token(self, token: str) -> bool:
+        """Read the token again; return whether it is another than the one that was refused."""
+        self._token = _one_word(self._read_token())
+        return self._token != token
+
+    def _answer(
+        self, method: str, path: str, body: Any, *, is_repeatable: bool = False, **options: Any
+    ) -> requests.Response:
         import requests
 
         attempts = 2 if is_repeatable or method in _REPEATABLE_METHODS else 1
-        for left in reversed(range(attempts)):
+        while True:
+            attempts -= 1
             try:
-                response = self._request(method, path, body, **options)
+                return self._request(method, path, body, **options)
             except (requests.RequestException, OSError) as error:
                 if self._is_closed:
                     raise self._ended() from error
-                if left and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
+                if attempts and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
                     continue
-                reason, hint = _reason(error)
-                text = f"The master at {self.url} does not answer ({reason})."
+                why, hint = reason(error)
+                text = f"The master at {self.url} does not answer ({why})."
                 raise errors.MasterUnavailable(text, hint=hint or _HINT) from error
-            if response.status_code >= 300:
-                raise _error_of(response, self.url)
-            return response
 
     def _request(
         self,
@@ -142,12 +154,13 @@ class MasterCaller:
         query: Mapping[str, Any] | None = None,
         read_timeout_s: float = READ_TIMEOUT_S,
     ) -> requests.Response:
+        headers = {"Authorization": f"Bearer {self._token}"} if self._token else {}
         return self._opened().request(
             method,
             self.url + path,
             params=query,
             data=None if body is None else _body_of(body),
-            headers=None if body is None else {"Content-Type": "application/json"},
+            headers=headers if body is None else {**headers, "Content-Type": "application/json"},
             timeout=(CONNECT_TIMEOUT_S, read_timeout_s),
             allow_redirects=False,
         )
@@ -161,7 +174,7 @@ class MasterCaller:
                 self._session.close()
                 self._session = None
             if self._session is None:
-                self._session, self._context = _new_session(self._token, context, self._connected), context
+                self._session, self._context = new_session(context, self._connected), context
             return self._session
 
     def _ended(self) -> errors.ConnectionEnded:
@@ -172,7 +185,7 @@ class MasterCaller:
             self._connections.add(connection)
             is_closed = self._is_closed
         if is_closed:
-            _cut(connection)
+            cut(connection)
 
 
 def _body_of(record: Any) -> bytes:
@@ -187,63 +200,6 @@ def _body_of(record: Any) -> bytes:
     return body
 
 
-def _cut(connection: HTTPConnection) -> None:
-    """Let whoever waits for an answer on this connection see its end."""
-    sock = connection.sock
-    if sock is not None:
-        with suppress(OSError):  # It is closed already.
-            sock.shutdown(socket.SHUT_RDWR)
-
-
-def _new_session(
-    token: str, context: ssl.SSLContext | None, on_connected: Callable[[HTTPConnection], None]
-) -> requests.Session:
-    """Return a session that tells of each of its connections, and closes them all when it is closed."""
-    import requests
-    from urllib3.connection import HTTPConnection, HTTPSConnection
-    from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
-
-    class Telling(HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            on_connected(self)
-
-    class TellingSecure(HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            on_connected(self)
-
-    class Pool(HTTPConnectionPool):
-        ConnectionCls = Telling
-
-    class SecurePool(HTTPSConnectionPool):
-        ConnectionCls = TellingSecure
-
-    class Adapter(requests.adapters.HTTPAdapter):
-        """Believes whom ``context`` says, where requests would add the authorities that it brings along."""
-
-        def get_connection_with_tls_context(self, request: Any, *_: Any, **__: Any) -> HTTPConnectionPool:
-            pool: HTTPConnectionPool = self.poolmanager.connection_from_url(request.url)
-            return pool
-
-        def cert_verify(self, *_: Any, **__: Any) -> None:
-            """The context does."""
-
-    session = requests.Session()
-    session.trust_env = False
-    adapter = Adapter(pool_maxsize=16)
-    adapter.poolmanager.connection_pool_kw["ssl_context"] = context
-    adapter.poolmanager.pool_classes_by_scheme = {"http": Pool, "https": SecurePool}
-    # By itself a pool would keep its idle connections for as long as anybody has an error that went through it.
-    adapter.poolmanager.pools.dispose_func = HTTPConnectionPool.close
-    session.mount("http://", adapter)
-    session.mount("https://", adapter)
-    session.headers["Accept"] = "application/json, application/problem+json"
-    if token:
-        session.headers["Authorization"] = f"Bearer {token}"
-    return session
-
-
 def _one_word(token: str) -> str:
     """Return the token without the line end of its file.
 
@@ -254,34 +210,6 @@ def _one_word(token: str) -> str:
     if not word.isascii() or not word.isprintable() or " " in word:
         raise errors.InvalidInput("The token is not one word of ASCII.", hint="Give what is in one token file.")
     return word
-
-
-def _reason(error: BaseException) -> tuple[str, str]:
-    """Return the innermost cause that says something, without object addresses, and what to do, where that is known."""
-    cause: BaseException = error
-    while True:
-        inner = getattr(cause, "reason", None) or (cause.args[0] if cause.args else None)
-        if not isinstance(inner, BaseException):
-            break
-        cause = inner
-    if why := _reason_of_tls(cause):
-        return why
-    if isinstance(cause, OSError) and cause.strerror:
-        return cause.strerror, ""
-    return str(cause).rsplit(": ", 1)[-1].rsplit("] ", 1)[-1].strip("()'\" ") or type(cause).__name__, ""
-
-
-def _reason_of_tls(cause: BaseException) -> tuple[str, str] | None:
-    said = getattr(cause, "verify_message", "")
-    if said:
-        what_to_do = WHAT_TO_DO.get(getattr(cause, "verify_code", 0), "Use another certificate.")
-        return f"its certificate is not believed: {said.rstrip('.')}", what_to_do
-    why = getattr(cause, "reason", "")
-    if why in _NOT_TLS:
-        return "it does not speak TLS", "Write its address with http://, or set tls.certificate and tls.key there."
-    if type(cause).__name__ == "SSLEOFError" or why in NOT_SHOWN:  # It may be gone before it can be heard.
-        return "it ended the TLS connection", SHOW_ONE
-    return None
 
 
 def _error_of(response: requests.Response, url: str) -> errors.HarmonicIOError:

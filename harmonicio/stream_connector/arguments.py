@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from harmonicio.core.certificates import TlsIdentity
@@ -31,6 +32,6 @@ def resolved(
     else:
         credentials = TlsCredentials(TlsFiles(settings.tls).read) if tls is None else TlsCredentials.of(tls)
     if client is None:
-        bearer = token if token is not None else read_token(settings, (Role.SOURCE, Role.ADMIN))
+        bearer = partial(read_token, settings, (Role.SOURCE, Role.ADMIN)) if token is None else token
         client = MasterClient(settings.master.url, bearer, tls=credentials)
     return settings.connector, client, credentials

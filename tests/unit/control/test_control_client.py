@@ -152,6 +152,16 @@ def test_a_token_that_cannot_be_one_is_refused_and_not_shown(token: str) -> None
     assert token not in f"{refusal.value} {refusal.value.hint}"
 
 
+def test_a_token_that_is_refused_is_read_again_and_tried_again_if_it_is_another(client: MasterClient) -> None:
+    tokens = iter(["old", "new", "new"])
+    with MasterClient(client.url, lambda: next(tokens)) as own:
+        Scripted.answers += [problem(401), HEALTHY, problem(401)]
+        assert own.health().status == "ok"
+        with pytest.raises(errors.NotAllowed):
+            own.health()
+    assert [bearer for _, _, bearer in Scripted.seen] == ["Bearer old", "Bearer new", "Bearer new"]
+
+
 def test_a_request_that_changes_nothing_twice_is_repeated_once_when_the_connection_breaks(client: MasterClient) -> None:
     Scripted.answers += [None, HEALTHY]
     assert client.health().status == "ok"
