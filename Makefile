@@ -169,6 +169,9 @@ $(CONTEXT)/own/.made: pyproject.toml README.md $(shell find harmonicio -type f -
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
 	touch $@
 
+.PHONY: wheelhouse
+wheelhouse: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## fetch and build all that hosts install, for deploy/ansible
+
 .PHONY: images
 images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## build all container images; BASE_IMAGE=one with Python 3.11
 	$(BIN)/python deploy/docker/build_images.py --from $(BASE_IMAGE) $(CONTEXT)

@@ -35,10 +35,19 @@ def issue(
     hosts: list[str] = typer.Argument(help="Names and addresses of one host, as others dial it; the first names it."),
     folder: Path | None = FOLDER,
     days: int = typer.Option(HOST_DAYS, min=1, help="Days until it expires."),
+    unless_it_lasts: int | None = typer.Option(
+        None, min=0, help="Keep the one that it has, if that is for these names and lasts so many days more."
+    ),
 ) -> None:
     """Make a certificate for a host, or a new one in place of the one it has."""
     place = _folder(context, folder)
-    made = Authority(place).issue(hosts, days=days)
+    authority = Authority(place)
+    if unless_it_lasts is not None and (kept := authority.find(hosts, lasting_days=unless_it_lasts)) is not None:
+        console.say(
+            f"{place / kept.name}.pem is kept: it is for {', '.join(kept.hosts)}, until {_date(kept.not_after)}."
+        )
+        return
+    made = authority.issue(hosts, days=days)
     console.say(
         f"{place / made.name}.pem (tls.certificate) and .key (tls.key) are for {', '.join(made.hosts)}, "
         f"until {_date(made.not_after)}."

@@ -111,7 +111,7 @@ class Authority:
             InvalidInput: there is no such host name.
             ConfigurationError: the files cannot be written.
         """
-        stem = hosts[0].replace(":", "-")
+        stem = _stem(hosts[0])
         if stem == AUTHORITY:
             raise InvalidInput(f"The files of a host cannot be called {AUTHORITY}.", hint="Give another name first.")
         names = [_general_name(host) for host in dict.fromkeys([*hosts, *OWN_NAMES])]
@@ -135,6 +135,17 @@ class Authority:
         write_public_file(self._folder / f"{stem}.pem", _pem_of(certificate), "certificate")
         return _view(stem, certificate)
 
+    def find(self, hosts: Sequence[str], *, lasting_days: int) -> CertificateView | None:
+        """Return the certificate that a host has, with its key, if it is for just these names and lasts that long."""
+        stem = _stem(hosts[0])
+        if not (self._folder / f"{stem}.key").exists():
+            return None
+        until = datetime.now(UTC) + timedelta(days=lasting_days)
+        for view in self.views():
+            if view.name == stem and set(view.hosts) == set(hosts) and view.not_after > until.timestamp():
+                return view
+        return None
+
     def views(self) -> Iterator[CertificateView]:
         """Yield the authority, and what it has signed in its folder."""
         yield _view(AUTHORITY, self._certificate)
@@ -149,6 +160,11 @@ class Authority:
         except (ValueError, TypeError, InvalidSignature):
             return False
         return True
+
+
+def _stem(host: str) -> str:
+    """Return what the files of a host are called."""
+    return host.replace(":", "-")
 
 
 def _builder(

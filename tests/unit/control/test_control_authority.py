@@ -91,6 +91,24 @@ def test_a_folder_without_an_authority_or_with_half_of_one_is_named(tmp_path: Pa
         Authority(tmp_path / "other")
 
 
+def test_a_certificate_is_kept_while_it_lasts_long_enough_and_names_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Authority.make(tmp_path)
+
+    def issue(*words: str) -> bytes:
+        assert main(["certs", "issue", *words, "--folder", str(tmp_path), "--days", "40"]) == 0
+        return (tmp_path / "host.example.pem").read_bytes()
+
+    first = issue("host.example", "192.0.2.7", "--unless-it-lasts", "30")
+    assert issue("host.example", "192.0.2.7", "--unless-it-lasts", "30") == first
+    assert "is kept" in capsys.readouterr().out
+    assert (second := issue("host.example", "192.0.2.7", "--unless-it-lasts", "50")) != first
+    assert (third := issue("host.example", "192.0.2.8", "--unless-it-lasts", "30")) != second
+    (tmp_path / "host.example.key").unlink()
+    assert issue("host.example", "192.0.2.8", "--unless-it-lasts", "30") != third
+
+
 def test_the_command_makes_lists_and_renews_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = str(tmp_path / "certs")
     for words in (["init"], ["issue", "host.example", "2001:db8::7"], ["issue", "host.example", "--days", "7"], ["ls"]):
