@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from weakref import WeakSet
 
 from harmonicio.control import json_codec, paths
-from harmonicio.control.http_session import cut, new_session, reason
+from harmonicio.control.http_session import cut, is_unsent, new_session, reason
 from harmonicio.control.messages import Problem
 from harmonicio.core import errors
 
@@ -139,6 +139,9 @@ class MasterCaller:
             except (requests.RequestException, OSError) as error:
                 if self._is_closed:
                     raise self._ended() from error
+                if is_unsent(error):
+                    attempts += 1  # Certificates were renewed just now, and its connections closed.
+                    continue
                 if attempts and isinstance(error, requests.ConnectionError) and not isinstance(error, requests.Timeout):
                     continue
                 why, hint = reason(error)

@@ -77,6 +77,13 @@ def new_session(context: ssl.SSLContext | None, on_connected: Callable[[HTTPConn
     return session
 
 
+def is_unsent(error: BaseException) -> bool:
+    """Whether nothing of a request was sent, because its session had been closed by then."""
+    from urllib3.exceptions import ClosedPoolError
+
+    return isinstance(error, ClosedPoolError) or isinstance((error.args or ("",))[0], ClosedPoolError)
+
+
 def reason(error: BaseException) -> tuple[str, str]:
     """Return the innermost cause that says something, without object addresses, and what to do, where that is known."""
     cause: BaseException = error

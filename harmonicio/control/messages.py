@@ -217,7 +217,7 @@ class LeaseGrant:
         retry_after_s: When to ask again for the rest.
         timeout_s: What a handler of this stream may take; an engine that is silent for longer is given up.
         is_ordered: Whether no message of this stream may overtake another.
-        prefetch_s: Of the stream: an engine's credit is for as many messages as its handlers do in so long.
+        window_s: Seconds of one handler's time that all of an engine's credit stands for; 0 where that is not known.
     """
 
     leases: tuple[Lease, ...]
@@ -226,7 +226,7 @@ class LeaseGrant:
     retry_after_s: float
     timeout_s: float = 600.0
     is_ordered: bool = False
-    prefetch_s: float = 0.1
+    window_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

@@ -297,7 +297,7 @@ class Master:
             retry_after_s=decision.retry_after_s,
             timeout_s=declaration.timeout_s,
             is_ordered=declaration.ordered,
-            prefetch_s=declaration.prefetch_s,
+            window_s=declaration.prefetch_s * declaration.concurrency,
         )
 
     def renew(self, held: LeaseList) -> LeaseRenewal:

@@ -10,7 +10,8 @@
 Rules (1 to 3 and 12 of docs/guarantees.md):
 
 - Messages go by priority, then in the order in which they were offered, to the engine with the least to do among those
-  with credit. Who had the last has the next, too, while that answers within 2 ms, or small ones leave together.
+  with credit. Who had the last has the next, too, while its credit and its answers show that it has done what it has
+  before another would have woken up, or while small ones leave together.
 - Where there is another engine, or may be one, an engine that was idle gets some messages, whatever its credit, and
   more only as it answers: slow messages must not pile up where quick ones went before.
 - A message goes to the backlog when its patience is over, which is shorter when half of the byte budget waits; but not
@@ -20,8 +21,7 @@ Rules (1 to 3 and 12 of docs/guarantees.md):
 - A message that is rejected again and again is held back a while before it is sent again, others are not; the third
   time it goes to the master only, which keeps it for as long as no engine can take it.
 - Nothing that may wait for an engine goes to the master before what only the master may have and it has room for.
-- A message that cannot be read when its turn comes is held back likewise; it has not left, and others go on.
-- An engine that does not answer a message in time is given up.
+- A message that cannot be read when its turn comes is held back likewise. An engine that does not answer is given up.
 - Whatever is offered comes out of :meth:`Dispatch.take_settled` once, or of :meth:`Dispatch.withdraw_all`.
 
 No sockets, threads or clocks: ``now`` is monotonic seconds. The connector calls under its lock; a lane's ``outbox``
@@ -52,7 +52,7 @@ FEW_MESSAGES = 4
 SEEK_BEYOND_IDLE_S = MIN_PATIENCE_S
 #: What was rejected so often goes to the master only.
 MAX_REJECTIONS = 3
-HANDLER_TIMEOUT_S, PREFETCH_S = 600.0, 0.1  # the defaults of a stream
+HANDLER_TIMEOUT_S = 600.0  # the default of a stream
 
 _WAITING, _SUSPECT, _DEAD = DeliveryState.WAITING, int(Flag.SUSPECT), int(Flag.DEAD)
 
@@ -76,7 +76,7 @@ class Dispatch:
         self, budget_bytes: int, patience_s: float | None = None, jitter: Callable[[], float] = random.random
     ) -> None:
         self.budget_bytes = budget_bytes
-        self.handler_timeout_s, self.prefetch_s = HANDLER_TIMEOUT_S, PREFETCH_S
+        self.handler_timeout_s, self.window_s = HANDLER_TIMEOUT_S, 0.0
         self.engines_from = self._offered_at = 0.0
         self._patience = Patience(patience_s)
         self._waiting, self._for_master = PartedLine(), PartedLine()
@@ -185,10 +185,10 @@ class Dispatch:
     def _engine_at_once(self, parcel: Parcel, now: float) -> Lane | None:
         """Return the engine for a message that nothing waits before: the same again, if it is quick."""
         latest = self._latest
-        if latest is not None and latest.goes_on(parcel, now, self.prefetch_s):
+        if latest is not None and latest.goes_on(parcel, now, self.window_s):
             return latest
         lane = best_engine(self._engines, parcel, now, may_have_others=now >= self.engines_from)
-        self._latest = latest if latest is not None and latest.is_awake(now) else lane
+        self._latest = latest if latest is not None and latest.is_awake(now, self.window_s) else lane
         return lane
 
     def lane_opened(self, lane: Lane, now: float) -> None:

@@ -387,7 +387,7 @@ class Exchange:
     def granted(self, grant: LeaseGrant) -> None:
         with self.lock:
             self._refusal = None
-            self._dispatch.handler_timeout_s, self._dispatch.prefetch_s = grant.timeout_s, grant.prefetch_s
+            self._dispatch.handler_timeout_s, self._dispatch.window_s = grant.timeout_s, grant.window_s
             self._dispatch.pause.keeps_order = grant.is_ordered
 
     def refused(self, error: HarmonicIOError) -> None:

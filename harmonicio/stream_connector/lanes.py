@@ -144,6 +144,7 @@ class Lane:
         self.is_draining = self.is_prompt = self.is_quick = self.has_arena = False
         self.active_at = self.answered_at = 0.0
         self._is_soon_done = False
+        self._last_large = -1
         self._pace = self._pace_before = 0
         self._pace_at = 0.0
 
@@ -179,10 +180,14 @@ class Lane:
     def take(self, parcel: Parcel, now: float) -> None:
         """Line a parcel up to be written."""
         size_bytes = parcel.size_bytes
-        self.in_flight[self.credit.message_sent(size_bytes)] = parcel
+        number = self.credit.message_sent(size_bytes)
+        self.in_flight[number] = parcel
         self.outbox.append(parcel)
         self.active_at = now
-        parcel.sent_at = now if size_bytes < LARGE_BYTES else math.inf
+        if size_bytes < LARGE_BYTES:
+            parcel.sent_at = now
+        else:
+            parcel.sent_at, self._last_large = math.inf, number
         parcel.delivery.state = _IN_FLIGHT
 
     def can_take(self, parcel: Parcel) -> bool:
@@ -221,31 +226,35 @@ class Lane:
         self._pace = self._pace_before = 0
         self.is_quick = False
 
-    def goes_on(self, parcel: Parcel, now: float, prefetch_s: float) -> bool:
+    def goes_on(self, parcel: Parcel, now: float, window_s: float) -> bool:
         """Whether the engine that had the last message is quick enough to have this one, too.
 
         Args:
-            prefetch_s: Of the stream: its credit is as many messages as its handlers do in so long.
+            window_s: Seconds of one handler's time that all of its credit stands for; 0 where that is not known.
         """
         is_together = self.is_quick and self.outbox and self.can_wait(parcel)
-        is_next = is_together or self._is_soon_free(parcel, now, prefetch_s)
+        is_next = is_together or self._is_soon_free(parcel, now, window_s)
         return is_next and self.can_take(parcel) and not self.is_full(now)
 
-    def _is_soon_free(self, parcel: Parcel, now: float, prefetch_s: float) -> bool:
+    def _is_soon_free(self, parcel: Parcel, now: float, window_s: float) -> bool:
         """Whether it is awake, and will have done what it has in less time than another takes to wake up."""
-        if not prefetch_s or not self.is_awake(now):
+        if not self.is_awake(now, window_s):
             return False
-        if len(self.in_flight) >= (self.credit.window / prefetch_s // AHEAD_PER_S) ** 2:
+        if len(self.in_flight) >= (self.credit.window / window_s // AHEAD_PER_S) ** 2:
             return False
-        return parcel.size_bytes < LARGE_BYTES or self._has_written()
+        return parcel.size_bytes < LARGE_BYTES or self._has_written_large()
 
-    def _has_written(self) -> bool:
-        """Whether all that is under way has left."""
-        return not self.in_flight or next(reversed(self.in_flight.values())).sent_at < math.inf
+    def _has_written_large(self) -> bool:
+        """Whether no large message that is under way has still to leave."""
+        last = self.in_flight.get(self._last_large)
+        return last is None or last.sent_at < math.inf
 
-    def is_awake(self, now: float) -> bool:
-        """Whether the engine has just done a message, and that soon after it was offered."""
-        return self._is_soon_done and now - self.answered_at < AWAKE_S
+    def is_awake(self, now: float, window_s: float) -> bool:
+        """Whether the engine has just done a message, soon after its offer, and its credit says how quick it is.
+
+        The credit is at least one message, so it says nothing where it stands for next to no time.
+        """
+        return self._is_soon_done and now - self.answered_at < AWAKE_S <= window_s
 
     def is_full(self, now: float) -> bool:
         """Whether as many messages are under way as will be answered soon, as far as one can know."""

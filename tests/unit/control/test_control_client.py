@@ -12,10 +12,11 @@ from typing import ClassVar
 
 import pytest
 
-from harmonicio.control import paths
+from harmonicio.control import json_codec, paths
 from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import LeaseRequest
+from harmonicio.control.messages import BacklogAccess, LeaseGrant, LeaseRequest
 from harmonicio.core import errors
+from harmonicio.core.lease import Address
 from harmonicio.testing.leaks import Holdings, leaks_since
 
 
@@ -61,6 +62,7 @@ def problem(status: int, **more: object) -> tuple[int, bytes]:
     return status, json.dumps({"title": "T", "status": status, "code": "c", "detail": "It is so.", **more}).encode()
 
 
+GRANT = LeaseGrant((), BacklogAccess(Address("127.0.0.1", 8711), "ticket", 900.0), "queue", 1.0)
 HEALTHY = (200, b'{"status": "ok"}')
 
 
@@ -232,6 +234,20 @@ def test_a_closed_client_has_closed_its_connections_although_somebody_keeps_an_e
     client.close()
     assert leaks_since(before) == []
     assert kept.value.__cause__ is not None
+
+
+def test_a_request_whose_connections_were_closed_because_certificates_were_renewed_is_sent_over_others(
+    client: MasterClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened, renewed = client._opened, client._opened()
+    renewed.get_adapter(client.url).poolmanager.connection_from_url(client.url).close()
+    client._session = None
+    sessions = iter([renewed])
+    monkeypatch.setattr(client, "_opened", lambda: next(sessions, None) or opened())
+    Scripted.answers.append((200, json_codec.dumps(GRANT)))
+    assert client.request_leases(LeaseRequest("plates", "s1", 1)) == GRANT
+    assert len(Scripted.seen) == 1
+    renewed.close()
 
 
 def test_importing_the_client_does_not_import_requests() -> None:

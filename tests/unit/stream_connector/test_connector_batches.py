@@ -5,7 +5,6 @@ from __future__ import annotations
 import pytest
 
 from benches.dispatch import FAILED, Bench
-from harmonicio.stream_connector.dispatch import PREFETCH_S
 from harmonicio.stream_connector.lanes import (
     AHEAD_PER_S,
     AWAKE_S,
@@ -91,13 +90,16 @@ def test_an_engine_that_takes_longer_gets_the_first_one_as_soon_as_it_rests() ->
     assert not lane.can_wait(following)
 
 
-#: With so much credit an engine that is awake may have 16 messages unanswered.
-CREDIT = int(4 * AHEAD_PER_S * PREFETCH_S) + 100
+#: Credit is for so much time of handlers …
+WINDOW_S = 0.1
+#: … and with so much of it an engine that is awake may have 16 messages unanswered.
+CREDIT = int(4 * AHEAD_PER_S * WINDOW_S) + 100
 
 
 def engines(messages: int = CREDIT, size: int = 10**9) -> tuple[Bench, Lane, Lane, Lane]:
     """Return three engines with this credit, of which the last has had a message."""
     bench = Bench(budget_bytes=10**10)
+    bench.dispatch.window_s = WINDOW_S
     *others, latest = [bench.lane() for _ in range(3)]
     bench.credit(latest, messages, size)
     bench.offer()
@@ -134,16 +136,16 @@ def test_an_engine_that_is_awake_goes_on_when_others_have_had_what_was_too_much(
 
 
 def test_an_engine_whose_handler_takes_longer_than_it_takes_to_wake_another_gets_no_more_than_others() -> None:
-    bench, *lanes, latest = engines(messages=int(AHEAD_PER_S * PREFETCH_S))
+    bench, *lanes, latest = engines(messages=int(AHEAD_PER_S * WINDOW_S))
     bench.answer(latest, 0, DONE)
     offer(bench, 6)
     assert in_flight(latest, *lanes) == [2, 2, 2]
 
 
-@pytest.mark.parametrize("prefetch_s", [0.0, 5 * PREFETCH_S])
-def test_an_engine_that_has_much_credit_because_its_stream_says_so_gets_no_more_than_others(prefetch_s: float) -> None:
+@pytest.mark.parametrize("window_s", [0.0, 1e-300, AWAKE_S / 2, 5 * WINDOW_S])
+def test_an_engine_that_has_much_credit_because_its_stream_says_so_gets_no_more_than_others(window_s: float) -> None:
     bench, *lanes, latest = engines()
-    bench.dispatch.prefetch_s = prefetch_s
+    bench.dispatch.window_s = window_s
     bench.answer(latest, 0, DONE)
     offer(bench, 6)
     assert in_flight(latest, *lanes) == [2, 2, 2]
@@ -196,6 +198,15 @@ def test_a_large_message_goes_to_an_engine_that_is_awake_only_when_what_it_has_i
             parcel.sent_at = bench.now
     offer(bench, 1, LARGE_BYTES)
     assert in_flight(latest, *lanes) == [2, 1, 1]
+
+
+def test_a_small_message_behind_a_large_one_does_not_let_the_next_large_one_follow() -> None:
+    bench, *lanes, latest = engines()
+    bench.answer(latest, 0, DONE)
+    for size in (LARGE_BYTES, 1000) * 6:
+        offer(bench, 1, size)
+    large = [sum(parcel.size_bytes == LARGE_BYTES for parcel in lane.outbox) for lane in (latest, *lanes)]
+    assert max(large) <= 3 and sum(large) == 6
 
 
 def test_an_engine_that_has_gone_gets_nothing_although_it_was_awake() -> None:
