@@ -20,8 +20,10 @@ QUICK_DISK := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 200000
 FAST_TESTS := $(wildcard tests/unit tests/property tests/contract tests/test_architecture.py)
 # These share a Docker engine, so one process runs them.
 CONTAINER_TESTS := $(wildcard tests/containers)
+# These make machines of their own and install what is in the wheelhouse: `make cluster-test`.
+CLUSTER_TESTS := $(wildcard tests/cluster)
 comma      := ,
-SLOW_TESTS := $(filter-out $(FAST_TESTS) $(CONTAINER_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
+SLOW_TESTS := $(filter-out $(FAST_TESTS) $(CONTAINER_TESTS) $(CLUSTER_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
 
 .PHONY: help
 help: ## list the commands
@@ -101,6 +103,10 @@ store-faults: install ## the backlog's store killed, refused and without power a
 .PHONY: outage
 outage: install ## a master that is away for 10 s and comes back to 1,000 connectors, and 10,000 idle connections
 	OUTAGE=full $(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
+
+.PHONY: cluster-test
+cluster-test: install wheelhouse ## the playbook on three machines that it makes, and the cluster hurt and upgraded; for root
+	$(BIN)/python -m pytest -q -s $(CLUSTER_TESTS)
 
 .PHONY: sizes
 sizes: install ## messages of 2 and 4 GiB, and of a byte more and less

@@ -77,7 +77,7 @@ def test_the_master_answers_a_lease_request_with_an_address_and_a_ticket_for_tha
 def test_the_master_tells_a_source_what_its_stream_is_like(admin: MasterClient) -> None:
     admin.declare_stream(dataclasses.replace(PLATES, engines=1, timeout_s=5.0, ordered=True, prefetch_s=2.0))
     grant = ask(admin, "s1")
-    assert (grant.timeout_s, grant.is_ordered, grant.prefetch_s) == (5.0, True, 2.0)
+    assert (grant.timeout_s, grant.is_ordered, grant.window_s) == (5.0, True, 2.0)
 
 
 def test_when_all_engines_are_taken_the_answer_says_queue_until_one_is_free(admin: MasterClient) -> None:
