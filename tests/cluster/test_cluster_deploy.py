@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from cluster.machines import Machines
 from cluster.site import Site
+
 from harmonicio.testing.waiting import wait_until
 
 pytestmark = pytest.mark.timeout(900)
