@@ -7,11 +7,15 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
 
 from cluster.machines import Machines
+
+from harmonicio.testing.waiting import wait_until
 
 STREAM = "plates"
 _HANDLER = """
@@ -100,6 +104,46 @@ class Site:
         )
         return run.stdout
 
-    def status(self) -> Any:
-        """Return the cluster as an administrator sees it."""
-        return json.loads(self.command("status", "--json"))
+    def release(self, name: str) -> str:
+        """Return which release the service of a machine runs."""
+        service = "harmonicio-master" if name == self._machines.names[0] else "harmonicio-worker"
+        return self._machines.ssh(name, f"systemctl show -p ExecStart --value {service}").stdout.split("/")[3]
+
+    @contextmanager
+    def sending(self, count: int, size: int, per_s: float, takes_s: float = 0.0) -> Iterator[Sending]:
+        """Have a source send to the cluster from the host from which it is run."""
+        script, numbers = Path(__file__).with_name("source.py"), (count, size, per_s, takes_s)
+        words = [*self._machines.on(), sys.executable, str(script), str(self.settings), *map(str, numbers)]
+        said = self.folder / "source.out"
+        with said.open("wb") as out, subprocess.Popen(words, stdout=out, cwd=self.folder) as process:
+            try:
+                yield Sending(process, said)
+            finally:
+                process.kill()
+
+
+class Sending:
+    """A source that sends."""
+
+    def __init__(self, process: subprocess.Popen[bytes], said: Path) -> None:
+        self._process = process
+        self._said = said
+
+    @property
+    def last(self) -> Any:
+        """What it said last: how many messages it has sent, and how many of them are in which state."""
+        lines = self._said.read_text().splitlines()
+        return json.loads(lines[-1]) if lines else {"sent": 0, "states": {}}
+
+    def wait_for(self, done: int, within_s: float = 60.0) -> None:
+        """Wait until so many messages are done."""
+        wait_until(lambda: self.last["states"].get("done", 0) >= done, within_s, what=f"{done} messages to be done")
+
+    def stop(self) -> None:
+        """Let it send no more, and wait for what it has sent."""
+        self._process.terminate()
+
+    def finish(self, within_s: float = 300.0) -> Any:
+        """Return its last words."""
+        assert self._process.wait(within_s) == 0, self.last
+        return self.last

@@ -122,7 +122,7 @@ class MasterHost(RoleHost):
     def _store(self, name: str, folder: object, limits: StoreLimits) -> SimulatedStore:
         return SimulatedStore(self.disk, limits, SystemClock())
 
-    def _web_server(self, address: Address, app: Master, *, threads: int) -> Any:
+    def _web_server(self, address: Address, app: Master, **_: object) -> Any:
         self._world.web.servers[self.host.name] = WebServer(app, current().process)
         return _Bound(address, self._world.web, self.host.name)
 
