@@ -268,7 +268,7 @@ def test_what_lies_behind_a_hole_in_the_index_is_served_too(tmp_path: Path) -> N
     assert [each.wait() for each in told] == [None] * count
     opened.store.close()
     index = folder / "backlog.sqlite"
-    change(index, index.stat().st_size // 2 // PAGE_BYTES * PAGE_BYTES, b"\xff" * hole_bytes)
+    change(index, _leaves_from_the_middle(index, hole_bytes // PAGE_BYTES) * PAGE_BYTES, b"\xff" * hole_bytes)
     opened = OpenStore(SqliteStore(folder, LIMITS))
     found = []
     for entry in opened.recovery.entries:
@@ -279,6 +279,12 @@ def test_what_lies_behind_a_hole_in_the_index_is_served_too(tmp_path: Path) -> N
     assert "made anew" in opened.recovery.repairs[0]
     assert len(found) >= count - hole_bytes // 40  # No row is smaller.
     assert found[-1] == count - 1
+
+
+def _leaves_from_the_middle(index: Path, count: int) -> int:
+    """Return the first of so many pages in a row that hold rows, and no pointers to other pages (SQLite's type 13)."""
+    kinds = index.read_bytes()[::PAGE_BYTES]
+    return kinds.index(b"\x0d" * count, len(kinds) // 2)
 
 
 def test_an_index_of_an_earlier_format_that_is_damaged_is_read_likewise(

@@ -6,7 +6,8 @@
 
 Rules:
 
-- Nothing is thrown away: what cannot be read is put aside in ``quarantine``, for people to look at.
+- Nothing is thrown away: what cannot be read is put aside in ``quarantine``, for people to look at. Rows are found
+  through the pages that point to them: where one of those is damaged, all rows below it are for people.
 - It is the only place where a file without a row is adopted. So a message that was finished just before may be
   processed once more, which is better than one that is lost. Of several files of one message the latest counts: those
   before it are of puts that were refused.
