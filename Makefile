@@ -108,6 +108,10 @@ outage: install ## a master that is away for 10 s and comes back to 1,000 connec
 cluster-test: install wheelhouse ## the playbook on three machines that it makes, and the cluster hurt and upgraded; for root
 	$(BIN)/python -m pytest -q -s $(CLUSTER_TESTS)
 
+.PHONY: security-test
+security-test: install wheelhouse ## what docs/security.md says, a line for each row; for root
+	$(BIN)/python -m pytest -q --rows tests
+
 .PHONY: sizes
 sizes: install ## messages of 2 and 4 GiB, and of a byte more and less
 	SIZES=full $(BIN)/python -m pytest -q -rA --durations=0 tests/integration/test_connector_sizes.py

@@ -13,6 +13,8 @@ import pytest
 
 from harmonicio.testing.waiting import wait_until as _wait_until
 
+pytest_plugins = ("rows",)
+
 REPOSITORY = Path(__file__).parent.parent
 IS_CI = os.environ.get("CI") == "true"
 
