@@ -43,6 +43,7 @@ COMMANDS = (
     Command("backlog", "Look at the messages that wait at the master, and put them in another order.", is_noun=True),
     Command("dead", "List, show, replay and purge messages that were given up.", is_noun=True),
     Command("token", "Make, list and revoke bearer tokens.", is_noun=True),
+    Command("audit", "Show who changed what, and whether the records are as they were written.", is_noun=True),
     Command("certs", "Make certificates for the hosts of a cluster.", is_noun=True),
     Command("haste", "Look after what HASTE keeps.", is_noun=True),
     Command("report", "Write what was found interesting as CSV and HTML."),

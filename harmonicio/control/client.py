@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harmonicio.control import paths
+from harmonicio.control.audit_messages import AuditView
 from harmonicio.control.backlog_messages import (
     MAX_PAGE,
     BacklogView,
@@ -200,6 +201,10 @@ class MasterClient(MasterCaller):
 
     def revoke_token(self, name: str) -> None:
         self._tell("DELETE", paths.fill(paths.TOKEN, token=name))
+
+    def audit(self, last: int) -> AuditView:
+        """Return the last so many records of the audit log, and whether all are as they were written."""
+        return self._ask(AuditView, "GET", paths.AUDIT, query={"last": last}, read_timeout_s=CHANGE_TIMEOUT_S)
 
     # ── feature rows ─────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -42,6 +42,7 @@ DEAD_PURGE = f"{BASE}/streams/{{stream}}/dead/purge"
 OUTCOME = f"{BASE}/streams/{{stream}}/outcomes/{{message}}"
 TOKENS = f"{BASE}/tokens"
 TOKEN = f"{BASE}/tokens/{{token}}"
+AUDIT = f"{BASE}/audit"
 
 
 def fill(path: str, **names: str) -> str:

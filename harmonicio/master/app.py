@@ -30,6 +30,7 @@ from harmonicio.core.errors import InvalidInput, NotAllowed
 from harmonicio.core.names import check_message_id, check_name
 from harmonicio.core.roles import Role
 from harmonicio.master import api_document, problems
+from harmonicio.master.audit_log import Deed
 from harmonicio.master.endpoint import Call, Endpoint, Routes
 from harmonicio.master.http_server import REACHED_AT
 from harmonicio.master.master import Master
@@ -52,6 +53,7 @@ def create_app(master: Master, endpoints: Iterable[Endpoint]) -> Flask:
     app.url_map.merge_slashes = False
     problems.install(app)
     app.before_request(functools.partial(_authenticate, master))
+    app.after_request(functools.partial(_record, master))
     app.after_request(_add_headers)
     known = [*endpoints, _document_endpoint(app)]
     schemas = api_document.Schemas(known)
@@ -123,10 +125,21 @@ def _serve(master: Master, endpoint: Endpoint, names: Mapping[str, str]) -> Resp
         return problems.respond(problems.of_validation(error))
     except _NotJson as error:
         return problems.respond(problems.of_error(error, 400))
+    if identity is not None and endpoint.is_audited:
+        came_from = flask.request.remote_addr or ""
+        note = dict(endpoint.note(call.body))
+        flask.g.deed = Deed(identity.name, identity.role, came_from, endpoint.name, dict(names), note)
     answer = endpoint.handler(master, call)
     if endpoint.answer is None:
         return Response(status=204)
     return Response(json_codec.dumps(answer), content_type="application/json")
+
+
+def _record(master: Master, response: Response) -> Response:
+    """Put what was asked for into the audit log, however it was answered."""
+    if (deed := flask.g.pop("deed", None)) is not None:
+        master.audit.add(deed, response.status_code)
+    return response
 
 
 def _authorize(endpoint: Endpoint, identity: Identity | None, names: Mapping[str, str]) -> None:

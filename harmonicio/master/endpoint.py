@@ -52,6 +52,11 @@ class Call:
 
 
 Handler = Callable[[Master, Call], Any]
+Note = Callable[[Any], Mapping[str, Any]]
+
+
+def _nothing(body: Any) -> Mapping[str, Any]:
+    return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class Endpoint:
         roles: Who may call it, beside administrators; ``None`` means anybody, without a token.
         body, query: The record that each must be, or ``None``; ``Any`` takes every JSON value, or every query.
         answer: The type of what the handler returns; ``None`` for an empty answer.
+        note: Returns what of a body goes into the audit log. Nothing that may be secret.
     """
 
     method: str
@@ -75,6 +81,12 @@ class Endpoint:
     text: str
     body: Any = None
     query: Any = None
+    note: Note = _nothing
+
+    @property
+    def is_audited(self) -> bool:
+        """Whether it goes into the audit log: what only administrators may change."""
+        return self.roles == ADMIN_ONLY and self.method != "GET"
 
     def allows(self, identity: Identity | None) -> bool:
         """Whether this caller may use it. An engine acts for its own stream only (checked by the application)."""
@@ -99,14 +111,20 @@ class Routes:
         return self._add("GET", path, roles, answer=answer, query=query)
 
     def post(
-        self, path: str, roles: Collection[Role] | None, *, answer: Any = None, body: Any = None
+        self,
+        path: str,
+        roles: Collection[Role] | None,
+        *,
+        answer: Any = None,
+        body: Any = None,
+        note: Note = _nothing,
     ) -> Callable[[Handler], Handler]:
-        return self._add("POST", path, roles, answer=answer, body=body)
+        return self._add("POST", path, roles, answer=answer, body=body, note=note)
 
     def put(
-        self, path: str, roles: Collection[Role] | None, *, answer: Any = None, body: Any = None
+        self, path: str, roles: Collection[Role] | None, *, answer: Any = None, body: Any = None, note: Note = _nothing
     ) -> Callable[[Handler], Handler]:
-        return self._add("PUT", path, roles, answer=answer, body=body)
+        return self._add("PUT", path, roles, answer=answer, body=body, note=note)
 
     def delete(self, path: str, roles: Collection[Role] | None, *, query: Any = None) -> Callable[[Handler], Handler]:
         return self._add("DELETE", path, roles, answer=None, query=query)
@@ -120,13 +138,16 @@ class Routes:
         answer: Any,
         body: Any = None,
         query: Any = None,
+        note: Note = _nothing,
     ) -> Callable[[Handler], Handler]:
         def keep(handler: Handler) -> Handler:
             allowed = None if roles is None else frozenset(roles)
             name = f"{self._tag}.{handler.__name__}"
             text = inspect.getdoc(handler) or ""
             self.endpoints.append(
-                Endpoint(method, path, handler, allowed, answer, self._tag, name, text, body=body, query=query)
+                Endpoint(
+                    method, path, handler, allowed, answer, self._tag, name, text, body=body, query=query, note=note
+                )
             )
             return handler
 

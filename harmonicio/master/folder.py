@@ -3,6 +3,7 @@
 <folder>/master.lock            held for as long as the master lives
 <folder>/master.sqlite          streams, token hashes, ticket key, epoch (0600)
 <folder>/tokens/<role>.token    the tokens of the first start, for whoever may read this folder (0600)
+<folder>/audit/                 who changed what, and when (0600)
 <folder>/backlog/               the backlog's own
 """
 
@@ -30,6 +31,10 @@ class DataFolder(LockedFolder):
     @property
     def backlog(self) -> Path:
         return self.path / "backlog"
+
+    @property
+    def audit(self) -> Path:
+        return self.path / "audit"
 
     def token_file(self, role: str) -> Path:
         return self.path / "tokens" / f"{role}.token"

@@ -43,6 +43,7 @@ from harmonicio.core.errors import NotFound, Unavailable
 from harmonicio.core.lease import Address, Claims
 from harmonicio.core.names import check_message_id
 from harmonicio.core.stream import StreamDeclaration
+from harmonicio.master.audit_log import AuditLog
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.held_requests import HeldRequests
 from harmonicio.master.intake import Intake
@@ -68,6 +69,7 @@ class Master:
         tokens: The bearer tokens.
         office: Signs and checks tickets.
         backlog: Messages that wait here.
+        audit: Who changed what, and when.
         logs: Where logs of engines are asked for.
         streams: Where streams are changed.
 
@@ -84,11 +86,13 @@ class Master:
         office: TicketOffice,
         backlog: Backlog,
         clock: Clock,
+        audit: AuditLog,
         check_plugins: Callable[[StreamDeclaration], None] = lambda _: None,
     ) -> None:
         self.tokens = tokens
         self.office = office
         self.backlog = backlog
+        self.audit = audit
         self._intake: Intake | None = None
         self._data_address = Address("127.0.0.1", 0)
         self._find_gone: Callable[[], tuple[str, ...]] = lambda: ()

@@ -32,6 +32,7 @@ from harmonicio.core.lease import LEASE_TERM_S, Address, is_loopback
 from harmonicio.core.message import Outcome
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
+from harmonicio.master.audit_log import AuditLog
 from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import BacklogStore, StoreLimits
 from harmonicio.master.backlog.budget import LedgerLimits
@@ -196,6 +197,7 @@ class MasterService:
             office=office,
             backlog=backlog,
             clock=self._clock,
+            audit=AuditLog(self._folder.audit, self._clock),
             check_plugins=partial(check_plugins, self._extensions),
         )
 

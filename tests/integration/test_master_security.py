@@ -148,6 +148,7 @@ ALLOWED: dict[tuple[str, str], set[Role]] = {
     ("GET", paths.TOKENS): set(),
     ("POST", paths.TOKENS): set(),
     ("DELETE", paths.TOKEN): set(),
+    ("GET", paths.AUDIT): set(),
 }
 
 

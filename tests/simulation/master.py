@@ -62,7 +62,7 @@ class Folder:
     """:class:`harmonicio.master.folder.DataFolder`."""
 
     def __init__(self, path: Any) -> None:
-        self.database = self.backlog = path
+        self.database = self.backlog = self.audit = path
 
     def close(self) -> None:
         pass
@@ -110,6 +110,7 @@ class MasterHost(RoleHost):
             (place, "DataFolder", Folder),
             (place, "MasterStore", lambda *_: self.records),
             (place, "TokenBook", Tokens),
+            (place, "AuditLog", lambda *_: None),  # What writes it is not simulated: it is the web application's.
             (place, "open_extensions", lambda _: {}),
             (place, "extension_endpoints", lambda *_: []),
             (place, "find_outcome", lambda _, declaration, message, size_bytes: self._world.effects.recorded(message)),

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from harmonicio.master.endpoint import Endpoint
-from harmonicio.master.routes import backlog, dead, engines, health, leases, status, streams, tokens, workers
+from harmonicio.master.routes import audit, backlog, dead, engines, health, leases, status, streams, tokens, workers
 
 
 def all_endpoints() -> list[Endpoint]:
     """Return every route of the master itself; extensions bring theirs."""
-    modules = (health, status, workers, engines, streams, leases, backlog, dead, tokens)
+    modules = (health, status, workers, engines, streams, leases, backlog, dead, tokens, audit)
     return [endpoint for module in modules for endpoint in module.routes.endpoints]

@@ -35,7 +35,11 @@ def show(master: Master, call: Call) -> BacklogView:
     return master.backlog.upkeep.backlog(master.streams.declared(call.names["stream"]).name, call.query.limit)
 
 
-@routes.post(paths.STREAM_BACKLOG_PRIORITY, ADMIN_ONLY, body=PriorityRequest, answer=PriorityChange)
+def _asked_for(request: PriorityRequest) -> dict[str, int]:
+    return {"messages": len(request.messages), "priority": request.priority}
+
+
+@routes.post(paths.STREAM_BACKLOG_PRIORITY, ADMIN_ONLY, body=PriorityRequest, answer=PriorityChange, note=_asked_for)
 def prioritise(master: Master, call: Call) -> PriorityChange:
     """Give messages that wait another priority; what an engine has, or what is dead, keeps its own."""
     stream = master.streams.declared(call.names["stream"]).name

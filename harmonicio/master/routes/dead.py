@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from harmonicio.control import paths
 from harmonicio.control.backlog_messages import MAX_PAGE, DeadChange, DeadChoice, DeadLetterPage, DeadLetterView
@@ -37,13 +38,17 @@ def show(master: Master, call: Call) -> DeadLetterView:
     return master.backlog.upkeep.dead_letter(master.streams.declared(call.names["stream"]).name, call.names["message"])
 
 
-@routes.post(paths.DEAD_REPLAY, ADMIN_ONLY, body=DeadChoice, answer=DeadChange)
+def _chosen(choice: DeadChoice) -> dict[str, Any]:
+    return {"messages": len(choice.messages), "error_type": choice.error_type[:100], "all": choice.all}
+
+
+@routes.post(paths.DEAD_REPLAY, ADMIN_ONLY, body=DeadChoice, answer=DeadChange, note=_chosen)
 def replay(master: Master, call: Call) -> DeadChange:
     """Let dead letters wait again, with no attempts and no crashes counted; one step, which says where to go on."""
     return master.backlog.upkeep.replay(master.streams.declared(call.names["stream"]).name, call.body)
 
 
-@routes.post(paths.DEAD_PURGE, ADMIN_ONLY, body=DeadChoice, answer=DeadChange)
+@routes.post(paths.DEAD_PURGE, ADMIN_ONLY, body=DeadChoice, answer=DeadChange, note=_chosen)
 def purge(master: Master, call: Call) -> DeadChange:
     """Delete dead letters with their payloads; one step, which says where to go on."""
     return master.backlog.upkeep.purge(master.streams.declared(call.names["stream"]).name, call.body)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
+from typing import Any
 
-from harmonicio.control import paths
+from harmonicio.control import json_codec, paths
 from harmonicio.control.messages import EngineCount, StreamView
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.stream import StreamDeclaration
@@ -33,7 +35,18 @@ def show(master: Master, call: Call) -> StreamView:
     return master.stream_view(call.names["stream"])
 
 
-@routes.put(paths.STREAM, ADMIN_ONLY, body=StreamDeclaration, answer=StreamDeclaration)
+def _declared(declaration: StreamDeclaration) -> dict[str, Any]:
+    """Parameters and options of plugins may hold secrets: the digest says whether they are those of another time."""
+    return {
+        "handler": declaration.handler,
+        "image": declaration.image,
+        "engines": declaration.engines,
+        "plugins": sorted(declaration.plugins),
+        "sha256": hashlib.sha256(json_codec.dumps(declaration)).hexdigest(),
+    }
+
+
+@routes.put(paths.STREAM, ADMIN_ONLY, body=StreamDeclaration, answer=StreamDeclaration, note=_declared)
 def declare(master: Master, call: Call) -> StreamDeclaration:
     """Declare a stream; the answer names the version. The same declaration again changes nothing."""
     if call.body.name != call.names["stream"]:
@@ -41,7 +54,9 @@ def declare(master: Master, call: Call) -> StreamDeclaration:
     return master.streams.declare(call.body)
 
 
-@routes.post(paths.STREAM_SCALE, ADMIN_ONLY, body=EngineCount, answer=StreamView)
+@routes.post(
+    paths.STREAM_SCALE, ADMIN_ONLY, body=EngineCount, answer=StreamView, note=lambda count: {"engines": count.engines}
+)
 def scale(master: Master, call: Call) -> StreamView:
     """Run another number of engines; none that goes on is restarted."""
     master.streams.scale(call.names["stream"], call.body.engines)

@@ -16,7 +16,11 @@ def list_all(master: Master, call: Call) -> tuple[TokenView, ...]:
     return master.tokens.views()
 
 
-@routes.post(paths.TOKENS, ADMIN_ONLY, body=TokenRequest, answer=TokenView)
+def _asked_for(request: TokenRequest) -> dict[str, str]:
+    return {"name": request.name, "role": request.role}
+
+
+@routes.post(paths.TOKENS, ADMIN_ONLY, body=TokenRequest, answer=TokenView, note=_asked_for)
 def create(master: Master, call: Call) -> TokenView:
     """Make a token; its secret is shown in this answer only."""
     return master.tokens.create(call.body)
