@@ -36,7 +36,7 @@ def show(
         for each in view.damage:
             console.say(each)
         if view.kept and not view.damage:
-            console.say(f"All {view.kept} records are as they were written; the last one has the digest {view.digest}.")
+            console.say(f"As they were written: all of {view.kept}. The digest of the last one: {view.digest}")
     if view.damage:
         raise typer.Exit(DAMAGED)
 

@@ -70,11 +70,12 @@ def run(
 ) -> None:
     files = files or []
     _check(files)
-    settings = invocation.of(context).settings()
+    asked = invocation.of(context)
+    settings = asked.settings()
     folder = spool or settings.connector.spool_folder
     if not files and folder is None:
         raise InvalidInput("There is nothing to send.", hint="Name files, or with --spool a folder of earlier ones.")
-    connector = _connector(settings, stream, folder)
+    connector = _connector(asked, settings, stream, folder)
     deliveries: list[Delivery] = []
     stopped: KeyboardInterrupt | HarmonicIOError | None = None
     why: list[HarmonicIOError] = []
@@ -103,14 +104,13 @@ def run(
     _raise_for_the_rest(rows, folder, connector)
 
 
-def _connector(settings: Settings, stream: str, folder: Path | None) -> StreamConnector:
+def _connector(asked: invocation.Invocation, settings: Settings, stream: str, folder: Path | None) -> StreamConnector:
     return StreamConnector(
         stream,
         master=settings.master.url,
         token=read_token(settings, (Role.SOURCE, Role.ADMIN)),
         spool=folder,
-        spool_max_bytes=settings.connector.spool_max_bytes,
-        spool_sync=settings.connector.spool_sync,
+        settings=asked.settings_file,
     )
 
 

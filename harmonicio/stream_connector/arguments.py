@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from harmonicio.core.certificates import TlsIdentity
@@ -16,17 +17,18 @@ Tls = TlsIdentity | TlsCredentials
 
 
 def resolved(
+    file: Path | str | None,
     flags: Mapping[str, Any],
     token: str | None,
     client: LeaseClient | None,
     tls: Tls | None,
 ) -> tuple[ConnectorSettings, LeaseClient, TlsCredentials]:
-    """Return the settings, and the client and whom to believe, as they say unless these were given."""
+    """Return what a settings file and flags say, and the client and whom to believe, unless these were given."""
     from harmonicio.control.client import MasterClient
     from harmonicio.control.settings_files import TlsFiles, load_settings, read_token
     from harmonicio.core.roles import Role
 
-    settings = load_settings(flags=flags)
+    settings = load_settings(file, flags=flags)
     if isinstance(tls, TlsCredentials):
         credentials = tls
     else:

@@ -15,13 +15,7 @@ from typing import Any, Literal, Self
 
 from harmonicio.core import forks
 from harmonicio.core.buffers import buffer_payload
-from harmonicio.core.errors import (
-    HarmonicIOError,
-    InvalidInput,
-    OutcomeExpired,
-    OutcomeTimeout,
-    UndeliveredError,
-)
+from harmonicio.core.errors import HarmonicIOError, InvalidInput, OutcomeExpired, OutcomeTimeout, UndeliveredError
 from harmonicio.core.message import MAX_MESSAGE_BYTES
 from harmonicio.core.names import check_name
 from harmonicio.stream_connector.allocation import Allocation
@@ -71,6 +65,7 @@ class StreamConnector:
         keeps_outcomes: Without, what becomes of a message after it is safe is neither remembered nor raised, and
             there is no spool.
         tls: What to show and whom to believe over TLS, in place of what the settings say.
+        settings: The settings file, in place of the one that is usually looked for.
         asks_first: Without, the first send does not wait for the master either; whoever waits hears what it refuses.
 
     Raises:
@@ -95,6 +90,7 @@ class StreamConnector:
         keeps_outcomes: bool = True,
         asks_first: bool = True,
         tls: Tls | None = None,
+        settings: Path | str | None = None,
     ) -> None:
         self.stream = check_name("stream", stream)
         self.source = f"s-{os.urandom(6).hex()}"
@@ -108,24 +104,24 @@ class StreamConnector:
             "connector.spool_max_bytes": spool_max_bytes,
             "connector.spool_sync": spool_sync,
         }
-        settings, client, credentials = resolved(flags, token, client, tls)
+        values, client, credentials = resolved(settings, flags, token, client, tls)
         self._process = forks.this_process
         self._opening = threading.Lock()
         self._is_open = False
         self._asks_first = asks_first
         self._spool: Spool | None = None
-        if settings.spool_folder is not None and keeps_outcomes:
+        if values.spool_folder is not None and keeps_outcomes:
             self._spool = Spool(
-                settings.spool_folder, stream, max_bytes=settings.spool_max_bytes, is_synced=settings.spool_sync
+                values.spool_folder, stream, max_bytes=values.spool_max_bytes, is_synced=values.spool_sync
             )
-        self._slots = ArenaSlots(settings.arena_max_bytes, settings.byte_budget_bytes)
-        dispatch = Dispatch(settings.byte_budget_bytes, settings.patience_s)
+        self._slots = ArenaSlots(values.arena_max_bytes, values.byte_budget_bytes)
+        dispatch = Dispatch(values.byte_budget_bytes, values.patience_s)
         settlement = Settlement(self._spool, keeps_outcomes=keeps_outcomes)
         self._exchange = Exchange(dispatch, self.source, settlement)
         self._outgoing = Outgoing(self, self._exchange, self._spool, knows_ids=keeps_outcomes)
         settlement.on_rejected = self._outgoing.forget
         self._leasing = Leasing(
-            self._exchange, client, self._slots, settings.checksum, credentials, stream=stream, source=self.source
+            self._exchange, client, self._slots, values.checksum, credentials, stream=stream, source=self.source
         )
         self._exchange.on_wanted = self._leasing.kick
 

@@ -94,7 +94,7 @@ def test_the_command_shows_it_and_fails_when_it_was_changed_afterwards(
     assert main(words) == 0
     shown = capsys.readouterr().out
     assert "streams.scale" in shown and "engines 3" in shown
-    assert f"All 2 records are as they were written; the last one has the digest {admin.audit(1).digest}." in shown
+    assert f"As they were written: all of 2. The digest of the last one: {admin.audit(1).digest}" in shown
     (file,) = (service.options.data_folder / "audit").iterdir()
     file.write_text(file.read_text().replace('"engines":3', '"engines":1'))
     assert main(words) == 1

@@ -10,6 +10,7 @@ import pytest
 import trustme
 
 from benches.certificates import believing, identity_of, write_files
+from harmonicio.cli.__main__ import main
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.control.settings_files import TlsFiles, load_settings
 from harmonicio.core.certificates import TlsIdentity
@@ -162,3 +163,25 @@ def test_the_settings_of_a_host_are_all_that_it_takes(
             stream, master=cluster.url, token=cluster.source_token, patience_s=60.0, arena_max_bytes=0
         ) as connector:
             assert connector.send(b"as set").result(30) == b"as set"
+
+
+def test_a_settings_file_elsewhere_is_all_that_a_source_and_a_command_take(
+    cluster: LocalCluster, tmp_path: Path, identity: TlsIdentity, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = declared(cluster, tmp_path, "named", 1)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    write_files(elsewhere, identity)
+    (elsewhere / "source.token").write_text(cluster.source_token)
+    (elsewhere / "source.token").chmod(0o600)
+    file = elsewhere / "cluster.toml"
+    file.write_text(
+        f"master.url = '{cluster.url}'\nclient.token_file = 'source.token'\ntls.authority = 'authority'\n"
+        "connector.arena_max_bytes = 0\n"
+    )
+    with StreamConnector(stream, settings=file, patience_s=60.0) as connector:
+        assert connector.send(b"by name").result(30) == b"by name"
+    sent = tmp_path / "sent.txt"
+    sent.write_text("a file")
+    assert main(["--settings", str(file), "send", stream, str(sent)]) == 0
+    assert "a file" in capsys.readouterr().out
