@@ -67,7 +67,7 @@ inside() {
 sweep() {
   local each
   for each in $HIERARCHIES; do
-    [ ! -e "$GROUPS_ROOT/$each/$1" ] || find "$GROUPS_ROOT/$each/$1" -depth -type d -exec rmdir {} \;
+    [ ! -e "$GROUPS_ROOT/$each/$1" ] || find "$GROUPS_ROOT/$each/$1" -depth -type d -exec rmdir {} +
   done
 }
 

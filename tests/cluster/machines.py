@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Self
@@ -168,12 +168,18 @@ class Machines:
 
     @contextmanager
     def unplugged(self, name: str) -> Iterator[None]:
-        """A machine without a network."""
-        self._network.run(name, "ip", "link", "set", "eth0", "down")
+        """A machine whose cable is pulled: nobody is told so, and what it runs goes on."""
+        self._network.run(CONTROL, "ip", "link", "set", name, "down")
         try:
             yield
         finally:
-            self._network.run(name, "ip", "link", "set", "eth0", "up")
+            self._network.run(CONTROL, "ip", "link", "set", name, "up")
+
+    @contextmanager
+    def deaf(self, name: str, to: str, *matches: str) -> Iterator[Callable[[], int]]:
+        """A machine hears nothing from another, or nothing of what matches; tells how many packets were lost by now."""
+        with self._network.deaf(name, to, *matches) as lost:
+            yield lost
 
 
 def _sweeps(group: str) -> bool:
