@@ -33,10 +33,13 @@ _PACKAGES = (
     "iptables",
     "libpam-systemd",
     "openssh-server",
+    "prometheus",
+    "prometheus-node-exporter",
     "python3-venv",
     "sudo",
     "systemd-sysv",
 )
+_SILENT = ("console-getty.service", "systemd-journal-flush.service")
 _BALLAST = ("man", "locale", "doc")
 _SCRIPT = str(Path(__file__).with_name("machine.sh"))
 _BOOT_S, _MAKE_S = 60.0, 600.0
@@ -93,7 +96,7 @@ class Machines:
         how = ("-q", "--variant=minbase", f"--include={','.join(_PACKAGES)}", "--dpkgopt=force-unsafe-io", *paths)
         words = ["mmdebstrap", *how, _SUITE, str(draft)]
         subprocess.run(words, check=True, capture_output=True, timeout=_MAKE_S)
-        for unit in ("console-getty.service", "systemd-journal-flush.service"):
+        for unit in (*_SILENT, "prometheus.service", "prometheus-node-exporter.service"):
             (draft / "etc/systemd/system" / unit).symlink_to("/dev/null")
         (draft / "etc/resolv.conf").write_text("")  # No name server is asked for anything.
         (draft / "etc/ssh/sshd_config.d/test.conf").write_text("UseDNS no\nMaxStartups 100\n")
