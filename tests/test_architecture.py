@@ -59,6 +59,7 @@ def test_an_import_stays_within_its_budget_and_starts_nothing(module: str) -> No
     assert threads == 1
 
 
+@pytest.mark.row("S17")
 def test_nothing_in_the_product_can_unpickle() -> None:
     offenders = [
         (shown(path), name) for path in SOURCES for name in imported_names(path) if name.partition(".")[0] in UNPICKLERS

@@ -67,6 +67,7 @@ class Site:
                 "children": {
                     "master": {"hosts": {master: hosts[master]}},
                     "workers": {"hosts": {name: hosts[name] for name in workers}},
+                    "monitoring": {"hosts": {master: hosts[master]}},
                 },
             }
         }
@@ -86,6 +87,8 @@ class Site:
             env={
                 **os.environ,
                 "ANSIBLE_NOCOLOR": "1",
+                # Other machines have these addresses, too: those of another run.
+                "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
                 "ANSIBLE_LOCAL_TEMP": str(self.folder / "ansible"),
                 "ANSIBLE_LOG_PATH": str(self.folder / "ansible.log"),  # With the time of each task.
             },

@@ -5,6 +5,8 @@ The tests build on each other, in this order.
 
 from __future__ import annotations
 
+import ast
+import json
 import shutil
 import subprocess
 import sys
@@ -51,6 +53,43 @@ def test_the_playbook_makes_a_cluster_of_empty_machines_and_changes_nothing_the_
     failed = [machines.ssh(name, "systemctl --failed --no-legend").stdout for name in machines.names]
     assert failed == [""] * len(machines.names)
     tell(f"the playbook on three empty machines: {sum(changes.values())} changes; again: {sum(again.values())}")
+
+
+_ASK = """
+import ssl, sys, urllib.request
+context = ssl._create_unverified_context()
+if sys.argv[2:]:
+    context.load_cert_chain(*sys.argv[2:])
+try:
+    print(urllib.request.urlopen(sys.argv[1], timeout=10, context=context).read().decode())
+except OSError as error:
+    print(error)
+"""
+
+
+def load_of(machines: Machines, name: str, *certificate: str, folder: Path = Path()) -> str:
+    """Return what a machine tells of its load, or why it tells nothing."""
+    shown = [str(folder / "certs" / each) for each in certificate]
+    words = [sys.executable, "-c", _ASK, f"https://{machines.address(name)}:9100/metrics", *shown]
+    return subprocess.run([*machines.on(), *words], check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_the_load_of_all_machines_is_kept_on_one_and_told_to_nobody_else(machines: Machines, site: Site) -> None:
+    asked = "python3 -c 'import urllib.request as r; print(r.urlopen(\"http://127.0.0.1:9090/api/v1/query?query=up\").read())'"
+
+    def are_up() -> set[str]:
+        answer = json.loads(ast.literal_eval(machines.ssh(machines.names[0], asked).stdout))
+        return {each["metric"]["host"] for each in answer["data"]["result"] if each["value"][1] == "1"}
+
+    wait_until(lambda: are_up() == set(machines.names), 60, what="all machines to tell their load")
+    for name in machines.names:
+        assert "node_cpu_seconds_total" in load_of(
+            machines, name, "client.pem", "client.key", folder=site.settings.parent
+        )
+        refusal = load_of(machines, name)
+        assert "certificate" in refusal and "node_" not in refusal
+    listening = machines.ssh(machines.names[0], "ss -ltnH 'sport = :9090'").stdout.split()
+    assert listening[3] == "127.0.0.1:9090"
 
 
 @pytest.mark.allow_leaks(reason="the machine that is switched on again is everybody's")

@@ -82,6 +82,7 @@ def size_image(engine_image: Callable[[str, str], str]) -> str:
     return engine_image("size", code)
 
 
+@pytest.mark.row("S11")
 def test_a_live_engine_has_no_more_than_the_design_gives_it(
     cluster: LocalCluster,
     connect: Callable[..., StreamConnector],
@@ -124,6 +125,7 @@ def test_a_live_engine_has_no_more_than_the_design_gives_it(
     assert engine.image == container["Image"]
 
 
+@pytest.mark.row("S11")
 def test_an_engine_can_change_nothing_but_its_scratch_space_and_become_nobody_else(
     cluster: LocalCluster, connect: Callable[..., StreamConnector], probe_image: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -160,6 +162,7 @@ def test_an_engine_that_needs_more_memory_than_it_may_have_ends_with_that_reason
     assert "It ended by signal 9. It needed more than its 268 MB of memory." in trouble.text
 
 
+@pytest.mark.row("F28")
 def test_an_engine_cannot_fill_more_than_its_own_space_which_goes_with_it(
     docker_settings: DockerSettings, engine_image: Callable[[str, str], str], tmp_path: Path
 ) -> None:

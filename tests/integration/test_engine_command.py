@@ -85,6 +85,7 @@ def test_metadata_is_a_json_file_and_the_id_is_text(run: Run) -> None:
     assert run([*ARGUMENTS, "--name={id}"], message_id="plate 1/é") == {"arguments": ["--name=plate 1/é"]}
 
 
+@pytest.mark.row("S12")
 def test_every_other_argument_arrives_literally(run: Run) -> None:
     literal = [
         "",

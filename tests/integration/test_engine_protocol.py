@@ -106,6 +106,7 @@ def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
 # ── who is let in ────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.row("S3")
 def test_a_connector_is_let_in_by_its_lease_and_by_nothing_else(start: Start) -> None:
     engine = start()
     configuration = engine.configuration

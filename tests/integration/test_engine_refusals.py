@@ -84,6 +84,7 @@ def test_a_message_beyond_the_credit_is_refused(start: Start) -> None:
     assert min(refused) >= within
 
 
+@pytest.mark.row("S3")
 def test_a_wrong_ticket_is_refused_with_the_reason(start: Start) -> None:
     bench = start()
     address = bench.daemon.address

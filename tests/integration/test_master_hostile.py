@@ -169,6 +169,7 @@ def show_everything(admin: MasterClient) -> None:
         show()
 
 
+@pytest.mark.row("S16")
 @pytest.mark.parametrize(("method", "template"), list(BODIES), ids=lambda value: value.rpartition("/")[2] or value)
 def test_no_body_breaks_the_master(service: MasterService, admin: MasterClient, method: str, template: str) -> None:
     sender = Sender(service)
@@ -181,6 +182,7 @@ def test_no_body_breaks_the_master(service: MasterService, admin: MasterClient, 
     assert {400, 422} <= sender.statuses
 
 
+@pytest.mark.row("S7")
 def test_no_name_and_no_query_breaks_the_master(service: MasterService, admin: MasterClient) -> None:
     sender = Sender(service)
     for template, operations in admin.openapi()["paths"].items():
@@ -208,6 +210,7 @@ def test_what_a_worker_reports_can_always_be_shown(service: MasterService, admin
             show_everything(admin)
 
 
+@pytest.mark.row("S18")
 def test_hundreds_of_idle_connections_keep_nobody_from_being_served(
     service: MasterService, admin: MasterClient
 ) -> None:

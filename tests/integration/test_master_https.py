@@ -65,6 +65,7 @@ def test_all_requests_go_over_tls_where_the_master_has_a_certificate(start_maste
         client.revoke_token(view.name)
 
 
+@pytest.mark.row("S19")
 def test_a_request_without_tls_is_answered_in_plain_text_and_reaches_nothing(start_master: StartMaster) -> None:
     service = start_master()
     with (
@@ -74,6 +75,7 @@ def test_a_request_without_tls_is_answered_in_plain_text_and_reaches_nothing(sta
         client.status()
 
 
+@pytest.mark.row("S19")
 def test_another_authority_an_expired_certificate_and_another_host_are_refused_with_what_to_do(
     start_master: StartMaster,
 ) -> None:
@@ -85,12 +87,14 @@ def test_another_authority_an_expired_certificate_and_another_host_are_refused_w
     assert "not valid for 'localhost'" in error.text and "names the host as it is dialled" in error.hint
 
 
+@pytest.mark.row("S19")
 def test_an_expired_certificate_is_refused_with_what_to_do(start_master: StartMaster) -> None:
     service = start_master(showing(AUTHORITY, HOST, not_before=LONG_AGO, not_after=LONG_AGO + datetime.timedelta(1)))
     error = refusal(service, believing(AUTHORITY))
     assert "certificate has expired" in error.text and "Renew it" in error.hint
 
 
+@pytest.mark.row("S19")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2])
 def test_an_older_tls_is_refused(start_master: StartMaster, version: ssl.TLSVersion) -> None:
@@ -106,6 +110,7 @@ def test_an_older_tls_is_refused(start_master: StartMaster, version: ssl.TLSVers
         context.wrap_socket(sock, server_hostname=HOST)
 
 
+@pytest.mark.row("S19")
 def test_with_mutual_tls_only_who_shows_a_certificate_is_heard(start_master: StartMaster) -> None:
     service = start_master(showing(AUTHORITY, HOST, is_mutual=True))
     with client_of(service, identity_of(AUTHORITY, "source.example")) as client:
@@ -138,6 +143,7 @@ def test_who_does_not_finish_the_handshake_holds_nobody_up_and_is_cut(
                 pass
 
 
+@pytest.mark.row("S19")
 def test_a_renewed_certificate_is_shown_from_then_on_without_a_restart(
     start_master: StartMaster, tmp_path: Path
 ) -> None:
@@ -160,6 +166,7 @@ def test_a_renewed_certificate_is_shown_from_then_on_without_a_restart(
     assert "not believed" in refusal(service, believing(AUTHORITY)).text
 
 
+@pytest.mark.row("S6")
 def test_beyond_loopback_a_certificate_is_needed_or_the_word_that_none_is(
     tmp_path: Path, start_master: StartMaster
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_source_puts_messages_into_the_backlog_with_the_ticket_of_its_grant(
     assert status.data_received_bytes >= 1_000 > status.control_received_bytes
 
 
+@pytest.mark.row("S3")
 def test_the_ticket_of_another_source_stream_or_epoch_opens_no_data_connection(
     service: MasterService, admin: MasterClient
 ) -> None:

@@ -90,6 +90,7 @@ def test_every_path_of_the_contract_is_served_or_belongs_to_an_extension(admin: 
     assert known - set(admin.openapi()["paths"]) <= {paths.STREAM_FEATURE_ROWS}
 
 
+@pytest.mark.row("S1")
 @pytest.mark.parametrize(
     "token", [None, "", "wrong", "hio_admin_" + "A" * 43, "engine:w1:e1:forged", "engine:a/b:c:d", "x" * 5000, "ü"]
 )
@@ -105,6 +106,7 @@ def test_without_a_good_token_every_route_answers_401_on_every_method(
             assert response.headers["Content-Type"] == "application/problem+json"
 
 
+@pytest.mark.row("S5")
 def test_a_token_is_accepted_as_a_bearer_only(service: MasterService, secrets: dict[str, str]) -> None:
     secret = secrets[Role.ADMIN]
     for header in (secret, f"Basic {secret}", f"Token {secret}", f"Bearer{secret}"):
@@ -152,6 +154,7 @@ ALLOWED: dict[tuple[str, str], set[Role]] = {
 }
 
 
+@pytest.mark.row("S2")
 def test_each_role_may_do_what_is_its_own_and_nothing_else(
     service: MasterService, admin: MasterClient, secrets: dict[str, str]
 ) -> None:
@@ -184,6 +187,7 @@ def test_an_engine_proves_itself_by_its_ticket_and_may_little(service: MasterSer
             assert ask(service, method, concrete(path), bearer).status_code == 403, (method, path)
 
 
+@pytest.mark.row("S2")
 def test_an_engines_ticket_is_good_for_that_engine_only(service: MasterService, admin: MasterClient) -> None:
     ticket = engine_ticket(admin)
     refused = [
@@ -207,6 +211,7 @@ def test_an_engines_ticket_stays_good_when_the_masters_clock_is_set_back(
 # ── tokens ───────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.row("S2")
 def test_a_token_works_from_its_creation_to_its_revocation(service: MasterService, admin: MasterClient) -> None:
     made = admin.create_token("microscope", Role.SOURCE)
     assert re.fullmatch(r"hio_source_[A-Za-z0-9_-]{43}", made.secret)
@@ -256,6 +261,7 @@ def test_what_is_not_there_is_a_problem_with_a_stable_code(service: MasterServic
 GOOD = {"worker": "w1", "host": "h", "max_engines": 1, "runtime": "memory", "version": "1"}
 
 
+@pytest.mark.row("S16")
 @pytest.mark.parametrize(
     ("body", "status"),
     [
@@ -301,6 +307,7 @@ def test_a_validation_problem_names_the_fields_and_never_the_values(
     assert "canary" not in json.dumps(problem)
 
 
+@pytest.mark.row("S5")
 @pytest.mark.parametrize("content_type", [None, "text/plain", "application/x-www-form-urlencoded", "application/xml"])
 def test_a_body_must_say_that_it_is_json(
     service: MasterService, secrets: dict[str, str], content_type: str | None
@@ -367,6 +374,7 @@ def test_a_broken_request_is_answered_with_a_problem_and_the_connection_ends(
     assert json.loads(body)["status"] == int(status)
 
 
+@pytest.mark.row("S18")
 def test_silent_connections_keep_nobody_else_from_being_served(service: MasterService, admin: MasterClient) -> None:
     connections = [dial(service) for _ in range(200)]
     try:
@@ -377,6 +385,7 @@ def test_silent_connections_keep_nobody_else_from_being_served(service: MasterSe
             connection.close()
 
 
+@pytest.mark.row("S18")
 def test_a_request_that_trickles_in_is_cut_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_server, "READ_WITHIN_S", 0.6)
     with run_master(tmp_path / "master") as service, dial(service) as connection:

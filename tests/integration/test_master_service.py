@@ -349,6 +349,7 @@ def test_a_port_that_is_taken_is_one_clear_error(service: MasterService, tmp_pat
         run_master(tmp_path / "other", port=port).start()
 
 
+@pytest.mark.row("S6")
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_a_bind_beyond_loopback_is_refused_unless_told_otherwise(tmp_path: Path, host: str) -> None:
     with pytest.raises(ConfigurationError, match=r"without TLS.*insecure"):

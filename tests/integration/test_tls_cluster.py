@@ -113,6 +113,7 @@ def test_who_does_not_know_the_authority_is_told_and_sends_nothing(cluster: Loca
     assert not delivery.is_safe
 
 
+@pytest.mark.row("S19")
 def test_engines_show_a_renewed_certificate_from_then_on_without_a_restart(tmp_path: Path) -> None:
     (tmp_path / "answer.py").write_text(HANDLER)
     before, after = trustme.CA(), trustme.CA()

@@ -255,6 +255,7 @@ def test_a_discarded_payload_takes_no_more_memory_than_the_kept_buffer() -> None
     assert peak < 2 * LARGEST_KEPT_BYTES
 
 
+@pytest.mark.row("S14")
 @pytest.mark.parametrize(
     "section",
     [
@@ -283,6 +284,7 @@ def test_msgpack_bombs_are_refused_within_bounds(section: bytes) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.row("S4")
 def test_a_listener_reads_no_more_than_one_hello_before_it_refuses() -> None:
     connection, read = Connection(), 0
     endless = header(kind=1, section_length=MAX_HEADER_BYTES) + bytes(MAX_HEADER_BYTES)
@@ -296,6 +298,7 @@ def test_a_listener_reads_no_more_than_one_hello_before_it_refuses() -> None:
     assert read <= HANDSHAKE_LIMIT_BYTES
 
 
+@pytest.mark.row("S4")
 def test_a_message_before_hello_is_refused_without_its_payload() -> None:
     for size in (10, 2**40):
         with pytest.raises(RemoteProtocolError, match="MESSAGE frame arrived in state handshake"):

@@ -123,6 +123,7 @@ def the_only_row(client: MasterClient, folder: Path) -> FeatureRow:
     return row
 
 
+@pytest.mark.row("F26")
 def test_what_a_suspended_host_answers_late_is_fenced_off_and_recorded_and_there_is_one_copy(
     master: MasterService,
     client: MasterClient,

@@ -103,12 +103,14 @@ def test_files_stand_where_a_person_finds_them(tier: Tier, folder: Path) -> None
     assert files_in(folder) == ["plates/well%20B03.tif"]
 
 
+@pytest.mark.row("S7")
 def test_hostile_ids_stay_inside_the_folder(tier: Tier, folder: Path, tmp_path: Path) -> None:
     for message_id in ("../../x", "..", "/etc/passwd", "a/../../b"):
         tier.write("plates", message_id, b"payload")
     assert {each.parent for each in tmp_path.rglob("*") if each.is_file()} == {folder / "plates"}
 
 
+@pytest.mark.row("S7")
 def test_a_planted_link_instead_of_the_streams_folder_is_refused(tier: Tier, folder: Path, tmp_path: Path) -> None:
     (tmp_path / "elsewhere").mkdir()
     folder.mkdir()
@@ -120,6 +122,7 @@ def test_a_planted_link_instead_of_the_streams_folder_is_refused(tier: Tier, fol
     assert files_in(tmp_path / "elsewhere") == []
 
 
+@pytest.mark.row("S7")
 def test_a_planted_link_instead_of_a_file_is_neither_followed_nor_listed(
     tier: Tier, folder: Path, tmp_path: Path
 ) -> None:

@@ -84,6 +84,7 @@ def test_a_key_that_comes_after_its_certificate_is_waited_for_and_that_is_said_o
     assert own.identity == after and own.listening() is not context
 
 
+@pytest.mark.row("S26")
 def test_files_that_have_gone_or_are_shown_to_others_change_nothing(
     renewed: tuple[TlsCredentials, Callable[[TlsIdentity], object]], tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
