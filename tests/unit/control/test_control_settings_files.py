@@ -87,6 +87,7 @@ def test_without_a_token_the_error_says_where_one_belongs(environ: dict[str, str
     assert f"{environ['HARMONICIO_HOME']}/tokens/source.token" in raised.value.hint
 
 
+@pytest.mark.row("S26")
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o644])
 def test_a_token_file_that_others_can_read_is_refused(environ: dict[str, str], mode: int) -> None:
     settings = load_settings(environ=environ)
@@ -163,6 +164,7 @@ def test_a_certificate_without_a_key_is_refused_and_a_key_without_a_certificate(
     assert "tls.certificate and tls.key" in raised.value.hint
 
 
+@pytest.mark.row("S26")
 def test_a_tls_key_that_others_can_read_is_refused(environ: dict[str, str], tls_folder: Path) -> None:
     (tls_folder / "key").chmod(0o640)
     with pytest.raises(ConfigurationError, match=r"TLS key .* can be read by other users"):

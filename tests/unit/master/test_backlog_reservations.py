@@ -8,6 +8,7 @@ from benches.backlog import DONE, Desk
 from harmonicio.master.backlog.answer_log import LATE_LOG_INTERVAL_S
 
 
+@pytest.mark.row("S27")
 def test_a_late_outcome_is_counted_logged_and_has_no_effect(desk: Desk, caplog: pytest.LogCaptureFixture) -> None:
     desk.put("a")
     late = desk.reserve("e1")
