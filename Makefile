@@ -105,8 +105,8 @@ outage: install ## a master that is away for 10 s and comes back to 1,000 connec
 	OUTAGE=full $(BIN)/python -m pytest -q -s tests/system/test_system_outage.py
 
 .PHONY: cluster-test
-cluster-test: install wheelhouse ## the playbook on three machines that it makes, the cluster hurt and upgraded; for root; CLUSTER_TEST=full
-	$(if $(CLUSTER_TEST),CLUSTER_TEST=$(CLUSTER_TEST)) $(BIN)/python -m pytest -q -s $(CLUSTER_TESTS)
+cluster-test: install wheelhouse ## the playbook on three machines that it makes, the cluster hurt and upgraded; for root; CLUSTER_TEST=full, EARLIER=commit
+	$(if $(CLUSTER_TEST),CLUSTER_TEST=$(CLUSTER_TEST)) $(if $(EARLIER),CLUSTER_EARLIER=$(EARLIER)) $(BIN)/python -m pytest -q -s $(CLUSTER_TESTS)
 
 .PHONY: security-test
 security-test: install wheelhouse ## what docs/security.md says, a line for each row; for root

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -41,6 +42,14 @@ _PACKAGES = (
 )
 _SILENT = ("console-getty.service", "systemd-journal-flush.service")
 _BALLAST = ("man", "locale", "doc")
+#: What is needed here, and which package of Debian has it.
+_NEEDED = {
+    "ip": "iproute2",
+    "iptables": "iptables",
+    "mmdebstrap": "mmdebstrap",
+    "ssh": "openssh-client",
+    "sysctl": "procps",
+}
 _SCRIPT = str(Path(__file__).with_name("machine.sh"))
 _BOOT_S, _MAKE_S = 60.0, 600.0
 
@@ -55,12 +64,15 @@ class Machines:
     """
 
     def __init__(self, folder: Path, base: Path, *names: str) -> None:
-        if not Path("/sys/fs/cgroup/memory").is_dir():
-            pytest.skip("this kernel has no control groups of version 1")
+        if reason := _obstacle():
+            (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
+        if missing := _missing():
+            install(*missing)
         self.names = names
         self.key = folder / "key"
         self._folder = folder
-        self._base = base
+        # Other packages make another Debian.
+        self._base = base.with_name(f"{base.name}-{zlib.crc32(' '.join(_PACKAGES).encode()):08x}")
         self._network = Hosts(CONTROL, *names)
         self._running: dict[str, subprocess.Popen[bytes]] = {}
         self._parts = ExitStack()
@@ -88,8 +100,6 @@ class Machines:
         """Make the Debian that all share, if that has not been done."""
         if self._base.exists():
             return
-        if shutil.which("mmdebstrap") is None:
-            install("mmdebstrap")
         draft = self._base.with_name(f"{self._base.name}.{os.getpid()}")
         draft.parent.mkdir(parents=True, exist_ok=True)
         paths = [f"--dpkgopt=path-exclude=/usr/share/{each}/*" for each in _BALLAST]
@@ -183,6 +193,21 @@ class Machines:
         """A machine hears nothing from another, or nothing of what matches; tells how many packets were lost by now."""
         with self._network.deaf(name, to, *matches) as lost:
             yield lost
+
+
+def _missing() -> list[str]:
+    return [package for program, package in _NEEDED.items() if shutil.which(program) is None]
+
+
+def _obstacle() -> str:
+    """Return why no machines can be made here; empty when they can."""
+    if os.geteuid() != 0:
+        return "only root can make machines"
+    if not Path("/sys/fs/cgroup/memory").is_dir():
+        return "this kernel has no control groups of version 1, in which machines are made"
+    if (missing := _missing()) and shutil.which("apt-get") is None:
+        return f"there is no apt-get to install {', '.join(missing)}"
+    return ""
 
 
 def _sweeps(group: str) -> bool:

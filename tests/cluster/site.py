@@ -41,6 +41,7 @@ class Site:
         deploy: ``deploy/ansible`` of a checkout.
 
     Attributes:
+        is_installed: Some release is.
         is_current: This checkout is installed on all machines.
     """
 
@@ -49,7 +50,7 @@ class Site:
         self._deploy = deploy
         self.folder = folder
         self.settings = folder / "cluster" / "harmonicio.toml"
-        self.is_current = False
+        self.is_installed = self.is_current = False
         self._sources = 0
         master, *workers = machines.names
         hosts = {name: {"ansible_host": machines.address(name)} for name in machines.names}
@@ -73,14 +74,14 @@ class Site:
         }
         (folder / "inventory.json").write_text(json.dumps(inventory))
 
-    def play(self, playbook: str = "site.yaml", **variables: str) -> dict[str, int]:
-        """Run a playbook; return how many changes it has made on each machine.
+    def play(self, playbook: str = "site.yaml", *options: str, **variables: Any) -> dict[str, int]:
+        """Run a playbook with these options and variables; return how many changes it has made on each machine.
 
         Raises:
             AssertionError: a machine was not reached, or a task failed.
         """
         words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", str(self.folder / "inventory.json")]
-        extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
+        extra = [*options, "-e", json.dumps(variables)]
         run = subprocess.run(
             [*self._machines.on(), *words, *extra, playbook],
             cwd=self._deploy,
@@ -98,7 +99,8 @@ class Site:
             check=False,
         )
         assert run.returncode == 0, run.stdout[-6000:] + run.stderr[-2000:]
-        self.is_current = playbook == "site.yaml" and "harmonicio_wheelhouse" not in variables
+        self.is_installed = playbook == "site.yaml"
+        self.is_current = self.is_installed and not (options or variables)
         return {name: int(changed) for name, _, changed, *_ in _RECAP.findall(run.stdout)}
 
     def command(self, *words: str) -> str:
@@ -128,7 +130,13 @@ class Site:
         def are_there() -> bool:
             return Counter(self.engines(stream).values()) == expected
 
-        wait_until(are_there, _ENGINES_S, what=f"engines of {stream} on {expected}")
+        try:
+            wait_until(are_there, _ENGINES_S, what=f"engines of {stream} on {expected}")
+        except TimeoutError as error:
+            error.add_note(self.command("status"))
+            for name in self._machines.names:
+                error.add_note(self._machines.ssh(name, "journalctl -u 'harmonicio-*' -n 30 --no-pager").stdout)
+            raise
 
     def backlog(self, stream: str = "plates") -> dict[str, Any]:
         """Return what the master says of a stream's backlog."""

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import ast
 import json
-import shutil
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 from cluster.machines import Machines
+from cluster.releases import EARLIER, earlier_wheelhouse, environment, has_earlier
 from cluster.site import IS_FULL, Site, tell
 
 from harmonicio.testing.waiting import wait_until
@@ -22,33 +21,26 @@ from harmonicio.testing.waiting import wait_until
 pytestmark = pytest.mark.timeout(900)
 
 MESSAGES = 1_000 if IS_FULL else 200
+#: Which machines are upgraded by and by. A newer worker has an older master at first; then, for longer or shorter, the
+#: other way round, because the master comes first.
+STAGES = [["host3"], *([["host1", "host3"]] if IS_FULL else []), ["host1", "host2", "host3"]]
 
 
 @pytest.fixture(scope="module")
-def earlier(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
-    """Return a wheelhouse with the release of the commit before this one."""
-    folder = tmp_path_factory.mktemp("earlier")
-    checkout, wheelhouse = folder / "checkout", folder / "wheelhouse"
-    subprocess.run(
-        ["git", "-C", str(repository), "archive", "-o", str(folder / "earlier.tar"), "HEAD~1"], check=True, timeout=60
-    )
-    with tarfile.open(folder / "earlier.tar") as archive:
-        archive.extractall(checkout, filter="data")
-    shutil.copytree(repository / "build" / "images", wheelhouse, ignore=shutil.ignore_patterns("own"))
-    shutil.copy(checkout / "deploy" / "docker" / "requirements.lock", wheelhouse)
-    pip = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--no-build-isolation"]
-    subprocess.run([*pip, str(checkout), "-w", str(wheelhouse / "own")], check=True, timeout=120)
-    return wheelhouse
+def earlier(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path | None:
+    """The wheelhouse of an earlier release; None where this clone has no history."""
+    return earlier_wheelhouse(tmp_path_factory.mktemp("earlier"), repository) if has_earlier(repository) else None
 
 
 @pytest.mark.row("H21")
 def test_the_playbook_makes_a_cluster_of_empty_machines_and_changes_nothing_the_second_time(
-    machines: Machines, site: Site, earlier: Path
+    machines: Machines, site: Site, earlier: Path | None
 ) -> None:
-    changes = site.play(harmonicio_wheelhouse=str(earlier))
+    release = {"harmonicio_wheelhouse": str(earlier)} if earlier else {}
+    changes = site.play(**release)
     assert changes.keys() == set(machines.names) and all(changes.values())
     site.wait_for_engines(host2=2, host3=2)
-    again = site.play(harmonicio_wheelhouse=str(earlier))
+    again = site.play(**release)
     assert set(again.values()) == {0}
     failed = [machines.ssh(name, "systemctl --failed --no-legend").stdout for name in machines.names]
     assert failed == [""] * len(machines.names)
@@ -92,6 +84,16 @@ def test_the_load_of_all_machines_is_kept_on_one_and_told_to_nobody_else(machine
     assert listening[3] == "127.0.0.1:9090"
 
 
+@pytest.mark.parametrize(("name", "unit", "exposure"), [("host1", "master", 20), ("host2", "worker", 50)])
+def test_systemd_finds_no_fault_with_the_units(
+    machines: Machines, site: Site, name: str, unit: str, exposure: int
+) -> None:
+    file = f"/etc/systemd/system/harmonicio-{unit}.service"
+    assert machines.ssh(name, f"systemd-analyze verify {file} 2>&1").stdout == ""
+    found = machines.ssh(name, f"systemd-analyze security --no-pager --threshold={exposure} {file.rpartition('/')[2]}")
+    tell(f"systemd, of the {unit}'s unit: {found.stdout.splitlines()[-1].split(' ', 1)[1]}")
+
+
 @pytest.mark.allow_leaks(reason="the machine that is switched on again is everybody's")
 def test_a_stream_over_two_machines_is_processed_while_one_of_them_loses_its_power(
     machines: Machines, site: Site
@@ -114,16 +116,32 @@ def test_a_stream_over_two_machines_is_processed_while_one_of_them_loses_its_pow
     tell(f"it came back: 2 engines on each, {said['states']['done']} of 20 done")
 
 
-def test_an_upgrade_under_load_loses_nothing(machines: Machines, site: Site) -> None:
+@pytest.mark.row("F38")
+def test_an_upgrade_under_load_loses_nothing_while_older_and_newer_parts_meet(
+    machines: Machines, site: Site, earlier: Path | None, tmp_path: Path
+) -> None:
+    if earlier is None:
+        pytest.skip(f"this clone has no earlier release: git finds no commit {EARLIER}")
+    older = environment(tmp_path / "older", earlier)
     before = {name: site.release(name) for name in machines.names}
-    with site.sending(100_000, per_s=20, takes_s=0.1) as source:
-        source.wait_for(20)
-        changes = site.play()
-        source.goes_on(20)
-        source.stop()
-        said = source.finish()
-    assert all(changes.values()) and said["sent"] > 100
-    after = {name: site.release(name) for name in machines.names}
-    assert len({*before.values()}) == len({*after.values()}) == 1 and before != after
-    again = site.again(said["ids"])
-    tell(f"upgraded under load: {said['states']['done']} of {said['sent']} done, {again} of them handled twice")
+    with (
+        site.sending(100_000, per_s=8, size_bytes=200_000, takes_s=0.1) as source,
+        site.sending(100_000, per_s=8, size_bytes=200_000, takes_s=0.1, python=older) as older_source,
+    ):
+        for upgraded in STAGES:
+            only = ["--limit", ",".join(upgraded)] if len(upgraded) < len(machines.names) else []
+            site.play("site.yaml", *only)
+            after = {name: site.release(name) for name in machines.names}
+            assert [name for name in machines.names if after[name] != before[name]] == upgraded
+            site.wait_for_engines(host2=2, host3=2)
+            for each in (source, older_source):
+                each.goes_straight(20)
+            tell(f"upgraded {', '.join(upgraded)}: {source.safe} and {older_source.safe} safe")
+        for each in (source, older_source):
+            each.stop()
+        said = [source.finish(), older_source.finish()]
+    assert len(set(after.values())) == 1
+    assert "older" in said[1]["runs"] and "older" not in said[0]["runs"]
+    again = site.again([*said[0]["ids"], *said[1]["ids"]])
+    told = ", ".join(f"{each['states']['done']} of {each['sent']} done" for each in said)
+    tell(f"upgraded under load, a new and an old source: {told}, {again} of them handled twice")
