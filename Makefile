@@ -112,6 +112,25 @@ cluster-test: install wheelhouse ## the playbook on three machines that it makes
 security-test: install wheelhouse ## what docs/security.md says, a line for each row; for root
 	$(BIN)/python -m pytest -q --rows tests
 
+# What audits has an environment of its own, so that what it needs meets nothing of ours.
+AUDIT_VENV := .venv-audit
+BOM        := build/harmonicio.cdx.json
+
+$(AUDIT_VENV)/.installed: Makefile
+	test -x $(AUDIT_VENV)/bin/python || $(PYTHON) -m venv $(AUDIT_VENV)
+	$(AUDIT_VENV)/bin/python -m pip install --quiet --disable-pip-version-check "pip-audit>=2.10,<3" "cyclonedx-bom>=7.5,<8"
+	touch $@
+
+# Strict: a package that could not be looked up is a failure, not one without faults.
+.PHONY: audit
+audit: $(AUDIT_VENV)/.installed ## look for known faults of all that is pinned; needs the network, to pypi.org
+	for lock in $(LOCK) $(IMAGE_LOCK); do $(AUDIT_VENV)/bin/pip-audit --strict --require-hashes --disable-pip -r $$lock; done
+
+.PHONY: sbom
+sbom: $(AUDIT_VENV)/.installed ## write what hosts and images install, with digests, into build/harmonicio.cdx.json (CycloneDX)
+	mkdir -p $(dir $(BOM))
+	$(AUDIT_VENV)/bin/cyclonedx-py requirements --output-reproducible --of JSON -o $(BOM) $(IMAGE_LOCK)
+
 .PHONY: sizes
 sizes: install ## messages of 2 and 4 GiB, and of a byte more and less
 	SIZES=full $(BIN)/python -m pytest -q -rA --durations=0 tests/integration/test_connector_sizes.py
@@ -190,5 +209,5 @@ images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## build all c
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything that was built or cached
-	rm -rf $(VENV) $(PEERS_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

@@ -22,7 +22,20 @@ IMPORT_BUDGETS = {
     "harmonicio.cli.__main__": set(),
 }
 FORBIDDEN_NAMES = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
-UNPICKLERS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib"}
+UNPICKLERS = {
+    "pickle",
+    "_pickle",
+    "cPickle",
+    "marshal",
+    "shelve",
+    "dill",
+    "cloudpickle",
+    "joblib",
+    "jsonpickle",
+    "torch",
+}
+#: Calls that unpickle what they are given, or can be told to, by the names with which they end.
+READERS_OF_PICKLES = {"numpy.load", "np.load", "yaml.load", "yaml.unsafe_load", "yaml.full_load", "read_pickle"}
 MAX_FILE_LINES = 400
 #: Files beyond the limit, each with its reason.
 LONG_FILES: dict[str, str] = {}
@@ -38,6 +51,16 @@ def imported_names(path: Path) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield node.module or ""
+
+
+def readers_of_pickles(code: str) -> Iterator[int]:
+    """Yield the lines with a call that may unpickle."""
+    for node in ast.walk(ast.parse(code)):
+        if isinstance(node, ast.Call):
+            name = ast.unparse(node.func)
+            is_told_to = any(each.arg == "allow_pickle" for each in node.keywords)
+            if is_told_to or name in READERS_OF_PICKLES or name.rpartition(".")[2] == "read_pickle":
+                yield node.lineno
 
 
 IMPORT_AND_TELL = """
@@ -65,6 +88,28 @@ def test_nothing_in_the_product_can_unpickle() -> None:
         (shown(path), name) for path in SOURCES for name in imported_names(path) if name.partition(".")[0] in UNPICKLERS
     ]
     assert offenders == []
+
+
+@pytest.mark.row("S17")
+def test_nothing_in_the_product_reads_what_may_hold_a_pickle() -> None:
+    found = [f"{shown(path)}:{line}" for path in SOURCES for line in readers_of_pickles(path.read_text())]
+    assert found == []
+
+
+@pytest.mark.row("S17")
+@pytest.mark.parametrize("code", ["numpy.load(f)", "np.load(f, allow_pickle=x)", "yaml.load(f)", "a.read_pickle(f)"])
+def test_a_reader_of_pickles_would_be_found(code: str) -> None:
+    assert list(readers_of_pickles(f"import yaml\n{code}\n")) == [2]
+
+
+@pytest.mark.row("S17")
+@pytest.mark.parametrize("code", ["import pickle", "from marshal import loads", "import dill", "import jsonpickle"])
+def test_the_linter_refuses_whoever_imports_an_unpickler(code: str) -> None:
+    command = [sys.executable, "-m", "ruff", "check", "--no-cache", "--stdin-filename", "harmonicio/core/new.py", "-"]
+    run = subprocess.run(
+        command, input=f"{code}\n", capture_output=True, text=True, check=False, cwd=REPOSITORY, timeout=60
+    )
+    assert run.returncode == 1 and "TID251" in run.stdout, run.stdout
 
 
 def test_only_the_command_line_prints() -> None:

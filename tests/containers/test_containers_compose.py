@@ -77,6 +77,7 @@ def test_master_and_worker_become_healthy(cluster: ComposeCluster, wait_until: C
     assert "runs 0 of " in cluster.run("exec", "-T", "worker", "harmonicio", "worker", "check")
 
 
+@pytest.mark.row("S26")
 def test_they_are_ordinary_users_who_cannot_change_what_they_are_made_of(cluster: ComposeCluster) -> None:
     found = cluster.containers()
     for name in ("master", "worker"):
@@ -88,6 +89,7 @@ def test_they_are_ordinary_users_who_cannot_change_what_they_are_made_of(cluster
     assert {each["HostIp"] for each in bound} == {"127.0.0.1"}
 
 
+@pytest.mark.row("S20")
 def test_the_worker_has_its_own_token_and_no_other(cluster: ComposeCluster, settings: dict[str, str]) -> None:
     within_worker = ("exec", "-T", "worker")
     tokens = cluster.run(*within_worker, "find", settings["WORKER_FOLDER"], "-name", "*.token").split()

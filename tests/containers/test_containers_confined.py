@@ -125,6 +125,7 @@ def test_a_live_engine_has_no_more_than_the_design_gives_it(
     assert engine.image == container["Image"]
 
 
+@pytest.mark.row("S20")
 @pytest.mark.row("S11")
 def test_an_engine_can_change_nothing_but_its_scratch_space_and_become_nobody_else(
     cluster: LocalCluster, connect: Callable[..., StreamConnector], probe_image: str, monkeypatch: pytest.MonkeyPatch
@@ -148,6 +149,7 @@ def test_an_engine_can_change_nothing_but_its_scratch_space_and_become_nobody_el
     assert not [name for name in found["environment"] if name.startswith("HARMONICIO")]
 
 
+@pytest.mark.row("S11")
 def test_an_engine_that_needs_more_memory_than_it_may_have_ends_with_that_reason(
     cluster: LocalCluster, connect: Callable[..., StreamConnector], engine_image: Callable[[str, str], str]
 ) -> None:

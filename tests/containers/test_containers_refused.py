@@ -137,6 +137,7 @@ def test_a_way_back_up_leads_out_of_no_permitted_folder(
     assert docker_host.containers({"io.harmonicio.stream": "s"}) == ()
 
 
+@pytest.mark.row("S11")
 def test_a_declaration_gets_no_more_cpu_memory_or_processes_than_the_worker_is_set_to(
     tmp_path: Path, docker_settings: DockerSettings, docker_host: DockerHost, images: None
 ) -> None:

@@ -110,6 +110,7 @@ def test_other_bytes_under_a_known_id_are_a_conflict_over_http_too(service: Mast
         assert kept.read(row) == b"first"
 
 
+@pytest.mark.row("S27")
 @pytest.mark.parametrize("role", [Role.SOURCE, Role.VIEWER, Role.WORKER])
 def test_nobody_but_an_engine_writes_rows(service: MasterService, tmp_path: Path, role: Role) -> None:
     with client_of(service, role) as client, storage(tmp_path, client) as kept, pytest.raises(NotAllowed):
@@ -117,6 +118,7 @@ def test_nobody_but_an_engine_writes_rows(service: MasterService, tmp_path: Path
     assert read(service) == []
 
 
+@pytest.mark.row("S27")
 def test_an_engine_writes_rows_of_its_own_stream_only(service: MasterService, tmp_path: Path) -> None:
     with engine_client(service) as engine, storage(tmp_path, engine) as kept, pytest.raises(NotAllowed, match="own"):
         kept.save(b"x", features={"focus": 0.7}, message_id="m1", stream="spectra")

@@ -37,6 +37,19 @@ def worker_parted(world: Any, chance: random.Random, lasts_s: float) -> End:
     return isolated(world, one_of(chance, world.workers).host)
 
 
+def all_suspended(world: Any, chance: random.Random, lasts_s: float) -> End:
+    """Every host stands still with all its processes; their clocks go on, as those of machines that were asleep."""
+    hosts = list(world.network.hosts.values())
+    for host in hosts:
+        host.suspend()
+
+    def end() -> None:
+        for host in hosts:
+            host.resume()
+
+    return end
+
+
 def disk_away(world: Any, chance: random.Random, lasts_s: float) -> End:
     disk = world.master.disk
     disk.trouble = "Input/output error"
@@ -52,6 +65,7 @@ LASTING: dict[str, tuple[float, Callable[[Any, random.Random, float], End]]] = {
     "the master is away": (600.0, master_away),
     "no engine runs": (3600.0, workers_away),
     "a worker's host is lost and found": (300.0, worker_parted),
+    "the whole system stands still": (600.0, all_suspended),
     "the master's disk fails": (600.0, disk_away),
 }
 

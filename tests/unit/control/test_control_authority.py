@@ -44,6 +44,7 @@ def test_another_authority_of_the_same_name_is_not_believed(tmp_path: Path) -> N
         shake_hands(listening, dialling, "host.example")
 
 
+@pytest.mark.row("S26")
 def test_keys_can_be_read_by_nobody_else(tmp_path: Path) -> None:
     before = os.umask(0)
     try:

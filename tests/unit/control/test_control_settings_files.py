@@ -100,6 +100,7 @@ def test_a_token_file_that_others_can_read_is_refused(environ: dict[str, str], m
     assert "canary" not in str(raised.value)
 
 
+@pytest.mark.row("S26")
 def test_a_settings_file_that_holds_a_token_and_that_others_can_read_is_refused(environ: dict[str, str]) -> None:
     Path("harmonicio.toml").write_text("[client]\ntoken = 'canary-secret'")
     Path("harmonicio.toml").chmod(0o644)

@@ -72,6 +72,7 @@ def test_tokens_are_added_all_or_none(store: MasterStore) -> None:
     assert store.tokens() == ()
 
 
+@pytest.mark.row("S26")
 def test_only_the_owner_can_read_the_file_even_if_it_was_open_to_all_before(path: Path) -> None:
     path.touch(mode=0o644)
     MasterStore(path).close()

@@ -52,6 +52,7 @@ def is_believed(address: Address, authority: trustme.CA) -> bool:
     return True
 
 
+@pytest.mark.row("S19")
 def test_a_renewed_certificate_is_shown_to_who_comes_then_and_open_connections_go_on(
     ports: Ports, renewed: tuple[TlsCredentials, Callable[[TlsIdentity], object]]
 ) -> None:

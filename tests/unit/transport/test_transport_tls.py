@@ -97,6 +97,7 @@ def test_idle_connections_cost_no_thread(ports: Ports, dialled_over_tls: Callabl
 # ── who is refused ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+@pytest.mark.row("S19")
 def test_an_authority_that_is_not_known_is_refused(ports: Ports, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     error = refusal(ports(tls=SHOWING), contexts_of(trustme.CA(), "127.0.0.1")[0])
@@ -110,17 +111,20 @@ def test_without_an_authority_those_of_the_host_are_believed(ports: Ports) -> No
     assert "issuer certificate" in error.text and "tls.authority" in error.hint
 
 
+@pytest.mark.row("S19")
 def test_a_certificate_that_has_expired_is_refused(ports: Ports) -> None:
     expired = showing(AUTHORITY, "127.0.0.1", not_before=LONG_AGO, not_after=LONG_AGO + datetime.timedelta(1))
     error = refusal(ports(tls=expired))
     assert "has expired" in error.text and "Renew it" in error.hint
 
 
+@pytest.mark.row("S19")
 def test_a_certificate_of_another_host_is_refused(ports: Ports) -> None:
     error = refusal(ports(tls=showing(AUTHORITY, "elsewhere.example", "192.0.2.1")))
     assert "not valid for '127.0.0.1'" in error.text and "names the address as it is dialled" in error.hint
 
 
+@pytest.mark.row("S19")
 def test_a_dialler_without_tls_hears_that_the_port_speaks_it(ports: Ports, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
     address = ports(tls=SHOWING).address
@@ -140,6 +144,7 @@ def test_a_port_without_tls_is_not_taken_for_one_that_speaks_it(ports: Ports) ->
     assert "does not speak TLS" in error.text and "tls.certificate" in error.hint
 
 
+@pytest.mark.row("S19")
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion:DeprecationWarning")
 def test_an_older_tls_is_refused(ports: Ports, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
@@ -286,6 +291,7 @@ def test_who_must_show_a_certificate_and_has_one_is_served(ports: Ports) -> None
         link.close()
 
 
+@pytest.mark.row("S19")
 @pytest.mark.parametrize(
     ("own", "said"),
     [
