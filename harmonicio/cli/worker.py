@@ -47,6 +47,9 @@ def run(
     context: typer.Context,
     name: str | None = NAME,
     max_engines: int | None = typer.Option(None, help="Engines on this host; 0 takes one per CPU core."),
+    is_insecure: bool | None = typer.Option(
+        None, "--insecure", help="Have engines listen beyond loopback without TLS."
+    ),
     drain_s: float = typer.Option(
         foreground.DRAIN_S, min=0.0, help="Seconds that engines may take to finish when the worker stops."
     ),
@@ -56,7 +59,8 @@ def run(
     Interrupted, it lets them finish what they run; interrupted again, it ends them at once. The exit code is 4 when any
     was ended before it had finished.
     """
-    settings = invocation.of(context).settings({"worker.name": name, "worker.max_engines": max_engines})
+    flags = {"worker.name": name, "worker.max_engines": max_engines, "worker.insecure": is_insecure}
+    settings = invocation.of(context).settings(flags)
     logs.start()
     options = worker_options(settings)
     options = replace(options, max_engines=options.max_engines or os.cpu_count() or 1)
@@ -108,6 +112,7 @@ def worker_options(settings: Settings) -> WorkerOptions:
         runtime=wanted.runtime,
         host=wanted.host,
         payload_budget_bytes=wanted.payload_budget_bytes,
+        is_insecure=wanted.insecure,
         tls=TlsCredentials(TlsFiles(settings.tls).read),
         docker=settings.docker,
     )

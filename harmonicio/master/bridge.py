@@ -7,18 +7,25 @@ because its sockets are bound to the bridge's device, what another host sends to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from harmonicio.core.errors import ConfigurationError
 
+_DEVICES = Path("/sys/class/net")
+
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """This host's address on the bridge, and the bridge's network device."""
+    """This host's address on the bridge, and the bridge's network device.
+
+    ``is_inner``: only what runs on this host is on it; no cable, radio or tunnel leads out of it.
+    """
 
     host: str
     device: str
+    is_inner: bool
 
 
 def find_bridge(host: str) -> Bridge:
@@ -29,8 +36,16 @@ def find_bridge(host: str) -> Bridge:
     """
     for device, addresses in psutil.net_if_addrs().items():
         if any(each.address == host for each in addresses):
-            return Bridge(host, device)
+            return Bridge(host, device, _is_inner(_DEVICES / device))
     raise ConfigurationError(
         f"No network device of this host has the address {host[:80]!r}.",
         hint="master.bridge_host is this host's address on a bridge, like 172.17.0.1 on that of Docker.",
     )
+
+
+def _is_inner(device: Path) -> bool:
+    """Whether a device is a bridge without a member that has hardware, or stands on another device, like a VLAN."""
+    if not (device / "bridge").is_dir():
+        return False
+    members = [_DEVICES / each.name for each in (device / "brif").iterdir()]
+    return not any((each / "device").exists() or any(each.glob("lower_*")) for each in members)

@@ -2,9 +2,12 @@
 
 Rules, beyond what cheroot does by itself:
 
-- A request must be read within ``READ_WITHIN_S`` as a whole, not per packet, so that slow senders hold no thread.
-- A connection on which nothing has arrived yet waits in the selector and holds no thread either.
-- Connections, header bytes and body bytes are bounded.
+- A request must be read within ``READ_WITHIN_S`` as a whole, not per packet.
+- A connection waits in the selector, and holds no thread, until a request is here (:mod:`.http_arrival`). What a thread
+  waits for all the same (TLS, long bodies) must come within ``HURRIED_S`` when others wait for a thread.
+- Connections, header bytes and body bytes are bounded. Where there are ``MAX_CONNECTIONS``, who has the most of those
+  that wait loses the oldest of his to who comes.
+- Where plain text is spoken on loopback, a request that names another host is refused (:mod:`.http_host`).
 - A TLS handshake happens as the first request is read, in its thread and within its time.
 - What cheroot answers by itself (a broken request line, a header that is too large) is a problem in JSON as well.
 """
@@ -13,14 +16,16 @@ from __future__ import annotations
 
 import http
 import logging
-import re
+import selectors
 import socket
 import ssl
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import unquote_to_bytes
 
 from cheroot import errors as cheroot_errors
 from cheroot import server as cheroot_server
@@ -31,21 +36,23 @@ from cheroot.makefile import MakeFile, StreamReader
 from harmonicio.control import json_codec
 from harmonicio.control.messages import Problem
 from harmonicio.core.errors import Unavailable
-from harmonicio.core.lease import Address
+from harmonicio.core.lease import Address, is_loopback
+from harmonicio.master import http_arrival
+from harmonicio.master.http_host import is_of_this_machine, misdirected, named_host
 from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 _log = logging.getLogger(__name__)
 
 READ_WITHIN_S = 10.0
 MAX_CONNECTIONS = 2_000
-MAX_HEADER_BYTES = 64 * 1024
+#: How long a thread waits for the rest of a request while others wait for a thread, and how often it looks for that.
+HURRIED_S, LOOK_EVERY_S = 0.5, 0.1
 #: The application refuses bodies well below this; here the line is drawn for those that it never sees.
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: How often the selector looks for idle connections, and at most how long closing waits for it.
 SELECTOR_INTERVAL_S = 0.2
 #: In the WSGI environment: the host at which the caller reached this server; empty when that is not known.
 REACHED_AT = "harmonicio.reached_at"
-_HOST = re.compile(r"[A-Za-z0-9._:-]{1,253}")
 
 
 class HttpServer:
@@ -80,6 +87,7 @@ class HttpServer:
             timeout=READ_WITHIN_S,
         )
         self._server.device = device
+        self._is_for_this_machine = is_loopback(address.host) and tls.listening() is None
         if tls.listening() is not None:
             self._server.ssl_adapter = _TlsAdapter(tls)
         try:
@@ -115,19 +123,12 @@ class HttpServer:
 
         def call(environ: dict[str, Any], start_response: Callable[..., Any]) -> Any:
             bound = self.address
-            host = _named_host(environ.get("HTTP_HOST", "")) if bound.is_wildcard else bound.host
+            if self._is_for_this_machine and not is_of_this_machine(environ.get("HTTP_HOST", "")):
+                return misdirected(start_response)
+            host = named_host(environ.get("HTTP_HOST", "")) if bound.is_wildcard else bound.host
             return application({**environ, REACHED_AT: host}, start_response)
 
         return call
-
-
-def _named_host(header: str) -> str:
-    """Return the host in a header ``Host``, without its port; empty when there is none."""
-    try:
-        host = urlsplit(f"//{header}").hostname or ""
-    except ValueError:
-        return ""
-    return host if _HOST.fullmatch(host) else ""
 
 
 def _with_decoded_path(application: Callable[..., Any]) -> Callable[..., Any]:
@@ -147,7 +148,7 @@ class _Server(wsgi.Server):
     _accept: Any
     device = ""
 
-    max_request_header_size = MAX_HEADER_BYTES
+    max_request_header_size = http_arrival.MAX_HEAD_BYTES
     max_request_body_size = MAX_BODY_BYTES
     keep_alive_conn_limit = MAX_CONNECTIONS
     expiration_interval = SELECTOR_INTERVAL_S
@@ -171,6 +172,7 @@ class _Server(wsgi.Server):
         super().prepare()
         self._accept, self._connections._from_server_socket = self._connections._from_server_socket, self._attempt
         self._can_accept = True
+        self._connections._expire = self._expire
 
     def _attempt(self, listener: socket.socket) -> Any:
         """Accept a connection; where there is no room for one, serve those that are open, and try again in a moment."""
@@ -186,13 +188,38 @@ class _Server(wsgi.Server):
         return connection
 
     def process_conn(self, conn: Any) -> None:
-        """Give a connection with something to read to a thread; let a new one wait until it has."""
-        if conn.last_used is not None:
-            self.requests.put(conn)
-        elif self._connections.can_add_keepalive_connection:
+        """Give a connection with a request to a thread; let others wait until they have one."""
+        if conn.last_used is None:
+            if not self._connections.can_add_keepalive_connection:
+                self._make_room()
             self._connections.put(conn)
+        elif conn.rfile.has_data():
+            # Of several that were sent at once. One that is here in part would be waited for: nobody of ours sends it.
+            self.requests.put(conn) if b"\r\n\r\n" in conn.rfile.peek() else conn.close()
+        elif conn.has_request():
+            self.requests.put(conn)
         else:
+            self._connections._selector.register(conn.socket.fileno(), selectors.EVENT_READ, data=conn)
+
+    def _make_room(self) -> None:
+        """Close the oldest connections of who has the most, of those on which nothing is asked just now."""
+        waiting = [each for each in self._connections._selector.connections if each[1] is not self]
+        ((crowd, count),) = Counter(conn.remote_addr for _, conn in waiting).most_common(1)
+        theirs = sorted((each for each in waiting if each[1].remote_addr == crowd), key=lambda each: each[1].last_used)
+        for descriptor, conn in theirs[: max(1, count // 16)]:
+            self._connections._selector.unregister(descriptor)
             conn.close()
+
+    def _expire(self, threshold: float) -> None:
+        """End connections on which no request has come in time; who has begun one hears why."""
+        for descriptor, conn in list(self._connections._selector.connections):
+            if conn is not self and conn.last_used < threshold:
+                self._connections._selector.unregister(descriptor)
+                if conn.awaited_bytes:
+                    conn.is_late = True
+                    self.requests.put(conn)
+                else:
+                    conn.close()
 
     def serve(self) -> None:
         """Run the selector until :meth:`stop`; unlike cheroot's own, without a second thread that nobody would join."""
@@ -251,16 +278,36 @@ class _Connection(cheroot_server.HTTPConnection):
 
     def __init__(self, server: Any, sock: socket.socket, makefile: Callable[..., Any] = MakeFile) -> None:
         super().__init__(server, sock, lambda sock, mode, size: _file(makefile, sock, mode, size))
+        self.awaited_bytes = 0
+        self.is_late = False
+
+    def has_request(self) -> bool:
+        """Whether a request is here that can be read now."""
+        wanted = http_arrival.wanted_bytes(self.socket, self.awaited_bytes)
+        if wanted != self.awaited_bytes:
+            http_arrival.wake_at(self.socket, max(1, wanted))
+            self.awaited_bytes = wanted
+        return not wanted
 
     def communicate(self) -> Any:
-        self.rfile.raw.read_by = time.monotonic() + READ_WITHIN_S
+        reading = self.rfile.raw
+        if self.is_late:
+            self._discard()
+        reading.begun_at = time.monotonic()
+        reading.read_by = reading.begun_at + (0.0 if self.is_late else READ_WITHIN_S)
+        reading.are_others_waiting = lambda: self.server.requests.qsize > 0
         return super().communicate()  # type: ignore[no-untyped-call]
 
+    def _discard(self) -> None:
+        """Forget what is here: to close on that would cut off the answer."""
+        with suppress(OSError):
+            self.socket.recv(http_arrival.MAX_HEAD_BYTES + http_arrival.MAX_AWAITED_BYTES, socket.MSG_DONTWAIT)
+
     def write_through(self, answer: bytes) -> None:
-        """Send an answer; to who speaks no TLS where that is spoken, in plain text."""
+        """Send an answer: in plain text to who speaks no TLS where that is spoken, and none before its handshake."""
         if self.rfile.raw.is_plain:
             socket.socket.sendall(self.socket, answer)
-        else:
+        elif not isinstance(self.socket, ssl.SSLSocket) or self.socket.version() is not None:
             self.wfile.write(answer)
 
     def _handle_no_ssl(self, req: Any) -> None:
@@ -283,14 +330,26 @@ class _TimedSocketIO(socket.SocketIO):
     def __init__(self, sock: socket.socket, mode: Any) -> None:
         super().__init__(sock, mode)
         self._timed_socket = sock
-        self.read_by = time.monotonic() + READ_WITHIN_S
+        self.begun_at = time.monotonic()
+        self.read_by = self.begun_at + READ_WITHIN_S
+        self.are_others_waiting: Callable[[], bool] = lambda: False
         self.is_plain = False
 
     def readinto(self, buffer: Any) -> int | None:
-        left_s = self.read_by - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError("timed out")
-        self._timed_socket.settimeout(left_s)
+        while (left_s := self._seconds_left()) > 0:
+            self._timed_socket.settimeout(min(left_s, LOOK_EVERY_S))
+            try:
+                return self._read_into(buffer)
+            except TimeoutError:
+                self._timeout_occurred = False  # Else nothing could be read any more.
+        raise TimeoutError("timed out")
+
+    def _seconds_left(self) -> float:
+        now = time.monotonic()
+        is_too_slow = now > self.begun_at + HURRIED_S and self.are_others_waiting()
+        return 0.0 if is_too_slow else self.read_by - now
+
+    def _read_into(self, buffer: Any) -> int | None:
         try:
             return super().readinto(buffer)
         except ssl.SSLError as error:

@@ -28,7 +28,7 @@ from typing import Protocol, Self
 
 from harmonicio.core.clock import Clock, SystemClock
 from harmonicio.core.errors import ConfigurationError, NotFound, Unavailable
-from harmonicio.core.lease import LEASE_TERM_S, Address, is_loopback
+from harmonicio.core.lease import LEASE_TERM_S, Address
 from harmonicio.core.message import Outcome
 from harmonicio.core.roles import Role
 from harmonicio.master.app import create_app
@@ -37,7 +37,7 @@ from harmonicio.master.backlog.backlog import Backlog
 from harmonicio.master.backlog.base import BacklogStore, StoreLimits
 from harmonicio.master.backlog.budget import LedgerLimits
 from harmonicio.master.backlog.stores import create_store
-from harmonicio.master.bridge import find_bridge
+from harmonicio.master.bridge import Bridge, find_bridge
 from harmonicio.master.connector_session import CREDIT_NEEDS_BYTES
 from harmonicio.master.directory import LOST_AFTER_S, Directory
 from harmonicio.master.extensions import check_plugins, extension_endpoints, find_outcome, open_extensions
@@ -143,9 +143,9 @@ class MasterService:
         *,
         clock: Clock | None = None,
     ) -> None:
-        _check_bind(options)
+        options.tls.check_bind("The master", options.host, is_insecure=options.is_insecure)
         self.options = options
-        self._bridge = find_bridge(options.bridge_host) if options.bridge_host else None
+        self._bridge = _find_bridge(options)
         self._clock = clock or SystemClock()
         self._http: HttpServer | None = None
         with ExitStack() as parts:
@@ -355,10 +355,12 @@ class _Ticker:
         self._thread.join()
 
 
-def _check_bind(options: MasterOptions) -> None:
-    if options.is_insecure or is_loopback(options.host) or options.tls.identity.certificate:
-        return
-    raise ConfigurationError(
-        f"The master would listen on {options.host}, beyond this machine, without TLS.",
-        hint="Set tls.certificate and tls.key (docs/tls.md), or allow it with --insecure in a network that you trust.",
-    )
+def _find_bridge(options: MasterOptions) -> Bridge | None:
+    """Return the bridge to listen on, if any; one that other hosts are on, too, is beyond this machine."""
+    if not options.bridge_host:
+        return None
+    bridge = find_bridge(options.bridge_host)
+    if not bridge.is_inner:
+        who = f"On {bridge.device}, which is no bridge of containers alone, the master"
+        options.tls.check_bind(who, bridge.host, is_insecure=options.is_insecure)
+    return bridge

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from harmonicio.core.certificates import NO_TLS, TlsIdentity
 from harmonicio.core.errors import ConfigurationError, HarmonicIOError
+from harmonicio.core.lease import is_loopback
 
 if TYPE_CHECKING:
     import ssl
@@ -69,6 +70,23 @@ class TlsCredentials:
         """Return how ports that speak TLS are dialled from now on; None when that is a matter of the host."""
         self._look()
         return self._dialling
+
+    def check_bind(self, who: str, host: str, *, is_insecure: bool) -> None:
+        """Refuse to listen beyond this machine in plain text.
+
+        Args:
+            who: Who would listen there, for the error.
+            is_insecure: The person who runs this host has allowed it.
+
+        Raises:
+            ConfigurationError: others could reach the address, and what they send would not be encrypted.
+        """
+        if is_insecure or is_loopback(host) or self._identity.certificate:
+            return
+        raise ConfigurationError(
+            f"{who} would listen on {host or 'every address'}, beyond this machine, without TLS.",
+            hint="Set tls.certificate and tls.key (docs/tls.md), or allow it with --insecure in a network you trust.",
+        )
 
     def _look(self) -> None:
         """Take over what has been renewed, if that is to be looked at again."""

@@ -26,6 +26,7 @@ from harmonicio.core.errors import (
     ConnectionEnded,
     HarmonicIOError,
     LocalProtocolError,
+    NotAllowed,
     RemoteProtocolError,
 )
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
@@ -42,6 +43,8 @@ _log = logging.getLogger(__name__)
 #: Ten thousand idle ones, with room for those that work.
 MAX_CONNECTIONS = 12_000
 MAX_THREADS = 64
+#: Connections that have been cut off to make room for others, and whose end is not seen yet.
+MAX_ENDING = 256
 
 
 class Session(Protocol):
@@ -93,7 +96,7 @@ class DataPort:
         device: A network device of this host, when only what comes in over it shall be heard.
         socket_path: Of a UNIX socket on which it listens as well.
         tls: With a certificate, the port speaks TLS; handshakes are served like other bytes.
-        max_connections: Connections beyond are closed at once.
+        max_connections: Beyond, who comes is closed at once, unless somebody without an accepted HELLO makes room.
         max_threads: So many connections are served at once, in the end: threads start as they are needed
             (:mod:`harmonicio.transport.patient_pool`). While a large payload arrives, its connection keeps one.
         greeting_within_s: A connection without an accepted HELLO is cut after this long.
@@ -213,7 +216,7 @@ class DataPort:
 
     def _accept(self, now: float) -> None:
         for channel in self._listeners.accept(self._selector, now, len(self._served)):
-            if len(self._served) >= self._max_connections:
+            if len(self._served) >= self._max_connections and not self._make_room():
                 channel.close()
                 continue
             served = _Served(Link(channel))
@@ -221,6 +224,16 @@ class DataPort:
                 self._served.add(served)
                 self._ungreeted[served] = now + self._greeting_within_s
             self._watch(served)
+
+    def _make_room(self) -> bool:
+        """Cut off who has waited longest without an accepted HELLO; return whether there was anybody."""
+        with self._lock:
+            longest = next(iter(self._ungreeted), None)
+            if longest is None or len(self._served) >= self._max_connections + MAX_ENDING or not self._max_connections:
+                return False
+            del self._ungreeted[longest]
+        longest.link.channel.shutdown()
+        return True
 
     def _watch(self, served: _Served) -> None:
         """Wait for bytes of this connection, unless some are here that the selector does not see."""
@@ -337,7 +350,14 @@ class DataPort:
         return True
 
     def _receive(self, served: _Served, hello: Hello) -> None:
-        answer, session = self._reception(served.link, hello)
+        try:
+            answer, session = self._reception(served.link, hello)
+        except NotAllowed as error:
+            who = f"{hello.role} {(hello.source or hello.engine)[:100]!r} of stream {hello.stream[:100]!r}"
+            _log.warning(
+                "A connection from %s, who says to be %s, is refused: %s", served.link.channel.peer, who, error
+            )
+            raise
         served.session = session
         with self._lock:
             self._ungreeted.pop(served, None)

@@ -21,6 +21,7 @@ class WorkerOptions:
         host: Address on which engines listen and connectors reach them.
         payload_budget_bytes: Payload bytes in memory of one engine.
         orphan_after_s: Engines that have no controller for this long drain and end.
+        is_insecure: Engines listen beyond loopback without TLS all the same.
         tls: What engines show, and whom they believe.
         docker: The settings of the docker runtime.
     """
@@ -33,5 +34,6 @@ class WorkerOptions:
     host: str = "127.0.0.1"
     payload_budget_bytes: int = 512 * 1024**2
     orphan_after_s: float = 120.0
+    is_insecure: bool = False
     tls: TlsCredentials = NO_CREDENTIALS
     docker: DockerSettings = field(default_factory=DockerSettings)

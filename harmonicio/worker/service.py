@@ -75,12 +75,13 @@ class WorkerService:
 
     Raises:
         InvalidInput: the name cannot be used.
-        ConfigurationError: there is no such runtime, or certificate and key cannot be used.
+        ConfigurationError: there is no such runtime, certificate and key cannot be used, or engines would be exposed.
         Conflict: another service uses the data folder.
         StorageError: a folder cannot be used.
     """
 
     def __init__(self, options: WorkerOptions, master: Master) -> None:
+        options.tls.check_bind("This worker's engines", options.host, is_insecure=options.is_insecure)
         self._options = options
         self._outfitter = Outfitter(
             worker=check_name("worker", options.name),

@@ -123,6 +123,7 @@ class Cluster:
         return {
             "WORKER_NAME": name,
             "WORKER_HOST": ADDRESSES[name],
+            "WORKER_INSECURE": "true",
             "WORKER_DATA_FOLDER": str(home / name),
             "WORKER_SCRATCH_FOLDER": str(home / f"{name}-scratch"),
         }

@@ -25,6 +25,7 @@ def test_engines_of_a_worker_beyond_loopback_are_published_at_its_address_only_a
         max_engines=2,
         runtime="docker",
         host=host,
+        is_insecure=True,
         docker=docker_settings,
     )
     with LocalCluster(tmp_path / "cluster", worker=worker) as cluster:

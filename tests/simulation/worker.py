@@ -65,6 +65,7 @@ class WorkerHost(RoleHost):
             data_folder=PurePosixPath(f"/{self.host.name}"),  # type: ignore[arg-type]  nobody opens it
             scratch_folder=PurePosixPath("/tmp"),  # type: ignore[arg-type]
             host=self.host.name,
+            is_insecure=True,
             **self._options,
         )
         service = WorkerService(options, Client(self._master_url))

@@ -119,7 +119,8 @@ def test_whoever_hears_nothing_or_little_of_whom_messages_go_on_and_none_is_lost
     (tmp_path / "streams.toml").write_text(f"[streams.s]\nhandler = '{handler}'\nengines = 2\n")
     with Hosts("master", "worker", "source") as hosts:
         at = hosts.addresses
-        roles = Roles(tmp_path / "home", REST, DATA, at["master"], MASTER_INSECURE="true", WORKER_HOST=at["worker"])
+        settings = {"MASTER_INSECURE": "true", "WORKER_HOST": at["worker"], "WORKER_INSECURE": "true"}
+        roles = Roles(tmp_path / "home", REST, DATA, at["master"], **settings)
 
         def asked(*words: str) -> str:
             with roles.start(*words, on=hosts.on("master"), log=subprocess.PIPE) as command:
