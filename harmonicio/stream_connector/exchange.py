@@ -22,8 +22,8 @@ from harmonicio.core.errors import (
     ConnectionEnded,
     HarmonicIOError,
     InvalidInput,
-    LocalProtocolError,
     OutcomeTimeout,
+    RemoteProtocolError,
     UndeliveredError,
 )
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState, at_rest
@@ -129,8 +129,7 @@ class Exchange:
         with self.lock:
             if delivery.state is DeliveryState.STORED:
                 self._results.want(delivery)
-            asking = self._ask() if self._results.has_questions else ()
-            for peer in asking:
+            for peer in self._ask() if self._results.has_questions else ():
                 self.pump.flush_soon(peer)  # On the turn that is taken next.
             self.pump.wait(lambda: delivery.is_final or self._is_over, timeout_s)
             if delivery.is_final:
@@ -277,17 +276,18 @@ class Exchange:
     def _take(self, lane: Lane, event: Event, now: float) -> None:
         if isinstance(event, OutcomesReceived):
             for each in event.ranges:
+                lane.check_answers(each.last, each.outcome)
                 self._dispatch.outcomes_received(lane, each.first, each.last, each.outcome, now)
         elif isinstance(event, Credit):
             self._dispatch.credit_received(lane, event.messages, event.bytes, now)
-        elif isinstance(event, ResultsReceived):
+        elif isinstance(event, ResultsReceived) and lane.is_backlog:
             for result in event.results:
                 for delivery in self._results.final(result.message_id):
                     self._settlement.finish(delivery, result.outcome)
         elif isinstance(event, Drain):
             lane.is_draining = True
         else:
-            raise LocalProtocolError(f"A sender does not expect {type(event).__name__}.")
+            raise RemoteProtocolError(f"{lane.name} sends {type(event).__name__}, which is not its to say.")
 
     def _advance(self, now: float) -> list[Peer]:
         """Act on what has changed; return the peers that have something to write. The lock is held."""

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure, Outcome
+from harmonicio.core.errors import RemoteProtocolError
+from harmonicio.core.message import MAX_MESSAGE_BYTES, Failure, Outcome, OutcomeKind
 from harmonicio.core.stream import keeping_timeout_s
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from harmonicio.wire.credit import SenderCredit
@@ -220,6 +221,18 @@ class Lane:
             self._pace, self._pace_at = 0, now
         self._pace += count
         self.is_quick = max(self._pace, self._pace_before) >= QUICK_PACE
+
+    def check_answers(self, last: int, outcome: Outcome) -> None:
+        """Look at the answer to the messages up to ``last``, before it is believed.
+
+        Raises:
+            RemoteProtocolError: not all of them have left; or it is an engine, and speaks for the master.
+        """
+        if last >= self.begun:
+            text = f"{self.name} answers message {last} of its connection, but only {self.begun} have left."
+            raise RemoteProtocolError(text)
+        if outcome.kind is OutcomeKind.STORED and not self.is_backlog:
+            raise RemoteProtocolError(f"{self.name} says that a message is stored, as only the master may.")
 
     def rested(self) -> None:
         """The receiver has nothing to do: what comes next may take longer than what was."""

@@ -92,6 +92,22 @@ def test_an_engine_that_answers_twice_is_cut_off_and_counted_once(intake: Intake
     assert backlog.figures("images").done_total == 1
 
 
+def test_an_engine_that_says_that_it_has_stored_a_message_is_cut_off_and_another_gets_it(
+    intake: Intake, backlog: Backlog
+) -> None:
+    with closing(connector(intake)) as source, closing(engine(intake, "liar")) as liar:
+        source.wait_for(Credit)
+        liar.link.send(credit_frame(1, 1000))
+        source.link.send(message_of("m"))
+        liar.wait_for(IncomingMessage)
+        liar.link.send(outcomes_frame([(0, 0, OutcomeKind.STORED, b"")]))
+        assert is_cut_off(liar)
+        with closing(engine(intake, "honest")) as honest:
+            honest.link.send(credit_frame(1, 1000))
+            (message,) = honest.wait_for(IncomingMessage)
+            assert isinstance(message, IncomingMessage) and message.id == "m"
+
+
 def message_of(name: str) -> bytes:
     """Return a message without a payload."""
     return bytes(message_prefix(name, 0))
