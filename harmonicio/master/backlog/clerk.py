@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
 from harmonicio.core.clock import Clock
-from harmonicio.core.errors import StorageError
+from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.master.backlog.base import BacklogStore
 from harmonicio.master.backlog.entry import Death, Decision, Entry, Shed, State, Verdict
@@ -131,8 +131,10 @@ class Clerk:
 
     def _give_up(self, entry: Entry, death: Death) -> None:
         """Have a dead letter written; but what one of its engines has done after all is processed."""
+        # What is recorded under the id of a message with other bytes is not of this one.
+        is_of_another = death.failure.error_type == Conflict.__name__
         try:
-            outcome = self.recorded(entry)
+            outcome = None if is_of_another else self.recorded(entry)
         except StorageError as error:
             _log.warning("Whether message %r was processed is not known yet: %s", entry.message_id, error)
             with self._lock:

@@ -10,8 +10,9 @@ import pytest
 from benches.backlog import DONE, FATAL, PLATES, STORED, Desk, HeldStore
 from harmonicio.control.messages import EngineExit
 from harmonicio.core.engine import ExitReason
-from harmonicio.core.errors import StorageError
+from harmonicio.core.errors import Conflict, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
+from harmonicio.engine.outputs import failure_of
 from harmonicio.master.backlog.base import PayloadLease, damaged
 from harmonicio.master.backlog.clerk import REPEAT_INTERVAL_S
 from harmonicio.master.backlog.entry import Entry
@@ -108,6 +109,16 @@ def test_one_that_an_engine_refuses_and_none_has_processed_is_dead(desk: Desk, r
     put(desk)
     desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=FATAL))
     assert desk.state("a") == "dead"
+
+
+@pytest.mark.row("S27")
+def test_one_whose_record_is_of_other_bytes_is_dead(desk: Desk, records: Records) -> None:
+    put(desk)
+    desk.subscribe("a")
+    failure = failure_of(Conflict("Message 'a' of stream 'plates' is known with other bytes.")).failure
+    desk.backlog.settle([desk.reserve()], Outcome(OutcomeKind.FAILED, failure=failure))
+    assert desk.state("a") == "dead"
+    assert records.asked == []
 
 
 @pytest.mark.parametrize("error", [StorageError("The disk is away."), ValueError("Expecting value: line 1")])
