@@ -8,14 +8,30 @@ for messages whose engine died before it could tell.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 from harmonicio.core.roles import Role
 
-#: Called with the path's parameters, the JSON body (None without one) and the query; returns plain JSON.
-#: It raises errors of :mod:`harmonicio.core.errors` to answer with a problem.
-ExtensionHandler = Callable[[Mapping[str, str], Any, Mapping[str, str]], Any]
+
+@dataclass(frozen=True, slots=True)
+class ExtensionCall:
+    """One request, from somebody who may make it.
+
+    Attributes:
+        names: The parameters in the path.
+        body: JSON; None without one.
+        engine: The engine that asks, as its ticket says; empty when it is somebody else.
+    """
+
+    names: Mapping[str, str]
+    body: Any = None
+    query: Mapping[str, str] = field(default_factory=dict)
+    engine: str = ""
+
+
+#: Returns plain JSON; raises errors of :mod:`harmonicio.core.errors` to answer with a problem.
+ExtensionHandler = Callable[[ExtensionCall], Any]
 
 
 @dataclass(frozen=True, slots=True)

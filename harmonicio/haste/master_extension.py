@@ -12,12 +12,13 @@ import math
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from harmonicio.control import paths
 from harmonicio.control.caller import READ_TIMEOUT_S
-from harmonicio.control.extension import ExtensionRoute
+from harmonicio.control.extension import ExtensionCall, ExtensionRoute
 from harmonicio.core.errors import InvalidInput, Unavailable
 from harmonicio.core.roles import Role
 from harmonicio.haste.feature_db.base import Answer, FeatureRow, RowDamaged, RowFilter, as_plain, from_plain
@@ -74,16 +75,16 @@ class HasteExtension:
                 return row.result
         return None
 
-    def _commit(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
-        """Commit feature rows; the first row of a message wins.
+    def _commit(self, call: ExtensionCall) -> Any:
+        """Commit feature rows; the first row of a message wins. Each names the engine that brought it.
 
         The answer says for each which ``row`` counts, or why there is none: the row is ``invalid``, or the first row of
         its message is ``damaged``.
         """
-        if not isinstance(body, list) or len(body) > MAX_ROWS:
+        if not isinstance(call.body, list) or len(call.body) > MAX_ROWS:
             raise InvalidInput(f"Feature rows come as a list of at most {MAX_ROWS}.")
         with self._place():
-            taken = [_row(names["stream"], each) for each in body]
+            taken = [_row(call, each) for each in call.body]
             answers = iter(self._group.commit([row for row in taken if isinstance(row, FeatureRow)]))
         return {"rows": [_verdict(next(answers) if isinstance(row, FeatureRow) else row) for row in taken]}
 
@@ -101,14 +102,14 @@ class HasteExtension:
         finally:
             self._places.release()
 
-    def _read(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
+    def _read(self, call: ExtensionCall) -> Any:
         """Return feature rows in the order of their commit, a page at a time: the last ``number`` goes into ``after``.
 
         Filters: ``message_id``, ``tier``, ``min_score``, ``max_score`` (both included), and ``metadata.<name>``, whose
         value is JSON; what is not JSON is text.
         """
-        after = int(min(_number(query, "after") or 0, MAX_NUMBER))
-        page = self._database.page(_filter(names["stream"], query), after, PAGE_ROWS)
+        after = int(min(_number(call.query, "after") or 0, MAX_NUMBER))
+        page = self._database.page(_filter(call.names["stream"], call.query), after, PAGE_ROWS)
         return {"rows": [{"number": number, "row": as_plain(row)} for number, row in page]}
 
 
@@ -117,13 +118,15 @@ def create(data_folder: Path) -> HasteExtension:
     return HasteExtension(SqliteFeatureDatabase(data_folder / FILE_NAME, is_alone=True, wait_s=WAIT_S))
 
 
-def _row(stream: str, plain: Any) -> FeatureRow | InvalidInput:
+def _row(call: ExtensionCall, plain: Any) -> FeatureRow | InvalidInput:
     """Return a row, or why it is none: one that cannot be kept hinders no other."""
     try:
         row = from_plain(plain)
     except InvalidInput as error:
         return error
-    return row if row.stream == stream else InvalidInput(f"The row is not of stream {stream!r}.")
+    if row.stream != call.names["stream"]:
+        return InvalidInput(f"The row is not of stream {call.names['stream']!r}.")
+    return replace(row, engine=call.engine or row.engine)
 
 
 def _verdict(answer: Answer) -> dict[str, Any]:

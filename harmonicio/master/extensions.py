@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from harmonicio.control.extension import ChecksPlugin, RecordsOutcomes
+from harmonicio.control.extension import ChecksPlugin, ExtensionCall, RecordsOutcomes
 from harmonicio.control.members import Family
 from harmonicio.core.errors import ConfigurationError, StorageError
 from harmonicio.core.message import Outcome, OutcomeKind
@@ -107,7 +107,8 @@ def _endpoint(tag: str, route: ExtensionRoute, make_room: Callable[[], None]) ->
 def _handler(route: ExtensionRoute, make_room: Callable[[], None]) -> Handler:
     def handle(master: Master, call: Call) -> Any:
         try:
-            return route.handler(call.names, call.body, call.query)
+            engine = call.identity.engine if call.identity is not None else ""
+            return route.handler(ExtensionCall(call.names, call.body, call.query, engine))
         except StorageError:
             make_room()  # What is processed leaves a full disk only if its rows can be written.
             raise

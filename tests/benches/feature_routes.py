@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from harmonicio.control.caller import _body_of
+from harmonicio.control.extension import ExtensionCall
 from harmonicio.core.errors import MasterUnavailable
 from harmonicio.haste.master_extension import HasteExtension
 
@@ -33,7 +34,7 @@ class Routes:
         return self._call("GET", stream, None, {key: str(value) for key, value in filters.items()})
 
     def _call(self, method: str, stream: str, body: Any, query: Mapping[str, str]) -> Any:
-        answer = self._handlers[method]({"stream": stream}, body, query)
+        answer = self._handlers[method](ExtensionCall({"stream": stream}, body, query))
         return json.loads(json.dumps(answer, allow_nan=False))
 
     def close(self) -> None:

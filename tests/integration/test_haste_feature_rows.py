@@ -120,8 +120,31 @@ def test_nobody_but_an_engine_writes_rows(service: MasterService, tmp_path: Path
 
 @pytest.mark.row("S27")
 def test_an_engine_writes_rows_of_its_own_stream_only(service: MasterService, tmp_path: Path) -> None:
-    with engine_client(service) as engine, storage(tmp_path, engine) as kept, pytest.raises(NotAllowed, match="own"):
-        kept.save(b"x", features={"focus": 0.7}, message_id="m1", stream="spectra")
+    with engine_client(service) as engine, storage(tmp_path, engine) as kept:
+        with pytest.raises(NotAllowed, match="own"):
+            kept.save(b"x", features={"focus": 0.7}, message_id="m1", stream="spectra")
+        (answer,) = engine.post_feature_rows(STREAM, [as_plain(a_row(1, stream="spectra"))])["rows"]
+    assert "not of stream" in answer["invalid"], "nor under the name of its own"
+    with client_of(service, Role.VIEWER) as viewer:
+        assert list(MasterFeatureDatabase(viewer).rows(RowFilter("spectra"))) == []
+
+
+@pytest.mark.row("S27")
+def test_a_row_names_the_engine_that_wrote_it_whatever_that_engine_says(service: MasterService) -> None:
+    with engine_client(service) as engine, client_of(service, Role.VIEWER) as viewer:
+        for said in ("", "e2", "e1"):
+            engine.post_feature_rows(STREAM, [as_plain(a_row(1, message_id=f"m{said}", engine=said))])
+        assert [row.engine for row in MasterFeatureDatabase(viewer).rows(RowFilter(STREAM))] == ["e1"] * 3
+
+
+@pytest.mark.row("S27")
+def test_a_row_that_an_engine_wrote_for_a_message_of_another_is_no_silent_end_of_it(
+    service: MasterService, tmp_path: Path
+) -> None:
+    with engine_client(service) as engine, storage(tmp_path, engine) as kept:
+        engine.post_feature_rows(STREAM, [as_plain(a_row(1, message_id="m1"))])
+        with pytest.raises(Conflict, match="other bytes"):
+            kept.save(b"the message", features={"focus": 0.7}, message_id="m1", stream=STREAM)
 
 
 def test_rows_survive_a_restart_of_the_master(tmp_path: Path) -> None:

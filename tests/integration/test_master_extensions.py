@@ -13,7 +13,7 @@ import pytest
 
 from harmonicio.control import paths, tickets
 from harmonicio.control.client import MasterClient
-from harmonicio.control.extension import ExtensionRoute
+from harmonicio.control.extension import ExtensionCall, ExtensionRoute
 from harmonicio.control.members import Family
 from harmonicio.control.messages import WorkerRegistration
 from harmonicio.core.errors import ConfigurationError, InvalidInput, NotAllowed
@@ -40,16 +40,17 @@ class Notebook:
         if options.get("paper") == "none":
             raise ConfigurationError("A notebook needs paper.", hint="Buy some.")
 
-    def _write(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
+    def _write(self, call: ExtensionCall) -> Any:
         """Write rows."""
-        if not isinstance(body, list):
+        if not isinstance(call.body, list):
             raise InvalidInput("Rows come in a list.")
-        self.written.append((names["stream"], body))
-        return {"accepted": len(body)}
+        self.written.append((call.names["stream"], call.body))
+        return {"accepted": len(call.body), "engine": call.engine}
 
-    def _read(self, names: Mapping[str, str], body: Any, query: Mapping[str, str]) -> Any:
+    def _read(self, call: ExtensionCall) -> Any:
         """Read rows."""
-        return {"query": query, "rows": [rows for stream, rows in self.written if stream == names["stream"]]}
+        rows = [rows for stream, rows in self.written if stream == call.names["stream"]]
+        return {"query": call.query, "rows": rows, "engine": call.engine}
 
     def close(self) -> None:
         self.is_closed = True
@@ -91,11 +92,14 @@ def engine_client(service: MasterService) -> MasterClient:
 
 def test_an_engine_writes_rows_of_its_own_stream_and_of_no_other(service: MasterService) -> None:
     with engine_client(service) as engine, client_of(service, Role.VIEWER) as viewer:
-        assert engine.post_feature_rows("plates", [{"message": "m1", "score": 0.5}]) == {"accepted": 1}
+        assert engine.post_feature_rows("plates", [{"message": "m1", "score": 0.5}]) == {
+            "accepted": 1,
+            "engine": "e1",
+        }
         with pytest.raises(NotAllowed, match="own stream"):
             engine.post_feature_rows("spectra", [])
         answer = viewer.feature_rows("plates", tier="a")
-        assert answer == {"query": {"tier": "a"}, "rows": [[{"message": "m1", "score": 0.5}]]}
+        assert answer == {"query": {"tier": "a"}, "rows": [[{"message": "m1", "score": 0.5}]], "engine": ""}
 
 
 def test_the_routes_of_an_extension_are_guarded_by_role_and_documented(service: MasterService) -> None:
