@@ -10,6 +10,7 @@ import logging
 import sys
 from typing import Any
 
+from harmonicio.core.hidden import without_secrets
 from harmonicio.core.printable import printable
 
 FORMAT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
@@ -19,10 +20,10 @@ class OneLine(logging.Formatter):
     """Formats an event as one printable line; only a traceback of our own has more."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        return printable(super().formatMessage(record))
+        return printable(without_secrets(super().formatMessage(record)))
 
     def formatException(self, ei: Any) -> str:
-        return "\n".join(f"    {printable(line)}" for line in super().formatException(ei).splitlines())
+        return "\n".join(f"    {printable(line)}" for line in without_secrets(super().formatException(ei)).splitlines())
 
 
 def start(level: str = "INFO") -> None:

@@ -6,6 +6,7 @@ import traceback
 from typing import Any
 
 from harmonicio.core.errors import InvalidInput
+from harmonicio.core.hidden import without_secrets
 from harmonicio.core.message import MAX_RESULT_BYTES, Failure, Outcome, OutcomeKind
 from harmonicio.wire.codec import pack_value
 from harmonicio.wire.outcomes import DONE
@@ -36,11 +37,13 @@ def outcome_of(result: Any) -> tuple[Outcome, bytes]:
 def failure_of(error: BaseException) -> Outcome:
     """Return the outcome of a handler that raised; what is too long for the wire is cut there.
 
+    Where a store cannot be reached, its address with a password is often in the text: that is hidden.
     Another attempt is worth while unless the exception says ``retryable = False``, as
     :class:`~harmonicio.core.errors.InvalidInput` does.
     """
     is_retryable = not isinstance(error, InvalidInput) and getattr(error, "retryable", True) is not False
-    failure = Failure(type(error).__name__, _text_of(error), _traceback_of(error), is_retryable)
+    text, frames = without_secrets(_text_of(error)), without_secrets(_traceback_of(error))
+    failure = Failure(type(error).__name__, text, frames, is_retryable)
     return Outcome(OutcomeKind.FAILED, failure=failure)
 
 

@@ -25,6 +25,7 @@ from harmonicio.control import json_codec, open_file_limit
 from harmonicio.control.engine_description import to_labels
 from harmonicio.control.engine_messages import CONFIGURATION_PATH, EngineConfiguration
 from harmonicio.core.errors import HarmonicIOError
+from harmonicio.core.hidden import without_secrets
 from harmonicio.core.printable import one_line
 from harmonicio.engine.daemon import Daemon
 from harmonicio.engine.description import describe
@@ -164,10 +165,19 @@ def _exit_now(code: int) -> NoReturn:
 
 
 def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_WithoutSecrets("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class _WithoutSecrets(logging.Formatter):
+    """What stores say that cannot be reached often holds their address, with a password."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return without_secrets(super().format(record))
 
 
 def _say(text: str) -> None:
     """Say it in one line: the last line of its log is what the worker tells of an engine."""
-    sys.stderr.write(one_line(text) + "\n")
+    sys.stderr.write(one_line(without_secrets(text)) + "\n")
     sys.stderr.flush()

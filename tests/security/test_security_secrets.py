@@ -9,6 +9,7 @@ import signal
 import sqlite3
 import stat
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from textwrap import dedent
 
@@ -40,6 +41,21 @@ HANDLER = """
         raise ValueError("on purpose")
 """
 CANARY = "hio_admin_canary-that-nobody-may-see-0123456789"
+
+
+#: A handler whose own store is away, and says where that would be.
+STORING = """
+    import logging
+    from harmonicio.engine import handler
+
+    @handler
+    def store(message, *, database, secret_key):
+        logging.getLogger("store").warning("trying %s", database)
+        try:
+            raise ConnectionRefusedError(f"cannot connect to {database}")
+        except OSError as error:
+            raise ValueError(f"nothing was stored: {error}, password={secret_key}") from error
+"""
 
 
 @pytest.fixture
@@ -156,3 +172,38 @@ def test_no_secret_is_shown_logged_or_left_when_things_go_wrong(
     assert any(name.startswith("environment") for name in places) and any("log" in name for name in places)
     found = [f"{what} in {name}" for name, text in places.items() for what, secret in secrets.items() if secret in text]
     assert not found
+
+
+@pytest.mark.row("S20")
+def test_a_store_that_cannot_be_reached_shows_no_password_to_who_may_only_look(
+    cluster: LocalCluster, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "store.py").write_text(dedent(STORING))
+    url = f"postgresql://haste:{CANARY}@127.0.0.1:9/features"
+    tiers = {"unscored": {"driver": "s3-of-somebody", "access_key": CANARY, "bucket": "b"}}
+    declared = StreamDeclaration(
+        "store",
+        handler=str(tmp_path / "store.py"),
+        max_attempts=1,
+        parameters={"database": url, "secret_key": CANARY},
+        plugins={"of-somebody": {"tiers": tiers, "feature_db": {"url": url}}},
+    )
+    with pytest.raises(HarmonicIOError, match="of-somebody"):
+        cluster.declare(replace(declared, engines=1))
+        cluster.wait_for_engines("store", 1, timeout_s=3)
+    cluster.declare(replace(declared, plugins={}))
+    cluster.wait_for_engines("store", 1)
+    connector = StreamConnector("store", master=cluster.url, token=cluster.source_token, patience_s=60.0)
+    with connector, pytest.raises(HandlerFailed, match="nothing was stored") as failed:
+        connector.send(b"").result(30)
+    places = {"what its source is told": str(failed.value), "log": caplog.text}
+    with MasterClient(cluster.url, cluster.token(Role.VIEWER), tls=believed()) as viewer:
+        (letter,) = viewer.dead_letters("store").letters
+        places["dead letter"] = dumps(viewer.dead_letter("store", letter.message)).decode()
+        shown = (viewer.streams(), viewer.stream("store"), viewer.status(), viewer.workers(), viewer.engines())
+        places["what a viewer sees"] = dumps(shown).decode()
+    places |= {str(file): file.read_text(errors="replace") for file in tmp_path.rglob("*log*") if file.is_file()}
+    assert "nothing was stored" in places["dead letter"] and "haste:(hidden)@127.0.0.1" in places["dead letter"]
+    assert any("trying" in text for name, text in places.items() if "engine" in name), "its log is looked at, too"
+    assert not [name for name, text in places.items() if CANARY in text]
+    assert cluster.client.stream("store").declaration.parameters["database"] == url, "an administrator sees it"

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from harmonicio.control import json_codec, paths
 from harmonicio.control.messages import EngineCount, StreamView
 from harmonicio.core.errors import InvalidInput
+from harmonicio.core.hidden import options_without_secrets
+from harmonicio.core.roles import Role
 from harmonicio.core.stream import StreamDeclaration
 from harmonicio.master.endpoint import ADMIN_ONLY, LOOKING, Call, Routes
 from harmonicio.master.master import Master
@@ -26,13 +28,22 @@ class DeleteQuery:
 @routes.get(paths.STREAMS, LOOKING, answer=tuple[StreamView, ...])
 def list_all(master: Master, call: Call) -> tuple[StreamView, ...]:
     """List all streams with their engines and backlog."""
-    return master.stream_views()
+    return tuple(shown_to(call, each) for each in master.stream_views())
 
 
 @routes.get(paths.STREAM, LOOKING, answer=StreamView)
 def show(master: Master, call: Call) -> StreamView:
     """Show one stream."""
-    return master.stream_view(call.names["stream"])
+    return shown_to(call, master.stream_view(call.names["stream"]))
+
+
+def shown_to(call: Call, view: StreamView) -> StreamView:
+    """Return what the caller may see of a stream: secrets in its options are its administrators'."""
+    if call.identity is not None and call.identity.role is Role.ADMIN:
+        return view
+    known = view.declaration
+    parameters, plugins = options_without_secrets(known.parameters), options_without_secrets(known.plugins)
+    return replace(view, declaration=replace(known, parameters=parameters, plugins=plugins))
 
 
 def _declared(declaration: StreamDeclaration) -> dict[str, Any]:
