@@ -20,7 +20,7 @@ QUICK_DISK := $(shell df -Pk /dev/shm 2>/dev/null | awk 'NR == 2 && $$4 > 200000
 FAST_TESTS := $(wildcard tests/unit tests/property tests/contract tests/test_architecture.py)
 # These share a Docker engine, so one process runs them.
 CONTAINER_TESTS := $(wildcard tests/containers)
-# These make machines of their own and install what is in the wheelhouse: `make cluster-test`.
+# These make machines of their own and install what is in the wheelhouse.
 CLUSTER_TESTS := $(wildcard tests/cluster)
 comma      := ,
 SLOW_TESTS := $(filter-out $(FAST_TESTS) $(CONTAINER_TESTS) $(CLUSTER_TESTS),$(patsubst %/,%,$(wildcard tests/*/))) $(wildcard processing_engines)
@@ -65,9 +65,10 @@ check: install ## format, lint, types, import contracts and fast tests, in under
 		-o tmp_path_retention_policy=failed $(FAST_TESTS)
 
 .PHONY: test
-test: check perf-smoke ## all that CI runs
+test: check perf-smoke wheelhouse ## all that CI runs
 	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
 	$(BIN)/python -m pytest -q $(CONTAINER_TESTS)
+	$(BIN)/python -m pytest -q $(CLUSTER_TESTS)
 
 .PHONY: format
 format: install ## put the code into the house's format

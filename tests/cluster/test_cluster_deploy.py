@@ -124,6 +124,8 @@ def test_an_upgrade_under_load_loses_nothing_while_older_and_newer_parts_meet(
         pytest.skip(f"this clone has no earlier release: git finds no commit {EARLIER}")
     older = environment(tmp_path / "older", earlier)
     before = {name: site.release(name) for name in machines.names}
+    for name in machines.names:
+        machines.ssh(name, "mkdir /opt/harmonicio/0123456789ab && touch -d 2020-01-01 /opt/harmonicio/0123456789ab")
     with (
         site.sending(100_000, per_s=8, size_bytes=200_000, takes_s=0.1) as source,
         site.sending(100_000, per_s=8, size_bytes=200_000, takes_s=0.1, python=older) as older_source,
@@ -141,6 +143,9 @@ def test_an_upgrade_under_load_loses_nothing_while_older_and_newer_parts_meet(
             each.stop()
         said = [source.finish(), older_source.finish()]
     assert len(set(after.values())) == 1
+    for name in machines.names:
+        kept = machines.ssh(name, "ls /opt/harmonicio").stdout.split()
+        assert sorted(kept) == sorted([before[name], after[name]]), "the last two releases"
     assert "older" in said[1]["runs"] and "older" not in said[0]["runs"]
     again = site.again([*said[0]["ids"], *said[1]["ids"]])
     told = ", ".join(f"{each['states']['done']} of {each['sent']} done" for each in said)
