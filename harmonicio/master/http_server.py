@@ -4,7 +4,8 @@ Rules, beyond what cheroot does by itself:
 
 - A request must be read within ``READ_WITHIN_S`` as a whole, not per packet.
 - A connection waits in the selector, and holds no thread, until a request is here (:mod:`.http_arrival`). What a thread
-  waits for all the same (TLS, long bodies) must come within ``HURRIED_S`` when others wait for a thread.
+  waits for all the same (TLS, long bodies) must come within ``HURRIED_S`` when others wait and no thread is free; the
+  more wait, the sooner.
 - Connections, header bytes and body bytes are bounded. Where there are ``MAX_CONNECTIONS``, who has the most of those
   that wait loses the oldest of his to who comes.
 - Where plain text is spoken on loopback, a request that names another host is refused (:mod:`.http_host`).
@@ -16,6 +17,7 @@ from __future__ import annotations
 
 import http
 import logging
+import math
 import selectors
 import socket
 import ssl
@@ -45,8 +47,9 @@ _log = logging.getLogger(__name__)
 
 READ_WITHIN_S = 10.0
 MAX_CONNECTIONS = 2_000
-#: How long a thread waits for the rest of a request while others wait for a thread, and how often it looks for that.
-HURRIED_S, LOOK_EVERY_S = 0.5, 0.1
+#: How long a thread waits for the rest of a request while others wait for a thread, at most and at least; and how often
+#: it looks for them.
+HURRIED_S, LEAST_S, LOOK_EVERY_S = 0.5, 0.1, 0.1
 #: The application refuses bodies well below this; here the line is drawn for those that it never sees.
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: How often the selector looks for idle connections, and at most how long closing waits for it.
@@ -201,6 +204,12 @@ class _Server(wsgi.Server):
         else:
             self._connections._selector.register(conn.socket.fileno(), selectors.EVENT_READ, data=conn)
 
+    def patience_s(self) -> float:
+        """How long a thread may wait for the rest of a request, as far as others need it."""
+        waiting = self.requests.qsize
+        crowd = waiting - self.requests.idle if waiting else 0
+        return max(LEAST_S, HURRIED_S / (1 + crowd / self.requests.min)) if crowd > 0 else math.inf
+
     def _make_room(self) -> None:
         """Close the oldest connections of who has the most, of those on which nothing is asked just now."""
         waiting = [each for each in self._connections._selector.connections if each[1] is not self]
@@ -295,7 +304,7 @@ class _Connection(cheroot_server.HTTPConnection):
             self._discard()
         reading.begun_at = time.monotonic()
         reading.read_by = reading.begun_at + (0.0 if self.is_late else READ_WITHIN_S)
-        reading.are_others_waiting = lambda: self.server.requests.qsize > 0
+        reading.patience_s = self.server.patience_s
         return super().communicate()  # type: ignore[no-untyped-call]
 
     def _discard(self) -> None:
@@ -332,7 +341,7 @@ class _TimedSocketIO(socket.SocketIO):
         self._timed_socket = sock
         self.begun_at = time.monotonic()
         self.read_by = self.begun_at + READ_WITHIN_S
-        self.are_others_waiting: Callable[[], bool] = lambda: False
+        self.patience_s: Callable[[], float] = lambda: math.inf
         self.is_plain = False
 
     def readinto(self, buffer: Any) -> int | None:
@@ -345,9 +354,7 @@ class _TimedSocketIO(socket.SocketIO):
         raise TimeoutError("timed out")
 
     def _seconds_left(self) -> float:
-        now = time.monotonic()
-        is_too_slow = now > self.begun_at + HURRIED_S and self.are_others_waiting()
-        return 0.0 if is_too_slow else self.read_by - now
+        return min(self.read_by, self.begun_at + self.patience_s()) - time.monotonic()
 
     def _read_into(self, buffer: Any) -> int | None:
         try:

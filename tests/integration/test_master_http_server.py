@@ -1,0 +1,104 @@
+"""The web server by itself: what it waits for, for how long, and whom it cuts off."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import pytest
+
+from harmonicio.core.lease import Address
+from harmonicio.master import http_server
+from harmonicio.master.http_server import HttpServer
+from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
+
+HOST = "127.0.0.1"
+GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
+HEAD_OF_POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+ANSWERED = b"\r\n\r\nread"
+
+StartServer = Callable[..., HttpServer]
+
+
+@pytest.fixture
+def start_server() -> Iterator[StartServer]:
+    with ExitStack() as running:
+
+        def start(threads: int, tls: TlsCredentials = NO_CREDENTIALS) -> HttpServer:
+            server = HttpServer(Address(HOST, 0), read_all, threads=threads, tls=tls)
+            running.callback(server.close)
+            return server
+
+        yield start
+
+
+def read_all(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
+    start_response("200 OK", [("Content-Length", "4")])
+    return [b"read"]
+
+
+def dial(server: HttpServer, source: str = HOST) -> socket.socket:
+    return socket.create_connection((HOST, server.address.port), timeout=10, source_address=(source, 0))
+
+
+def answer(sock: socket.socket) -> bytes:
+    got = b""
+    while not got.endswith(ANSWERED):
+        piece = sock.recv(1_000)
+        if not piece:
+            break
+        got += piece
+    return got
+
+
+@contextmanager
+def others_asking(server: HttpServer, count: int) -> Iterator[None]:
+    """Have others ask again and again, each on a connection of its own."""
+    ended = threading.Event()
+
+    def ask() -> None:
+        with dial(server) as sock:
+            while not ended.is_set():
+                sock.sendall(GET)
+                assert answer(sock).endswith(ANSWERED)
+
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for each in threads:
+        each.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        for each in threads:
+            each.join()
+
+
+def test_a_long_body_may_take_its_time_while_threads_are_free(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "HURRIED_S", 0.1)
+    server = start_server(threads=30)
+    with others_asking(server, 6), dial(server) as slow:
+        slow.sendall(HEAD_OF_POST % 160_000 + b"x" * 60_000)
+        for _ in range(20):
+            time.sleep(0.05)
+            slow.sendall(b"x" * 5_000)
+        assert answer(slow).endswith(ANSWERED)
+
+
+def test_the_more_wait_for_a_thread_the_less_each_of_them_waits(start_server: StartServer) -> None:
+    server = start_server(threads=20)
+    expecting = GET[:-2] + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
+    with ExitStack() as open_ones:
+        for _ in range(500):
+            open_ones.enter_context(dial(server)).sendall(expecting)
+        began = time.monotonic()
+        late = open_ones.enter_context(dial(server))
+        late.sendall(GET)
+        assert answer(late).endswith(ANSWERED)
+        assert time.monotonic() - began < 500 / 20 * http_server.HURRIED_S / 2
