@@ -24,7 +24,7 @@ import ssl
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
@@ -176,6 +176,14 @@ class _Server(wsgi.Server):
         self._accept, self._connections._from_server_socket = self._connections._from_server_socket, self._attempt
         self._can_accept = True
         self._connections._expire = self._expire
+        self._connections._selector.select = self._select
+
+    def _select(self, timeout: float | None = None) -> Iterator[tuple[int, Any]]:
+        """Tell what is ready; not who has been closed since to make room for another that was."""
+        selector = self._connections._selector._selector
+        for key, _ in selector.select(timeout):
+            if selector.get_map().get(key.fd) is key:
+                yield key.fd, key.data
 
     def _attempt(self, listener: socket.socket) -> Any:
         """Accept a connection; where there is no room for one, serve those that are open, and try again in a moment."""
@@ -293,6 +301,8 @@ class _Connection(cheroot_server.HTTPConnection):
     def has_request(self) -> bool:
         """Whether a request is here that can be read now."""
         wanted = http_arrival.wanted_bytes(self.socket, self.awaited_bytes)
+        if wanted and not self.awaited_bytes:
+            self.last_used = time.time()  # It has begun: how long nothing was asked before does not count.
         if wanted != self.awaited_bytes:
             http_arrival.wake_at(self.socket, max(1, wanted))
             self.awaited_bytes = wanted
@@ -309,8 +319,9 @@ class _Connection(cheroot_server.HTTPConnection):
 
     def _discard(self) -> None:
         """Forget what is here: to close on that would cut off the answer."""
-        with suppress(OSError):
-            self.socket.recv(http_arrival.MAX_HEAD_BYTES + http_arrival.MAX_AWAITED_BYTES, socket.MSG_DONTWAIT)
+        size_bytes = http_arrival.MAX_HEAD_BYTES + http_arrival.MAX_AWAITED_BYTES
+        with suppress(OSError):  # Of the class, because that of TLS takes no flags.
+            socket.socket.recv(self.socket, size_bytes, socket.MSG_DONTWAIT)
 
     def write_through(self, answer: bytes) -> None:
         """Send an answer: in plain text to who speaks no TLS where that is spoken, and none before its handshake."""

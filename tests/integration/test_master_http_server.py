@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import socket
 import threading
 import time
@@ -10,7 +12,10 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import pytest
+import trustme
 
+from benches.certificates import contexts_of, showing
+from benches.data_port import last_words
 from harmonicio.core.lease import Address
 from harmonicio.master import http_server
 from harmonicio.master.http_server import HttpServer
@@ -102,3 +107,56 @@ def test_the_more_wait_for_a_thread_the_less_each_of_them_waits(start_server: St
         late.sendall(GET)
         assert answer(late).endswith(ANSWERED)
         assert time.monotonic() - began < 500 / 20 * http_server.HURRIED_S / 2
+
+
+def test_how_long_nothing_was_asked_is_not_of_the_time_for_a_request(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(http_server, "READ_WITHIN_S", 2.0)
+    with dial(start_server(threads=2)) as sock:
+        sock.sendall(GET)
+        answer(sock)
+        time.sleep(1.2)
+        sock.sendall(HEAD_OF_POST % 4)
+        time.sleep(1.2)
+        sock.sendall(b"rest")
+        assert answer(sock).endswith(ANSWERED)
+
+
+def test_a_record_of_tls_that_is_never_whole_is_answered_as_a_request_is(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_server, "READ_WITHIN_S", 0.6)
+    authority = trustme.CA()
+    dialling, _ = contexts_of(authority, HOST)
+    server = start_server(threads=2, tls=showing(authority, HOST))
+    with dialling.wrap_socket(dial(server), server_hostname=HOST) as sealed:
+        sealed.sendall(GET)
+        answer(sealed)
+        with socket.socket(fileno=os.dup(sealed.fileno())) as below:
+            below.sendall(b"\x17\x03\x03\x01\x00a")
+        assert last_words(sealed).startswith(b"HTTP/1.1 408 ")
+    with dial(server) as never_shaken:
+        never_shaken.sendall(b"\x16\x03\x01\x02\x00a")
+        assert last_words(never_shaken) == b""
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+def test_who_is_cut_off_to_make_room_may_have_said_something_just_then(
+    start_server: StartServer, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(http_server._Server, "keep_alive_conn_limit", 20)
+    server = start_server(threads=4)
+    with ExitStack() as open_ones:
+        crowd: list[socket.socket] = []
+        for _ in range(400):
+            crowd.append(open_ones.enter_context(dial(server, "127.0.0.2")))
+            for each in crowd[-40:]:
+                try:
+                    each.send(b"G")
+                except OSError:
+                    crowd.remove(each)
+        with dial(server) as other:
+            other.sendall(GET)
+            assert answer(other).endswith(ANSWERED)
+    assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
