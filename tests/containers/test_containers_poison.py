@@ -49,6 +49,8 @@ def handle(message):
 
 pytestmark = [
     pytest.mark.row("F28"),
+    # Without the images, which may take minutes: a test that stands still shows where, while it does.
+    pytest.mark.timeout(200, func_only=True),
     pytest.mark.skipif(os.geteuid() != 0, reason="only root can bound the scratch space"),
 ]
 
