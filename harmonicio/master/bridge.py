@@ -44,8 +44,19 @@ def find_bridge(host: str) -> Bridge:
 
 
 def _is_inner(device: Path) -> bool:
-    """Whether a device is a bridge without a member that has hardware, or stands on another device, like a VLAN."""
+    """Whether a device is a bridge of which no member leads out of this host, as far as the kernel tells."""
     if not (device / "bridge").is_dir():
         return False
-    members = [_DEVICES / each.name for each in (device / "brif").iterdir()]
-    return not any((each / "device").exists() or any(each.glob("lower_*")) for each in members)
+    return not any(_leads_out(_DEVICES / each.name) for each in (device / "brif").iterdir())
+
+
+def _leads_out(member: Path) -> bool:
+    """Whether a member has hardware, stands on another device, like a VLAN, or is the mouth of a tunnel.
+
+    A TAP device may be that of a virtual machine of this host, or of a private network: nobody can tell. Those of
+    containers are of no type that has a name.
+    """
+    if any((member / each).exists() for each in ("device", "tun_flags")) or any(member.glob("lower_*")):
+        return True
+    about = member / "uevent"
+    return about.exists() and "DEVTYPE=" in about.read_text()
