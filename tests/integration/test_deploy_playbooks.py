@@ -1,0 +1,82 @@
+"""What parts of the playbooks do on a host, without one: their own tasks, run here with a Docker engine that is not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+DEPLOY = "deploy/ansible"
+#: Lists containers by a label, as the real one does, and removes them.
+DOCKER = """#!/usr/bin/env python3
+import pathlib, sys
+containers = pathlib.Path(__file__).with_name("containers")
+if sys.argv[1] == "rm":
+    (containers / sys.argv[-1]).unlink()
+else:
+    name, _, value = sys.argv[-1].removeprefix("label=").partition("=")
+    for each in containers.iterdir():
+        has, _, its = each.read_text().partition("=")
+        if has == name and (not value or its == value):
+            print(each.name)
+"""
+
+
+def play(folder: Path, plays: list[dict[str, Any]], hosts: dict[str, Any]) -> None:
+    """Run plays here, as if this host were each of those."""
+    (folder / "play.json").write_text(json.dumps(plays))
+    (folder / "inventory.json").write_text(json.dumps(hosts))
+    words = [str(Path(sys.executable).with_name("ansible-playbook")), "-i", "inventory.json", "play.json"]
+    local = {"ANSIBLE_LOCAL_TEMP": str(folder / "ansible"), "ANSIBLE_REMOTE_TEMP": str(folder / "ansible")}
+    path = f"{folder}:{os.environ['PATH']}"
+    run = subprocess.run(
+        [*words, "-c", "local", "-e", f"ansible_python_interpreter={sys.executable}"],
+        cwd=folder,
+        env={**os.environ, **local, "PATH": path},
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
+
+
+def test_containers_of_another_worker_on_the_same_host_are_not_removed(repository: Path, tmp_path: Path) -> None:
+    (uninstall,) = yaml.safe_load((repository / DEPLOY / "uninstall.yaml").read_text())
+    uninstall["tasks"] = [each for each in uninstall["tasks"] if "docker" in each.get("ansible.builtin.command", "")]
+    assert len(uninstall["tasks"]) == 2
+    (tmp_path / "docker").write_text(DOCKER)
+    (tmp_path / "docker").chmod(0o755)
+    (tmp_path / "containers").mkdir()
+    for name, label in {"a": "harmonicio.worker=w1", "b": "harmonicio.worker=somebody", "c": "other=w1"}.items():
+        (tmp_path / "containers" / name).write_text(f"io.{label}")
+    hosts = {"workers": {"hosts": {"w1": {}}}, "master": {"hosts": {}}}
+    play(tmp_path, [{**uninstall, "become": False, "gather_facts": False}], hosts)
+    assert sorted(os.listdir(tmp_path / "containers")) == ["b", "c"]
+
+
+@pytest.mark.parametrize("keeper", ["w1", "other"])
+def test_the_load_of_every_host_is_asked_for(repository: Path, tmp_path: Path, keeper: str) -> None:
+    template = repository / DEPLOY / "roles/monitoring/templates/prometheus.yaml.j2"
+    defaults = yaml.safe_load((repository / DEPLOY / "roles/settings/defaults/main.yaml").read_text())
+    known = {name: defaults[name] for name in ("harmonicio_exporter_port", "harmonicio_scrape_s")}
+    task = {"ansible.builtin.template": {"src": str(template), "dest": str(tmp_path / "written.yaml")}}
+    hosts = {
+        "master": {"hosts": {"m": {"ansible_host": "192.0.2.1"}}},
+        "workers": {"hosts": {"w1": {"ansible_host": "192.0.2.2"}}},
+        "monitoring": {"hosts": {keeper: {}}},
+    }
+    play(tmp_path, [{"hosts": keeper, "gather_facts": False, "vars": known, "tasks": [task]}], hosts)
+    (job,) = yaml.safe_load((tmp_path / "written.yaml").read_text())["scrape_configs"]
+    asked = {each["labels"]["host"]: each["targets"] for each in job["static_configs"]}
+    assert asked == {
+        "m": ["192.0.2.1:9100"],
+        "w1": ["192.0.2.2:9100"],
+        **({} if keeper == "w1" else {"other": ["other:9100"]}),
+    }
