@@ -4,8 +4,8 @@ Rules, beyond what cheroot does by itself:
 
 - A request must be read within ``READ_WITHIN_S`` as a whole, not per packet.
 - A connection waits in the selector, and holds no thread, until a request is here (:mod:`.http_arrival`). What a thread
-  waits for all the same (TLS, long bodies) must come within ``HURRIED_S`` when others wait and no thread is free; the
-  more wait, the sooner.
+  waits for all the same (TLS, long bodies, who takes no answer) must come within ``HURRIED_S`` when others wait and no
+  thread is free; the more wait, the sooner (:mod:`.http_patience`).
 - Connections, header bytes and body bytes are bounded. Where there are ``MAX_CONNECTIONS``, who has the most of those
   that wait loses the oldest of his to who comes.
 - Where plain text is spoken on loopback, a request that names another host is refused (:mod:`.http_host`).
@@ -29,11 +29,10 @@ from contextlib import suppress
 from typing import Any
 from urllib.parse import unquote_to_bytes
 
-from cheroot import errors as cheroot_errors
 from cheroot import server as cheroot_server
 from cheroot import ssl as cheroot_ssl
 from cheroot import wsgi
-from cheroot.makefile import MakeFile, StreamReader
+from cheroot.makefile import MakeFile
 
 from harmonicio.control import json_codec
 from harmonicio.control.messages import Problem
@@ -41,15 +40,16 @@ from harmonicio.core.errors import Unavailable
 from harmonicio.core.lease import Address, is_loopback
 from harmonicio.master import http_arrival
 from harmonicio.master.http_host import is_of_this_machine, misdirected, named_host
+from harmonicio.master.http_patience import PatientReader, PatientWriter
 from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 
 _log = logging.getLogger(__name__)
 
 READ_WITHIN_S = 10.0
 MAX_CONNECTIONS = 2_000
-#: How long a thread waits for the rest of a request while others wait for a thread, at most and at least; and how often
-#: it looks for them.
-HURRIED_S, LEAST_S, LOOK_EVERY_S = 0.5, 0.1, 0.1
+#: How long a thread waits for the rest of a request, or for its answer to be taken, while others wait for a thread: at
+#: most, and at least.
+HURRIED_S, LEAST_S = 0.5, 0.1
 #: The application refuses bodies well below this; here the line is drawn for those that it never sees.
 MAX_BODY_BYTES = 2 * 1024 * 1024
 #: How often the selector looks for idle connections, and at most how long closing waits for it.
@@ -213,7 +213,7 @@ class _Server(wsgi.Server):
             self._connections._selector.register(conn.socket.fileno(), selectors.EVENT_READ, data=conn)
 
     def patience_s(self) -> float:
-        """How long a thread may wait for the rest of a request, as far as others need it."""
+        """How long a thread may wait for a peer, as far as others need it."""
         waiting = self.requests.qsize
         crowd = waiting - self.requests.idle if waiting else 0
         return max(LEAST_S, HURRIED_S / (1 + crowd / self.requests.min)) if crowd > 0 else math.inf
@@ -294,9 +294,12 @@ class _Connection(cheroot_server.HTTPConnection):
     RequestHandlerClass = _Request
 
     def __init__(self, server: Any, sock: socket.socket, makefile: Callable[..., Any] = MakeFile) -> None:
-        super().__init__(server, sock, lambda sock, mode, size: _file(makefile, sock, mode, size))
+        super().__init__(server, sock, self._file)
         self.awaited_bytes = 0
         self.is_late = False
+
+    def _file(self, sock: socket.socket, mode: str, size: int) -> Any:
+        return (PatientReader if "r" in mode else PatientWriter)(sock, size, self.server.patience_s)
 
     def has_request(self) -> bool:
         """Whether a request is here that can be read now."""
@@ -309,12 +312,10 @@ class _Connection(cheroot_server.HTTPConnection):
         return not wanted
 
     def communicate(self) -> Any:
-        reading = self.rfile.raw
         if self.is_late:
             self._discard()
-        reading.begun_at = time.monotonic()
-        reading.read_by = reading.begun_at + (0.0 if self.is_late else READ_WITHIN_S)
-        reading.patience_s = self.server.patience_s
+        self.rfile.raw.begin(0.0 if self.is_late else READ_WITHIN_S)
+        self.wfile.raw.begin(READ_WITHIN_S)
         return super().communicate()  # type: ignore[no-untyped-call]
 
     def _discard(self) -> None:
@@ -332,56 +333,3 @@ class _Connection(cheroot_server.HTTPConnection):
 
     def _handle_no_ssl(self, req: Any) -> None:
         req.simple_response("400 Bad Request", "This port speaks HTTPS only. Write the address with https://.")
-
-
-def _file(makefile: Callable[..., Any], sock: socket.socket, mode: str, size: int) -> Any:
-    return _TimedReader(sock, mode, size) if "r" in mode else makefile(sock, mode, size)
-
-
-class _TimedReader(StreamReader):
-    def __init__(self, sock: socket.socket, mode: str, size: int) -> None:
-        super().__init__(sock, mode, size)
-        self._raw = _TimedSocketIO(sock, "rb")
-
-
-class _TimedSocketIO(socket.SocketIO):
-    """Reads from a socket, and times out when the whole request has not been read by ``read_by``."""
-
-    def __init__(self, sock: socket.socket, mode: Any) -> None:
-        super().__init__(sock, mode)
-        self._timed_socket = sock
-        self.begun_at = time.monotonic()
-        self.read_by = self.begun_at + READ_WITHIN_S
-        self.patience_s: Callable[[], float] = lambda: math.inf
-        self.is_plain = False
-
-    def readinto(self, buffer: Any) -> int | None:
-        while (left_s := self._seconds_left()) > 0:
-            self._timed_socket.settimeout(min(left_s, LOOK_EVERY_S))
-            try:
-                return self._read_into(buffer)
-            except TimeoutError:
-                self._timeout_occurred = False  # Else nothing could be read any more.
-        raise TimeoutError("timed out")
-
-    def _seconds_left(self) -> float:
-        return min(self.read_by, self.begun_at + self.patience_s()) - time.monotonic()
-
-    def _read_into(self, buffer: Any) -> int | None:
-        try:
-            return super().readinto(buffer)
-        except ssl.SSLError as error:
-            self.is_plain = error.reason == "HTTP_REQUEST"
-            if self.is_plain:
-                raise cheroot_errors.NoSSLError from None
-            _log.info("A TLS connection from %s failed: %s", _peer_of(self._timed_socket), error.reason or error)
-            raise cheroot_errors.FatalSSLAlert from None
-        finally:
-            self._timed_socket.settimeout(READ_WITHIN_S)
-
-
-def _peer_of(sock: socket.socket) -> str:
-    try:
-        return str(Address(*sock.getpeername()[:2]))
-    except OSError:
-        return "a peer that has gone"

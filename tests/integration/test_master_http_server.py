@@ -25,6 +25,7 @@ HOST = "127.0.0.1"
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
 HEAD_OF_POST = b"POST / HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
 ANSWERED = b"\r\n\r\nread"
+LARGE_BYTES = 16 * 1024**2
 
 StartServer = Callable[..., HttpServer]
 
@@ -42,6 +43,11 @@ def start_server() -> Iterator[StartServer]:
 
 
 def read_all(environ: dict[str, Any], start_response: Callable[..., Any]) -> list[bytes]:
+    if environ["PATH_INFO"] == "/large":
+        start_response("200 OK", [("Content-Length", str(LARGE_BYTES))])
+        return [bytes(LARGE_BYTES)]
+    if environ["PATH_INFO"] == "/late":
+        time.sleep(0.3)
     environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0))
     start_response("200 OK", [("Content-Length", "4")])
     return [b"read"]
@@ -96,6 +102,7 @@ def test_a_long_body_may_take_its_time_while_threads_are_free(
         assert answer(slow).endswith(ANSWERED)
 
 
+@pytest.mark.row("S18")
 def test_the_more_wait_for_a_thread_the_less_each_of_them_waits(start_server: StartServer) -> None:
     server = start_server(threads=20)
     expecting = GET[:-2] + b"Expect: 100-continue\r\nContent-Length: 9\r\n\r\n"
@@ -107,6 +114,41 @@ def test_the_more_wait_for_a_thread_the_less_each_of_them_waits(start_server: St
         late.sendall(GET)
         assert answer(late).endswith(ANSWERED)
         assert time.monotonic() - began < 500 / 20 * http_server.HURRIED_S / 2
+
+
+@pytest.mark.row("S18")
+def test_who_takes_no_answer_is_given_up_when_others_wait_for_a_thread(start_server: StartServer) -> None:
+    server = start_server(threads=4)
+    with ExitStack() as open_ones:
+        for _ in range(8):
+            open_ones.enter_context(dial(server)).sendall(GET.replace(b"/", b"/large", 1))
+        time.sleep(0.2)
+        began = time.monotonic()
+        late = open_ones.enter_context(dial(server))
+        late.sendall(GET)
+        assert answer(late).endswith(ANSWERED)
+        assert time.monotonic() - began < http_server.READ_WITHIN_S / 2
+
+
+def test_what_is_here_is_read_however_many_wait_for_a_thread(start_server: StartServer) -> None:
+    server = start_server(threads=2)
+    with ExitStack() as open_ones:
+        crowd = [open_ones.enter_context(dial(server)) for _ in range(12)]
+        for each in crowd:
+            each.sendall(HEAD_OF_POST.replace(b"/", b"/late", 1) % 40_000 + bytes(40_000))
+        for each in crowd:
+            assert answer(each).endswith(ANSWERED)
+
+
+def test_a_long_answer_arrives_whole_over_tls_too(start_server: StartServer) -> None:
+    authority = trustme.CA()
+    dialling, _ = contexts_of(authority, HOST)
+    server = start_server(threads=2, tls=showing(authority, HOST))
+    with dialling.wrap_socket(dial(server), server_hostname=HOST) as sealed:
+        sealed.sendall(GET.replace(b"/", b"/large", 1)[:-2] + b"Connection: close\r\n\r\n")
+        time.sleep(0.3)  # Nothing is taken meanwhile.
+        got = last_words(sealed)
+    assert got.partition(b"\r\n\r\n")[2] == bytes(LARGE_BYTES)
 
 
 def test_how_long_nothing_was_asked_is_not_of_the_time_for_a_request(
