@@ -13,7 +13,7 @@ from pathlib import Path
 
 import docker
 
-from benches import docker_engine
+from benches import packages
 from harmonicio.worker.containers.docker_host import DockerHost
 
 FILE = Path(__file__).parents[2] / "deploy" / "compose" / "compose.yaml"
@@ -25,15 +25,13 @@ _COMMAND_S = 120.0
 
 def obstacle() -> str:
     """Return why no compose can be had here; empty when one can."""
-    if _known() or (os.geteuid() == 0 and shutil.which("apt-get")):
-        return ""
-    return "there is neither docker compose nor docker-compose, and only root can install one with apt-get"
+    return "" if _known() else packages.obstacle("docker-compose")
 
 
 def commands() -> list[tuple[str, ...]]:
     """Return every compose of this machine; where there is none, Debian's is installed."""
     if not _known():
-        docker_engine.install("docker-compose")
+        packages.provide("docker-compose")
     return _known()
 
 

@@ -16,6 +16,7 @@ from typing import Self
 
 import docker
 
+from benches import packages
 from harmonicio.core.errors import HarmonicIOError, NotFound
 from harmonicio.testing.waiting import wait_until
 from harmonicio.worker.containers.docker_host import DockerHost
@@ -24,7 +25,7 @@ from harmonicio.worker.containers.docker_records import BuildOrder
 #: What images are made from here, in place of ``python:3.11-slim``.
 BASE_IMAGE = "harmonicio-test/python"
 SUITE = "bookworm"  # Its Python is the one for which our images' wheels are.
-_INSTALL_S, _START_S, _STOP_S = 300.0, 60.0, 30.0
+_MAKE_S, _START_S, _STOP_S = 300.0, 60.0, 30.0
 #: Nothing of these is needed to run Python, and images are copied around.
 _BALLAST = ("usr/share/doc", "usr/share/locale", "usr/share/man", "var/cache/apt", "var/lib/apt/lists")
 
@@ -39,17 +40,7 @@ def obstacle() -> str:
     """Return why no Docker engine of our own can be started here; empty when one can."""
     if os.geteuid() != 0:
         return "no Docker engine answers, and only root can start one"
-    if shutil.which("dockerd") is None and shutil.which("apt-get") is None:
-        return "no Docker engine answers, and there is no apt-get to install one"
-    return ""
-
-
-def install(*packages: str) -> None:
-    """Install Debian packages."""
-    environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
-    install = ["apt-get", "install", "-y", "-qq", "--no-install-recommends", *packages]
-    for command in (["apt-get", "update", "-qq"], install):
-        subprocess.run(command, env=environment, check=True, capture_output=True, timeout=_INSTALL_S)
+    return packages.obstacle("dockerd")
 
 
 class DockerEngine:
@@ -67,8 +58,7 @@ class DockerEngine:
         self._process: subprocess.Popen[bytes] | None = None
 
     def __enter__(self) -> Self:
-        if shutil.which("dockerd") is None:
-            install("docker.io")
+        packages.provide("dockerd")
         self._folder.mkdir(parents=True, exist_ok=True)
         self.start()
         return self
@@ -125,21 +115,20 @@ def make_base_image(url: str, folder: Path) -> None:
     """Make the base image of Debian packages, unless it is there."""
     if _has_image(url, BASE_IMAGE):
         return
-    if shutil.which("debootstrap") is None:
-        install("debootstrap")
+    packages.provide("debootstrap")
     root = folder / "root"
     shutil.rmtree(root, ignore_errors=True)
-    packages = "--include=python3,python3-venv,ca-certificates"
+    included = "--include=python3,python3-venv,ca-certificates"
     subprocess.run(
-        ["debootstrap", "--variant=minbase", packages, SUITE, str(root)],
+        ["debootstrap", "--variant=minbase", included, SUITE, str(root)],
         check=True,
         capture_output=True,
-        timeout=_INSTALL_S,
+        timeout=_MAKE_S,
     )
     for path in _BALLAST:
         shutil.rmtree(root / path, ignore_errors=True)
     with (
-        closing(docker.APIClient(base_url=url, timeout=int(_INSTALL_S))) as api,
+        closing(docker.APIClient(base_url=url, timeout=int(_MAKE_S))) as api,
         subprocess.Popen(["tar", "-C", str(root), "-c", "."], stdout=subprocess.PIPE) as tar,
     ):
         assert tar.stdout is not None

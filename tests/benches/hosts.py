@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +11,7 @@ from typing import Self
 
 import pytest
 
+from benches.packages import require
 from harmonicio.testing.waiting import wait_until
 
 _NEEDED = ("unshare", "nsenter", "ip", "iptables", "sysctl", "sleep")
@@ -24,11 +24,10 @@ class Hosts:
     """
 
     def __init__(self, *names: str) -> None:
-        missing = [each for each in _NEEDED if shutil.which(each) is None]
-        reason = "only root may make networks" if os.geteuid() else f"missing: {', '.join(missing)}" if missing else ""
-        if reason and os.environ.get("CI") != "true":
-            pytest.skip(reason)
-        assert not reason
+        if os.geteuid() and os.environ.get("CI") != "true":
+            pytest.skip("only root may make networks")
+        assert os.geteuid() == 0
+        require(*_NEEDED)
         self.addresses = {name: f"10.78.0.{number}" for number, name in enumerate(names, start=1)}
         self._keepers: dict[str, subprocess.Popen[bytes]] = {}
 

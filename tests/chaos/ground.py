@@ -26,7 +26,7 @@ ADDRESSES = {"master": "10.77.0.1", "w1": "10.77.0.11", "w2": "10.77.0.12", "sou
 _RUNNER = "10.77.0.254/24"
 _INSIDE = "CHAOS_IS_INSIDE"
 _NAMESPACES = ("--mount", "--net", "--pid", "--fork", "--mount-proc", "--kill-child")
-_NEEDED = ("unshare", "nsenter", "ip", "iptables", "tc", "ss", "mount")
+NEEDED = ("unshare", "nsenter", "ip", "iptables", "tc", "ss", "mount")
 
 
 class NoGround(Exception):
@@ -46,7 +46,7 @@ def command(*words: str) -> None:
 
 def why_not() -> str:
     """Return why a run is not possible on this machine; empty when it is."""
-    missing = [each for each in _NEEDED if shutil.which(each, path=_path()) is None]
+    missing = [each for each in NEEDED if shutil.which(each, path=_path()) is None]
     if missing:
         return f"These commands are missing: {', '.join(missing)}."
     try:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from benches.packages import require
 from chaos import ground
 from harmonicio.testing.waiting import wait_until
 
@@ -26,6 +27,7 @@ WITHIN_S = 400
 @pytest.fixture
 def run(repository: Path) -> Callable[..., subprocess.Popen[str]]:
     """Start a run in this folder with these options; its output is a pipe."""
+    require(*ground.NEEDED)
     if (reason := ground.why_not()) and os.environ.get("CI") != "true":
         pytest.skip(reason)
     assert not reason

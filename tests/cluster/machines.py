@@ -8,7 +8,6 @@ root only, on a kernel with control groups of version 1.
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import time
 import zlib
@@ -19,7 +18,7 @@ from typing import Self
 
 import pytest
 
-from benches.docker_engine import install
+from benches import packages
 from benches.hosts import Hosts
 from harmonicio.testing.waiting import wait_until
 
@@ -42,14 +41,6 @@ _PACKAGES = (
 )
 _SILENT = ("console-getty.service", "systemd-journal-flush.service")
 _BALLAST = ("man", "locale", "doc")
-#: What is needed here, and which package of Debian has it.
-_NEEDED = {
-    "ip": "iproute2",
-    "iptables": "iptables",
-    "mmdebstrap": "mmdebstrap",
-    "ssh": "openssh-client",
-    "sysctl": "procps",
-}
 _SCRIPT = str(Path(__file__).with_name("machine.sh"))
 _BOOT_S, _MAKE_S = 60.0, 600.0
 
@@ -66,8 +57,7 @@ class Machines:
     def __init__(self, folder: Path, base: Path, *names: str) -> None:
         if reason := _obstacle():
             (pytest.fail if os.environ.get("CI") == "true" else pytest.skip)(reason)
-        if missing := _missing():
-            install(*missing)
+        packages.require("mmdebstrap", "ssh")
         self.names = names
         self.key = folder / "key"
         self._folder = folder
@@ -195,18 +185,12 @@ class Machines:
             yield lost
 
 
-def _missing() -> list[str]:
-    return [package for program, package in _NEEDED.items() if shutil.which(program) is None]
-
-
 def _obstacle() -> str:
     """Return why no machines can be made here; empty when they can."""
     if os.geteuid() != 0:
         return "only root can make machines"
     if not Path("/sys/fs/cgroup/memory").is_dir():
         return "this kernel has no control groups of version 1, in which machines are made"
-    if (missing := _missing()) and shutil.which("apt-get") is None:
-        return f"there is no apt-get to install {', '.join(missing)}"
     return ""
 
 
