@@ -6,13 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-DEPLOY = "deploy/ansible"
+DEPLOY, PACKAGE = "deploy/ansible", "ansible.builtin.package"
 #: Lists containers by a label, as the real one does, and removes them.
 DOCKER = """#!/usr/bin/env python3
 import pathlib, sys
@@ -80,3 +81,18 @@ def test_the_load_of_every_host_is_asked_for(repository: Path, tmp_path: Path, k
         "w1": ["192.0.2.2:9100"],
         **({} if keeper == "w1" else {"other": ["other:9100"]}),
     }
+
+
+def tasks_of(tasks: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Yield tasks, those in blocks too."""
+    for each in tasks:
+        yield each
+        yield from tasks_of(each.get("block", []))
+
+
+def test_a_host_whose_lists_of_packages_are_empty_fetches_them_first(repository: Path) -> None:
+    files = (repository / DEPLOY).glob("roles/*/tasks/*.yaml")
+    tasks = [task for file in files for task in tasks_of(yaml.safe_load(file.read_text()))]
+    installing = [task[name] for task in tasks for name in task if name in ("ansible.builtin.apt", PACKAGE)]
+    assert len(installing) >= 4
+    assert all(each.get("update_cache") for each in installing), installing
