@@ -22,7 +22,7 @@ class AuditRecord:
         did: The name of the operation, like ``streams.declare``.
         names: What it was done to, as the path of the request names it.
         details: What of the request is worth keeping; no parameters, which may hold secrets.
-        status: How it was answered, as an HTTP status; from 400 on it was not done.
+        status: How it was answered, as an HTTP status; from 400 on it was not done, from 500 on perhaps in part.
         missing: How many records before this one could not be written.
         previous: Digest of the record before; that of the first is empty.
     """

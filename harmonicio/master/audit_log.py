@@ -137,13 +137,13 @@ class AuditLog:
             try:
                 _write_all(descriptor, line)
                 os.fsync(descriptor)
+                if not before:
+                    sync_folder(self._folder)
             except OSError:
                 os.ftruncate(descriptor, before)
                 raise
         finally:
             os.close(descriptor)
-        if not before:
-            sync_folder(self._folder)
 
     # ── read ─────────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -110,6 +110,19 @@ def test_what_the_disk_does_not_take_is_logged_and_counted_and_leaves_no_half_a_
     assert (view.kept, view.records[-1].number, view.records[-1].missing) == (6, 6, 2) and not view.damage
 
 
+def test_a_file_that_may_not_outlast_a_crash_holds_no_record_yet(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(folder: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    log = AuditLog(folder, SystemClock())
+    with monkeypatch.context() as patch:
+        patch.setattr(audit_log, "sync_folder", failing)
+        log.add(DEED, 200)
+    log.add(DEED, 200)
+    view = log.view(MANY)
+    assert [(each.number, each.missing) for each in view.records] == [(1, 1)] and not view.damage
+
+
 def test_the_oldest_records_make_room_and_the_chain_holds_across_files(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
