@@ -2,6 +2,10 @@
 
 Whatever :func:`pack` accepts, :func:`unpack` accepts too: a value that the peer would refuse is refused before it is
 sent, because there it would end the connection.
+
+A list takes its memory when its length is read, before its items are: three bytes claim half a megabyte, and lists in
+lists do so a thousand times over. So nothing is made of a section that may hold long lists before all of it was found
+to be there: what is made then is bounded by the section's own bytes.
 """
 
 from __future__ import annotations
@@ -24,6 +28,8 @@ _LIST_HEADER_BYTES = 3
 _USABLE = "Use None, bool, int, float, str, bytes, lists and dicts with text keys."
 #: No other byte opens a list or a map: counting them bounds the depth without a look at the structure.
 _NOT_OPENING = bytes(byte for byte in range(256) if not (0x80 <= byte <= 0x9F or 0xDC <= byte <= 0xDF))
+#: No other byte claims more than 15 items.
+_NOT_CLAIMING = bytes(byte for byte in range(256) if not 0xDC <= byte <= 0xDF)
 #: Nothing of these types can be wrong inside; what holds only such need not be looked at twice.
 _SINGLE = frozenset({type(None), bool, int, float, str, bytes})
 # One that is kept saves half of the time. The compiled one does its work in one step; the other one would mix what
@@ -73,7 +79,7 @@ def pack_flat(fields: Mapping[str, Any]) -> bytes | None:
 def unpack_flat(packed: bytes) -> dict[str, Any] | None:
     """Do the reverse, for at most 15 names; None where it is anything else: that is for :func:`unpack`."""
     try:
-        fields = msgpack.unpackb(packed)
+        fields = msgpack.unpackb(packed, max_array_len=0, max_map_len=_SHORT_MAP_MOST)
     except (ValueError, msgpack.UnpackException):
         return None  # It is refused there, with the reason.
     if type(fields) is not dict or len(fields) > _SHORT_MAP_MOST or packed[0] != _SHORT_MAP + len(fields):
@@ -97,7 +103,8 @@ def pack_numbers(rows: Sequence[Any]) -> bytes:
 def unpack_numbers(packed: bytes) -> list[list[int]] | None:
     """Do the reverse for lists of whole numbers; None where it is anything else: that is for :func:`unpack`."""
     try:
-        rows = msgpack.unpackb(packed)
+        _check_claims(packed)
+        rows = msgpack.unpackb(packed, max_map_len=0)
     except (ValueError, msgpack.UnpackException):
         return None  # It is refused there, with the reason.
     if type(rows) is not list:
@@ -158,6 +165,7 @@ def _list_header(length: int) -> bytes:
 
 
 def _read(section: bytes | bytearray | memoryview) -> Any:
+    _check_claims(section)
     value = msgpack.unpackb(
         section,
         raw=False,
@@ -173,6 +181,22 @@ def _read(section: bytes | bytearray | memoryview) -> Any:
     if len(section) > MAX_DEPTH and len(bytes(section).translate(None, _NOT_OPENING)) > MAX_DEPTH:
         _check_depth(value)
     return value
+
+
+def _check_claims(section: bytes | bytearray | memoryview) -> None:
+    """Go through a section without making anything of it: there are as many items in it as its lists claim.
+
+    Raises:
+        ValueError: there are not.
+    """
+    if not bytes(section).translate(None, _NOT_CLAIMING):
+        return
+    reader = msgpack.Unpacker(read_size=len(section))
+    reader.feed(section)
+    try:
+        reader.skip()
+    except msgpack.OutOfData:
+        raise ValueError("a list or map claims more items than follow") from None
 
 
 def _map(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,6 +20,12 @@ from harmonicio.core.errors import HarmonicIOError
 #: A worker gives its engines 30 s to drain, and has to tell its master.
 STOP_WITHIN_S = 45
 COMMAND = ("-m", "harmonicio.cli")
+
+
+def free_ports() -> tuple[int, int]:
+    """Return two ports that nobody listens on, for roles that must come back at the same address."""
+    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 class Roles:

@@ -7,31 +7,26 @@ from __future__ import annotations
 
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from benches.engine_process import MIB, Running, Start, engine_processes, our_command
 from benches.native_engine import ENGINE, brightness, node
-from harmonicio.control import json_codec, tickets
+from harmonicio.control import tickets
 from harmonicio.control.engine_messages import EngineConfiguration, EngineOrder
 from harmonicio.control.handler_board import BOARD_NAME, read_board
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, NotAllowed
-from harmonicio.core.lease import Address, Claims, TicketKind
+from harmonicio.core.lease import Claims, TicketKind
 from harmonicio.core.message import OutcomeKind, RejectReason
 from harmonicio.core.stream import StreamDeclaration
-from harmonicio.testing.bare_peers import BareConnector, BareController, BareMaster, configuration_of, lease_ticket
+from harmonicio.testing.bare_peers import BareController, lease_ticket
 from harmonicio.testing.waiting import wait_until
 from harmonicio.wire.checksum import FLAG_OF
 from harmonicio.wire.frames import Flag
-
-MIB = 1024**2
 
 #: The counterpart of the example's handler.
 HANDLER = """
@@ -46,60 +41,11 @@ def handle(message):
 """
 
 
-@dataclass
-class Running:
-    """One engine process and its peers."""
-
-    process: subprocess.Popen[bytes]
-    configuration: EngineConfiguration
-    master: BareMaster
-    controller: BareController
-    exits: ExitStack
-
-    @property
-    def address(self) -> Address:
-        wait_until(lambda: self.controller.last and self.controller.last.address, 20, what="the engine's address")
-        assert self.controller.last is not None
-        assert self.controller.last.address is not None
-        return self.controller.last.address
-
-    def connector(self, ticket: str | None = None, source: str = "source") -> BareConnector:
-        shown = lease_ticket(self.configuration) if ticket is None else ticket
-        return self.exits.enter_context(BareConnector(self.address, shown, "cells", source))
-
-
-Start = Callable[..., Running]
-
-
 @pytest.fixture(params=["python", "native"])
 def start(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Start]:
     (tmp_path / "mine.py").write_text(HANDLER)
-    ours = [sys.executable, "-m", "harmonicio.engine", str(tmp_path / "mine.py")]
-    command = ours if request.param == "python" else [node(), str(ENGINE)]
-    with ExitStack() as exits:
-
-        def start_process(
-            *, orphan_after_s: float = 60.0, budget_bytes: int = 64 * MIB, can_start: bool = True, **fields: Any
-        ) -> Running:
-            master, controller = BareMaster(), BareController(tmp_path / "control.sock")
-            exits.callback(master.close)
-            exits.callback(controller.close)
-            configuration = configuration_of(
-                tmp_path,
-                StreamDeclaration("cells", handler="mine", **fields),
-                master_data=master.address,
-                payload_budget_bytes=budget_bytes,
-                orphan_after_s=orphan_after_s,
-            )
-            process = subprocess.Popen(command, stdin=subprocess.PIPE)
-            exits.callback(process.wait)
-            exits.callback(process.kill)
-            assert process.stdin is not None
-            process.stdin.write(json_codec.dumps(configuration) + b"\n")
-            process.stdin.close()
-            wait_until(lambda: master.is_connected or not can_start, 20, what="the backlog connection")
-            return Running(process, configuration, master, controller, exits)
-
+    command = our_command(tmp_path / "mine.py") if request.param == "python" else [node(), str(ENGINE)]
+    with engine_processes(tmp_path, command) as start_process:
         yield start_process
 
 

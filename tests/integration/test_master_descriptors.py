@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from benches.roles import Roles
+from benches.roles import Roles, free_ports
 from harmonicio.control.client import MasterClient
 from harmonicio.testing.waiting import wait_until
 
@@ -19,8 +19,7 @@ FEW, MORE = 120, 300
 
 @pytest.fixture
 def ports() -> tuple[int, int]:
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+    return free_ports()
 
 
 def limited(soft: int, hard: int) -> list[str]:

@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from textwrap import dedent
 
 import pytest
 
+from benches import roles
 from harmonicio.cli.local_cluster import LocalCluster
 from harmonicio.stream_connector import StreamConnector
 
 
 @pytest.fixture
 def free_ports() -> tuple[int, int]:
-    """Two ports that nobody listens on, for roles that must come back at the same address."""
-    with socket.create_server(("127.0.0.1", 0)) as one, socket.create_server(("127.0.0.1", 0)) as other:
-        return one.getsockname()[1], other.getsockname()[1]
+    return roles.free_ports()
 
 
 @pytest.fixture
