@@ -11,8 +11,6 @@ documented from the same. Bodies are JSON of at most ``paths.MAX_BODY_BYTES``; p
 from __future__ import annotations
 
 import functools
-import json
-import math
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -26,10 +24,10 @@ from flask_openapi3.openapi import OpenAPI
 
 import harmonicio
 from harmonicio.control import json_codec, paths
-from harmonicio.core.errors import InvalidInput, NotAllowed
+from harmonicio.core.errors import NotAllowed
 from harmonicio.core.names import check_message_id, check_name
 from harmonicio.core.roles import Role
-from harmonicio.master import api_document, problems
+from harmonicio.master import api_document, problems, validation
 from harmonicio.master.audit_log import Deed
 from harmonicio.master.endpoint import Call, Endpoint, Routes
 from harmonicio.master.http_server import REACHED_AT
@@ -122,8 +120,8 @@ def _serve(master: Master, endpoint: Endpoint, names: Mapping[str, str]) -> Resp
         reached_at = flask.request.environ.get(REACHED_AT, "")
         call = Call(identity, names, _query(endpoint), _body(master, endpoint), reached_at)
     except pydantic.ValidationError as error:
-        return problems.respond(problems.of_validation(error))
-    except _NotJson as error:
+        return problems.respond(validation.problem_of(error))
+    except validation.NotJson as error:
         return problems.respond(problems.of_error(error, 400))
     if identity is not None and endpoint.is_audited:
         came_from = flask.request.remote_addr or ""
@@ -159,7 +157,7 @@ def _query(endpoint: Endpoint) -> Any:
     if endpoint.query is None:
         return None
     given = flask.request.args.to_dict()
-    return given if endpoint.query is Any else _adapter(endpoint.query).validate_strings(given)
+    return given if endpoint.query is Any else validation.read_query(endpoint.query, given)
 
 
 def _body(master: Master, endpoint: Endpoint) -> Any:
@@ -169,38 +167,7 @@ def _body(master: Master, endpoint: Endpoint) -> Any:
         flask.abort(415, "The body must be application/json.")
     text = flask.request.get_data(cache=False)
     master.count_request(len(text))
-    _check_json(text)
-    return _adapter(endpoint.body).validate_json(text, strict=True)
-
-
-def _check_json(text: bytes) -> None:
-    """Refuse what JSON does not know (NaN, Infinity) and what Python's reader gives up on (depth, huge numbers).
-
-    A number like 1e400 would be read as infinite, which could not be shown to anybody afterwards.
-    """
-    try:
-        json.loads(text, parse_constant=_refuse_constant, parse_float=_finite)
-    except (ValueError, RecursionError) as error:
-        raise _NotJson(f"The body is not JSON: {str(error)[:200]}.") from None
-
-
-def _finite(number: str) -> float:
-    if math.isinf(value := float(number)):
-        raise ValueError(f"{number[:40]} is out of range")
-    return value
-
-
-def _refuse_constant(constant: str) -> None:
-    raise ValueError(f"{constant} is not a number")
-
-
-class _NotJson(InvalidInput):
-    """The body cannot be read at all."""
-
-
-@functools.cache
-def _adapter(kind: Any) -> pydantic.TypeAdapter[Any]:
-    return pydantic.TypeAdapter(kind)
+    return validation.read_body(endpoint.body, text)
 
 
 def _add_headers(response: Response) -> Response:

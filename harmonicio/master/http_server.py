@@ -6,8 +6,8 @@ Rules, beyond what cheroot does by itself:
 - A connection waits in the selector, and holds no thread, until a request is here (:mod:`.http_arrival`). What a thread
   waits for all the same (TLS, long bodies, who takes no answer) must come within ``HURRIED_S`` when others wait and no
   thread is free; the more wait, the sooner (:mod:`.http_patience`).
-- Connections, header bytes and body bytes are bounded. Where there are ``MAX_CONNECTIONS``, who has the most of those
-  that wait loses the oldest of his to who comes.
+- Connections, header bytes and body bytes are bounded, and a body of unsaid length (in chunks) is refused. Where there
+  are ``MAX_CONNECTIONS``, who has the most of those that wait loses the oldest of his to who comes.
 - Where plain text is spoken on loopback, a request that names another host is refused (:mod:`.http_host`).
 - A TLS handshake happens as the first request is read, in its thread and within its time.
 - What cheroot answers by itself (a broken request line, a header that is too large) is a problem in JSON as well.
@@ -272,6 +272,20 @@ class _TlsAdapter(cheroot_ssl.Adapter):
 
 
 class _Request(cheroot_server.HTTPRequest):
+    inheaders: dict[bytes, bytes]
+
+    def read_request_headers(self) -> bool:
+        """Take a body only when its length is said: else its end would be sought, or be taken for another request."""
+        if not super().read_request_headers():  # type: ignore[no-untyped-call]
+            return False
+        if b"Transfer-Encoding" in self.inheaders:
+            self.simple_response("411 Length Required", "Say how long the body is, with Content-Length.")
+        elif not self.inheaders.get(b"Content-Length", b"0").isdigit():
+            self.simple_response("400 Bad Request", "Content-Length is no number.")
+        else:
+            return True
+        return False
+
     def simple_response(self, status: Any, msg: str = "") -> None:
         """Answer what never reached the application."""
         number = int(str(status)[:3])

@@ -17,7 +17,6 @@ import math
 from http import HTTPStatus
 from typing import Any
 
-import pydantic
 from flask import Flask, Response
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
@@ -37,7 +36,6 @@ _STATUS = (
     (errors.StorageError, 503),
 )
 _HTTP_CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large", 415: "unsupported_media_type"}
-MAX_FIELDS = 20
 
 
 def install(app: Flask) -> None:
@@ -66,14 +64,6 @@ def of_error(error: errors.HarmonicIOError, status: int) -> Problem:
         retryable=error.retryable,
         retry_after_s=error.retry_after_s if isinstance(error, errors.Unavailable) else None,
     )
-
-
-def of_validation(error: pydantic.ValidationError) -> Problem:
-    """Return what is wrong with a body or a query: which fields and why, never the values that were sent."""
-    details = error.errors(include_url=False, include_context=False, include_input=False)
-    where = [".".join(str(part) for part in detail["loc"])[:200] for detail in details[:MAX_FIELDS]]
-    text = "; ".join(f"{at or 'body'}: {detail['msg']}" for at, detail in zip(where, details, strict=False))
-    return Problem("Unprocessable Entity", 422, errors.InvalidInput.code, detail=text, fields=tuple(where))
 
 
 def _of_ours(error: errors.HarmonicIOError) -> Response:
