@@ -6,6 +6,7 @@ when others wait for a thread: then who sends nothing, or takes nothing, is give
 
 from __future__ import annotations
 
+import errno
 import logging
 import socket
 import ssl
@@ -71,7 +72,7 @@ class PatientIO(socket.SocketIO):
     def write(self, data: Any) -> int:
         rest = memoryview(data)
         while rest:
-            taken = self._in_time(time.monotonic(), partial(super().write, rest[:PIECE_BYTES]))
+            taken = self._in_time(time.monotonic(), partial(self._write_from, rest[:PIECE_BYTES]))
             rest = rest[taken or 0 :]
         return len(data)
 
@@ -87,6 +88,12 @@ class PatientIO(socket.SocketIO):
             if left_s <= AT_ONCE_S:
                 break
         raise TimeoutError("timed out")
+
+    def _write_from(self, data: memoryview) -> int | None:
+        try:
+            return super().write(data)
+        except ssl.SSLEOFError:
+            raise BrokenPipeError(errno.EPIPE, "The peer has gone") from None  # As it is called in plain text.
 
     def _read_into(self, buffer: Any) -> int | None:
         try:

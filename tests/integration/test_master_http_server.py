@@ -202,3 +202,19 @@ def test_who_is_cut_off_to_make_room_may_have_said_something_just_then(
             other.sendall(GET)
             assert answer(other).endswith(ANSWERED)
     assert not [each for each in caplog.records if each.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("path", [b"/large", b"/late"])
+def test_who_goes_away_amid_an_answer_over_tls_is_no_fault_of_ours(
+    start_server: StartServer, caplog: pytest.LogCaptureFixture, path: bytes
+) -> None:
+    authority = trustme.CA()
+    server = start_server(threads=1, tls=showing(authority, HOST))
+    dialling, _ = contexts_of(authority, HOST)
+    with dial(server) as plain, dialling.wrap_socket(plain, server_hostname=HOST) as sock:
+        sock.sendall(GET.replace(b"/", path, 1))
+        sock.recv(1) if path == b"/large" else None
+    with dial(server) as plain, dialling.wrap_socket(plain, server_hostname=HOST) as sock:
+        sock.sendall(GET)
+        assert answer(sock).endswith(ANSWERED), "its only thread is free again"
+    assert [each.getMessage() for each in caplog.records if each.levelno >= logging.WARNING] == []

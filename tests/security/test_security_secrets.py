@@ -107,16 +107,16 @@ def go_wrong(cluster: LocalCluster) -> None:
         assert session.post(url, data=body, headers=json_headers, verify=str(authority), timeout=10).status_code == 422
         plain = url.replace("https:", "http:")
         assert session.get(plain, headers=headers, timeout=10).status_code == 400
-    (engine,) = [each for each in engines() if each.is_running()]
+    (engine,) = engines(cluster)
     engine.send_signal(signal.SIGABRT)
-    wait_until(lambda: [each for each in engines() if each.pid != engine.pid], 30, what="another engine")
+    wait_until(lambda: [each for each in engines(cluster) if each.pid != engine.pid], 30, what="another engine")
     cluster.wait_for_engines("plates", 1)
 
 
-def engines() -> list[psutil.Process]:
-    return [
-        each for each in psutil.Process().children(recursive=True) if "harmonicio.engine" in " ".join(cmdline(each))
-    ]
+def engines(cluster: LocalCluster) -> list[psutil.Process]:
+    ours = {each.pid for each in cluster.client.engines()}
+    children = [each for each in psutil.Process().children(recursive=True) if each.pid in ours]
+    return [each for each in children if "harmonicio.engine" in " ".join(cmdline(each))]
 
 
 def cmdline(process: psutil.Process) -> list[str]:
@@ -138,7 +138,7 @@ def shown_by(cluster: LocalCluster, home: Path) -> Iterator[tuple[str, str]]:
     yield "backlog", dumps(client.backlog()).decode()
     yield "dead letters", dumps(client.dead_letters("plates")).decode()
     yield "document", json.dumps(client.openapi())
-    for engine in engines():
+    for engine in engines(cluster):
         yield f"command line of {engine.pid}", " ".join(engine.cmdline())
         yield f"environment of {engine.pid}", json.dumps(engine.environ())
     for file in home.rglob("*"):
