@@ -6,7 +6,8 @@
 Written to a draft, fsynced, linked to its name, and the folder fsynced: a file is whole or absent, and never replaces
 other bytes. Names that try to leave the folder cannot: every byte but letters, digits, ``-``, ``_`` and inner ``.`` is
 encoded. Symbolic links below the folder are refused, and everything is opened relative to the stream's open folder, so
-that nobody can plant one between check and use.
+that nobody can plant one between check and use. Neither is anything else that is no file, such as a pipe, which would
+keep its reader waiting for ever.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ class FileTier:
         with (
             self._errors("read"),
             self._opened(stream) as folder,
-            open(_open(folder, name, os.O_RDONLY), "rb", buffering=0) as file,
+            open(_open_file(folder, name), "rb", buffering=0) as file,
         ):
             return file.readall()
 
@@ -168,7 +169,7 @@ def _take_name(folder: int, draft: str, name: str) -> bool:
 
 def _is_same(folder: int, name: str, payload: memoryview) -> bool:
     """Return whether a file has these bytes; it counts as written just now then."""
-    with open(_open(folder, name, os.O_RDONLY), "rb", buffering=0) as file:
+    with open(_open_file(folder, name), "rb", buffering=0) as file:
         if os.fstat(file.fileno()).st_size != len(payload):
             return False
         chunks = (payload[at : at + CHUNK_BYTES] for at in range(0, len(payload), CHUNK_BYTES))
@@ -192,6 +193,15 @@ def _write_whole(folder: int, name: str, payload: memoryview) -> None:
         while written < len(payload):
             written += file.write(payload[written : written + 2**30])
         os.fsync(file.fileno())
+
+
+def _open_file(folder: int, name: str) -> int:
+    """Open what is a file, for reading; anything else is an OSError, at once."""
+    file = _open(folder, name, os.O_RDONLY | os.O_NONBLOCK)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(errno.EINVAL, f"{name} is no file")
+    return file
 
 
 def _open(folder: int, name: str, flags: int) -> int:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
+import socket
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -12,7 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from harmonicio.core.errors import ConfigurationError, StorageError
+from harmonicio.core.errors import ConfigurationError, InvalidInput, StorageError
 from harmonicio.haste.tiers import file as file_driver
 from harmonicio.haste.tiers.base import Tier, create_tiers
 from harmonicio.haste.tiers.file import FileTier, encode
@@ -29,6 +32,11 @@ def folder(tmp_path: Path) -> Path:
 @pytest.fixture
 def tier(folder: Path) -> Tier:
     return FileTier("A", folder)
+
+
+def plant_socket(path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as sock:
+        sock.bind(str(path))
 
 
 def files_in(folder: Path) -> list[str]:
@@ -136,6 +144,89 @@ def test_a_planted_link_instead_of_a_file_is_neither_followed_nor_listed(
         tier.read("plates/m1")
     assert list(tier.contents("plates")) == []
     assert secret.read_bytes() == b"secret"
+
+
+@pytest.mark.row("S7")
+@pytest.mark.parametrize("plant", [os.mkfifo, os.mkdir, plant_socket], ids=["pipe", "folder", "socket"])
+def test_a_planted_pipe_folder_or_socket_keeps_nobody_waiting(
+    tier: Tier, folder: Path, plant: Callable[[Path], None]
+) -> None:
+    (folder / "plates").mkdir(parents=True)
+    plant(folder / "plates" / "m1")
+    for use in (lambda: tier.write("plates", "m1", b"payload"), lambda: tier.read("plates/m1")):
+        with pytest.raises(StorageError, match=r"m1 is no file|No such device"):
+            use()
+    assert list(tier.contents("plates")) == []
+    assert tier.read(tier.write("plates", "m2", b"payload")) == b"payload"
+    assert sorted(os.listdir(folder / "plates")) == ["m1", "m2"], "nothing is left of what could not be written"
+
+
+LOOK_ALIKES = (
+    "\N{FULLWIDTH FULL STOP}" * 2 + "\N{FULLWIDTH SOLIDUS}x",
+    "\N{TWO DOT LEADER}/x",
+    "\N{ONE DOT LEADER}" * 2 + "\N{DIVISION SLASH}x",
+    "..\\..\\x",
+    "C:\\x",
+    "caf\N{LATIN SMALL LETTER E WITH ACUTE}",
+    "cafe\N{COMBINING ACUTE ACCENT}",
+    "\N{CYRILLIC SMALL LETTER A}",
+    "CON",
+    "nul.tif",
+    "COM1",
+    ".",
+    "..",
+    ".draft-1-0",
+    "-rf",
+    "~",
+    "~root",
+    "%2E%2E%2Fx",
+    "$(x)",
+    "*",
+)
+
+
+@pytest.mark.row("S7")
+def test_ids_that_look_like_a_way_out_or_are_reserved_elsewhere_are_files_of_their_own(
+    tier: Tier, folder: Path, tmp_path: Path
+) -> None:
+    locations = {message_id: tier.write("plates", message_id, message_id.encode()) for message_id in LOOK_ALIKES}
+    assert len(set(locations.values())) == len(LOOK_ALIKES), "none is taken for another"
+    for message_id, location in locations.items():
+        assert tier.read(location) == message_id.encode()
+        assert re.fullmatch(r"plates/[A-Za-z0-9_%-][A-Za-z0-9._%-]*", location), location
+    assert {each.parent for each in tmp_path.rglob("*") if each.is_file()} == {folder / "plates"}
+    assert len(list(tier.contents("plates"))) == len(LOOK_ALIKES)
+
+
+@pytest.mark.row("S7")
+@pytest.mark.parametrize(
+    "stream",
+    [
+        "..",
+        ".",
+        "",
+        "/etc",
+        "a/b",
+        "a\\b",
+        "a\0b",
+        "\N{FULLWIDTH LATIN SMALL LETTER A}",
+        "plates\n",
+        ".hidden",
+        "-rf",
+        "a" * 4_096,
+        "\N{HORIZONTAL ELLIPSIS}",
+    ],
+)
+def test_a_name_of_a_stream_or_tier_that_could_lead_elsewhere_is_refused(
+    tier: Tier, tmp_path: Path, stream: str
+) -> None:
+    with pytest.raises(InvalidInput, match="not a stream name"):
+        tier.write(stream, "m1", b"payload")
+    with pytest.raises(ConfigurationError):
+        create_tiers({stream: {"folder": str(tmp_path)}})
+    with pytest.raises((InvalidInput, StorageError)):
+        tier.read(f"{stream}/m1")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_that_cannot_be_made_is_a_storage_error_that_may_be_tried_again(tmp_path: Path) -> None:
