@@ -13,6 +13,9 @@ from harmonicio.core.names import check_name
 #: Integers from here on are not shown: Python refuses to write the longest.
 UNSHOWN_FROM = 1 << 256
 
+#: Of a handler or an image: no file system takes a longer path.
+MAX_PATH_LENGTH = 4_096
+
 #: What comes after a handler has at least so long: ``timeout_s`` is the handler's, and a client of a store wants to say
 #: in time that it failed. A reservation lasts ``timeout_s`` and 30 s from the return, so it always outlasts keeping.
 KEEPING_AT_LEAST_S = 30.0
@@ -163,9 +166,10 @@ class StreamDeclaration:
         if bool(self.handler) == bool(self.image):
             raise InvalidInput(f"Stream {self.name!r} needs either a handler or an image.")
         for label, text in (("handler", self.handler), ("image", self.image)):
-            if not text.isprintable():
+            if not text.isprintable() or len(text) > MAX_PATH_LENGTH:
                 raise InvalidInput(
-                    f"Stream {self.name!r} has {label} = {text[:80]!r}.", hint="Use printable characters."
+                    f"Stream {self.name!r} has {label} = {text[:80]!r}.",
+                    hint=f"Use at most {MAX_PATH_LENGTH} printable characters.",
                 )
         self.container.check(self.name)
         check_ranges(

@@ -301,6 +301,16 @@ def test_msgpack_bombs_are_refused_within_bounds(section: bytes) -> None:
     assert len(str(caught.value)) < 1000
 
 
+@pytest.mark.row("S7")
+@pytest.mark.parametrize(
+    "message_id", ["x" * 201, "x" * 4_096, "a\0b", "a\nb", "\x1b[31m", "a\N{RIGHT-TO-LEFT OVERRIDE}b", " "]
+)
+def test_a_message_with_an_id_that_is_none_is_refused(message_id: str) -> None:
+    section = msgpack.packb({"id": message_id})
+    with pytest.raises(RemoteProtocolError, match="message id"):
+        feed(listener(Role.CONNECTOR), header(section_length=len(section), flags=int(Flag.TEXT_ID)) + section)
+
+
 @pytest.mark.row("S4")
 def test_a_listener_reads_no_more_than_one_hello_before_it_refuses() -> None:
     connection, read = Connection(), 0

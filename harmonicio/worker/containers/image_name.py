@@ -15,9 +15,12 @@ from fnmatch import fnmatchcase
 
 from harmonicio.core.errors import InvalidInput
 
+#: What registries take: of the repository's name with its host, and of a tag.
+MAX_REPOSITORY_LENGTH, MAX_TAG_LENGTH = 255, 128
+
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _REPOSITORY = re.compile(r"[a-z0-9](?:[a-z0-9._:-]*[a-z0-9])?(?:/[a-z0-9](?:[a-z0-9._-]*[a-z0-9])?)*")
-_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_TAG = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,11 @@ def parse_image_name(text: str) -> ImageName:
     repository, colon, tag = name.rpartition(":")
     if not colon or "/" in tag:  # No tag; what follows the colon is a registry's port.
         repository, tag = name, ""
+    if len(repository) > MAX_REPOSITORY_LENGTH or len(tag) > MAX_TAG_LENGTH:
+        raise InvalidInput(
+            f"The name of an image that starts with {text[:40]!r} is too long.",
+            hint=f"Use at most {MAX_REPOSITORY_LENGTH} characters before the tag, and {MAX_TAG_LENGTH} in it.",
+        )
     is_valid = _REPOSITORY.fullmatch(repository) and (_TAG.fullmatch(tag) if tag else not name.endswith(":"))
     if not is_valid or (("@" in text) and not _DIGEST.fullmatch(digest)) or _DIGEST.fullmatch(text):
         raise InvalidInput(

@@ -11,6 +11,29 @@ from hypothesis import strategies as st
 from harmonicio.core.errors import InvalidInput
 from harmonicio.core.names import check_message_id, check_name
 
+#: What somebody would read as other letters, or as a way to another folder.
+LOOK_ALIKES = [
+    "\N{CYRILLIC SMALL LETTER A}",
+    "\N{FULLWIDTH LATIN SMALL LETTER A}",
+    "\N{FULLWIDTH DIGIT ONE}",
+    "a\N{FULLWIDTH FULL STOP}\N{FULLWIDTH FULL STOP}",
+    "a\N{DIVISION SLASH}b",
+    "a\N{FRACTION SLASH}b",
+    "a\N{TWO DOT LEADER}",
+    "a\N{COMBINING ACUTE ACCENT}",
+]
+#: What turns the direction of a line, ends it, or is not seen in it.
+UNSEEN = [
+    "a\N{RIGHT-TO-LEFT OVERRIDE}b",
+    "a\N{LEFT-TO-RIGHT ISOLATE}b",
+    "a\N{ZERO WIDTH SPACE}b",
+    "a\N{ZERO WIDTH JOINER}b",
+    "a\N{SOFT HYPHEN}b",
+    "a\N{LINE SEPARATOR}b",
+    "a\N{NO-BREAK SPACE}b",
+    "\N{ZERO WIDTH NO-BREAK SPACE}a",
+]
+
 
 @pytest.mark.parametrize("name", ["a", "A1", "images", "gfp-2.0_b", "9", "x" * 100])
 def test_a_plain_name_is_taken(name: str) -> None:
@@ -24,9 +47,29 @@ def deep() -> list[Any]:
     return value
 
 
+@pytest.mark.row("S7")
 @pytest.mark.parametrize(
     "name",
-    ["", ".", "..", "../up", "a/b", "a\\b", "-x", ".x", "a b", "é", "a\0", "a\n", "x" * 101, "x" * 4096, None, 7, b"a"],
+    [
+        *LOOK_ALIKES,
+        "",
+        ".",
+        "..",
+        "../up",
+        "a/b",
+        "a\\b",
+        "-x",
+        ".x",
+        "a b",
+        "é",
+        "a\0",
+        "a\n",
+        "x" * 101,
+        "x" * 4096,
+        None,
+        7,
+        b"a",
+    ],
     ids=lambda name: repr(name)[:20],
 )
 def test_a_name_that_could_be_a_path_or_break_a_line_is_refused(name: object) -> None:
@@ -40,9 +83,26 @@ def test_one_printable_line_is_a_message_id(message_id: str) -> None:
     assert check_message_id(message_id) == message_id
 
 
+@pytest.mark.row("S7")
 @pytest.mark.parametrize(
     "message_id",
-    ["", " ", "a\nb", "a\0b", "\x1b[31m", "\ud800", "x" * 201, "é" * 101, None, 7, b"a", ["a"], deep()],
+    [
+        *UNSEEN,
+        "x" * 4096,
+        "",
+        " ",
+        "a\nb",
+        "a\0b",
+        "\x1b[31m",
+        "\ud800",
+        "x" * 201,
+        "é" * 101,
+        None,
+        7,
+        b"a",
+        ["a"],
+        deep(),
+    ],
     ids=lambda value: ascii(value)[:20] if isinstance(value, str) else type(value).__name__,
 )
 def test_what_is_no_printable_line_is_no_message_id(message_id: object) -> None:

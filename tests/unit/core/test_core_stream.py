@@ -39,6 +39,8 @@ def test_a_declaration_with_a_handler_or_an_image_is_taken() -> None:
         ({"memory_payload_max_bytes": -1}, "memory_payload_max_bytes"),
         ({"prefetch_s": -0.1}, "prefetch_s"),
         ({"max_attempts": 1 << 20_000}, "max_attempts = a number of 20001 bits"),
+        ({"handler": "/srv/" + "x" * 4_096}, "at most 4096"),
+        ({"handler": "", "image": "lab/" + "x" * 4_096}, "at most 4096"),
         ({"ordered": True, "engines": 2}, "ordered"),
         ({"ordered": True, "concurrency": 2}, "ordered"),
     ],

@@ -33,6 +33,55 @@ def test_what_is_no_name_is_refused(text: str) -> None:
         parse_image_name(text)
 
 
+@pytest.mark.row("S7")
+@pytest.mark.parametrize(
+    "text",
+    [
+        "../cells",
+        "lab/../cells",
+        "/lab/cells",
+        "lab//cells",
+        "lab\\cells",
+        "lab/cells\0",
+        "lab/cells\n",
+        "lab/cells:1\n",
+        "-lab/cells",
+        "--privileged",
+        "lab/.cells",
+        "lab/cells:-1",
+        "lab/cells:../1",
+        "lab/cells:1/../2",
+        "lab/c\N{CYRILLIC SMALL LETTER IE}lls",
+        "lab\N{DIVISION SLASH}cells",
+        "lab/cells:1\N{FULLWIDTH FULL STOP}2",
+        "lab/cells:\N{FULLWIDTH DIGIT ONE}",
+        "lab/cells@sha256:\N{FULLWIDTH DIGIT ONE}" + "a" * 63,
+        f"lab/cells@{DIGEST}\n",
+        f"lab/cells@{DIGEST}@{DIGEST}",
+    ],
+)
+def test_what_only_looks_like_a_name_is_refused(text: str) -> None:
+    with pytest.raises(InvalidInput, match="is no name of an image"):
+        parse_image_name(text)
+
+
+@pytest.mark.row("S7")
+def test_a_name_is_as_long_as_registries_take_and_no_longer() -> None:
+    repository, tag = "lab/" + "a" * 251, "1" * 128
+    assert parse_image_name(f"{repository}:{tag}@{DIGEST}") == ImageName(repository, tag, DIGEST)
+    for text in (
+        f"{repository}a",
+        f"{repository}a:1",
+        f"cells:{tag}1",
+        "a" * 4_096,
+        "a/" * 500_000,
+        f"cells:{'1' * 4_096}",
+    ):
+        with pytest.raises(InvalidInput, match=r"is too long.*255 characters before the tag, and 128 in it") as refused:
+            parse_image_name(text)
+        assert len(str(refused.value)) < 200
+
+
 @pytest.mark.parametrize(
     ("text", "pattern", "fits"),
     [
