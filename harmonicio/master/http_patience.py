@@ -19,8 +19,7 @@ from cheroot import errors as cheroot_errors
 from cheroot.makefile import StreamReader, StreamWriter
 
 from harmonicio.core.lease import Address
-
-_log = logging.getLogger(__name__)
+from harmonicio.transport.stranger_log import StrangerLog
 
 #: How often a thread that waits looks for others; and how long it waits for what should be here already.
 LOOK_EVERY_S, AT_ONCE_S = 0.1, 0.001
@@ -31,17 +30,17 @@ PIECE_BYTES = 16 * 1024
 class PatientReader(StreamReader):
     """Reads requests; ``raw`` is a :class:`PatientIO`."""
 
-    def __init__(self, sock: socket.socket, size: int, patience_s: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket, size: int, patience_s: Callable[[], float], strangers: StrangerLog) -> None:
         super().__init__(sock, "rb", size)
-        self._raw = PatientIO(sock, "rb", patience_s)
+        self._raw = PatientIO(sock, "rb", patience_s, strangers)
 
 
 class PatientWriter(StreamWriter):
     """Writes answers; ``raw`` is a :class:`PatientIO`."""
 
-    def __init__(self, sock: socket.socket, size: int, patience_s: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket, size: int, patience_s: Callable[[], float], strangers: StrangerLog) -> None:
         super().__init__(sock, "wb", size)
-        self._raw = PatientIO(sock, "wb", patience_s)
+        self._raw = PatientIO(sock, "wb", patience_s, strangers)
 
 
 class PatientIO(socket.SocketIO):
@@ -49,15 +48,17 @@ class PatientIO(socket.SocketIO):
 
     Args:
         patience_s: Returns how long others can spare the thread just now.
+        strangers: Where it is said why there is no TLS with a peer.
 
     Attributes:
         is_plain: Where TLS is spoken, the peer has spoken plain text.
     """
 
-    def __init__(self, sock: socket.socket, mode: Any, patience_s: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket, mode: Any, patience_s: Callable[[], float], strangers: StrangerLog) -> None:
         super().__init__(sock, mode)
         self._timed_socket = sock
         self._patience_s = patience_s
+        self._strangers = strangers
         self.is_plain = False
         self.begin(0.0)
 
@@ -102,7 +103,8 @@ class PatientIO(socket.SocketIO):
             self.is_plain = error.reason == "HTTP_REQUEST"
             if self.is_plain:
                 raise cheroot_errors.NoSSLError from None
-            _log.info("A TLS connection from %s failed: %s", _peer_of(self._timed_socket), error.reason or error)
+            peer = _peer_of(self._timed_socket)
+            self._strangers.say(logging.INFO, "A TLS connection from %s failed: %s", peer, error.reason or error)
             raise cheroot_errors.FatalSSLAlert from None
 
 

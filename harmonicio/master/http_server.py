@@ -42,6 +42,7 @@ from harmonicio.master import http_arrival
 from harmonicio.master.http_host import is_of_this_machine, misdirected, named_host
 from harmonicio.master.http_patience import PatientReader, PatientWriter
 from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
+from harmonicio.transport.stranger_log import StrangerLog
 
 _log = logging.getLogger(__name__)
 
@@ -159,6 +160,7 @@ class _Server(wsgi.Server):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self.ConnectionClass = _Connection
+        self.strangers = StrangerLog(_log)
 
     def bind_socket(self, socket_: socket.socket, bind_addr: Any) -> socket.socket:  # type: ignore[override]
         """Bind, and leave no open socket behind when that fails."""
@@ -313,7 +315,9 @@ class _Connection(cheroot_server.HTTPConnection):
         self.is_late = False
 
     def _file(self, sock: socket.socket, mode: str, size: int) -> Any:
-        return (PatientReader if "r" in mode else PatientWriter)(sock, size, self.server.patience_s)
+        return (PatientReader if "r" in mode else PatientWriter)(
+            sock, size, self.server.patience_s, self.server.strangers
+        )
 
     def has_request(self) -> bool:
         """Whether a request is here that can be read now."""

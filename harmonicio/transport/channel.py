@@ -234,6 +234,13 @@ class Channel:
             if count == 0 or time.monotonic() > deadline:
                 return
 
+    def discard_what_is_here(self, most_bytes: int) -> None:
+        """Read and forget what has come already, without waiting for more."""
+        try:
+            self._socket.recv(max(0, most_bytes), DONTWAIT)
+        except OSError:
+            return  # Nothing has, or it is reset already.
+
     def close(self) -> None:
         """Give the socket back; the owner's last call, when nobody reads or writes any more."""
         with self._ending:

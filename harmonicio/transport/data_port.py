@@ -22,19 +22,14 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
 
-from harmonicio.core.errors import (
-    ConnectionEnded,
-    HarmonicIOError,
-    LocalProtocolError,
-    NotAllowed,
-    RemoteProtocolError,
-)
+from harmonicio.core.errors import ConnectionEnded, HarmonicIOError, LocalProtocolError, NotAllowed, RemoteProtocolError
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S
 from harmonicio.transport.credentials import NO_CREDENTIALS, TlsCredentials
 from harmonicio.transport.link import GREETING_WITHIN_S, Link
 from harmonicio.transport.listeners import Listeners
 from harmonicio.transport.open_files import OpenFiles
 from harmonicio.transport.patient_pool import PatientPool
+from harmonicio.transport.stranger_log import StrangerLog
 from harmonicio.wire.connection import State
 from harmonicio.wire.events import Event, Goodbye, Hello
 
@@ -141,6 +136,8 @@ class DataPort:
         self._returned: deque[_Served] = deque()
         self._ended_bytes = 0
         self._is_closing = False
+        # Two: nobody shall hide a stolen ticket behind noise.
+        self._refused_log, self._stranger_log = StrangerLog(_log), StrangerLog(_log)
         self._pool = PatientPool(max_threads, f"{name}-data")
         self._thread = threading.Thread(target=self._run, name=f"{name}-port", daemon=True)
 
@@ -354,9 +351,8 @@ class DataPort:
             answer, session = self._reception(served.link, hello)
         except NotAllowed as error:
             who = f"{hello.role} {(hello.source or hello.engine)[:100]!r} of stream {hello.stream[:100]!r}"
-            _log.warning(
-                "A connection from %s, who says to be %s, is refused: %s", served.link.channel.peer, who, error
-            )
+            text, peer = "A connection from %s, who says to be %s, is refused: %s", served.link.channel.peer
+            self._refused_log.say(logging.WARNING, text, peer, who, error)
             raise
         served.session = session
         with self._lock:
@@ -368,7 +364,8 @@ class DataPort:
         """End a connection that nobody else has any more."""
         try:
             if error is not None and not isinstance(error, ConnectionEnded):
-                _log.info("Connection from %s ended: %s", served.link.channel.peer, error)
+                say = _log.log if served.session is not None else self._stranger_log.say
+                say(logging.INFO, "Connection from %s ended: %s", served.link.channel.peer, error)
                 code = "protocol" if isinstance(error, RemoteProtocolError) else error.code
                 served.link.say_goodbye(code, error.text, error.hint)
             if served.session is not None:

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from harmonicio.core.errors import PASSED_ON, ConnectionEnded, HarmonicIOError
 from harmonicio.transport.channel import Buffer, Channel
-from harmonicio.wire.connection import Connection, State
+from harmonicio.wire.connection import HANDSHAKE_LIMIT_BYTES, Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
 
 GREETING_WITHIN_S = 10.0
@@ -179,10 +179,13 @@ class Link:
     def close(self) -> None:
         """Give the socket back. The reader's last call; whoever sends at that time gets ConnectionEnded.
 
-        After GOODBYE this waits for the peer's end, at most ``channel.DISCARD_WITHIN_S``.
+        After GOODBYE this waits for the peer's end, at most ``channel.DISCARD_WITHIN_S``; for a stranger's it does not
+        wait, and reads no more of him than a HELLO may have.
         """
-        if self._has_said_goodbye:
+        if self._has_said_goodbye and self.connection.was_open:
             self.channel.discard_briefly()
+        elif self._has_said_goodbye:
+            self.channel.discard_what_is_here(HANDSHAKE_LIMIT_BYTES - self.received_bytes)
         self.channel.shutdown()
         with self._sending:
             self._is_cut = True

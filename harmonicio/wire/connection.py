@@ -118,6 +118,11 @@ class Connection:
         self._decoder.forget_payload()
 
     @property
+    def was_open(self) -> bool:
+        """Whether both ends have greeted each other."""
+        return self._is_hello_received and self._is_hello_sent
+
+    @property
     def abandoned_buffers(self) -> int:
         """How often a handler kept a view of a message, so that the receive buffer could not be used again."""
         return self._decoder.abandoned_buffers
@@ -221,7 +226,7 @@ class Connection:
         self._open_when_greeted()
 
     def _open_when_greeted(self) -> None:
-        if self._is_hello_received and self._is_hello_sent:
+        if self.was_open:
             self.state = State.OPEN
 
     def _unexpected(self, frame_type: FrameType) -> RemoteProtocolError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import select
 import socket
 import ssl
@@ -29,6 +30,7 @@ from harmonicio.master import http_arrival, http_server
 from harmonicio.master.service import MasterOptions, MasterService
 from harmonicio.testing.bare_peers import BareConnector
 from harmonicio.testing.waiting import wait_until
+from harmonicio.transport import stranger_log
 from harmonicio.transport.credentials import TlsCredentials
 from harmonicio.transport.data_port import DataPort
 from harmonicio.wire import sections
@@ -260,6 +262,22 @@ def test_who_shows_no_ticket_makes_room_for_who_does() -> None:
             assert early.link.is_open
             early.link.send(sections.drain_frame(1.0))
             early.wait(lambda: early.goodbye is not None)
+    finally:
+        port.close()
+
+
+def test_who_is_refused_holds_no_thread_and_fills_no_log(caplog: pytest.LogCaptureFixture) -> None:
+    port = DataPort("127.0.0.1", 0, Receptionist(), name="test", max_threads=1)
+    port.start()
+    refused = sections.hello_frame(Hello(DataRole.CONNECTOR, stream="forbidden", ticket="x" * 500, source="s"))
+    try:
+        with caplog.at_level(logging.INFO), crowd(port.address, refused) as sockets:
+            began = time.monotonic()
+            with BareConnector(port.address, "", "plates"):
+                assert time.monotonic() - began < PROMPT_S
+            for sock in sockets:
+                assert b"not_allowed" in last_words(sock)
+        assert len(caplog.records) <= 2 * stranger_log.BURST + 20
     finally:
         port.close()
 

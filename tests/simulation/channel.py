@@ -112,6 +112,12 @@ class Channel:
         except ConnectionEnded:
             return
 
+    def discard_what_is_here(self, most_bytes: int) -> None:
+        try:
+            self.try_receive(memoryview(bytearray(max(0, most_bytes))))
+        except ConnectionEnded:
+            return
+
     def close(self) -> None:
         check_alive()
         self.is_closed = True

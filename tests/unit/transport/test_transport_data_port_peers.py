@@ -271,7 +271,7 @@ def test_a_port_goes_on_while_no_thread_can_be_started(
     refused: list[bool] = []
     with monkeypatch.context() as patched:
         patched.setattr(threading.Thread, "start", refuse)
-        wait_until(lambda: raw(port.address).sendall(b"x") or refused, what="two to want a thread at once")
+        wait_until(lambda: raw(port.address).sendall(b"H") or refused, what="two to want a thread at once")
         link = dialled(port.address)
         link.send(message_prefix("small", 3), b"abc")
         assert isinstance(next_event(link), OutcomesReceived)
