@@ -11,6 +11,7 @@ documented from the same. Bodies are JSON of at most ``paths.MAX_BODY_BYTES``; p
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -33,6 +34,9 @@ from harmonicio.master.endpoint import Call, Endpoint, Routes
 from harmonicio.master.http_server import REACHED_AT
 from harmonicio.master.master import Master
 from harmonicio.master.tokens import Identity
+from harmonicio.transport.stranger_log import StrangerLog
+
+_log = logging.getLogger(__name__)
 
 _PUBLIC_PATHS = (paths.HEALTH, paths.READY)
 _HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
@@ -50,7 +54,7 @@ def create_app(master: Master, endpoints: Iterable[Endpoint]) -> Flask:
     app.config["MAX_CONTENT_LENGTH"] = paths.MAX_BODY_BYTES
     app.url_map.merge_slashes = False
     problems.install(app)
-    app.before_request(functools.partial(_authenticate, master))
+    app.before_request(functools.partial(_authenticate, master, StrangerLog(_log)))
     app.after_request(functools.partial(_record, master))
     app.after_request(_add_headers)
     known = [*endpoints, _document_endpoint(app)]
@@ -96,7 +100,7 @@ def _add(app: OpenAPI, master: Master, endpoint: Endpoint, schemas: api_document
 # ── one request ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-def _authenticate(master: Master) -> Response | None:
+def _authenticate(master: Master, strangers: StrangerLog) -> Response | None:
     if flask.request.path in _PUBLIC_PATHS:
         flask.g.identity = None
         return None
@@ -106,6 +110,9 @@ def _authenticate(master: Master) -> Response | None:
             raise NotAllowed("A bearer token is needed here.", hint="Send 'Authorization: Bearer <token>'.")
         flask.g.identity = master.identify(bearer.strip())
     except NotAllowed as error:
+        if bearer:
+            asked = (flask.request.remote_addr, flask.request.method[:20], flask.request.path[:100], error)
+            strangers.say(logging.WARNING, "A request from %s, %r %r, is refused: %s", *asked)
         headers = {"WWW-Authenticate": 'Bearer realm="harmonicio"', "Connection": "close"}
         return problems.respond(problems.of_error(error, 401), headers)
     return None

@@ -13,10 +13,12 @@ import pytest
 
 from benches.engine import Start, engine_benches
 from benches.master import PLATES, ask, client_of, run_master
+from harmonicio.control import paths, tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.engine_messages import EngineOrder
+from harmonicio.control.messages import WorkerRegistration
 from harmonicio.core.errors import NotAllowed
-from harmonicio.core.lease import Address
+from harmonicio.core.lease import Address, Claims, TicketKind
 from harmonicio.core.roles import Role
 from harmonicio.master.service import MasterService
 from harmonicio.testing.bare_peers import BareConnector, lease_ticket
@@ -132,6 +134,21 @@ def test_a_master_logs_who_comes_to_its_backlog_with_a_ticket_that_is_not_theirs
     assert "'spectra'" in refusal_of(caplog, greets("scope", "spectra"), mine)
     admin.revoke_all_leases()
     assert "'scope'" in refusal_of(caplog, greets("scope"), mine)
+
+
+@pytest.mark.row("S3")
+def test_a_master_logs_who_asks_with_a_ticket_or_token_that_is_not_theirs(
+    service: MasterService, admin: MasterClient, caplog: pytest.LogCaptureFixture
+) -> None:
+    key = admin.register_worker(WorkerRegistration("w1", "127.0.0.1", 1, "memory", "1")).ticket_key
+    claims = Claims(TicketKind.ENGINE, "plates", tickets.ENGINE_TICKET_TERM_S, time.time(), 0, engine="e1")
+    mine = tickets.sign(tickets.derive_key(key, "engine", "e1"), claims)
+    secret = admin.create_token("microscope", Role.SOURCE).secret
+    admin.revoke_token("microscope")
+    for bearer in (tickets.engine_bearer("w1", "e2", mine), tickets.engine_bearer("w2", "e1", mine), secret):
+        with MasterClient(service.url, bearer) as thief:
+            told = refusal_of(caplog, lambda thief=thief: ask(thief, "s1"), bearer.rpartition(":")[2])
+        assert "127.0.0.1" in told and paths.LEASES in told
 
 
 # ── neither ──────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hmac
 import json
 import re
 from pathlib import Path
@@ -71,6 +72,24 @@ def test_clocks_may_differ_by_the_tolerance_and_no_more() -> None:
 def test_an_engine_that_runs_keeps_its_ticket_whatever_its_masters_clock_is_set_to(jump_s: float) -> None:
     claims = dataclasses.replace(CLAIMS, kind=TicketKind.ENGINE, term_s=tickets.ENGINE_TICKET_TERM_S)
     assert tickets.verify(KEY, tickets.sign(KEY, claims), TicketKind.ENGINE, wall_s=NOW_S + jump_s) == claims
+
+
+@pytest.mark.row("S2")
+def test_signatures_are_compared_in_constant_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    genuine, compared = hmac.compare_digest, []
+
+    def compare(first: bytes, second: bytes) -> bool:
+        compared.append((len(first), len(second), genuine(first, second)))
+        return compared[-1][2]
+
+    monkeypatch.setattr(hmac, "compare_digest", compare)
+    ticket = tickets.sign(KEY, CLAIMS)
+    wrong = [ticket[:-43] + "A" * 43, ticket[:-2] + ("AA" if ticket[-2:] != "AA" else "BA")]
+    assert tickets.verify(KEY, ticket, TicketKind.LEASE, wall_s=NOW_S) == CLAIMS
+    for forged in wrong:
+        with pytest.raises(NotAllowed):
+            tickets.verify(KEY, forged, TicketKind.LEASE, wall_s=NOW_S)
+    assert compared == [(32, 32, True), (32, 32, False), (32, 32, False)]
 
 
 def test_a_ticket_of_an_older_epoch_is_revoked() -> None:
