@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
+
+import requests
 
 from harmonicio.control.client import MasterClient
 from harmonicio.control.log_messages import LogAnswer, LogPart, LogWish
@@ -24,6 +27,7 @@ PLATES = StreamDeclaration("plates", handler="/handlers/plates.py", engines=2)
 IDLE, BUSY = Availability.IDLE, Availability.BUSY
 LOGGED = LogPart("hello\n", "6")
 ENGINE_ADDRESS = Address("127.0.0.1", 4000)
+ANSWER_WITHIN_S = 10.0
 
 
 def run_master(folder: Path, **options: float) -> MasterService:
@@ -76,3 +80,18 @@ class LogWorker(FakeController):
 
 def ask(client: MasterClient, source: str, count: int = 1) -> LeaseGrant:
     return client.request_leases(LeaseRequest("plates", source, count))
+
+
+def ask_raw(service: MasterService, method: str, path: str, token: str | None, **options: Any) -> requests.Response:
+    """Send a request that no client of ours might send; return the answer, whatever it is."""
+    headers = {"Authorization": f"Bearer {token}"} if token is not None else {}
+    with requests.Session() as session:
+        session.trust_env = False
+        return session.request(
+            method,
+            service.url + path,
+            headers=headers | options.pop("headers", {}),
+            timeout=ANSWER_WITHIN_S,
+            allow_redirects=False,
+            **options,
+        )
