@@ -6,12 +6,18 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
+from enum import Enum
+from queue import Empty, SimpleQueue
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar
 
 import typer
+
+T = TypeVar("T")
 
 #: How often it is asked whether waiting makes sense.
 ASK_EVERY_S = 0.5
@@ -30,16 +36,23 @@ class Interruption(threading.Event):
         self.forced = threading.Event()
 
 
-class TimeIsUp(KeyboardInterrupt):
-    """The time limit ends the waiting wherever it is, as Ctrl-C does."""
+class Why(Enum):
+    """Why a command ends before all is done."""
+
+    INTERRUPTED = "Interrupted"
+    TERMINATED = "Terminated"
+    TIME_IS_UP = "The time is up"
+    HOPELESS = "Nobody answers"
 
 
-class Hopeless(KeyboardInterrupt):
-    """Waiting makes no sense any more."""
+class Stop:
+    """Whether a block is to end, and why: the first reason counts."""
 
+    def __init__(self) -> None:
+        self.why: Why | None = None
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM ends the waiting wherever it is, as Ctrl-C does."""
+    def __repr__(self) -> str:
+        return f"<Stop: {self.why}>"
 
 
 @contextmanager
@@ -99,47 +112,70 @@ def ending_when_broken(role: str, gone_parts: Callable[[], Sequence[str]]) -> It
 
 
 @contextmanager
-def one_interrupt() -> Iterator[None]:
-    """Have SIGTERM end the block as Ctrl-C does; after one of them, the next ends the process at once."""
+def stoppable(
+    end: Callable[[Why], None], *, timeout_s: float | None = None, is_hopeless: Callable[[], bool] = lambda: False
+) -> Iterator[Stop]:
+    """While the block runs, call ``end`` at the first signal, or when the time is up; the block then has to end soon.
+
+    Nothing is raised where the program just is when a signal comes: there it could be lost, or leave a lock in a wrong
+    state. The second signal ends the process at once.
+
+    Args:
+        end: Called once at most, on another thread, with the reason, which the ``Stop`` has by then.
+        timeout_s: Without it, ``is_hopeless`` is asked now and then, on that thread, too.
+    """
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous: dict[int, Any] = {int(each): signal.getsignal(each) for each in numbers}
+    stop = Stop()
+    reasons: SimpleQueue[Why | None] = SimpleQueue()  # Its put may be called in a signal handler.
+    until = None if timeout_s is None else time.monotonic() + timeout_s
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+        reasons.put(Why.TERMINATED if number == signal.SIGTERM else Why.INTERRUPTED)
 
+    def next_reason() -> Why | None:
+        while True:
+            try:
+                return reasons.get(timeout=ASK_EVERY_S if until is None else max(0.0, until - time.monotonic()))
+            except Empty:
+                if until is not None:
+                    return Why.TIME_IS_UP
+                if is_hopeless():
+                    return Why.HOPELESS
+
+    def watch() -> None:
+        stop.why = next_reason()
+        if stop.why is not None:
+            end(stop.why)
+
+    watching = threading.Thread(target=watch, name="stop-watch", daemon=True)
     for each in numbers:
         signal.signal(each, interrupt)
     try:
-        yield
+        watching.start()
+        yield stop
     finally:
+        reasons.put(None)
+        watching.join()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
-@contextmanager
-def time_limit(timeout_s: float | None, is_hopeless: Callable[[], bool] = lambda: False) -> Iterator[None]:
-    """Raise :class:`TimeIsUp` when the block takes longer than this, without which ``is_hopeless`` is asked.
+def within(timeout_s: float, work: Callable[[], T]) -> T:
+    """Return what ``work`` returns, or raise what it raises; after the time it goes on without anybody waiting for it.
 
-    Args:
-        is_hopeless: Asked in a signal handler now and then: whether to raise :class:`Hopeless`.
+    Raises:
+        TimeoutError: it took longer.
     """
+    done: Future[T] = Future()
 
-    def stop(number: int, frame: FrameType | None) -> None:
-        if timeout_s is not None:
-            raise TimeIsUp
-        if is_hopeless():
-            signal.setitimer(signal.ITIMER_REAL, 0.0)
-            raise Hopeless
+    def run() -> None:
+        try:
+            done.set_result(work())
+        except Exception as error:  # noqa: BLE001  it is raised where it is waited for
+            done.set_exception(error)
 
-    previous = signal.signal(signal.SIGALRM, stop)
-    try:
-        if timeout_s is not None:
-            signal.setitimer(signal.ITIMER_REAL, timeout_s)
-        else:
-            signal.setitimer(signal.ITIMER_REAL, ASK_EVERY_S, ASK_EVERY_S)
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0.0)
-        signal.signal(signal.SIGALRM, previous)
+    threading.Thread(target=run, name="within", daemon=True).start()
+    return done.result(timeout_s)

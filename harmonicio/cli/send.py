@@ -9,14 +9,14 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
 
 import typer
 
 from harmonicio.cli import console, invocation
-from harmonicio.cli.foreground import Hopeless, Terminated, TimeIsUp, one_interrupt, time_limit
+from harmonicio.cli.foreground import Stop, Why, stoppable
 from harmonicio.control.settings_files import read_token
 from harmonicio.core.errors import (
     DeliveryError,
@@ -30,6 +30,7 @@ from harmonicio.core.printable import printable
 from harmonicio.core.roles import Role
 from harmonicio.core.settings import Settings
 from harmonicio.stream_connector import Delivery, StreamConnector
+from harmonicio.stream_connector.connector import INTERRUPTED_WITHIN_S
 from harmonicio.stream_connector.delivery import DeliveryState
 from harmonicio.stream_connector.progress import Progress
 from harmonicio.stream_connector.sources import identity_of
@@ -77,30 +78,36 @@ def run(
         raise InvalidInput("There is nothing to send.", hint="Name files, or with --spool a folder of earlier ones.")
     connector = _connector(asked, settings, stream, folder)
     deliveries: list[Delivery] = []
-    stopped: KeyboardInterrupt | HarmonicIOError | None = None
-    why: list[HarmonicIOError] = []
-    try:
-        with (
-            one_interrupt(),
-            time_limit(timeout_s, lambda: _is_hopeless(connector, why)),
-            connector,
-            _flushed_when_terminated(connector, TERMINATED_WITHIN_S if folder is None else SPOOLED_WITHIN_S),
-        ):
-            outgoing = _send_files(connector, files, priority, has_spool=folder is not None)
-            _send(connector, outgoing, len(files), deliveries, is_result_wanted, is_shown=not as_json)
-    except (KeyboardInterrupt, HarmonicIOError) as error:
-        if isinstance(error, HarmonicIOError) and not any(each.is_safe for each in deliveries):
-            error.hint = f"{error.hint} {connector.spool_trouble}".strip()
-            raise
-        stopped = error
+    trouble: HarmonicIOError | None = None
+    absent: list[HarmonicIOError] = []
+    with stoppable(
+        lambda why: _close(connector, why, has_spool=folder is not None),
+        timeout_s=timeout_s,
+        is_hopeless=lambda: _is_hopeless(connector, absent),
+    ) as stop:
+        try:
+            with connector:
+                try:
+                    outgoing = _send_files(connector, files, priority, stop, has_spool=folder is not None)
+                    _send(connector, outgoing, len(files), deliveries, is_result_wanted, is_shown=not as_json)
+                except HarmonicIOError as error:
+                    trouble = None if stop.why else error  # Else the connector was closed meanwhile, and says so.
+                    raise
+        except HarmonicIOError as error:
+            trouble = trouble if stop.why else error
+    if trouble is not None and stop.why is None and not any(each.is_safe for each in deliveries):
+        trouble.hint = f"{trouble.hint} {connector.spool_trouble}".strip()
+        raise trouble
     rows = [
         _row(path, each, is_result_wanted, has_spool=folder is not None)
         for path, each in zip_longest(files, deliveries)
     ]
     _show(rows, as_json)
-    if stopped is not None:
-        text = _what_is_there(stopped, rows, folder, connector)
-        _tell(stopped, text, timeout_s, why)
+    if stop.why is not None or trouble is not None:
+        safe = _what_is_safe(rows, folder, connector.figures().spooled)
+        before = str(trouble) if stop.why and trouble else ""
+        text = " ".join(filter(None, (before, safe, connector.spool_trouble)))
+        _tell(stop.why, trouble, text, timeout_s, absent)
     _raise_for_the_rest(rows, folder, connector)
 
 
@@ -115,10 +122,12 @@ def _connector(asked: invocation.Invocation, settings: Settings, stream: str, fo
 
 
 def _send_files(
-    connector: StreamConnector, files: Sequence[Path], priority: int, *, has_spool: bool
+    connector: StreamConnector, files: Sequence[Path], priority: int, stop: Stop, *, has_spool: bool
 ) -> Iterator[Delivery]:
-    """Send each file; with a spool under an id by which a file that is sent again is recognised."""
+    """Send each file until stopped; with a spool under an id by which a file that is sent again is recognised."""
     for path in files:
+        if stop.why is not None:
+            return
         message_id = identity_of(path) if has_spool else None
         yield connector.send_file(path, metadata={"name": path.name}, priority=priority, message_id=message_id)
 
@@ -144,15 +153,11 @@ def _send(
     connector.flush("safe")  # Also what was in the spool.
 
 
-@contextmanager
-def _flushed_when_terminated(connector: StreamConnector, timeout_s: float) -> Iterator[None]:
+def _close(connector: StreamConnector, why: Why, *, has_spool: bool) -> None:
     """Who terminates a program leaves it some time, more than who interrupts it."""
-    try:
-        yield
-    except Terminated:
-        with suppress(HarmonicIOError):  # What is not safe is said at the end.
-            connector.flush("safe", timeout_s=timeout_s)
-        raise
+    within_s = SPOOLED_WITHIN_S if has_spool else TERMINATED_WITHIN_S
+    with suppress(HarmonicIOError):  # What is not safe is said at the end.
+        connector.close(within_s if why is Why.TERMINATED else INTERRUPTED_WITHIN_S)
 
 
 def _check(files: Sequence[Path]) -> None:
@@ -205,34 +210,33 @@ def _show(rows: Sequence[Row], as_json: bool) -> None:
         console.show_table(columns, [[str(row[column]) for column in columns] for row in rows])
 
 
-def _is_hopeless(connector: StreamConnector, why: list[HarmonicIOError]) -> bool:
+def _is_hopeless(connector: StreamConnector, absent: list[HarmonicIOError]) -> bool:
     """Whether nobody answers, or nothing can be read, for so long that waiting makes no sense; note which."""
     if connector.stranded_s > ABSENT_WITHIN_S:
-        absent = f"Neither the master nor an engine has answered for {ABSENT_WITHIN_S:g} s."
-        why.append(MasterUnavailable(absent, hint="Start the master; --timeout-s waits longer for it."))
+        text = f"Neither the master nor an engine has answered for {ABSENT_WITHIN_S:g} s."
+        absent.append(MasterUnavailable(text, hint="Start the master; --timeout-s waits longer for it."))
     elif connector.unreadable_s > ABSENT_WITHIN_S:
-        absent = f"What is left has not been readable for {ABSENT_WITHIN_S:g} s."
-        why.append(StorageError(absent, hint="Bring back the files that the log names; --timeout-s waits longer."))
-    return bool(why)
+        text = f"What is left has not been readable for {ABSENT_WITHIN_S:g} s."
+        absent.append(StorageError(text, hint="Bring back the files that the log names; --timeout-s waits longer."))
+    return bool(absent)
 
 
 def _tell(
-    stopped: KeyboardInterrupt | HarmonicIOError,
+    why: Why | None,
+    trouble: HarmonicIOError | None,
     text: str,
     timeout_s: float | None,
-    why: Sequence[HarmonicIOError],
+    absent: Sequence[HarmonicIOError],
 ) -> None:
     """Say what is not safe, and end with the error or the exit code that belongs to it."""
-    if isinstance(stopped, TimeIsUp):
+    if why is Why.TIME_IS_UP:
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
-    if isinstance(stopped, Hopeless):
-        raise type(why[0])(f"{why[0].text} {text}", hint=why[0].hint)
-    if isinstance(stopped, HarmonicIOError):
-        print(printable(text), file=sys.stderr)
-        raise stopped
-    is_terminated = isinstance(stopped, Terminated)
-    print(printable(f"{'Terminated' if is_terminated else 'Interrupted'}. {text}"), file=sys.stderr)
-    raise typer.Exit(TERMINATED if is_terminated else INTERRUPTED)
+    if why is Why.HOPELESS:
+        raise type(absent[0])(f"{absent[0].text} {text}", hint=absent[0].hint)
+    print(printable(f"{why.value}. {text}" if why else text), file=sys.stderr)
+    if trouble is not None and why is None:
+        raise trouble
+    raise typer.Exit(TERMINATED if why is Why.TERMINATED else INTERRUPTED)
 
 
 def _raise_for_the_rest(rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> None:
@@ -245,19 +249,6 @@ def _raise_for_the_rest(rows: Sequence[Row], spool: Path | None, connector: Stre
         raise OutcomeTimeout(left)
     if any(row["state"] in (DeliveryState.FAILED, DeliveryState.REJECTED, DeliveryState.EXPIRED) for row in rows):
         raise typer.Exit(1)
-
-
-def _what_is_there(stopped: BaseException, rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> str:
-    safe = _what_is_safe(rows, spool, connector.figures().spooled)
-    return " ".join(filter(None, (_trouble_before(stopped), safe, connector.spool_trouble)))
-
-
-def _trouble_before(stopped: BaseException) -> str:
-    """Return why nothing more could be sent, where somebody has lost patience only after that."""
-    before = stopped.__context__
-    while before is not None and not isinstance(before, StorageError | InvalidInput):
-        before = before.__context__
-    return "" if before is None else str(before)
 
 
 def _what_is_safe(rows: Sequence[Row], spool: Path | None, spooled: int) -> str:

@@ -82,9 +82,9 @@ def run(
 def check(context: typer.Context, name: str | None = NAME) -> None:
     """Say in one line whether this host's worker does its work; exit code 0 or 1, for health checks."""
     try:
-        with foreground.time_limit(CHECK_WITHIN_S):
-            console.say(_health(invocation.of(context).settings({"worker.name": name})))
-    except foreground.TimeIsUp:
+        settings = invocation.of(context).settings({"worker.name": name})
+        console.say(foreground.within(CHECK_WITHIN_S, lambda: _health(settings)))
+    except TimeoutError:
         console.say(f"The check has had no answer within {CHECK_WITHIN_S:g} s.")
     except HarmonicIOError as error:
         console.say(str(error))

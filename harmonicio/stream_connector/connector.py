@@ -176,8 +176,9 @@ class StreamConnector:
         self._check_process()
         if self._exchange.is_closed:
             return 0
+        if not self._is_open:
+            self._leasing.cut()  # Another thread may just be opening it, which waits for the master.
         reason = ""
-        undelivered: list[Parcel] = []
         try:
             if self._is_open:
                 self._exchange.hurry()
@@ -186,16 +187,7 @@ class StreamConnector:
         except HarmonicIOError as error:
             reason = error.text
         finally:
-            undelivered = self._exchange.end()
-            with self._opening:  # Else what another thread is just opening would be left open.
-                self._leasing.close()
-                self._exchange.pump.close()
-            for parcel in undelivered:
-                parcel.let_go()
-            self._slots.close()
-            self._exchange.tidy()
-            self._outgoing.close()
-            spooled = 0 if self._spool is None else self._spool.close()
+            undelivered, spooled = self._end()
         if self._spool is not None and spooled:
             text = "%d messages of stream %r are not safe; they stay in the spool %s for the next connector. %s"
             _log.warning(text, spooled, self.stream, self._spool.folder, reason)
@@ -209,6 +201,21 @@ class StreamConnector:
             )
         self._raise_unheard(DeliveryState.REJECTED)
         return spooled
+
+    def _end(self) -> tuple[list[Parcel], int]:
+        """End all there is; return what is not safe, and how many messages stay in the spool, if nobody did before."""
+        with self._opening:  # Else what another thread is just opening would be left open.
+            if self._exchange.is_closed:
+                return [], 0
+            undelivered = self._exchange.end()
+            self._leasing.close()
+            self._exchange.pump.close()
+            for parcel in undelivered:
+                parcel.let_go()
+            self._slots.close()
+            self._exchange.tidy()
+            self._outgoing.close()
+            return undelivered, 0 if self._spool is None else self._spool.close()
 
     def _wait_to_close(self, timeout_s: float) -> None:
         if not self._exchange.wait_until_safe(min(timeout_s, TELL_AFTER_S)) and timeout_s > TELL_AFTER_S:
@@ -358,12 +365,12 @@ class StreamConnector:
 
     @property
     def stranded_s(self) -> float:
-        """Seconds for which neither the master nor an engine could be reached; may be asked in a signal handler."""
+        """Seconds for which neither the master nor an engine could be reached; by any thread."""
         return 0.0 if self._exchange.has_connections else self._leasing.away_s
 
     @property
     def unreadable_s(self) -> float:
-        """Seconds for which nothing that is left could be read; may be asked in a signal handler."""
+        """Seconds for which nothing that is left could be read; by any thread."""
         return self._exchange.unreadable_s
 
     @property
@@ -381,8 +388,7 @@ class StreamConnector:
             raise error
 
     def _raise_forgotten(self) -> None:
-        forgotten = self._exchange.take_forgotten()
-        if forgotten:
+        if forgotten := self._exchange.take_forgotten():
             raise OutcomeExpired(
                 f"What became of {forgotten} stored messages is not known: they were too many to be remembered.",
                 hint="Call flush more often, or look at the backlog and the dead letters.",
@@ -390,6 +396,5 @@ class StreamConnector:
 
     def _check_process(self) -> None:
         if self._process is not forks.this_process:
-            raise InvalidInput(
-                "This connector belongs to another process.", hint="Open a connector after forking, not before."
-            )
+            text = "This connector belongs to another process."
+            raise InvalidInput(text, hint="Open a connector after forking, not before.")

@@ -77,7 +77,7 @@ class Exchange:
 
     @property
     def unreadable_s(self) -> float:
-        """Seconds for which nothing that is left could be read; may be asked in a signal handler."""
+        """Seconds for which nothing that is left could be read; without the lock."""
         return self._dispatch.unreadable_s(self.tally.unsafe, time.monotonic())
 
     def restore(self, parcels: Iterable[Parcel]) -> None:

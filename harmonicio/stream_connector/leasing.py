@@ -169,6 +169,10 @@ class Leasing:
             self._is_kicked = True
             self._changed.notify()
 
+    def cut(self) -> None:
+        """Ask nothing of the master any more, nor wait for its answer."""
+        self._client.close()
+
     def close(self) -> None:
         """Give all leases back and end all threads; a request that runs is waited for."""
         with self._changed:

@@ -201,6 +201,24 @@ def test_sigterm_leaves_in_the_spool_what_is_not_safe_and_a_later_send_delivers_
         assert "There is nothing to send. Name files" in capsys.readouterr().err
 
 
+def test_sigterm_does_not_wait_for_a_master_that_has_taken_the_question_and_does_not_answer(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HARMONICIO_HOME", str(tmp_path / "home"))
+    write_token_file(tmp_path / "home" / "tokens" / "source.token", "secret")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("HARMONICIO_MASTER_URL", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with subprocess.Popen(spooling(files), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sending:
+            silent.settimeout(30)
+            connection, _ = silent.accept()
+            with connection:
+                connection.recv(1)
+                sending.terminate()
+                out, err = sending.communicate(timeout=10)  # The master has 15 s to answer.
+    assert sending.returncode == 143, err
+    assert [row["state"] for row in json.loads(out)] == ["not_sent", "not_sent"]
+
+
 @pytest.mark.usefixtures("absent")
 def test_what_stays_in_the_spool_is_not_called_arrived(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["send", "plates", *files, "--spool", "spool", "--timeout-s", "0.3"]) == 1
