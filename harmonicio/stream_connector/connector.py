@@ -178,12 +178,11 @@ class StreamConnector:
             return 0
         if not self._is_open:
             self._leasing.cut()  # Another thread may just be opening it, which waits for the master.
-        reason = ""
         try:
             if self._is_open:
                 self._exchange.hurry()
                 self._wait_to_close(timeout_s)
-                reason = self._leasing.trouble
+            reason = self._leasing.trouble
         except HarmonicIOError as error:
             reason = error.text
         finally:
@@ -204,10 +203,10 @@ class StreamConnector:
 
     def _end(self) -> tuple[list[Parcel], int]:
         """End all there is; return what is not safe, and how many messages stay in the spool, if nobody did before."""
+        undelivered = self._exchange.end()
+        if undelivered is None:
+            return [], 0
         with self._opening:  # Else what another thread is just opening would be left open.
-            if self._exchange.is_closed:
-                return [], 0
-            undelivered = self._exchange.end()
             self._leasing.close()
             self._exchange.pump.close()
             for parcel in undelivered:

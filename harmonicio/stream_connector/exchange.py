@@ -181,13 +181,12 @@ class Exchange:
             self._dispatch.hurry()
         self.pump.wake()
 
-    def end(self) -> list[Parcel]:
-        """Take nothing more; return what is not safe."""
+    def end(self) -> list[Parcel] | None:
+        """Take nothing more; return what is not safe, None where another thread has ended it."""
         with self.lock:
-            self.is_closed = True
-            withdrawn = self._dispatch.withdraw_all()
+            was_closed, self.is_closed = self.is_closed, True
             self.pump.tell_waiters()
-        return withdrawn
+            return None if was_closed else self._dispatch.withdraw_all()
 
     def _wait(self, is_done: Callable[[], bool], timeout_s: float | None) -> bool:
         self.pump.wait(lambda: is_done() or self._is_over, timeout_s)
