@@ -56,6 +56,7 @@ def test_a_worker_with_the_runtime_docker_runs_engines_from_images_beside_one_wi
         said = source.finish()
     assert len(machines.ssh("host3", "docker ps -q").stdout.split()) == 2
     tell(f"two engines in containers: {said['states']['done']} of {said['sent']} done")
+    machines.ssh("host3", f"docker create --name somebodys --label io.harmonicio.worker=0123456789abcdef {IMAGE}")
 
 
 def test_a_cluster_that_is_removed_leaves_its_data_and_when_these_go_nothing(machines: Machines, site: Site) -> None:
@@ -66,13 +67,16 @@ def test_a_cluster_that_is_removed_leaves_its_data_and_when_these_go_nothing(mac
         machines.ssh(name, "systemctl kill --signal=KILL --kill-who=main harmonicio-worker")
         machines.ssh(name, "systemctl stop harmonicio-worker")
     assert "processes" in left_on(machines, "host2")
+    others = machines.ssh("host3", "docker ps --all --quiet --filter name=somebodys", check=False).stdout.split()
     site.play("uninstall.yaml")
     for name in machines.names:
         left = left_on(machines, name)
+        assert left.pop("containers", []) == others * (name == "host3"), "another worker's stays"
         monitoring = ["/var/lib/harmonicio-prometheus"] * (name == "host1")
         assert sorted(left.pop("files")) == [DATA, *monitoring] and len(left.pop("users")) == 2
         assert left == {}
     assert machines.ssh("host1", f"ls {DATA}/master").stdout.split()
+    machines.ssh("host3", "docker rm somebodys", check=bool(others))
     site.play("uninstall.yaml", harmonicio_remove_data=True)
     assert {name: left_on(machines, name) for name in machines.names} == {name: {} for name in machines.names}
     tell("removed: data stay until they are to be removed as well; then nothing is left")

@@ -1,4 +1,4 @@
-"""What parts of the playbooks do on a host, without one: their own tasks, run here with a Docker engine that is not."""
+"""What parts of the playbooks do on a host, without one: their own templates, written here, and their tasks, read."""
 
 from __future__ import annotations
 
@@ -14,19 +14,6 @@ import pytest
 import yaml
 
 DEPLOY, PACKAGE = "deploy/ansible", "ansible.builtin.package"
-#: Lists containers by a label, as the real one does, and removes them.
-DOCKER = """#!/usr/bin/env python3
-import pathlib, sys
-containers = pathlib.Path(__file__).with_name("containers")
-if sys.argv[1] == "rm":
-    (containers / sys.argv[-1]).unlink()
-else:
-    name, _, value = sys.argv[-1].removeprefix("label=").partition("=")
-    for each in containers.iterdir():
-        has, _, its = each.read_text().partition("=")
-        if has == name and (not value or its == value):
-            print(each.name)
-"""
 
 
 def play(folder: Path, plays: list[dict[str, Any]], hosts: dict[str, Any]) -> None:
@@ -46,20 +33,6 @@ def play(folder: Path, plays: list[dict[str, Any]], hosts: dict[str, Any]) -> No
         check=False,
     )
     assert run.returncode == 0, run.stdout[-4000:] + run.stderr[-2000:]
-
-
-def test_containers_of_another_worker_on_the_same_host_are_not_removed(repository: Path, tmp_path: Path) -> None:
-    (uninstall,) = yaml.safe_load((repository / DEPLOY / "uninstall.yaml").read_text())
-    uninstall["tasks"] = [each for each in uninstall["tasks"] if "docker" in each.get("ansible.builtin.command", "")]
-    assert len(uninstall["tasks"]) == 2
-    (tmp_path / "docker").write_text(DOCKER)
-    (tmp_path / "docker").chmod(0o755)
-    (tmp_path / "containers").mkdir()
-    for name, label in {"a": "harmonicio.worker=w1", "b": "harmonicio.worker=somebody", "c": "other=w1"}.items():
-        (tmp_path / "containers" / name).write_text(f"io.{label}")
-    hosts = {"workers": {"hosts": {"w1": {}}}, "master": {"hosts": {}}}
-    play(tmp_path, [{**uninstall, "become": False, "gather_facts": False}], hosts)
-    assert sorted(os.listdir(tmp_path / "containers")) == ["b", "c"]
 
 
 @pytest.mark.parametrize("keeper", ["w1", "other"])
