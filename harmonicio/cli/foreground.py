@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import math
 import os
 import signal
 import sys
@@ -9,14 +11,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
-from enum import Enum
+from contextlib import contextmanager, suppress
+from enum import Enum, auto
 from queue import Empty, SimpleQueue
 from types import FrameType
 from typing import Any, TypeVar
 
 import typer
 
+_log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 #: How often it is asked whether waiting makes sense.
@@ -39,10 +42,10 @@ class Interruption(threading.Event):
 class Why(Enum):
     """Why a command ends before all is done."""
 
-    INTERRUPTED = "Interrupted"
-    TERMINATED = "Terminated"
-    TIME_IS_UP = "The time is up"
-    HOPELESS = "Nobody answers"
+    INTERRUPTED = auto()
+    TERMINATED = auto()
+    TIME_IS_UP = auto()
+    HOPELESS = auto()
 
 
 class Stop:
@@ -50,9 +53,35 @@ class Stop:
 
     def __init__(self) -> None:
         self.why: Why | None = None
+        self._reasons: SimpleQueue[Why | None] = SimpleQueue()  # Its put may be called in a signal handler.
 
     def __repr__(self) -> str:
         return f"<Stop: {self.why}>"
+
+    def tell(self, why: Why | None) -> None:
+        """Give a reason; None: the block has ended by itself."""
+        self._reasons.put(why)
+
+    def wait(self, timeout_s: float | None, is_hopeless: Callable[[], bool]) -> Why | None:
+        """Return the first reason; the time is one, and without a limit ``is_hopeless`` is asked now and then."""
+        until = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        while (left_s := until - time.monotonic()) > 0:
+            with suppress(Empty):
+                self.why = self._reasons.get(timeout=min(ASK_EVERY_S, left_s))
+                return self.why
+            if timeout_s is None and _is_so(is_hopeless):
+                self.why = Why.HOPELESS
+                return self.why
+        self.why = Why.TIME_IS_UP
+        return self.why
+
+
+def _is_so(asked: Callable[[], bool]) -> bool:
+    try:
+        return asked()
+    except Exception:  # noqa: BLE001  a bug there must not keep signals from being heard; it is logged
+        _log.exception("Nobody knows whether waiting makes sense")
+        return False
 
 
 @contextmanager
@@ -118,7 +147,8 @@ def stoppable(
     """While the block runs, call ``end`` at the first signal, or when the time is up; the block then has to end soon.
 
     Nothing is raised where the program just is when a signal comes: there it could be lost, or leave a lock in a wrong
-    state. The second signal ends the process at once.
+    state. What the block cannot be kept from, like reading a file, is waited for; the second signal ends the process at
+    once.
 
     Args:
         end: Called once at most, on another thread, with the reason, which the ``Stop`` has by then.
@@ -127,37 +157,25 @@ def stoppable(
     numbers = (signal.SIGINT, signal.SIGTERM)
     previous: dict[int, Any] = {int(each): signal.getsignal(each) for each in numbers}
     stop = Stop()
-    reasons: SimpleQueue[Why | None] = SimpleQueue()  # Its put may be called in a signal handler.
-    until = None if timeout_s is None else time.monotonic() + timeout_s
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        reasons.put(Why.TERMINATED if number == signal.SIGTERM else Why.INTERRUPTED)
-
-    def next_reason() -> Why | None:
-        while True:
-            try:
-                return reasons.get(timeout=ASK_EVERY_S if until is None else max(0.0, until - time.monotonic()))
-            except Empty:
-                if until is not None:
-                    return Why.TIME_IS_UP
-                if is_hopeless():
-                    return Why.HOPELESS
+        stop.tell(Why.TERMINATED if number == signal.SIGTERM else Why.INTERRUPTED)
 
     def watch() -> None:
-        stop.why = next_reason()
-        if stop.why is not None:
-            end(stop.why)
+        why = stop.wait(timeout_s, is_hopeless)
+        if why is not None:
+            end(why)
 
     watching = threading.Thread(target=watch, name="stop-watch", daemon=True)
+    watching.start()
     for each in numbers:
         signal.signal(each, interrupt)
     try:
-        watching.start()
         yield stop
     finally:
-        reasons.put(None)
+        stop.tell(None)
         watching.join()
         for number, handler in previous.items():
             signal.signal(number, handler)
@@ -174,7 +192,7 @@ def within(timeout_s: float, work: Callable[[], T]) -> T:
     def run() -> None:
         try:
             done.set_result(work())
-        except Exception as error:  # noqa: BLE001  it is raised where it is waited for
+        except BaseException as error:  # noqa: BLE001  it is raised where it is waited for
             done.set_exception(error)
 
     threading.Thread(target=run, name="within", daemon=True).start()

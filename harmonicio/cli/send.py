@@ -149,7 +149,8 @@ def _send(
     with Progress("processed" if is_result_wanted else "safe", count, is_shown=is_shown) as progress:
         for delivery in deliveries:
             _await(connector, delivery, is_result_wanted)
-            progress.advance()
+            if delivery.is_final or (delivery.is_safe and not is_result_wanted):  # Else it was stopped.
+                progress.advance()
     connector.flush("safe")  # Also what was in the spool.
 
 
@@ -233,10 +234,12 @@ def _tell(
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
     if why is Why.HOPELESS:
         raise type(absent[0])(f"{absent[0].text} {text}", hint=absent[0].hint)
-    print(printable(f"{why.value}. {text}" if why else text), file=sys.stderr)
     if trouble is not None and why is None:
+        print(printable(text), file=sys.stderr)
         raise trouble
-    raise typer.Exit(TERMINATED if why is Why.TERMINATED else INTERRUPTED)
+    said, code = ("Terminated", TERMINATED) if why is Why.TERMINATED else ("Interrupted", INTERRUPTED)
+    print(printable(f"{said}. {text}"), file=sys.stderr)
+    raise typer.Exit(code)
 
 
 def _raise_for_the_rest(rows: Sequence[Row], spool: Path | None, connector: StreamConnector) -> None:

@@ -106,7 +106,7 @@ class StreamConnector:
         }
         values, client, credentials = resolved(settings, flags, token, client, tls)
         self._process = forks.this_process
-        self._opening = threading.Lock()
+        self._opening = threading.RLock()
         self._is_open = False
         self._asks_first = asks_first
         self._spool: Spool | None = None
@@ -168,18 +168,18 @@ class StreamConnector:
 
         Returns:
             How many messages stay in the spool, 0 without one; the log says where. The next connector sends them.
+            Whoever closes it while another thread does, or later, waits until that is done, and gets 0.
 
         Raises:
             UndeliveredError: there is no spool, and some were not safe in time; it names their ids.
             MessageRejected: no receiver can take a message, and nobody has heard of it yet.
         """
         self._check_process()
-        if self._exchange.is_closed:
-            return 0
-        if not self._is_open:
+        is_open = self._is_open and not self._exchange.is_closed
+        if not is_open:
             self._leasing.cut()  # Another thread may just be opening it, which waits for the master.
         try:
-            if self._is_open:
+            if is_open:
                 self._exchange.hurry()
                 self._wait_to_close(timeout_s)
             reason = self._leasing.trouble
@@ -204,9 +204,9 @@ class StreamConnector:
     def _end(self) -> tuple[list[Parcel], int]:
         """End all there is; return what is not safe, and how many messages stay in the spool, if nobody did before."""
         undelivered = self._exchange.end()
-        if undelivered is None:
-            return [], 0
         with self._opening:  # Else what another thread is just opening would be left open.
+            if undelivered is None:
+                return [], 0
             self._leasing.close()
             self._exchange.pump.close()
             for parcel in undelivered:

@@ -116,7 +116,7 @@ class Leasing:
         )
         self._changed = threading.Condition()
         self._is_kicked = False
-        self._is_closing = False
+        self._is_closing = self._is_asking_first = False
         self._access: BacklogAccess | None = None
         self._term_s = LEASE_TERM_S
         self._held: dict[str, Peer] = {}
@@ -158,7 +158,11 @@ class Leasing:
             NotAllowed, NotFound: the master does not let this source send to this stream.
         """
         if asks_first:
-            self._ask(is_first=True)
+            self._is_asking_first = True
+            try:
+                self._ask(is_first=True)
+            finally:
+                self._is_asking_first = False
             self._dialling.wait_for_one(FIRST_WITHIN_S)
             self._take_connections()
         self._thread.start()
@@ -170,8 +174,9 @@ class Leasing:
             self._changed.notify()
 
     def cut(self) -> None:
-        """Ask nothing of the master any more, nor wait for its answer."""
-        self._client.close()
+        """Let :meth:`start`, on another thread, wait no longer for the master's first answer."""
+        if self._is_asking_first:
+            self._client.close()
 
     def close(self) -> None:
         """Give all leases back and end all threads; a request that runs is waited for."""

@@ -220,6 +220,15 @@ def test_sigterm_does_not_wait_for_a_master_that_has_taken_the_question_and_does
 
 
 @pytest.mark.usefixtures("absent")
+@pytest.mark.parametrize("options", [[], ["--no-result"]])
+def test_what_was_given_up_is_not_counted_as_done(
+    files: list[str], options: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["send", "plates", *files, *options, "--timeout-s", "0.3"]) == 1
+    assert f"0 of 2 {'safe' if options else 'processed'}" in capsys.readouterr().err.splitlines()
+
+
+@pytest.mark.usefixtures("absent")
 def test_what_stays_in_the_spool_is_not_called_arrived(files: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["send", "plates", *files, "--spool", "spool", "--timeout-s", "0.3"]) == 1
     assert main(["send", "plates", "--spool", "spool", "--timeout-s", "0.3"]) == 1

@@ -11,7 +11,7 @@ from contextlib import ExitStack
 import pytest
 
 from harmonicio.control.client import MasterClient
-from harmonicio.control.messages import LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
+from harmonicio.control.messages import BacklogAccess, Lease, LeaseGrant, LeaseList, LeaseRenewal, LeaseRequest
 from harmonicio.core.errors import (
     ConnectionEnded,
     HandlerFailed,
@@ -21,6 +21,7 @@ from harmonicio.core.errors import (
     OutcomeTimeout,
     UndeliveredError,
 )
+from harmonicio.core.lease import Address
 from harmonicio.core.message import Failure, Outcome, OutcomeKind
 from harmonicio.stream_connector import StreamConnector
 from harmonicio.testing.bare_receivers import BareCluster
@@ -82,6 +83,67 @@ def test_close_while_another_thread_opens_leaves_nothing_running() -> None:
     assert [type(error) for error in errors] == [InvalidInput]
     assert threads_of(connector) == []
     assert master.is_closed
+
+
+class OneEngine(AbsentMaster):
+    """Grants an engine that takes a connection and says nothing."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__()
+        self.address = address
+        self.released: list[str] = []
+
+    def request_leases(self, request: LeaseRequest) -> LeaseGrant:
+        self.is_asked.set()
+        access = BacklogAccess(self.address, "t", 60.0)
+        return LeaseGrant((Lease("l1", "e1", self.address, "t", 60.0),), access, "engine", 1.0, 60.0)
+
+    def release_leases(self, held: LeaseList) -> None:
+        assert not self.is_closed
+        self.released += held.leases
+
+
+def test_who_closes_while_the_first_engine_is_dialled_gives_its_lease_back() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        master = OneEngine(Address("127.0.0.1", silent.getsockname()[1]))
+        connector = StreamConnector("images", client=master, arena_max_bytes=0)
+
+        def send() -> None:
+            with pytest.raises(InvalidInput):
+                connector.send(b"image")
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        silent.settimeout(10)
+        connection, _ = silent.accept()
+        with connection:
+            connector.close()
+            sender.join(10)
+        assert master.released == ["l1"]
+        assert threads_of(connector) == []
+
+
+def test_who_closes_it_second_waits_for_the_first() -> None:
+    class Slow(AbsentMaster):
+        """Takes its time to close."""
+
+        def close(self) -> None:
+            is_closing.set()
+            time.sleep(0.2)
+            super().close()
+
+    is_closing = threading.Event()
+    master = Slow()
+    master.may_answer.set()
+    connector = StreamConnector("images", client=master)
+    with connector:
+        first = threading.Thread(target=connector.close)
+        first.start()
+        assert is_closing.wait(10)
+        assert connector.close() == 0
+        assert threads_of(connector) == []
+        assert master.is_closed
+        first.join(10)
 
 
 def test_a_request_that_the_master_does_not_answer_leaves_nothing_running_after_close() -> None:

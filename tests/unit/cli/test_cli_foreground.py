@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import os
 import signal
 import threading
 
 import pytest
 
+from harmonicio.cli import foreground
 from harmonicio.cli.foreground import Why, stoppable, within
 
 
@@ -56,6 +58,32 @@ def test_who_is_hopeless_is_ended() -> None:
     with stoppable(lambda _: is_ended.set(), is_hopeless=lambda: True) as stop:
         assert is_ended.wait(10)
     assert stop.why is Why.HOPELESS
+
+
+@pytest.mark.filterwarnings("error")
+def test_signals_are_heard_when_nobody_knows_whether_it_is_hopeless(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail() -> bool:
+        is_asked.set()
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(foreground, "ASK_EVERY_S", 0.01)
+    is_asked, is_ended = threading.Event(), threading.Event()
+    with stoppable(lambda _: is_ended.set(), is_hopeless=fail) as stop:
+        assert is_asked.wait(10)
+        signal.raise_signal(signal.SIGTERM)
+        assert is_ended.wait(10)
+    assert stop.why is Why.TERMINATED
+    assert "ZeroDivisionError" in caplog.text
+
+
+def test_a_time_limit_may_be_longer_than_any_wait() -> None:
+    is_ended = threading.Event()
+    with stoppable(lambda _: is_ended.set(), timeout_s=math.inf) as stop:
+        signal.raise_signal(signal.SIGTERM)
+        assert is_ended.wait(10)
+    assert stop.why is Why.TERMINATED
 
 
 def test_the_handlers_of_before_are_there_again() -> None:
