@@ -20,7 +20,7 @@ from typing import Any, TypeVar
 import typer
 
 _log = logging.getLogger(__name__)
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 #: How often it is asked whether waiting makes sense.
 ASK_EVERY_S = 0.5
@@ -39,7 +39,7 @@ class Interruption(threading.Event):
         self.forced = threading.Event()
 
 
-class Why(Enum):
+class StopReason(Enum):
     """Why a command ends before all is done."""
 
     INTERRUPTED = auto()
@@ -52,17 +52,17 @@ class Stop:
     """Whether a block is to end, and why: the first reason counts."""
 
     def __init__(self) -> None:
-        self.why: Why | None = None
-        self._reasons: SimpleQueue[Why | None] = SimpleQueue()  # Its put may be called in a signal handler.
+        self.why: StopReason | None = None
+        self._reasons: SimpleQueue[StopReason | None] = SimpleQueue()  # Its put may be called in a signal handler.
 
     def __repr__(self) -> str:
         return f"<Stop: {self.why}>"
 
-    def tell(self, why: Why | None) -> None:
+    def tell(self, why: StopReason | None) -> None:
         """Give a reason; None: the block has ended by itself."""
         self._reasons.put(why)
 
-    def wait(self, timeout_s: float | None, is_hopeless: Callable[[], bool]) -> Why | None:
+    def wait(self, timeout_s: float | None, is_hopeless: Callable[[], bool]) -> StopReason | None:
         """Return the first reason; the time is one, and without a limit ``is_hopeless`` is asked now and then."""
         until = math.inf if timeout_s is None else time.monotonic() + timeout_s
         while (left_s := until - time.monotonic()) > 0:
@@ -70,9 +70,9 @@ class Stop:
                 self.why = self._reasons.get(timeout=min(ASK_EVERY_S, left_s))
                 return self.why
             if timeout_s is None and _is_so(is_hopeless):
-                self.why = Why.HOPELESS
+                self.why = StopReason.HOPELESS
                 return self.why
-        self.why = Why.TIME_IS_UP
+        self.why = StopReason.TIME_IS_UP
         return self.why
 
 
@@ -142,7 +142,10 @@ def ending_when_broken(role: str, gone_parts: Callable[[], Sequence[str]]) -> It
 
 @contextmanager
 def stoppable(
-    end: Callable[[Why], None], *, timeout_s: float | None = None, is_hopeless: Callable[[], bool] = lambda: False
+    end: Callable[[StopReason], None],
+    *,
+    timeout_s: float | None = None,
+    is_hopeless: Callable[[], bool] = lambda: False,
 ) -> Iterator[Stop]:
     """While the block runs, call ``end`` at the first signal, or when the time is up; the block then has to end soon.
 
@@ -161,7 +164,7 @@ def stoppable(
     def interrupt(number: int, frame: FrameType | None) -> None:
         for each in numbers:
             signal.signal(each, signal.SIG_DFL)
-        stop.tell(Why.TERMINATED if number == signal.SIGTERM else Why.INTERRUPTED)
+        stop.tell(StopReason.TERMINATED if number == signal.SIGTERM else StopReason.INTERRUPTED)
 
     def watch() -> None:
         why = stop.wait(timeout_s, is_hopeless)
@@ -181,13 +184,13 @@ def stoppable(
             signal.signal(number, handler)
 
 
-def within(timeout_s: float, work: Callable[[], T]) -> T:
+def within(timeout_s: float, work: Callable[[], Result]) -> Result:
     """Return what ``work`` returns, or raise what it raises; after the time it goes on without anybody waiting for it.
 
     Raises:
         TimeoutError: it took longer.
     """
-    done: Future[T] = Future()
+    done: Future[Result] = Future()
 
     def run() -> None:
         try:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from itertools import zip_longest
 from pathlib import Path
@@ -16,7 +16,7 @@ from pathlib import Path
 import typer
 
 from harmonicio.cli import console, invocation
-from harmonicio.cli.foreground import Stop, Why, stoppable
+from harmonicio.cli.foreground import Stop, StopReason, stoppable
 from harmonicio.control.settings_files import read_token
 from harmonicio.core.errors import (
     DeliveryError,
@@ -78,23 +78,18 @@ def run(
         raise InvalidInput("There is nothing to send.", hint="Name files, or with --spool a folder of earlier ones.")
     connector = _connector(asked, settings, stream, folder)
     deliveries: list[Delivery] = []
-    trouble: HarmonicIOError | None = None
     absent: list[HarmonicIOError] = []
     with stoppable(
         lambda why: _close(connector, why, has_spool=folder is not None),
         timeout_s=timeout_s,
         is_hopeless=lambda: _is_hopeless(connector, absent),
     ) as stop:
-        try:
-            with connector:
-                try:
-                    outgoing = _send_files(connector, files, priority, stop, has_spool=folder is not None)
-                    _send(connector, outgoing, len(files), deliveries, is_result_wanted, is_shown=not as_json)
-                except HarmonicIOError as error:
-                    trouble = None if stop.why else error  # Else the connector was closed meanwhile, and says so.
-                    raise
-        except HarmonicIOError as error:
-            trouble = trouble if stop.why else error
+        outgoing = _send_files(connector, files, priority, stop, has_spool=folder is not None)
+        trouble = _trouble_of(
+            connector,
+            stop,
+            lambda: _send(connector, outgoing, len(files), deliveries, is_result_wanted, is_shown=not as_json),
+        )
     if trouble is not None and stop.why is None and not any(each.is_safe for each in deliveries):
         trouble.hint = f"{trouble.hint} {connector.spool_trouble}".strip()
         raise trouble
@@ -119,6 +114,21 @@ def _connector(asked: invocation.Invocation, settings: Settings, stream: str, fo
         spool=folder,
         settings=asked.settings_file,
     )
+
+
+def _trouble_of(connector: StreamConnector, stop: Stop, send: Callable[[], None]) -> HarmonicIOError | None:
+    """Send; return what went wrong before it was stopped: what comes then only says that the connector is closed."""
+    trouble: HarmonicIOError | None = None
+    try:
+        with connector:
+            try:
+                send()
+            except HarmonicIOError as error:
+                trouble = None if stop.why else error
+                raise
+    except HarmonicIOError as error:
+        return trouble if stop.why else error
+    return None
 
 
 def _send_files(
@@ -154,11 +164,11 @@ def _send(
     connector.flush("safe")  # Also what was in the spool.
 
 
-def _close(connector: StreamConnector, why: Why, *, has_spool: bool) -> None:
+def _close(connector: StreamConnector, why: StopReason, *, has_spool: bool) -> None:
     """Who terminates a program leaves it some time, more than who interrupts it."""
     within_s = SPOOLED_WITHIN_S if has_spool else TERMINATED_WITHIN_S
     with suppress(HarmonicIOError):  # What is not safe is said at the end.
-        connector.close(within_s if why is Why.TERMINATED else INTERRUPTED_WITHIN_S)
+        connector.close(within_s if why is StopReason.TERMINATED else INTERRUPTED_WITHIN_S)
 
 
 def _check(files: Sequence[Path]) -> None:
@@ -223,21 +233,21 @@ def _is_hopeless(connector: StreamConnector, absent: list[HarmonicIOError]) -> b
 
 
 def _tell(
-    why: Why | None,
+    why: StopReason | None,
     trouble: HarmonicIOError | None,
     text: str,
     timeout_s: float | None,
     absent: Sequence[HarmonicIOError],
 ) -> None:
     """Say what is not safe, and end with the error or the exit code that belongs to it."""
-    if why is Why.TIME_IS_UP:
+    if why is StopReason.TIME_IS_UP:
         raise OutcomeTimeout(f"The time of {timeout_s:g} s is up. {text}")
-    if why is Why.HOPELESS:
+    if why is StopReason.HOPELESS:
         raise type(absent[0])(f"{absent[0].text} {text}", hint=absent[0].hint)
     if trouble is not None and why is None:
         print(printable(text), file=sys.stderr)
         raise trouble
-    said, code = ("Terminated", TERMINATED) if why is Why.TERMINATED else ("Interrupted", INTERRUPTED)
+    said, code = ("Terminated", TERMINATED) if why is StopReason.TERMINATED else ("Interrupted", INTERRUPTED)
     print(printable(f"{said}. {text}"), file=sys.stderr)
     raise typer.Exit(code)
 

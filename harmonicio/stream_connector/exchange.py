@@ -77,7 +77,7 @@ class Exchange:
 
     @property
     def unreadable_s(self) -> float:
-        """Seconds for which nothing that is left could be read; without the lock."""
+        """Seconds for which nothing that is left could be read; the lock need not be held."""
         return self._dispatch.unreadable_s(self.tally.unsafe, time.monotonic())
 
     def restore(self, parcels: Iterable[Parcel]) -> None:

@@ -72,7 +72,7 @@ class HeldBack:
         self._unread.pop(parcel, None)
 
     def unreadable_s(self, waited_for: int | None, now: float) -> float:
-        """Return for how long none of so many messages could be read; without the lock.
+        """Return for how long none of so many messages could be read; the lock need not be held.
 
         Args:
             waited_for: None where all wait for any of them.

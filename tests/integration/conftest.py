@@ -1,4 +1,4 @@
-"""A master and the commands that are given to it."""
+"""A master, its tokens and the commands that are given to it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from benches.master import client_of
 from harmonicio.cli.__main__ import main
+from harmonicio.control.client import MasterClient
+from harmonicio.core.roles import Role
 from harmonicio.master.service import MasterOptions, MasterService
 
 Command = Callable[..., str]
@@ -35,3 +38,17 @@ def command(service: MasterService, capsys: pytest.CaptureFixture[str]) -> Comma
         return written.out
 
     return run
+
+
+@pytest.fixture
+def secrets(service: MasterService) -> dict[str, str]:
+    """The tokens of this master's roles, by role."""
+    roles = (Role.ADMIN, Role.SOURCE, Role.WORKER, Role.VIEWER)
+    return {role: service.token_file(role).read_text().strip() for role in roles}
+
+
+@pytest.fixture
+def admin(service: MasterService) -> Iterator[MasterClient]:
+    """A client that may do all with this master, or that of the module's own fixture ``service``."""
+    with client_of(service, Role.ADMIN) as client:
+        yield client

@@ -28,12 +28,6 @@ def service(tmp_path: Path) -> Iterator[MasterService]:
 
 
 @pytest.fixture
-def admin(service: MasterService) -> Iterator[MasterClient]:
-    with client_of(service, Role.ADMIN) as client:
-        yield client
-
-
-@pytest.fixture
 def viewer(service: MasterService) -> Iterator[MasterClient]:
     with client_of(service, Role.VIEWER) as client:
         yield client

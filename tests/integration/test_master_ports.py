@@ -42,12 +42,6 @@ def service(tmp_path: Path) -> Iterator[MasterService]:
         yield running
 
 
-@pytest.fixture
-def admin(service: MasterService) -> Iterator[MasterClient]:
-    with client_of(service, Role.ADMIN) as client:
-        yield client
-
-
 def dial(service: MasterService, ticket: str, source: str = "s1", stream: str = "plates") -> Link:
     link = Link(tcp.dial(service.data_address, timeout_s=5), DataRole.CONNECTOR)
     try:

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from openapi_spec_validator import validate
 
-from benches.master import PLATES, ask_raw, client_of, run_master
+from benches.master import PLATES, ask_raw, run_master
 from harmonicio.control import paths, tickets
 from harmonicio.control.client import MasterClient
 from harmonicio.control.messages import WorkerRegistration
@@ -27,18 +27,6 @@ PUBLIC = {paths.HEALTH, paths.READY}
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MasterService]:
     with run_master(tmp_path_factory.mktemp("data") / "master") as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def secrets(service: MasterService) -> dict[str, str]:
-    roles = (Role.ADMIN, Role.SOURCE, Role.WORKER, Role.VIEWER)
-    return {role: service.token_file(role).read_text().strip() for role in roles}
-
-
-@pytest.fixture
-def admin(service: MasterService) -> Iterator[MasterClient]:
-    with client_of(service, Role.ADMIN) as client:
-        yield client
 
 
 def concrete(path: str) -> str:

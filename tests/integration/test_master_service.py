@@ -44,12 +44,6 @@ def service(tmp_path: Path) -> Iterator[MasterService]:
         yield running
 
 
-@pytest.fixture
-def admin(service: MasterService) -> Iterator[MasterClient]:
-    with client_of(service, Role.ADMIN) as client:
-        yield client
-
-
 def test_a_fresh_master_is_healthy_and_knows_nothing(admin: MasterClient) -> None:
     assert admin.health().status == "ok" and admin.ready().status == "ready"
     status = admin.status()

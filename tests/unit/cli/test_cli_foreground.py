@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from harmonicio.cli import foreground
-from harmonicio.cli.foreground import Why, stoppable, within
+from harmonicio.cli.foreground import StopReason, stoppable, within
 
 
 class Dying:
@@ -24,13 +24,15 @@ class Dying:
 
 
 @pytest.mark.parametrize(
-    ("number", "why"), [(signal.SIGTERM, Why.TERMINATED), (signal.SIGINT, Why.INTERRUPTED)], ids=["SIGTERM", "SIGINT"]
+    ("number", "why"),
+    [(signal.SIGTERM, StopReason.TERMINATED), (signal.SIGINT, StopReason.INTERRUPTED)],
+    ids=["SIGTERM", "SIGINT"],
 )
-def test_a_signal_is_not_lost_where_no_exception_can_be_raised(number: int, why: Why) -> None:
-    ended: list[Why] = []
+def test_a_signal_is_not_lost_where_no_exception_can_be_raised(number: int, why: StopReason) -> None:
+    ended: list[StopReason] = []
     is_ended = threading.Event()
 
-    def end(reason: Why) -> None:
+    def end(reason: StopReason) -> None:
         ended.append(reason)
         is_ended.set()
 
@@ -45,8 +47,8 @@ def test_the_time_ends_the_block_and_its_end_in_time_ends_the_watching() -> None
     is_ended = threading.Event()
     with stoppable(lambda _: is_ended.set(), timeout_s=0.01) as stop:
         assert is_ended.wait(10)
-    assert stop.why is Why.TIME_IS_UP
-    ended: list[Why] = []
+    assert stop.why is StopReason.TIME_IS_UP
+    ended: list[StopReason] = []
     with stoppable(ended.append, timeout_s=60) as stop:
         pass
     assert stop.why is None
@@ -57,7 +59,7 @@ def test_who_is_hopeless_is_ended() -> None:
     is_ended = threading.Event()
     with stoppable(lambda _: is_ended.set(), is_hopeless=lambda: True) as stop:
         assert is_ended.wait(10)
-    assert stop.why is Why.HOPELESS
+    assert stop.why is StopReason.HOPELESS
 
 
 @pytest.mark.filterwarnings("error")
@@ -74,7 +76,7 @@ def test_signals_are_heard_when_nobody_knows_whether_it_is_hopeless(
         assert is_asked.wait(10)
         signal.raise_signal(signal.SIGTERM)
         assert is_ended.wait(10)
-    assert stop.why is Why.TERMINATED
+    assert stop.why is StopReason.TERMINATED
     assert "ZeroDivisionError" in caplog.text
 
 
@@ -83,7 +85,7 @@ def test_a_time_limit_may_be_longer_than_any_wait() -> None:
     with stoppable(lambda _: is_ended.set(), timeout_s=math.inf) as stop:
         signal.raise_signal(signal.SIGTERM)
         assert is_ended.wait(10)
-    assert stop.why is Why.TERMINATED
+    assert stop.why is StopReason.TERMINATED
 
 
 def test_the_handlers_of_before_are_there_again() -> None:
