@@ -256,9 +256,7 @@ class StreamConnector:
             check_arguments(metadata, priority)
             self._open()
         if type(payload) is Allocation:
-            return payload.send_by(
-                lambda content, slot: self._outgoing.send(content, metadata, priority, message_id, slot)
-            )
+            return self._outgoing.send_allocated(payload, metadata, priority, message_id)
         return self._outgoing.send(payload, metadata, priority, message_id)
 
     def allocate(self, size_bytes: int) -> Allocation:

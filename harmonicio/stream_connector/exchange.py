@@ -11,6 +11,7 @@ control thread is told only when something is newly wanted.
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import threading
@@ -106,7 +107,7 @@ class Exchange:
         with self.lock:
             if self._room_line.waiting or not dispatch.has_room(parcel.cost_bytes):
                 parcel.is_in_loop = True
-                self._room_line.wait(lambda: dispatch.has_room(parcel.cost_bytes))
+                self._room_line.wait(functools.partial(dispatch.has_room, parcel.cost_bytes))
             self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
@@ -246,7 +247,7 @@ class Exchange:
             self._dispatch.unreadable(peer.lane, now)
             peer.is_stuck = False
             touched = self._advance(now)
-        for each in {peer, *touched}:
+        for each in dict.fromkeys([peer, *touched]):
             self.pump.flush_soon(each)  # Not at once: what comes next may be just as unreadable, and so on.
         self.tidy()
 

@@ -12,6 +12,7 @@ from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import HarmonicIOError, InvalidInput
 from harmonicio.core.message import MAX_MESSAGE_BYTES, MAX_PRIORITY, MIN_PRIORITY, MessageIds
 from harmonicio.core.names import check_message_id
+from harmonicio.stream_connector.allocation import Allocation
 from harmonicio.stream_connector.arena_slots import ArenaSlot
 from harmonicio.stream_connector.delivery import Awaiting, Delivery
 from harmonicio.stream_connector.exchange import Exchange
@@ -74,6 +75,24 @@ class Outgoing:
                 return self._send(parcel, b"")
             self._exchange.offer(parcel)
             return delivery
+        return self._send_named(payload, metadata, priority, message_id, slot, size_bytes)
+
+    def send_allocated(
+        self, allocation: Allocation, metadata: Mapping[str, Any] | None, priority: int, message_id: str | None
+    ) -> Delivery:
+        """Send one message that was made where it lies; for the rest as :meth:`send`."""
+        return allocation.send_by(lambda content, slot: self.send(content, metadata, priority, message_id, slot))
+
+    def _send_named(
+        self,
+        payload: Payload | FileSource,
+        metadata: Mapping[str, Any] | None,
+        priority: int,
+        message_id: str,
+        slot: ArenaSlot | None,
+        size_bytes: int,
+    ) -> Delivery:
+        """Send one message that has the source's own id, unless it was sent before."""
         section = source_section(metadata, check_message_id(message_id))
         delivery = Delivery(self._owner, message_id, size_bytes)
         parcel = Parcel(delivery, payload, section, priority)

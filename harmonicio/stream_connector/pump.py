@@ -77,7 +77,7 @@ class Pump:
         self._parked = threading.Condition(lock)
         self._requests: deque[tuple[Callable[[Peer], None], Peer]] = deque()
         self._errors: dict[Peer, HarmonicIOError] = {}
-        self._peers: set[Peer] = set()
+        self._peers: dict[Peer, None] = {}  # As they came: the same each time, which a set is not.
         self._waiters = 0
         self._turns = 0
         self._is_turning = False
@@ -298,7 +298,7 @@ class Pump:
             self._end(peer, ConnectionEnded(f"An error of ours ended the connection: {error!r:.200}"))
 
     def _add(self, peer: Peer) -> None:
-        self._peers.add(peer)
+        self._peers[peer] = None
         self._selector.register(peer.link.channel.fileno(), selectors.EVENT_READ, peer)
         self._take_events(peer)
         self._flush_due(peer)
@@ -365,7 +365,7 @@ class Pump:
         if peer.is_ended:
             return
         self._errors.pop(peer, None)
-        self._peers.discard(peer)
+        self._peers.pop(peer, None)
         with suppress(KeyError, ValueError):  # It may not have been registered yet.
             self._selector.unregister(peer.link.channel.fileno())
         peer.end()

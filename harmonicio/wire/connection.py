@@ -22,7 +22,6 @@ from harmonicio.core.message import MAX_PRIORITY, MIN_PRIORITY, Failure, Metadat
 from harmonicio.wire import events, sections
 from harmonicio.wire.decoder import Decoder, Frame
 from harmonicio.wire.frames import (
-    FIXED,
     FIXED_LENGTH,
     MAGIC,
     MAX_COUNT,
@@ -51,7 +50,10 @@ HANDSHAKE_LIMIT_BYTES = FIXED_LENGTH + 16 * 1024
 
 # Reading a member of an enumeration is slow, and these are read once per message.
 _OPEN, _CLOSED, _RECEIVER = State.OPEN, State.CLOSED, Part.RECEIVER
-_MESSAGE, _TEXT_ID = int(FrameType.MESSAGE), int(Flag.TEXT_ID)
+_TEXT_ID, _NOT_TEXT_ID = int(Flag.TEXT_ID), ~int(Flag.TEXT_ID)
+#: The fixed header as it is written: magic, version and type in one.
+_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
+_pack_message = struct.Struct("!4sHBBIhHQ16s").pack
 
 _Reader = Callable[[bytes], events.Event]
 
@@ -295,13 +297,11 @@ def raw_prefix(
     if raw_id is None:
         raw_id, flags = NO_ID, flags | _TEXT_ID
     else:
-        flags &= ~_TEXT_ID
+        flags &= _NOT_TEXT_ID
     if attempts or crashes:
         attempts, crashes = min(attempts, MAX_COUNT), min(crashes, MAX_COUNT)
     try:
-        fixed = FIXED.pack(
-            MAGIC, VERSION, _MESSAGE, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id
-        )
+        fixed = _pack_message(_OPENING, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id)
     except struct.error as error:
         raise InvalidInput(
             f"Priority {priority!r} or size {size_bytes!r} cannot be sent: {error}.",

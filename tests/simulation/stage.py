@@ -26,9 +26,8 @@ import harmonicio.master.service
 import harmonicio.stream_connector
 import harmonicio.stream_connector.connector
 import harmonicio.worker.service
-from harmonicio.engine import daemon, payloads, session
+from harmonicio.engine import daemon, payloads
 from harmonicio.master import connector_session
-from harmonicio.stream_connector import peers
 from harmonicio.transport import data_port, tcp
 from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.transport.thread_pool import ThreadPool
@@ -101,8 +100,7 @@ def on_stage(loop: Loop, network: Network, substitutes: list[tuple[Any, str, Any
         for module, name, ours in _found(loop, network):
             stage.put(module, name, ours)
         stage.put(os, "urandom", numbers.randbytes)
-        for kind in (peers.Peer, session.Session, connector_session.ConnectorSession):
-            stage.put(kind, "__hash__", _Numbered().hash)
+        stage.put(connector_session.ConnectorSession, "__hash__", _Numbered().hash)
         stage.put(data_port._Served, "__hash__", lambda served: served.link.channel._endpoint.number)
         for place, name, ours in substitutes:
             stage.put(place, name, ours)
