@@ -23,8 +23,9 @@ from harmonicio.wire import events, sections
 from harmonicio.wire.decoder import Decoder, Frame
 from harmonicio.wire.frames import (
     FIXED_LENGTH,
-    MAGIC,
     MAX_COUNT,
+    MESSAGE_FIXED,
+    MESSAGE_OPENING,
     NO_ID,
     VERSION,
     Flag,
@@ -51,9 +52,7 @@ HANDSHAKE_LIMIT_BYTES = FIXED_LENGTH + 16 * 1024
 # Reading a member of an enumeration is slow, and these are read once per message.
 _OPEN, _CLOSED, _RECEIVER = State.OPEN, State.CLOSED, Part.RECEIVER
 _TEXT_ID, _NOT_TEXT_ID = int(Flag.TEXT_ID), ~int(Flag.TEXT_ID)
-#: The fixed header as it is written: magic, version and type in one.
-_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
-_pack_message = struct.Struct("!4sHBBIhHQ16s").pack
+_pack_message = MESSAGE_FIXED.pack
 
 _Reader = Callable[[bytes], events.Event]
 
@@ -301,7 +300,7 @@ def raw_prefix(
     if attempts or crashes:
         attempts, crashes = min(attempts, MAX_COUNT), min(crashes, MAX_COUNT)
     try:
-        fixed = _pack_message(_OPENING, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id)
+        fixed = _pack_message(MESSAGE_OPENING, flags, attempts, crashes, len(section), priority, 0, size_bytes, raw_id)
     except struct.error as error:
         raise InvalidInput(
             f"Priority {priority!r} or size {size_bytes!r} cannot be sent: {error}.",

@@ -36,6 +36,7 @@ from harmonicio.wire.frames import (
     MAX_HEADER_BYTES,
     MAX_INLINE_BYTES,
     MAX_PAYLOAD_BYTES,
+    MESSAGE_OPENING,
     PLACE,
     PLACE_LENGTH,
     TRAILER_LENGTH,
@@ -58,7 +59,6 @@ _UNKNOWN_FLAGS = ~KNOWN_FLAGS | _ARENA
 #: The fixed header as it is read: magic, version and type in one, flags, attempts and crashes in one.
 _unpack_message = struct.Struct("!4sIIh2xQ16s").unpack_from
 _FRAME_TYPES = {int(each): each for each in FrameType}
-_MESSAGE_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
 _CHECKSUM_COUNTS, _ARENA_COUNTS = CHECKSUM_FLAGS << 16, _ARENA << 16
 _EMPTY = memoryview(b"")
 
@@ -201,7 +201,7 @@ class Decoder:
         start = self._start
         if start == self._end:
             return None
-        if self._kept[start : start + len(_MESSAGE_OPENING)] == _MESSAGE_OPENING and (small := self._small_messages()):
+        if self._kept[start : start + len(MESSAGE_OPENING)] == MESSAGE_OPENING and (small := self._small_messages()):
             return small
         return self._other_frame()
 
@@ -217,7 +217,7 @@ class Decoder:
             else:
                 stop = body + size + (TRAILER_LENGTH if counts & _CHECKSUM_COUNTS else 0)
                 payload = readable[body : body + size] if size else _EMPTY
-            if stop > end or opening != _MESSAGE_OPENING or (size > MAX_INLINE_BYTES and payload is not None):
+            if stop > end or opening != MESSAGE_OPENING or (size > MAX_INLINE_BYTES and payload is not None):
                 break
             message = IncomingMessage(number, raw_id.hex(), size, payload)
             if priority:
@@ -266,9 +266,9 @@ class Decoder:
                 self._check_opening()
             return None
         opening, counts, section_length, priority, size, raw_id = _unpack_message(self._kept, start)
-        if opening[:3] != _MESSAGE_OPENING[:3]:
+        if opening[:3] != MESSAGE_OPENING[:3]:
             self._check_opening()
-        if opening != _MESSAGE_OPENING:
+        if opening != MESSAGE_OPENING:
             return self._control(opening[3], section_length, size)
         _check_message(counts >> 16, self._unknown_flags, size)  # As above: first the flags, then the section.
         _check_section(section_length)

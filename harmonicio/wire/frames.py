@@ -15,6 +15,8 @@ MAGIC = b"HI"
 VERSION = 1
 FIXED = struct.Struct("!2sBBHBBIhHQ16s")
 FIXED_LENGTH = FIXED.size
+#: The same of a MESSAGE, as it is written: magic, version and type are one value, its opening.
+MESSAGE_FIXED = struct.Struct("!4sHBBIhHQ16s")
 TRAILER = struct.Struct("!Q")
 TRAILER_LENGTH = TRAILER.size
 #: Of a message whose payload lies in shared memory: its offset in the arena, a multiple of the page.
@@ -43,6 +45,10 @@ class FrameType(IntEnum):
     GOODBYE = 9
     HELD = 10
     RELEASED = 11
+
+
+#: How every MESSAGE begins.
+MESSAGE_OPENING = MAGIC + bytes((VERSION, FrameType.MESSAGE))
 
 
 class Flag(IntFlag):

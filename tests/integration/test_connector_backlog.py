@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -46,12 +47,17 @@ def test_without_credit_messages_go_to_the_backlog_after_the_patience(cluster: B
 
 
 def test_a_full_window_for_a_moment_is_no_reason_for_the_backlog(cluster: BareCluster) -> None:
-    cluster.engine(window=1)
+    """For longer than messages have patience, and for less than the half second that engines may take."""
+
+    def take_its_time(_: IncomingMessage) -> Outcome:
+        time.sleep(0.005)
+        return DONE
+
+    cluster.engine(take_its_time, window=1)
     with cluster.connect() as connector:
-        for _ in range(30):  # Few at a time: they are done with soon on a slow machine, too.
-            for _ in range(10):
-                connector.send(bytes(1000))
-            connector.flush("processed", timeout_s=20)
+        for _ in range(40):
+            connector.send(bytes(1000))
+        connector.flush("processed", timeout_s=20)
         assert connector.figures().via_backlog == 0
 
 
