@@ -70,6 +70,28 @@ test: check perf-smoke wheelhouse ## all that CI runs
 	$(BIN)/python -m pytest -q $(CONTAINER_TESTS)
 	$(BIN)/python -m pytest -q $(CLUSTER_TESTS)
 
+# The hot path compiled, in an environment of its own, which takes all else from the usual one. Where it runs, sources of
+# the folder that one stands in must not come first.
+COMPILED_VENV := .venv-compiled
+COMPILED      := PYTHONSAFEPATH=1 FORM=compiled $(abspath $(COMPILED_VENV))/bin/python
+
+$(COMPILED_VENV)/.installed: $(STAMP) hatch_build.py $(shell find harmonicio -name '*.py' -o -name '*.pxd')
+	test -x $(COMPILED_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(COMPILED_VENV)
+	rm -rf build/compiled
+	HARMONICIO_COMPILED=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w build/compiled
+	$(BIN)/python -m pip --quiet --disable-pip-version-check --python $(COMPILED_VENV)/bin/python install --no-deps \
+		--force-reinstall build/compiled/*.whl
+	$(COMPILED_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(COMPILED_VENV)/place
+	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
+		> "$$(cat $(COMPILED_VENV)/place)/usual.pth"
+	touch $@
+
+.PHONY: compiled-test
+compiled-test: $(COMPILED_VENV)/.installed ## the same tests with the hot path compiled: fast ones, simulation, connectors and engines
+	$(if $(QUICK_DISK),PYTEST_DEBUG_TEMPROOT=$(QUICK_DISK)) $(COMPILED) -m pytest -n $(JOBS) -q \
+		-o tmp_path_retention_policy=failed $(FAST_TESTS) tests/simulation \
+		$(wildcard tests/integration/test_connector_*.py tests/integration/test_engine_*.py)
+
 .PHONY: format
 format: install ## put the code into the house's format
 	$(BIN)/ruff check --fix-only .

@@ -13,7 +13,7 @@ import pytest
 
 from harmonicio.testing.waiting import wait_until as _wait_until
 
-pytest_plugins = ("rows",)
+pytest_plugins = ("forms", "rows")
 
 REPOSITORY = Path(__file__).parent.parent
 IS_CI = os.environ.get("CI") == "true"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
@@ -88,6 +89,9 @@ class Outcome:
         return cls(OutcomeKind.REJECTED, reason=reason, text=text)
 
 
+_pack_number = struct.Struct("!Q").pack
+
+
 class MessageIds:
     """Draws message ids: 8 random bytes for this connector, then a counter. Any thread may draw."""
 
@@ -103,4 +107,4 @@ class MessageIds:
 
     def draw_raw(self) -> bytes:
         """Return the next id as it travels."""
-        return self._prefix + next(self._numbers).to_bytes(8, "big")
+        return self._prefix + _pack_number(next(self._numbers))

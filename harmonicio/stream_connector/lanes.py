@@ -77,17 +77,6 @@ class Parcel:
         entry: Its place in the spool, where there is one; no business of the dispatch.
     """
 
-    # What is so of nearly every message stands here, once: a million messages pass in a few seconds.
-    flags = attempts = rejections = absences = 0
-    refused_by: tuple[Lane, ...] = ()
-    failure: Failure | None = None
-    is_for_master = is_away = is_readable = is_in_loop = False
-    raw_id: bytes | None = None
-    offered_at = sent_at = away_since = 0.0
-    trouble = ""
-    entry: Any = None
-    slot: Any = None
-
     def __init__(self, delivery: Delivery, payload: Any, section: bytes = b"", priority: int = 0) -> None:
         self.delivery = delivery
         self.payload = payload
@@ -96,6 +85,15 @@ class Parcel:
         self.size_bytes = size_bytes = delivery.size_bytes
         cost_bytes = size_bytes + len(section)
         self.cost_bytes = cost_bytes if cost_bytes > MIN_COST_BYTES else MIN_COST_BYTES
+        self.flags = self.attempts = self.rejections = self.absences = 0
+        self.refused_by: tuple[Lane, ...] = ()
+        self.failure: Failure | None = None
+        self.is_for_master = self.is_away = self.is_readable = self.is_in_loop = False
+        self.raw_id: bytes | None = None
+        self.offered_at = self.sent_at = self.away_since = 0.0
+        self.trouble = ""
+        self.entry: Any = None
+        self.slot: Any = None
 
     def __repr__(self) -> str:
         return f"<Parcel {self.delivery.message_id!r}, {self.size_bytes} bytes, {self.delivery.state}>"

@@ -21,6 +21,8 @@ from harmonicio.stream_connector.results import Results
 from harmonicio.stream_connector.spool.spool import Entry, Spool
 
 _DONE = DeliveryState.DONE
+#: By this who holds a delivery is told what has become of it; a simulation listens here.
+_tell = Delivery.settle
 
 
 class Settlement:
@@ -72,7 +74,7 @@ class Settlement:
                 self._leave_spool(parcel.entry, outcome)
         if outcome.kind is OutcomeKind.DONE:
             for parcel in parcels:
-                parcel.delivery.settle(_DONE, outcome, route)
+                _tell(parcel.delivery, _DONE, outcome, route)
             self.tally.via_engine += len(parcels)
             self.tally.processed += len(parcels)
         elif outcome.kind is OutcomeKind.REJECTED:
@@ -91,7 +93,7 @@ class Settlement:
         self._leaving.append((entry, trouble))
 
     def _stored(self, parcel: Parcel, route: str) -> None:
-        parcel.delivery.settle(DeliveryState.STORED, None, route)
+        _tell(parcel.delivery, DeliveryState.STORED, None, route)
         if parcel.failure is not None and not parcel.failure.retryable:
             self.finish(parcel.delivery, Outcome(OutcomeKind.FAILED, failure=parcel.failure))
         elif self._keeps_outcomes:
@@ -99,7 +101,7 @@ class Settlement:
 
     def finish(self, delivery: Delivery, outcome: Outcome | None, route: str = "") -> None:
         """The final outcome of a message is known; None: nobody knows it any more."""
-        delivery.settle(state_after(outcome), outcome, route)
+        _tell(delivery, state_after(outcome), outcome, route)
         if delivery.state is DeliveryState.DONE:
             self.tally.processed += 1
             return

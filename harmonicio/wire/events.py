@@ -74,18 +74,16 @@ class IncomingMessage:
         place: Offset of the payload in the arena, when it lies there: then there is no ``payload``; else -1.
     """
 
-    # What is so of nearly every message stands here, once: a million of them come in a few seconds.
-    flags = attempts = crashes = priority = 0
-    section = b""
-    failure: Failure | None = None
-    is_intact, is_suspect, is_dead = True, False, False
-    place = -1
-
     def __init__(self, sequence: int, message_id: str, size_bytes: int, payload: memoryview | None = None) -> None:
         self.sequence = sequence
         self.id = message_id
         self.size_bytes = size_bytes
         self.payload = payload
+        self.flags = self.attempts = self.crashes = self.priority = 0
+        self.section = b""
+        self.failure: Failure | None = None
+        self.is_intact, self.is_suspect, self.is_dead = True, False, False
+        self.place = -1
 
     @property
     def has_checksum(self) -> bool:

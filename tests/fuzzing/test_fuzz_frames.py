@@ -84,6 +84,7 @@ def test_another_exception_than_ours_is_found(monkeypatch: pytest.MonkeyPatch, t
         frames.replay(kept)
 
 
+@pytest.mark.interpreted
 def test_a_meaning_that_depends_on_the_cuts_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     next_frame = Decoder.next_frame
 
@@ -98,6 +99,7 @@ def test_a_meaning_that_depends_on_the_cuts_is_found(monkeypatch: pytest.MonkeyP
         frames.run(SEED, frames=FRAMES)
 
 
+@pytest.mark.interpreted
 def test_memory_for_what_is_only_announced_is_found(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     discard = Connection.discard_payload
 

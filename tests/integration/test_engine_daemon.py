@@ -289,6 +289,7 @@ def test_a_slow_handler_does_not_hold_back_the_outcomes_before_it(start: Start) 
     connector.outcome(slow)
 
 
+@pytest.mark.interpreted
 @pytest.mark.parametrize(("noun", "verb"), [(Answers, "message_handled"), (Work, "run")])
 def test_an_error_of_ours_that_costs_an_answer_ends_the_connection_so_that_its_messages_are_sent_again(
     start: Start, noun: type, verb: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture

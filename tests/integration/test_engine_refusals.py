@@ -148,6 +148,7 @@ def test_a_connector_that_vanishes_amid_a_payload_leaves_the_engine_as_it_was(st
     wait_until(lambda: "ByteBudget: 0 of" in repr(bench.daemon._payloads))
 
 
+@pytest.mark.interpreted
 def test_an_error_of_ours_leaves_no_room_taken(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
     bench = start()
     connector = bench.connector()

@@ -11,6 +11,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from forms import IS_COMPILED
+
 from harmonicio.master.backlog.ledger import Ledger
 from harmonicio.master.backlog.stream_book import StreamBook
 from harmonicio.master.directory import Directory
@@ -123,8 +125,14 @@ class Hits:
         return [
             (StreamBook, "move", self._move(StreamBook.move)),
             (Directory, "report", self._reported(Directory.report)),
-            (Dispatch, "_send", self._parcel(Dispatch._send, "waiting -> in_flight", 1)),
-            (Dispatch, "_return", self._parcel(Dispatch._return, "in_flight -> waiting", 0)),
+            *(
+                ()
+                if IS_COMPILED
+                else (
+                    (Dispatch, "_send", self._parcel(Dispatch._send, "waiting -> in_flight", 1)),
+                    (Dispatch, "_return", self._parcel(Dispatch._return, "in_flight -> waiting", 0)),
+                )
+            ),
             *(
                 (LeaseTable, name, self._counting(getattr(LeaseTable, name), f"lease ended: {kind}"))
                 for name, kind in (

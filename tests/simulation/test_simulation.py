@@ -38,6 +38,7 @@ def test_a_run_depends_on_its_seed_alone(seed: int) -> None:
     assert one.stdout == other.stdout and "violations" in one.stdout
 
 
+@pytest.mark.interpreted  # Most are planted in its classes; what finds them is the same.
 @pytest.mark.parametrize("plant", PLANTS)
 def test_a_planted_bug_is_found(plant: str) -> None:
     """Else the auditor would see nothing. Which seed finds it changes with the product; one of the first does."""

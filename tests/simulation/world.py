@@ -13,8 +13,7 @@ from typing import Any
 
 from benches.auditor import DEAD, PROCESSED, SHED, Auditor
 from harmonicio.master.backlog import entry
-from harmonicio.stream_connector import delivery as deliveries
-from harmonicio.stream_connector import pump
+from harmonicio.stream_connector import pump, settlement
 from harmonicio.stream_connector.delivery import Delivery, DeliveryState
 from simulation import engine, stage, worker
 from simulation.audit import audit, is_at_rest, what_is_left
@@ -141,7 +140,7 @@ class World:
 
     def _settle(self, delivery: Delivery, state: DeliveryState, outcome: Any, route: str = "") -> None:
         before = delivery.state
-        self._real_settle(delivery, state, outcome, route)
+        delivery.settle(state, outcome, route)
         self.hits[f"delivery {before} -> {state}"] += 1
         name = delivery.message_id
         self.note(f"{name!r} its source is told: {state}{f' ({outcome.reason})' if outcome and outcome.reason else ''}")
@@ -162,7 +161,6 @@ class World:
     def run(self) -> list[str]:
         """Let everything happen; return the violations."""
         Client.web = self.web
-        self._real_settle = deliveries.Delivery.settle
         substitutes = [
             (entry, "RESERVATION_MARGIN_S", self.plan.reservation_margin_s),
             (pump, "PARKED_S", PARKED_S),
@@ -170,7 +168,7 @@ class World:
             *self.master.substitutes(),
             *worker.substitutes(),
             *engine.substitutes(self),
-            (deliveries.Delivery, "settle", lambda *given: self._settle(*given)),
+            (settlement, "_tell", self._settle),
             *(PLANTS[self._plant](self) if self._plant else ()),
             *Hits(self).substitutes(),
         ]

@@ -1,0 +1,3 @@
+cpdef pack_flat(object fields)
+cpdef pack_numbers(object rows)
+cpdef _check_claims(object section)

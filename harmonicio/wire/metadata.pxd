@@ -1,0 +1,1 @@
+cpdef read_metadata(object section)

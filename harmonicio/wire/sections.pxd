@@ -1,0 +1,4 @@
+cpdef credit_frame(object messages, object size_bytes)
+cpdef source_section(object metadata, object message_id)
+cpdef _plain_range(object section)
+cpdef read_message_section(object section)
