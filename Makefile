@@ -65,31 +65,39 @@ check: install ## format, lint, types, import contracts and fast tests, in under
 		-o tmp_path_retention_policy=failed $(FAST_TESTS)
 
 .PHONY: test
-test: check perf-smoke wheelhouse ## all that CI runs
+test: check perf-smoke wheelhouse compiled-test ## all that CI runs
 	$(BIN)/python -m pytest -n $(JOBS) -q $(SLOW_TESTS)
 	$(BIN)/python -m pytest -q $(CONTAINER_TESTS)
 	$(BIN)/python -m pytest -q $(CLUSTER_TESTS)
 
-# The hot path compiled, in an environment of its own, which takes all else from the usual one. Where it runs, sources of
-# the folder that one stands in must not come first.
-COMPILED_VENV := .venv-compiled
-COMPILED      := PYTHONSAFEPATH=1 FORM=compiled $(abspath $(COMPILED_VENV))/bin/python
+# The hot path compiled, for this Python: a wheel, and an environment of its own, which takes all else from the usual one.
+# Where it runs, sources of the folder that one stands in must not come first.
+COMPILED_WHEEL := build/compiled
+COMPILED_VENV  := .venv-compiled
+COMPILED_BIN   := $(abspath $(COMPILED_VENV))/bin
 
-$(COMPILED_VENV)/.installed: $(STAMP) hatch_build.py $(shell find harmonicio -name '*.py' -o -name '*.pxd')
-	test -x $(COMPILED_VENV)/bin/python || $(PYTHON) -m venv --without-pip $(COMPILED_VENV)
-	rm -rf build/compiled
-	HARMONICIO_COMPILED=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w build/compiled
-	$(BIN)/python -m pip --quiet --disable-pip-version-check --python $(COMPILED_VENV)/bin/python install --no-deps \
-		--force-reinstall build/compiled/*.whl
-	$(COMPILED_VENV)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))' > $(COMPILED_VENV)/place
-	echo "import site; site.addsitedir('$$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')')" \
-		> "$$(cat $(COMPILED_VENV)/place)/usual.pth"
+$(COMPILED_WHEEL)/.made: hatch_build.py README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
+	rm -rf $(COMPILED_WHEEL)
+	HARMONICIO_COMPILED=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . \
+		-w $(COMPILED_WHEEL)
 	touch $@
+
+$(COMPILED_VENV)/.installed: $(COMPILED_WHEEL)/.made
+	test -x $(COMPILED_BIN)/python || $(PYTHON) -m venv --without-pip $(COMPILED_VENV)
+	$(BIN)/python -m pip --quiet --disable-pip-version-check --python $(COMPILED_BIN)/python install --no-deps \
+		--force-reinstall $(COMPILED_WHEEL)/*.whl
+	packages='import sysconfig; print(sysconfig.get_path("purelib"))'; \
+		echo "import site; site.addsitedir('$$($(BIN)/python -c "$$packages")')" \
+			> "$$($(COMPILED_BIN)/python -c "$$packages")/usual.pth"
+	touch $@
+
+.PHONY: compiled
+compiled: $(COMPILED_WHEEL)/.made ## make a wheel whose hot path is compiled, in build/compiled; needs a C compiler
 
 .PHONY: compiled-test
 compiled-test: $(COMPILED_VENV)/.installed ## the same tests with the hot path compiled: fast ones, simulation, connectors and engines
-	$(if $(QUICK_DISK),PYTEST_DEBUG_TEMPROOT=$(QUICK_DISK)) $(COMPILED) -m pytest -n $(JOBS) -q \
-		-o tmp_path_retention_policy=failed $(FAST_TESTS) tests/simulation \
+	$(if $(QUICK_DISK),PYTEST_DEBUG_TEMPROOT=$(QUICK_DISK)) PYTHONSAFEPATH=1 FORM=compiled $(COMPILED_BIN)/python \
+		-m pytest -n $(JOBS) -q -o tmp_path_retention_policy=failed $(FAST_TESTS) tests/simulation \
 		$(wildcard tests/integration/test_connector_*.py tests/integration/test_engine_*.py)
 
 .PHONY: format
@@ -175,20 +183,24 @@ fuzz-rest: install ## fuzz every route of the REST API for MINUTES=10, by its ow
 # ── measurements ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 # Other systems have an environment of their own, so that what they need meets nothing of ours. RabbitMQ is found where the
-# system has it: apt-get install rabbitmq-server. What is missing is told in the table.
+# system has it: apt-get install rabbitmq-server. What is missing is told in the table. The hot path is compiled in that
+# environment; FORM=interpreted measures the sources as they stand here.
 PEERS      ?= usual
+FORM       ?= compiled
 PEERS_VENV := .venv-peers
 MICRO      := -m micro $(BENCH) --peers $(PEERS) $(if $(SIZES),--sizes $(SIZES)) $(if $(PAIRS),--pairs $(PAIRS))
 
-$(PEERS_VENV)/.installed-$(PEERS): $(LOCK) pyproject.toml
+$(PEERS_VENV)/.installed-$(PEERS): $(COMPILED_WHEEL)/.made
 	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
+	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(COMPILED_WHEEL)/*.whl
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
-		-e '.[cluster,peers$(if $(filter all,$(PEERS)),$(comma)peers-large)]'
+		"$$(echo $(COMPILED_WHEEL)/*.whl)[cluster,peers$(if $(filter all,$(PEERS)),$(comma)peers-large)]"
 	touch $@
 
 .PHONY: perf
-perf: $(PEERS_VENV)/.installed-$(PEERS) ## measure everything beside its limit, into perf/results; BENCH="p2p files", SIZES=1MB, PAIRS=3, PEERS=all
-	PYTHONPATH=perf $(PEERS_VENV)/bin/python $(MICRO) --results perf/results
+perf: $(PEERS_VENV)/.installed-$(PEERS) ## measure everything beside its limit, into perf/results; BENCH="p2p files", SIZES=1MB, PAIRS=3, PEERS=all, FORM=interpreted
+	PYTHONSAFEPATH=1 PYTHONPATH=$(abspath perf)$(if $(filter interpreted,$(FORM)),:$(CURDIR)) $(PEERS_VENV)/bin/python $(MICRO) \
+		--results perf/results
 
 .PHONY: perf-smoke
 perf-smoke: install ## every measurement, as short as can be: whether it runs
@@ -216,21 +228,22 @@ $(CONTEXT)/requirements.lock: $(IMAGE_LOCK) | $(STAMP)
 		-r $(IMAGE_LOCK) -d $(CONTEXT)/wheels
 	cp $(IMAGE_LOCK) $@
 
-$(CONTEXT)/own/.made: pyproject.toml README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
+# COMPILED=1: for hosts and images with the Python that runs here.
+$(CONTEXT)/own/.made$(COMPILED): pyproject.toml hatch_build.py README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
 	rm -rf $(CONTEXT)/own
-	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
+	$(if $(COMPILED),HARMONICIO_COMPILED=1) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
 	touch $@
 
 .PHONY: wheelhouse
-wheelhouse: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## fetch and build all that hosts install, for deploy/ansible
+wheelhouse: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(COMPILED) ## fetch and build all that hosts install, for deploy/ansible; COMPILED=1
 
 .PHONY: images
-images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made ## build all container images; BASE_IMAGE=one with Python 3.11
+images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(COMPILED) ## build all container images; BASE_IMAGE=one with Python 3.11, COMPILED=1
 	$(BIN)/python deploy/docker/build_images.py --from $(BASE_IMAGE) $(CONTEXT)
 
 # ── tidying ──────────────────────────────────────────────────────────────────────────────────────────────────────────
 
 .PHONY: clean
 clean: ## remove the virtual environment and everything that was built or cached
-	rm -rf $(VENV) $(PEERS_VENV) $(AUDIT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) $(COMPILED_VENV) $(PEERS_VENV) $(AUDIT_VENV) build dist .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +

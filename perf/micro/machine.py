@@ -10,6 +10,7 @@ from pathlib import Path
 import psutil
 
 from harmonicio import __version__
+from harmonicio.wire import decoder
 
 #: In the number of a process's clock: the time that the scheduler has given it, in nanoseconds.
 _SCHEDULED = 2
@@ -24,6 +25,7 @@ def machine() -> dict[str, object]:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "harmonicio": __version__,
+        "hot_path": "interpreted" if decoder.__file__.endswith(".py") else "compiled",
         "load_before": round(os.getloadavg()[0], 2),
     }
 
