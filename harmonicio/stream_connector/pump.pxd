@@ -22,6 +22,8 @@ cdef class Pump:
     cdef public bint _is_source_busy
     cdef public bint _is_left_to_io
     cdef public double _due_at
+    cdef public object _polling
+    cdef public bint _is_polling
     cdef public object _thread
     cdef public object _selector
     cdef public object _wake_reader

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from harmonicio.core.errors import ConnectionEnded, HarmonicIOError
 from harmonicio.stream_connector.peers import Peer, Written
+from harmonicio.transport.busy_poll import BusyPoll
 from harmonicio.wire.events import Event, Goodbye
 
 _log = logging.getLogger(__name__)
@@ -88,6 +89,8 @@ class Pump:
         self._sent_at = self._turned_at = 0.0
         self._is_source_busy = self._is_left_to_io = False
         self._due_at = math.inf
+        self._polling = BusyPoll()
+        self._is_polling = False
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
     def __repr__(self) -> str:
@@ -192,6 +195,16 @@ class Pump:
 
     # ── whose turn it is; the lock is held ───────────────────────────────────────────────────────────────────────────
 
+    def wait_for_one(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait as :meth:`wait` does, for a single answer: where answers come soon, nobody sleeps until it is here."""
+        begun = time.monotonic()
+        self._is_polling = self._polling.is_due
+        try:
+            return self.wait(is_done, timeout_s)
+        finally:
+            self._is_polling = False
+            self._polling.waited(time.monotonic() - begun, was_alone=True)
+
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait until ``is_done()``, which is asked with the lock held; return whether it is."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -258,7 +271,7 @@ class Pump:
     def _turn(self, at_most_s: float) -> None:
         due_s = max(0.0, self._due_at - time.monotonic())
         has_acted = self._take_requests()  # They may have changed what is due.
-        for key, mask in self._selector.select(0.0 if has_acted else min(due_s, at_most_s)):
+        for key, mask in self._ready(0.0 if has_acted else min(due_s, at_most_s)):
             peer = key.data
             if peer is None:
                 with suppress(BlockingIOError):
@@ -277,6 +290,14 @@ class Pump:
             self._owner.time_passed()
             for peer in list(self._peers):
                 self._serve(lambda each: each.check_speed(now), peer)
+
+    def _ready(self, at_most_s: float) -> list[tuple[selectors.SelectorKey, int]]:
+        """Return the sockets that can be served; wait for the first of them."""
+        if at_most_s > 0.0 and self._is_polling:
+            self._is_polling = False  # What comes first may be something else, and what is awaited take long.
+            if (ready := self._polling.poll(lambda: self._selector.select(0.0) or None)) is not None:
+                return ready
+        return self._selector.select(at_most_s)
 
     def _take_requests(self) -> bool:
         """Act on what was requested so far; return whether there is more by now, or was something."""

@@ -33,6 +33,7 @@ from harmonicio.core.errors import (
     Unavailable,
 )
 from harmonicio.testing.arrivals import one_by_one
+from harmonicio.transport.busy_poll import BusyPoll
 from harmonicio.transport.channel import PROGRESS_BYTES, Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import Part, message_prefix
@@ -163,6 +164,28 @@ class ChannelSuite(ABC):
         sending = aside(send_slowly)
         assert ends[0].receive_exactly(memoryview(bytearray(200_000))) == 200_000
         sending.result(SEVERAL_SECONDS)
+
+    @pytest.mark.parametrize("pause_s", [0.0, 0.01])
+    def test_who_polls_gets_all_bytes_however_they_come(
+        self, ends: tuple[Channel, Channel], aside: Callable[..., Future[Any]], pause_s: float
+    ) -> None:
+        sent, arrived = random.Random(5).randbytes(400_000), bytearray(400_000)
+
+        def send() -> None:
+            for at in range(0, len(sent), 50_000):
+                ends[1].send_all([sent[at : at + 50_000]])
+                time.sleep(pause_s)
+
+        sending = aside(send)
+        assert ends[0].receive_exactly(memoryview(arrived), polling=BusyPoll()) == len(sent)
+        sending.result()
+        assert arrived == sent
+
+    def test_who_polls_sees_that_nothing_comes_and_that_it_is_over(self, ends: tuple[Channel, Channel]) -> None:
+        buffer = memoryview(bytearray(10))
+        assert ends[0].poll_into(buffer, BusyPoll()) is None
+        ends[1].finish_sending()
+        assert ends[0].receive_exactly(buffer, polling=BusyPoll()) == 0
 
     def test_who_reads_while_bytes_arrive_hears_of_them_in_small_steps(
         self, ends: tuple[Channel, Channel], aside: Callable[..., Future[Any]]

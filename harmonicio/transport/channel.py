@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harmonicio.core.errors import ConnectionEnded, Unavailable
+from harmonicio.transport.busy_poll import BusyPoll
 
 #: A receive gives up after this long without a byte, so that a thread can go back to other work.
 RECEIVE_SLICE_S = 0.05
@@ -105,11 +106,18 @@ class Channel:
         except OSError as error:
             raise self._broken(error) from None
 
-    def receive_exactly(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> int:
+    def poll_into(self, buffer: memoryview, polling: BusyPoll) -> int | None:
+        """Read what comes within a moment, without sleeping; for the rest as :meth:`try_receive`."""
+        return polling.poll(lambda: self.try_receive(buffer))
+
+    def receive_exactly(
+        self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None, polling: BusyPoll | None = None
+    ) -> int:
         """Fill the buffer.
 
         Args:
             on_progress: Called with the number of bytes read, each time after at most ``PROGRESS_BYTES``.
+            polling: Take the bytes as they come, without sleeping, while it finds some every moment.
 
         Returns:
             Bytes read: all, or fewer when the stream ended.
@@ -121,7 +129,10 @@ class Channel:
         at_once = size if on_progress is None else PROGRESS_BYTES
         deadline, mark = time.monotonic() + self._slow_after_s, 0
         while filled < size:
-            count = self._receive_most(buffer[filled : filled + at_once])
+            rest = buffer[filled : filled + at_once]
+            count = None if polling is None else self.poll_into(rest, polling)
+            if count is None:
+                polling, count = None, self._receive_most(rest)
             if count == 0:
                 break
             filled += count or 0

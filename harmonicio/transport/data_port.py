@@ -326,7 +326,7 @@ class DataPort:
                     return False
                 if has_read and self._pool.is_busy:
                     return True
-                if not link.read():
+                if not link.read(may_poll=self._pool.is_alone):
                     return True
                 has_read = True
             elif not self._handle(served, event):

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 
 from harmonicio.core.errors import PASSED_ON, ConnectionEnded, HarmonicIOError
+from harmonicio.transport.busy_poll import BusyPoll
 from harmonicio.transport.channel import Buffer, Channel
 from harmonicio.wire.connection import HANDSHAKE_LIMIT_BYTES, Connection, State
 from harmonicio.wire.events import Event, Goodbye, Hello, Role
@@ -32,6 +33,8 @@ class Link:
         self._sending = threading.Lock()
         self._is_cut = False
         self._has_said_goodbye = False
+        self._polling = BusyPoll()
+        self._messages_seen = 0
         self.received_bytes = 0
 
     def __repr__(self) -> str:
@@ -43,13 +46,22 @@ class Link:
         """Return the next event out of what has been read; None when more must be read."""
         return self.connection.next_event()
 
-    def read(self) -> bool:
-        """Read once. Return False when nothing came for a moment.
+    def read(self, *, may_poll: bool = False) -> bool:
+        """Read once. Return False when nothing came for a while.
+
+        Args:
+            may_poll: Whether this thread has the processor for itself, as far as the caller knows.
 
         Raises:
             ConnectionEnded: the stream broke, or it ended.
         """
-        count = self.channel.receive_into(self.connection.receive_buffer())
+        buffer, begun = self.connection.receive_buffer(), time.monotonic()
+        count = self.channel.poll_into(buffer, self._polling) if may_poll and self._polling.is_due else None
+        if count is None:
+            count = self.channel.receive_into(buffer)
+        messages = self.connection.messages
+        self._polling.waited(time.monotonic() - begun, was_alone=messages - self._messages_seen <= 1)
+        self._messages_seen = messages
         if count is None:
             return False
         self.received_bytes += count
@@ -92,7 +104,9 @@ class Link:
         here = len(buffer) - len(rest)
         if on_progress is not None:
             on_progress(here)
-        count = self.channel.receive_exactly(rest, on_progress=on_progress and (lambda more: on_progress(here + more)))
+        more_came = on_progress and (lambda more: on_progress(here + more))
+        polling = self._polling if self._polling.is_due else None
+        count = self.channel.receive_exactly(rest, on_progress=more_came, polling=polling)
         self.received_bytes += count
         self.connection.bytes_received(count)
         if count < len(rest):

@@ -92,6 +92,11 @@ class PatientPool:
         free = self._free - len(self._since)
         return free < 0 or (free == 0 and len(self._threads) >= min(EAGER_THREADS, self._max_threads))
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether the thread that asks is the only one at work."""
+        return len(self._threads) - self._free == 1 and not self._since
+
     def submit(self, function: Callable[..., object], *args: Any) -> None:
         """Have this done.
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from harmonicio.core.errors import ConnectionEnded, InvalidInput, Unavailable
 from harmonicio.core.lease import Address
+from harmonicio.transport.busy_poll import BusyPoll
 from harmonicio.transport.channel import SLOW_AFTER_S, USER_TIMEOUT_MS, Channel, accepted_from
 
 if TYPE_CHECKING:
@@ -36,9 +37,11 @@ class TcpChannel(Channel):
         super().__init__(sock, peer, slow_after_s=slow_after_s)
         self._low_mark = 1
 
-    def receive_exactly(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> int:
+    def receive_exactly(
+        self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None, polling: BusyPoll | None = None
+    ) -> int:
         try:
-            return super().receive_exactly(buffer, on_progress=on_progress)
+            return super().receive_exactly(buffer, on_progress=on_progress, polling=polling)
         finally:
             self._wake_at(1)
 

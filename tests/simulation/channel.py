@@ -40,7 +40,9 @@ class Channel:
             self._endpoint.wait(RECEIVE_SLICE_S)
         return self.try_receive(buffer)
 
-    def receive_exactly(self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None) -> int:
+    def receive_exactly(
+        self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None, polling: object = None
+    ) -> int:
         filled, size = 0, len(buffer)
         loop = current().process.loop
         judged_at, judged = loop.now, 0

@@ -319,6 +319,10 @@ class PatientExecutor(Executor):
     def is_busy(self) -> bool:
         return bool(self._work)
 
+    @property
+    def is_alone(self) -> bool:
+        return False  # Who polls would wait for what only happens when somebody waits.
+
     def seconds_to_look(self, now: float) -> float:
         return math.inf
 

@@ -1,0 +1,80 @@
+"""Waiting without sleeping, where that pays: adaptive busy polling.
+
+Who sleeps until bytes come must be woken, and a processor that has slept works slowly for a while. Where one message
+at a time is under way that takes more than all else. So a reader that has had message after message alone, each a
+moment after the one before, looks for the next one again and again before it sleeps.
+
+      waited ── a moment ──► once ── again ──► twice ── again ──► polls ──┐
+                  ▲                                                 ▲     │ a moment
+                  └───── nothing, or longer, or several came ───────┴─────┘
+
+Where messages come as fast as they are read, some of them are there at once or with others, so nobody polls there. Nor
+where processes outnumber processors: the kernel counts how often others had their turn meanwhile. It does likewise
+itself, for virtual machines that halt (halt polling).
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+Found = TypeVar("Found")
+
+#: A moment: longer than the first, which is the time to see that something is there; shorter than the second.
+AT_ONCE_S, SOON_S = 10e-6, 500e-6
+#: After so many moments one behind the other, the next one is expected.
+MOMENTS = 3
+#: Others want the processor when they got it during so many more waits than not …
+TOO_OFTEN = 16
+#: … and then so many messages pass before the next try.
+LEFT_ALONE = 256
+#: However slow the clock, no more looks than this.
+_MOST_LOOKS = 2_000
+
+
+class BusyPoll:
+    """Whether one reader polls; its waits are told to it."""
+
+    __slots__ = ("_moments", "_strain")
+
+    def __init__(self) -> None:
+        self._moments = 0
+        self._strain = 0
+
+    def __repr__(self) -> str:
+        return f"<BusyPoll: {'polls' if self.is_due else 'sleeps'}>"
+
+    @property
+    def is_due(self) -> bool:
+        """Whether what comes next is expected within a moment."""
+        return self._moments >= MOMENTS
+
+    def waited(self, seconds: float, *, was_alone: bool) -> None:
+        """Something has come after so long, one message alone or several."""
+        if self._strain >= TOO_OFTEN:
+            self._moments, self._strain = -LEFT_ALONE, 0
+        elif self._moments < 0 or (was_alone and AT_ONCE_S < seconds < SOON_S):
+            self._moments += 1
+            self._strain = max(0, self._strain - 1)
+        else:
+            self._moments = 0
+
+    def poll(self, look: Callable[[], Found | None]) -> Found | None:
+        """Return what a look finds within a moment, None when there is nothing. Others go first."""
+        found, until, others = None, time.monotonic() + SOON_S, _turns_of_others()
+        for _ in range(_MOST_LOOKS):
+            found = look()
+            if found is not None or time.monotonic() > until:
+                break
+            os.sched_yield()
+        if _turns_of_others() != others:
+            self._strain += 2  # Of which the end of the wait takes one.
+        return found
+
+
+def _turns_of_others() -> int:
+    """Return how often this thread had to leave the processor to another one."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nivcsw
