@@ -39,6 +39,9 @@ class Work:
         plugins: The outermost first.
         deliver: For what the handler emits.
 
+    Attributes:
+        is_streaming: Whether the handler reads payloads while they arrive.
+
     Raises:
         ConfigurationError: the parameters are not those that handler and setup take.
         Exception: whatever the user's setup raises.
@@ -53,6 +56,7 @@ class Work:
         deliver: Deliver,
     ) -> None:
         self._handler = handler
+        self.is_streaming = handler.is_streaming
         self._deliver = deliver
         self._plugins = tuple(plugins)
         self._is_closed = False
@@ -65,10 +69,6 @@ class Work:
 
     def __repr__(self) -> str:
         return f"<Work {self._handler.origin}, {len(self._plugins)} plugins>"
-
-    @property
-    def is_streaming(self) -> bool:
-        return self._handler.is_streaming
 
     def run(self, message: Any, slot: Slot) -> tuple[Outcome, bytes]:
         """Return what became of the message, and its result as it will travel (empty when there is none).
@@ -89,7 +89,7 @@ class Work:
         except BaseException as error:  # noqa: BLE001  whatever a handler raises, sys.exit() too, is this message's outcome
             return failure_of(error), b""
         finally:
-            if self._handler.is_streaming:
+            if self.is_streaming:
                 message.payload_reader.close()
 
     def _through_plugins(self, slot: Slot) -> Call:
@@ -117,7 +117,7 @@ class Work:
 
         The rest is waited for in the handler's time: a slow source is not storage that is slow.
         """
-        if self._handler.is_streaming and message.has_emitted and not message.payload_reader.wait_until_arrived():
+        if self.is_streaming and message.has_emitted and not message.payload_reader.wait_until_arrived():
             raise StorageError("The payload did not arrive whole, so nothing of it is emitted.")
 
     def close(self) -> None:
