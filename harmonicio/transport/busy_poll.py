@@ -29,8 +29,10 @@ AT_ONCE_S, SOON_S = 10e-6, 500e-6
 MOMENTS = 3
 #: Others want the processor when they got it during so many more waits than not …
 TOO_OFTEN = 16
-#: … and then so many messages pass before the next try.
-LEFT_ALONE = 256
+#: … and then so many messages pass before the next try; four times as many, up to the most, …
+LEFT_ALONE, LEFT_ALONE_MOST = 256, 4_096
+#: … each time that fewer waits than these went well.
+WELL = 64
 #: However slow the clock, no more looks than this.
 _MOST_LOOKS = 2_000
 
@@ -38,11 +40,12 @@ _MOST_LOOKS = 2_000
 class BusyPoll:
     """Whether one reader polls; its waits are told to it."""
 
-    __slots__ = ("_moments", "_strain")
+    __slots__ = ("_left_alone", "_moments", "_strain")
 
     def __init__(self) -> None:
         self._moments = 0
         self._strain = 0
+        self._left_alone = LEFT_ALONE
 
     def __repr__(self) -> str:
         return f"<BusyPoll: {'polls' if self.is_due else 'sleeps'}>"
@@ -55,10 +58,13 @@ class BusyPoll:
     def waited(self, seconds: float, *, was_alone: bool) -> None:
         """Something has come after so long, one message alone or several."""
         if self._strain >= TOO_OFTEN:
-            self._moments, self._strain = -LEFT_ALONE, 0
+            self._moments, self._strain = -self._left_alone, 0
+            self._left_alone = min(4 * self._left_alone, LEFT_ALONE_MOST)
         elif self._moments < 0 or (was_alone and AT_ONCE_S < seconds < SOON_S):
             self._moments += 1
             self._strain = max(0, self._strain - 1)
+            if self._moments == MOMENTS + WELL:
+                self._left_alone = LEFT_ALONE
         else:
             self._moments = 0
 

@@ -10,7 +10,7 @@ import pytest
 
 from benches.data_port import Ports
 from harmonicio.testing.channel_suite import next_event
-from harmonicio.transport.busy_poll import AT_ONCE_S, LEFT_ALONE, MOMENTS, SOON_S, TOO_OFTEN, BusyPoll
+from harmonicio.transport.busy_poll import AT_ONCE_S, LEFT_ALONE, LEFT_ALONE_MOST, MOMENTS, SOON_S, TOO_OFTEN, BusyPoll
 from harmonicio.transport.channel import Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
@@ -90,6 +90,13 @@ def test_where_others_want_the_processor_most_of_the_time_it_is_left_to_them(mon
         assert not made.is_due
         made.waited(A_MOMENT_S, was_alone=True)
     assert made.is_due, "it is tried again"
+    assert waits_until_it_sleeps(made, lambda wait: wait % 10 != 0, monkeypatch) <= 2 * TOO_OFTEN
+    for _ in range(LEFT_ALONE + MOMENTS):
+        made.waited(A_MOMENT_S, was_alone=True)
+    assert not made.is_due, "and more rarely each time"
+    for _ in range(LEFT_ALONE_MOST):
+        made.waited(A_MOMENT_S, was_alone=True)
+    assert made.is_due
 
 
 def test_what_the_kernel_does_now_and_then_is_no_reason_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
