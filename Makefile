@@ -76,9 +76,9 @@ COMPILED_WHEEL := build/compiled
 COMPILED_VENV  := .venv-compiled
 COMPILED_BIN   := $(abspath $(COMPILED_VENV))/bin
 
-$(COMPILED_WHEEL)/.made: hatch_build.py README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
+$(COMPILED_WHEEL)/.made: hatch_build.py pyproject.toml README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
 	rm -rf $(COMPILED_WHEEL)
-	HARMONICIO_COMPILED=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . \
+	COMPILED=1 $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . \
 		-w $(COMPILED_WHEEL)
 	touch $@
 
@@ -190,7 +190,7 @@ FORM       ?= compiled
 PEERS_VENV := .venv-peers
 MICRO      := -m micro $(BENCH) --peers $(PEERS) $(if $(SIZES),--sizes $(SIZES)) $(if $(PAIRS),--pairs $(PAIRS))
 
-$(PEERS_VENV)/.installed-$(PEERS): $(COMPILED_WHEEL)/.made
+$(PEERS_VENV)/.installed-$(PEERS): $(COMPILED_WHEEL)/.made $(LOCK)
 	test -x $(PEERS_VENV)/bin/python || $(PYTHON) -m venv $(PEERS_VENV)
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check --force-reinstall --no-deps $(COMPILED_WHEEL)/*.whl
 	$(PEERS_VENV)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -229,16 +229,16 @@ $(CONTEXT)/requirements.lock: $(IMAGE_LOCK) | $(STAMP)
 	cp $(IMAGE_LOCK) $@
 
 # COMPILED=1: for hosts and images with the Python that runs here.
-$(CONTEXT)/own/.made$(COMPILED): pyproject.toml hatch_build.py README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
+$(CONTEXT)/own/.made$(filter 1,$(COMPILED)): pyproject.toml hatch_build.py README.md $(shell find harmonicio -type f -not -name '*.pyc') | $(STAMP)
 	rm -rf $(CONTEXT)/own
-	$(if $(COMPILED),HARMONICIO_COMPILED=1) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
+	COMPILED=$(filter 1,$(COMPILED)) $(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation . -w $(CONTEXT)/own
 	touch $@
 
 .PHONY: wheelhouse
-wheelhouse: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(COMPILED) ## fetch and build all that hosts install, for deploy/ansible; COMPILED=1
+wheelhouse: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(filter 1,$(COMPILED)) ## fetch and build all that hosts install, for deploy/ansible; COMPILED=1
 
 .PHONY: images
-images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(COMPILED) ## build all container images; BASE_IMAGE=one with Python 3.11, COMPILED=1
+images: install $(CONTEXT)/requirements.lock $(CONTEXT)/own/.made$(filter 1,$(COMPILED)) ## build all container images; BASE_IMAGE=one with Python 3.11, COMPILED=1
 	$(BIN)/python deploy/docker/build_images.py --from $(BASE_IMAGE) $(CONTEXT)
 
 # ── tidying ──────────────────────────────────────────────────────────────────────────────────────────────────────────

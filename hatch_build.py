@@ -1,4 +1,4 @@
-"""The hot path compiled: a wheel for this Python and platform, where ``HARMONICIO_COMPILED=1`` asks for one.
+"""The hot path compiled: a wheel for this Python and platform, where ``COMPILED=1`` asks for one.
 
 Every module that has a ``.pxd`` beside it is compiled as it is; the ``.pxd`` has the C types of its classes and of the
 methods that run for each message. Without, and in an editable installation always, the wheel is plain Python.
@@ -7,6 +7,7 @@ Decision 13 says why there are two forms, and what keeps them alike.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -32,7 +33,7 @@ class CompiledHotPath(BuildHookInterface):
     PLUGIN_NAME = "custom"
 
     def _is_wanted(self, version: str) -> bool:
-        is_asked_for = os.environ.get("HARMONICIO_COMPILED", "0") == "1"
+        is_asked_for = os.environ.get("COMPILED") == "1"
         return is_asked_for and self.target_name == "wheel" and version != "editable"
 
     def dependencies(self) -> list[str]:
@@ -42,8 +43,15 @@ class CompiledHotPath(BuildHookInterface):
         if not self._is_wanted(version):
             return
         self._folder = Path(tempfile.mkdtemp(prefix="harmonicio-compiled-"))
-        modules = sorted(path.with_suffix(".py") for path in Path(self.root, "harmonicio").rglob("*.pxd"))
-        for library in compiled([module.relative_to(self.root) for module in modules], Path(self.root), self._folder):
+        root = Path(self.root)
+        modules = sorted(path.with_suffix(".py").relative_to(root) for path in (root / "harmonicio").rglob("*.pxd"))
+        try:
+            with contextlib.chdir(root):
+                libraries = compiled(modules, self._folder)
+        except BaseException:
+            shutil.rmtree(self._folder)
+            raise
+        for library in libraries:
             build_data["force_include"][str(library)] = str(library.relative_to(self._folder / "lib"))
         build_data["pure_python"], build_data["infer_tag"] = False, True
 
@@ -52,13 +60,12 @@ class CompiledHotPath(BuildHookInterface):
             shutil.rmtree(self._folder)
 
 
-def compiled(modules: list[Path], root: Path, folder: Path) -> list[Path]:
-    """Compile modules, and return the libraries made of them, below ``folder / "lib"``."""
+def compiled(modules: list[Path], folder: Path) -> list[Path]:
+    """Compile modules of this folder, and return the libraries made of them, below ``folder / "lib"``."""
     from Cython.Build import cythonize
     from setuptools import Distribution, Extension
     from setuptools.command.build_ext import build_ext
 
-    os.chdir(root)
     extensions = [
         Extension(".".join(each.with_suffix("").parts), [str(each)], extra_compile_args=_FLAGS) for each in modules
     ]

@@ -2,6 +2,7 @@ from harmonicio.stream_connector.exchange cimport Exchange
 from harmonicio.stream_connector.outgoing cimport Outgoing
 
 cdef class StreamConnector:
+    cdef object __weakref__
     cdef public object stream
     cdef public object source
     cdef public object _process

@@ -195,15 +195,20 @@ class Pump:
 
     # ── whose turn it is; the lock is held ───────────────────────────────────────────────────────────────────────────
 
-    def wait_for_one(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
-        """Wait as :meth:`wait` does, for a single answer: where answers come soon, nobody sleeps until it is here."""
-        begun = time.monotonic()
-        self._is_polling = self._polling.is_due
+    def wait_for_one(self, is_done: Callable[[], bool], timeout_s: float | None, is_alone: bool) -> bool:
+        """Wait as :meth:`wait` does, for a single answer: where answers come soon, nobody sleeps until it is here.
+
+        Args:
+            is_alone: Whether nothing else is under way.
+        """
+        begun, has_come = time.monotonic(), False
+        self._is_polling = is_alone and self._polling.is_due
         try:
-            return self.wait(is_done, timeout_s)
+            has_come = self.wait(is_done, timeout_s)
         finally:
             self._is_polling = False
-            self._polling.waited(time.monotonic() - begun, was_alone=True)
+            self._polling.waited(time.monotonic() - begun if has_come else math.inf, was_alone=is_alone)
+        return has_come
 
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait until ``is_done()``, which is asked with the lock held; return whether it is."""

@@ -28,11 +28,13 @@ AT_ONCE_S, SOON_S = 10e-6, 500e-6
 #: After so many moments one behind the other, the next one is expected.
 MOMENTS = 3
 #: Others want the processor when they got it during so many more waits than not …
-TOO_OFTEN = 16
+TOO_OFTEN = 32
 #: … and then so many messages pass before the next try; four times as many, up to the most, …
 LEFT_ALONE, LEFT_ALONE_MOST = 256, 4_096
 #: … each time that fewer waits than these went well.
 WELL = 64
+#: Whoever is away for so long was stopped: by a limit of processor time, or by who has the interpreter.
+STOPPED_S = 0.004
 #: However slow the clock, no more looks than this.
 _MOST_LOOKS = 2_000
 
@@ -40,11 +42,12 @@ _MOST_LOOKS = 2_000
 class BusyPoll:
     """Whether one reader polls; its waits are told to it."""
 
-    __slots__ = ("_left_alone", "_moments", "_strain")
+    __slots__ = ("_is_disturbed", "_left_alone", "_moments", "_strain")
 
     def __init__(self) -> None:
         self._moments = 0
         self._strain = 0
+        self._is_disturbed = False
         self._left_alone = LEFT_ALONE
 
     def __repr__(self) -> str:
@@ -56,28 +59,37 @@ class BusyPoll:
         return self._moments >= MOMENTS
 
     def waited(self, seconds: float, *, was_alone: bool) -> None:
-        """Something has come after so long, one message alone or several."""
+        """One message, alone or with others, has come after so long; infinity: it has not."""
+        self._strain = self._strain + 1 if self._is_disturbed else max(0, self._strain - 1)
+        self._is_disturbed = False
         if self._strain >= TOO_OFTEN:
             self._moments, self._strain = -self._left_alone, 0
             self._left_alone = min(4 * self._left_alone, LEFT_ALONE_MOST)
-        elif self._moments < 0 or (was_alone and AT_ONCE_S < seconds < SOON_S):
+        elif was_alone and AT_ONCE_S < seconds < SOON_S:
             self._moments += 1
-            self._strain = max(0, self._strain - 1)
             if self._moments == MOMENTS + WELL:
                 self._left_alone = LEFT_ALONE
         else:
-            self._moments = 0
+            self._moments = min(0, self._moments)
 
-    def poll(self, look: Callable[[], Found | None]) -> Found | None:
-        """Return what a look finds within a moment, None when there is nothing. Others go first."""
-        found, until, others = None, time.monotonic() + SOON_S, _turns_of_others()
+    def poll(self, look: Callable[[], Found | None], until: float | None = None) -> Found | None:
+        """Return what a look finds within a moment, None when there is nothing. Others go first.
+
+        Args:
+            until: On the monotonic clock, in place of a moment from now.
+        """
+        now, others, found = time.monotonic(), _turns_of_others(), None
+        until = now + SOON_S if until is None else until
         for _ in range(_MOST_LOOKS):
             found = look()
-            if found is not None or time.monotonic() > until:
+            now = time.monotonic()
+            if found is not None or now > until:
                 break
             os.sched_yield()
         if _turns_of_others() != others:
-            self._strain += 2  # Of which the end of the wait takes one.
+            self._is_disturbed = True
+        if now > until + STOPPED_S:
+            self._strain, self._left_alone = 2 * TOO_OFTEN, 4 * LEFT_ALONE
         return found
 
 

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from harmonicio.core.errors import ConnectionEnded, Unavailable
-from harmonicio.transport.busy_poll import BusyPoll
+from harmonicio.transport.busy_poll import SOON_S, BusyPoll
 
 #: A receive gives up after this long without a byte, so that a thread can go back to other work.
 RECEIVE_SLICE_S = 0.05
@@ -106,9 +106,9 @@ class Channel:
         except OSError as error:
             raise self._broken(error) from None
 
-    def poll_into(self, buffer: memoryview, polling: BusyPoll) -> int | None:
-        """Read what comes within a moment, without sleeping; for the rest as :meth:`try_receive`."""
-        return polling.poll(lambda: self.try_receive(buffer))
+    def poll_into(self, buffer: memoryview, polling: BusyPoll, until: float | None = None) -> int | None:
+        """Read what comes within a moment, or until then, without sleeping; for the rest as :meth:`try_receive`."""
+        return polling.poll(lambda: self.try_receive(buffer), until)
 
     def receive_exactly(
         self, buffer: memoryview, *, on_progress: Callable[[int], None] | None = None, polling: BusyPoll | None = None
@@ -117,7 +117,7 @@ class Channel:
 
         Args:
             on_progress: Called with the number of bytes read, each time after at most ``PROGRESS_BYTES``.
-            polling: Take the bytes as they come, without sleeping, while it finds some every moment.
+            polling: Take what comes within the first moment as it comes, without sleeping.
 
         Returns:
             Bytes read: all, or fewer when the stream ended.
@@ -127,10 +127,11 @@ class Channel:
         """
         filled, size = 0, len(buffer)
         at_once = size if on_progress is None else PROGRESS_BYTES
-        deadline, mark = time.monotonic() + self._slow_after_s, 0
+        begun, mark = time.monotonic(), 0
+        deadline = begun + self._slow_after_s
         while filled < size:
             rest = buffer[filled : filled + at_once]
-            count = None if polling is None else self.poll_into(rest, polling)
+            count = None if polling is None else self.poll_into(rest, polling, begun + SOON_S)
             if count is None:
                 polling, count = None, self._receive_most(rest)
             if count == 0:

@@ -6,6 +6,7 @@ whatever were sent after it would be taken for the rest of it.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -35,6 +36,7 @@ class Link:
         self._has_said_goodbye = False
         self._polling = BusyPoll()
         self._messages_seen = 0
+        self._may_poll = False
         self.received_bytes = 0
 
     def __repr__(self) -> str:
@@ -47,7 +49,7 @@ class Link:
         return self.connection.next_event()
 
     def read(self, *, may_poll: bool = False) -> bool:
-        """Read once. Return False when nothing came for a while.
+        """Read once. Return False when nothing came for ``channel.RECEIVE_SLICE_S``.
 
         Args:
             may_poll: Whether this thread has the processor for itself, as far as the caller knows.
@@ -56,11 +58,12 @@ class Link:
             ConnectionEnded: the stream broke, or it ended.
         """
         buffer, begun = self.connection.receive_buffer(), time.monotonic()
-        count = self.channel.poll_into(buffer, self._polling) if may_poll and self._polling.is_due else None
+        self._may_poll = may_poll and self._polling.is_due
+        count = self.channel.poll_into(buffer, self._polling) if self._may_poll else None
         if count is None:
             count = self.channel.receive_into(buffer)
-        messages = self.connection.messages
-        self._polling.waited(time.monotonic() - begun, was_alone=messages - self._messages_seen <= 1)
+        messages, waited_s = self.connection.messages, time.monotonic() - begun if count else math.inf
+        self._polling.waited(waited_s, was_alone=messages - self._messages_seen <= 1)
         self._messages_seen = messages
         if count is None:
             return False
@@ -105,7 +108,7 @@ class Link:
         if on_progress is not None:
             on_progress(here)
         more_came = on_progress and (lambda more: on_progress(here + more))
-        polling = self._polling if self._polling.is_due else None
+        polling = self._polling if self._may_poll else None
         count = self.channel.receive_exactly(rest, on_progress=more_came, polling=polling)
         self.received_bytes += count
         self.connection.bytes_received(count)

@@ -219,12 +219,12 @@ class Decoder:
                 payload = readable[body : body + size] if size else _EMPTY
             if stop > end or opening != MESSAGE_OPENING or (size > MAX_INLINE_BYTES and payload is not None):
                 break
-            message = IncomingMessage(number, raw_id.hex(), size, payload)
-            if priority:
-                message.priority = priority
             try:
                 if counts:
                     _check_message(counts >> 16, self._unknown_flags, size)
+                message = IncomingMessage(number, raw_id.hex(), size, payload)
+                if priority:
+                    message.priority = priority
                 text_id = self._read_section(message, body - section_length, body) if section_length else ""
                 if counts:
                     self._read_notes(message, counts, body, text_id)

@@ -16,7 +16,7 @@ from harmonicio.core.message import Failure, Outcome, OutcomeKind, RejectReason
 from harmonicio.wire import events, sections
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import HANDSHAKE_LIMIT_BYTES, Connection, Part, State, message_prefix
-from harmonicio.wire.decoder import LARGEST_KEPT_BYTES
+from harmonicio.wire.decoder import LARGEST_KEPT_BYTES, Decoder
 from harmonicio.wire.events import Role
 from harmonicio.wire.frames import FIXED, FIXED_LENGTH, MAX_HEADER_BYTES, MAX_INLINE_BYTES, MAX_PAYLOAD_BYTES, Flag
 from harmonicio.wire.outcomes import OutcomeBatch
@@ -190,6 +190,15 @@ def header(kind: int = 4, section_length: int = 0, size: int = 0, flags: int = 0
     return FIXED.pack(b"HI", 1, kind, flags, 0, 0, section_length, 0, 0, size, bytes(16))
 
 
+def test_a_size_beyond_all_bounds_is_refused_where_payloads_lie_in_shared_memory_too() -> None:
+    decoder = Decoder()
+    decoder.use_arena(2**20)
+    decoder.feed(header(size=3) + b"abc" + header(size=2**63, flags=32) + bytes(8))
+    assert len(decoder.next_frame()) == 1, "the one before it is good"
+    with pytest.raises(RemoteProtocolError, match="A payload of 9223372036854775808 bytes"):
+        decoder.next_frame()
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
@@ -209,6 +218,7 @@ def header(kind: int = 4, section_length: int = 0, size: int = 0, flags: int = 0
         (header(size=2**63), "A payload of"),
         (header(size=2**64 - 1), "A payload of"),
         (header(flags=12), "flags 0xc"),
+        (header(size=2**63, flags=32) + bytes(8), "flags 0x20"),
         (header(flags=32), "flags 0x20"),
         (header(flags=1), "its id is text, but has none"),
         (header(section_length=1) + b"\xc1", "not msgpack"),

@@ -321,7 +321,7 @@ class PatientExecutor(Executor):
 
     @property
     def is_alone(self) -> bool:
-        return False  # Who polls would wait for what only happens when somebody waits.
+        return False
 
     def seconds_to_look(self, now: float) -> float:
         return math.inf

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import time
 from collections.abc import Callable, Iterator
 
@@ -10,7 +11,16 @@ import pytest
 
 from benches.data_port import Ports
 from harmonicio.testing.channel_suite import next_event
-from harmonicio.transport.busy_poll import AT_ONCE_S, LEFT_ALONE, LEFT_ALONE_MOST, MOMENTS, SOON_S, TOO_OFTEN, BusyPoll
+from harmonicio.transport.busy_poll import (
+    AT_ONCE_S,
+    LEFT_ALONE,
+    LEFT_ALONE_MOST,
+    MOMENTS,
+    SOON_S,
+    STOPPED_S,
+    TOO_OFTEN,
+    BusyPoll,
+)
 from harmonicio.transport.channel import Channel
 from harmonicio.transport.link import Link
 from harmonicio.wire.connection import message_prefix
@@ -77,6 +87,7 @@ def waits_until_it_sleeps(made: BusyPoll, others: Callable[[int], bool], monkeyp
             return True
 
         made.poll(look)
+        made.poll(lambda: True)  # Of several looks for one message only one counts.
         made.waited(A_MOMENT_S, was_alone=True)
         if not made.is_due:
             return wait
@@ -99,6 +110,26 @@ def test_where_others_want_the_processor_most_of_the_time_it_is_left_to_them(mon
     assert made.is_due
 
 
+def test_who_is_stopped_for_long_does_not_poll_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    made, now = polling(), 100.0
+
+    def look() -> None:
+        nonlocal now
+        now += 2 * STOPPED_S
+
+    monkeypatch.setattr("harmonicio.transport.busy_poll.time.monotonic", lambda: now)
+    assert made.poll(look) is None
+    for _ in range(4 * LEFT_ALONE):
+        made.waited(A_MOMENT_S, was_alone=True)
+        assert not made.is_due
+
+
+def test_what_has_not_come_is_no_reason_to_poll() -> None:
+    made = polling()
+    made.waited(math.inf, was_alone=True)
+    assert not made.is_due
+
+
 def test_what_the_kernel_does_now_and_then_is_no_reason_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits_until_it_sleeps(polling(), lambda wait: wait % 3 == 0, monkeypatch) == 10 * TOO_OFTEN
 
@@ -111,8 +142,8 @@ def test_a_port_polls_for_messages_that_come_alone_and_not_for_ever(
     polls: list[int | None] = []
     poll_into = Channel.poll_into
 
-    def counted(channel: Channel, buffer: memoryview, polling: BusyPoll) -> int | None:
-        polls.append(poll_into(channel, buffer, polling))
+    def counted(channel: Channel, buffer: memoryview, polling: BusyPoll, until: float | None = None) -> int | None:
+        polls.append(poll_into(channel, buffer, polling, until))
         return polls[-1]
 
     monkeypatch.setattr(Channel, "poll_into", counted)
