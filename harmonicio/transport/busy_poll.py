@@ -78,17 +78,18 @@ class BusyPoll:
         Args:
             until: On the monotonic clock, in place of a moment from now.
         """
-        now, others, found = time.monotonic(), _turns_of_others(), None
+        before = now = time.monotonic()
+        others, found = _turns_of_others(), None
         until = now + SOON_S if until is None else until
         for _ in range(_MOST_LOOKS):
             found = look()
-            now = time.monotonic()
+            before, now = now, time.monotonic()
             if found is not None or now > until:
                 break
             os.sched_yield()
         if _turns_of_others() != others:
             self._is_disturbed = True
-        if now > until + STOPPED_S:
+        if now - before > STOPPED_S:
             self._strain, self._left_alone = 2 * TOO_OFTEN, 4 * LEFT_ALONE
         return found
 

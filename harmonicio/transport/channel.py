@@ -128,10 +128,12 @@ class Channel:
         filled, size = 0, len(buffer)
         at_once = size if on_progress is None else PROGRESS_BYTES
         begun, mark = time.monotonic(), 0
-        deadline = begun + self._slow_after_s
+        deadline, polls_until = begun + self._slow_after_s, begun + SOON_S
         while filled < size:
             rest = buffer[filled : filled + at_once]
-            count = None if polling is None else self.poll_into(rest, polling, begun + SOON_S)
+            count = None
+            if polling is not None and time.monotonic() < polls_until:
+                count = self.poll_into(rest, polling, polls_until)
             if count is None:
                 polling, count = None, self._receive_most(rest)
             if count == 0:

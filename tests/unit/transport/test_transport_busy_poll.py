@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import math
+import socket
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import pytest
 
@@ -122,6 +124,29 @@ def test_who_is_stopped_for_long_does_not_poll_for_long(monkeypatch: pytest.Monk
     for _ in range(4 * LEFT_ALONE):
         made.waited(A_MOMENT_S, was_alone=True)
         assert not made.is_due
+
+
+def test_a_payload_that_takes_longer_is_polled_for_during_its_first_moment_only(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made, now, looks = polling(), 100.0, 0
+    monkeypatch.setattr("harmonicio.transport.busy_poll.time.monotonic", lambda: now)
+
+    def look(buffer: memoryview) -> int:
+        nonlocal now, looks
+        now, looks = now + SOON_S / 4, looks + 1
+        buffer[0] = looks
+        return 1
+
+    ours, theirs = socket.socketpair()
+    with theirs, closing(Channel(ours, "them")) as channel:
+        theirs.sendall(bytes(100))
+        monkeypatch.setattr(channel, "try_receive", look)
+        assert channel.receive_exactly(memoryview(bytearray(100)), polling=made) == 100
+    assert 4 <= looks <= 5
+    now += 1.0
+    made.waited(A_MOMENT_S, was_alone=True)
+    assert made.is_due, "that is no stop"
 
 
 def test_what_has_not_come_is_no_reason_to_poll() -> None:
