@@ -132,7 +132,7 @@ class Exchange:
                 self._results.want(delivery)
             for peer in self._ask() if self._results.has_questions else ():
                 self.pump.flush_soon(peer)  # On the turn that is taken next.
-            self.pump.wait_for_one(lambda: delivery.is_final or self._is_over, timeout_s, self.tally.unsafe <= 1)
+            self.pump.wait(lambda: delivery.is_final or self._is_over, timeout_s)
             if delivery.is_final:
                 return
             if self._refusal is not None and not self.is_closed:

@@ -37,7 +37,7 @@ AHEAD_PER_S = 10_000
 #: Of what may leave together with what follows, no more than so many messages wait for that.
 LOOP_MESSAGES = 128
 #: … of those that are not copied beside their prefixes, and do not travel through shared memory, so many bytes …
-TOGETHER_BYTES = 256 * 1024
+TOGETHER_BYTES = 640 * 1024
 #: … and what is copied into shared memory no more than up to this size.
 COPIED_BYTES = 256 * 1024
 #: An engine that answers within this time rests again and again …

@@ -42,7 +42,7 @@ from harmonicio.wire.sections import raw_message_id
 _log = logging.getLogger(__name__)
 
 #: What is written together is gathered up to about this size.
-BATCH_BYTES = 256 * 1024
+BATCH_BYTES = 640 * 1024
 #: … and what is named together in shared memory is copied there up to about this size.
 COPIED_BATCH_BYTES = 2 * 1024**2
 #: Of a file as much is in memory at a time.

@@ -1,5 +1,6 @@
 cimport cython
 from harmonicio.stream_connector.peers cimport Peer
+from harmonicio.transport.busy_poll cimport BusyPoll
 
 @cython.final
 cdef class Pump:
@@ -22,8 +23,7 @@ cdef class Pump:
     cdef public bint _is_source_busy
     cdef public bint _is_left_to_io
     cdef public double _due_at
-    cdef public object _polling
-    cdef public bint _is_polling
+    cdef public BusyPoll _polling
     cdef public object _thread
     cdef public object _selector
     cdef public object _wake_reader

@@ -90,7 +90,6 @@ class Pump:
         self._is_source_busy = self._is_left_to_io = False
         self._due_at = math.inf
         self._polling = BusyPoll()
-        self._is_polling = False
         self._thread = threading.Thread(target=self._run, name=f"{name}-io", daemon=True)
 
     def __repr__(self) -> str:
@@ -195,21 +194,6 @@ class Pump:
 
     # ── whose turn it is; the lock is held ───────────────────────────────────────────────────────────────────────────
 
-    def wait_for_one(self, is_done: Callable[[], bool], timeout_s: float | None, is_alone: bool) -> bool:
-        """Wait as :meth:`wait` does, for a single answer: where answers come soon, nobody sleeps until it is here.
-
-        Args:
-            is_alone: Whether nothing else is under way.
-        """
-        begun, has_come = time.monotonic(), False
-        self._is_polling = is_alone and self._polling.is_due
-        try:
-            has_come = self.wait(is_done, timeout_s)
-        finally:
-            self._is_polling = False
-            self._polling.waited(time.monotonic() - begun if has_come else math.inf, was_alone=is_alone)
-        return has_come
-
     def wait(self, is_done: Callable[[], bool], timeout_s: float | None = None) -> bool:
         """Wait until ``is_done()``, which is asked with the lock held; return whether it is."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
@@ -297,12 +281,19 @@ class Pump:
                 self._serve(lambda each: each.check_speed(now), peer)
 
     def _ready(self, at_most_s: float) -> list[tuple[selectors.SelectorKey, int]]:
-        """Return the sockets that can be served; wait for the first of them."""
-        if at_most_s > 0.0 and self._is_polling:
-            self._is_polling = False  # What comes first may be something else, and what is awaited take long.
-            if (ready := self._polling.poll(lambda: self._selector.select(0.0) or None)) is not None:
-                return ready
-        return self._selector.select(at_most_s)
+        """Return the sockets that can be served; wait for the first of them.
+
+        Where a source waits, for a result or for room, and answers come soon, it does not sleep until one is here.
+        """
+        if at_most_s <= 0.0 or self._is_background:
+            return self._selector.select(at_most_s)
+        begun, ready = time.monotonic(), None
+        if self._polling.is_due:
+            ready = self._polling.poll(lambda: self._selector.select(0.0) or None)
+        if ready is None:
+            ready = self._selector.select(at_most_s)
+        self._polling.waited(time.monotonic() - begun if ready else math.inf)
+        return ready
 
     def _take_requests(self) -> bool:
         """Act on what was requested so far; return whether there is more by now, or was something."""

@@ -1,16 +1,17 @@
 """Waiting without sleeping, where that pays: adaptive busy polling.
 
 Who sleeps until bytes come must be woken, and a processor that has slept works slowly for a while. Where one message
-at a time is under way that takes more than all else. So a reader that has had message after message alone, each a
-moment after the one before, looks for the next one again and again before it sleeps.
+at a time is under way that takes more than all else, and with a window of small ones more than the messages. So a
+reader that has had what it waited for a moment later, time after time, looks for the next one again and again before it
+sleeps.
 
       waited ── a moment ──► once ── again ──► twice ── again ──► polls ──┐
                   ▲                                                 ▲     │ a moment
-                  └───── nothing, or longer, or several came ───────┴─────┘
+                  └───── nothing, or longer, or it was there ───────┴─────┘
 
-Where messages come as fast as they are read, some of them are there at once or with others, so nobody polls there. Nor
-where processes outnumber processors: the kernel counts how often others had their turn meanwhile. It does likewise
-itself, for virtual machines that halt (halt polling).
+Where messages come as fast as they are read, they are there at once, so nobody polls there. Nor where processes
+outnumber processors: the kernel counts how often others had their turn meanwhile. It does likewise itself, for virtual
+machines that halt (halt polling).
 """
 
 from __future__ import annotations
@@ -58,14 +59,14 @@ class BusyPoll:
         """Whether what comes next is expected within a moment."""
         return self._moments >= MOMENTS
 
-    def waited(self, seconds: float, *, was_alone: bool) -> None:
-        """One message, alone or with others, has come after so long; infinity: it has not."""
+    def waited(self, seconds: float) -> None:
+        """What was waited for has come after so long; infinity: it has not."""
         self._strain = self._strain + 1 if self._is_disturbed else max(0, self._strain - 1)
         self._is_disturbed = False
         if self._strain >= TOO_OFTEN:
             self._moments, self._strain = -self._left_alone, 0
             self._left_alone = min(4 * self._left_alone, LEFT_ALONE_MOST)
-        elif was_alone and AT_ONCE_S < seconds < SOON_S:
+        elif AT_ONCE_S < seconds < SOON_S:
             self._moments += 1
             if self._moments == MOMENTS + WELL:
                 self._left_alone = LEFT_ALONE

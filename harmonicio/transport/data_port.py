@@ -130,7 +130,7 @@ class DataPort:
             self._selector.fileno(),
         )
         self._lock = threading.Lock()
-        self._served: set[_Served] = set()
+        self._served: dict[_Served, None] = {}  # As they came: the same each time, which a set is not.
         self._ungreeted: dict[_Served, float] = {}  # By deadline, which is the order of their arrival.
         self._unfinished: dict[_Served, float] = {}  # Those in the middle of a frame, by deadline, too.
         self._returned: deque[_Served] = deque()
@@ -218,7 +218,7 @@ class DataPort:
                 continue
             served = _Served(Link(channel))
             with self._lock:
-                self._served.add(served)
+                self._served[served] = None
                 self._ungreeted[served] = now + self._greeting_within_s
             self._watch(served)
 
@@ -375,7 +375,7 @@ class DataPort:
         finally:
             served.link.close()
             with self._lock:
-                self._served.discard(served)
+                self._served.pop(served, None)
                 self._ungreeted.pop(served, None)
                 self._unfinished.pop(served, None)
                 self._ended_bytes += served.link.received_bytes

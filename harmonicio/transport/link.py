@@ -35,7 +35,6 @@ class Link:
         self._is_cut = False
         self._has_said_goodbye = False
         self._polling = BusyPoll()
-        self._messages_seen = 0
         self._may_poll = False
         self.received_bytes = 0
 
@@ -58,13 +57,13 @@ class Link:
             ConnectionEnded: the stream broke, or it ended.
         """
         buffer, begun = self.connection.receive_buffer(), time.monotonic()
+        begins_frame = self.connection.is_between_frames
         self._may_poll = may_poll and self._polling.is_due
         count = self.channel.poll_into(buffer, self._polling) if self._may_poll else None
         if count is None:
             count = self.channel.receive_into(buffer)
-        messages, waited_s = self.connection.messages, time.monotonic() - begun if count else math.inf
-        self._polling.waited(waited_s, was_alone=messages - self._messages_seen <= 1)
-        self._messages_seen = messages
+        if begins_frame or not count:  # How long the rest of a message takes says nothing of when the next one comes.
+            self._polling.waited(time.monotonic() - begun if count else math.inf)
         if count is None:
             return False
         self.received_bytes += count

@@ -124,11 +124,6 @@ class Connection:
         return self._is_hello_received and self._is_hello_sent
 
     @property
-    def messages(self) -> int:
-        """How many messages have been read here so far, at least in part."""
-        return self._decoder.messages
-
-    @property
     def abandoned_buffers(self) -> int:
         """How often a handler kept a view of a message, so that the receive buffer could not be used again."""
         return self._decoder.abandoned_buffers

@@ -28,8 +28,7 @@ import harmonicio.stream_connector.connector
 import harmonicio.worker.service
 from harmonicio.engine import daemon, payloads
 from harmonicio.master import connector_session
-from harmonicio.transport import data_port, tcp
-from harmonicio.transport.busy_poll import BusyPoll
+from harmonicio.transport import busy_poll, tcp
 from harmonicio.transport.patient_pool import PatientPool
 from harmonicio.transport.thread_pool import ThreadPool
 from simulation.channel import Tcp
@@ -102,8 +101,7 @@ def on_stage(loop: Loop, network: Network, substitutes: list[tuple[Any, str, Any
             stage.put(module, name, ours)
         stage.put(os, "urandom", numbers.randbytes)
         stage.put(connector_session.ConnectorSession, "__hash__", _Numbered().hash)
-        stage.put(data_port._Served, "__hash__", lambda served: served.link.channel._endpoint.number)
-        stage.put(BusyPoll, "is_due", False)  # Who polls would wait for what only happens while somebody waits.
+        stage.put(busy_poll, "MOMENTS", 2**62)  # Who polls would wait for what only happens while somebody waits.
         for place, name, ours in substitutes:
             stage.put(place, name, ours)
         yield

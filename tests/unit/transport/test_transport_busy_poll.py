@@ -1,4 +1,4 @@
-"""Who polls, and for how long: only where one message after another comes alone, and soon."""
+"""Who polls, and for how long: only where one thing after another comes soon."""
 
 from __future__ import annotations
 
@@ -34,27 +34,23 @@ A_MOMENT_S = (AT_ONCE_S + SOON_S) / 2
 def polling() -> BusyPoll:
     made = BusyPoll()
     for _ in range(MOMENTS):
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
     return made
 
 
 def test_nobody_polls_before_it_is_known_to_pay() -> None:
     made = BusyPoll()
     for _ in range(MOMENTS - 1):
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
         assert not made.is_due
-    made.waited(A_MOMENT_S, was_alone=True)
+    made.waited(A_MOMENT_S)
     assert made.is_due
 
 
-@pytest.mark.parametrize(
-    ("waited_s", "was_alone"),
-    [(SOON_S, True), (AT_ONCE_S, True), (A_MOMENT_S, False)],
-    ids=["late", "there", "several"],
-)
-def test_one_wait_that_does_not_fit_ends_it(waited_s: float, was_alone: bool) -> None:
+@pytest.mark.parametrize("waited_s", [SOON_S, AT_ONCE_S, math.inf], ids=["late", "there", "nothing"])
+def test_one_wait_that_does_not_fit_ends_it(waited_s: float) -> None:
     made = polling()
-    made.waited(waited_s, was_alone=was_alone)
+    made.waited(waited_s)
     assert not made.is_due
 
 
@@ -90,7 +86,7 @@ def waits_until_it_sleeps(made: BusyPoll, others: Callable[[int], bool], monkeyp
 
         made.poll(look)
         made.poll(lambda: True)  # Of several looks for one message only one counts.
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
         if not made.is_due:
             return wait
     return 10 * TOO_OFTEN
@@ -101,14 +97,14 @@ def test_where_others_want_the_processor_most_of_the_time_it_is_left_to_them(mon
     assert waits_until_it_sleeps(made, lambda wait: wait % 10 != 0, monkeypatch) <= 2 * TOO_OFTEN
     for _ in range(LEFT_ALONE + MOMENTS):
         assert not made.is_due
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
     assert made.is_due, "it is tried again"
     assert waits_until_it_sleeps(made, lambda wait: wait % 10 != 0, monkeypatch) <= 2 * TOO_OFTEN
     for _ in range(LEFT_ALONE + MOMENTS):
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
     assert not made.is_due, "and more rarely each time"
     for _ in range(LEFT_ALONE_MOST):
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
     assert made.is_due
 
 
@@ -122,7 +118,7 @@ def test_who_is_stopped_for_long_does_not_poll_for_long(monkeypatch: pytest.Monk
     monkeypatch.setattr("harmonicio.transport.busy_poll.time.monotonic", lambda: now)
     assert made.poll(look) is None
     for _ in range(4 * LEFT_ALONE):
-        made.waited(A_MOMENT_S, was_alone=True)
+        made.waited(A_MOMENT_S)
         assert not made.is_due
 
 
@@ -145,14 +141,8 @@ def test_a_payload_that_takes_longer_is_polled_for_during_its_first_moment_only(
         assert channel.receive_exactly(memoryview(bytearray(100)), polling=made) == 100
     assert 4 <= looks <= 5
     now += 1.0
-    made.waited(A_MOMENT_S, was_alone=True)
+    made.waited(A_MOMENT_S)
     assert made.is_due, "that is no stop"
-
-
-def test_what_has_not_come_is_no_reason_to_poll() -> None:
-    made = polling()
-    made.waited(math.inf, was_alone=True)
-    assert not made.is_due
 
 
 def test_what_the_kernel_does_now_and_then_is_no_reason_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
