@@ -6,6 +6,7 @@ cdef class SenderCredit:
     cdef public long long sent
     cdef public long long sent_bytes
     cdef public long long answered
+    cdef public long long window
     cpdef bint can_send(self, long long size_bytes) except -1
     cpdef Py_ssize_t message_sent(self, long long size_bytes) except? -1
     cpdef outcomes_received(self, long long first, long long last)

@@ -10,9 +10,13 @@ from harmonicio.core.errors import RemoteProtocolError
 
 
 class SenderCredit:
-    """What this end may send on one connection."""
+    """What this end may send on one connection.
 
-    __slots__ = ("answered", "bytes_total", "messages_total", "sent", "sent_bytes")
+    Attributes:
+        window: Messages that the receiver let be unanswered at the same time when it granted the latest ones.
+    """
+
+    __slots__ = ("answered", "bytes_total", "messages_total", "sent", "sent_bytes", "window")
 
     def __init__(self) -> None:
         self.messages_total = 0
@@ -20,6 +24,7 @@ class SenderCredit:
         self.sent = 0
         self.sent_bytes = 0
         self.answered = 0
+        self.window = 0
 
     def __repr__(self) -> str:
         return f"<SenderCredit: {self.sent} of {self.messages_total} sent, {self.outstanding} outstanding>"
@@ -29,14 +34,10 @@ class SenderCredit:
         """Messages sent and not yet answered."""
         return self.sent - self.answered
 
-    @property
-    def window(self) -> int:
-        """Messages that the receiver lets be unanswered at the same time, as far as its latest credit says."""
-        return self.messages_total - self.answered
-
     def granted(self, messages_total: int, bytes_total: int) -> None:
         """Take over what a CREDIT frame says."""
-        self.messages_total = max(self.messages_total, messages_total)
+        if messages_total > self.messages_total:
+            self.messages_total, self.window = messages_total, messages_total - self.answered
         self.bytes_total = max(self.bytes_total, bytes_total)
 
     def can_send(self, size_bytes: int) -> bool:
