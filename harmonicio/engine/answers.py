@@ -71,7 +71,8 @@ class Answers:
                 self._arena.answered(message.sequence)
             self._credit.message_answered(size_bytes)
             self._unsent += 1
-            if message.place < 0:  # What lies in shared memory takes no time to be received.
+            # What lies in shared memory takes no time to be received, and the master waits for no room.
+            if message.place < 0 and not self._peer.is_backlog:
                 self._unsent_bytes += size_bytes
             if self._unsent >= FULL_AFTER_MESSAGES or self._unsent_bytes >= FULL_AFTER_BYTES or self._outcomes.is_full:
                 self.is_full = True

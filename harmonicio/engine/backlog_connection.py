@@ -133,7 +133,7 @@ class BacklogConnection:
                     link.rest()
                     poll.poll()
             elif isinstance(event, Goodbye):
-                session.pause()  # What was done for it before is still worth telling.
+                session.checkpoint()  # What was done for it before is still worth telling.
                 raise HarmonicIOError(f"The master ended the connection: {event.text or event.code or 'no reason'}.")
             else:
                 session.handle(event)

@@ -126,7 +126,17 @@ class Session:
         self._end_hold()
         if self._overdue_since is not None and not self._link.channel.has_bytes_waiting:
             self._overdue_since = None
-        self.checkpoint()
+        if self._is_backlog and self._may_gather():
+            self._slots.flusher.watch(self)
+        else:
+            self.checkpoint()
+
+    def _may_gather(self) -> bool:
+        """Whether answers may wait for more: so the master records many at once, and nobody waits for one."""
+        answers = self.answers
+        return answers.oldest_at is not None and not (
+            answers.is_full or self.peer.is_credit_low or self._slots.has_hungry_peers
+        )
 
     def closed(self, error: HarmonicIOError | None) -> None:
         """The connection has ended; outcomes that were not sent are lost, and the sender will send again."""

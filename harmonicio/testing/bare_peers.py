@@ -41,7 +41,7 @@ class Sender:
         self.outcomes: dict[int, Outcome] = {}
         self.drain: Drain | None = None
         self.goodbye: Goodbye | None = None
-        self.credit_frames = 0
+        self.credit_frames = self.outcome_frames = 0
         self._ids = MessageIds()
 
     def __repr__(self) -> str:
@@ -53,6 +53,7 @@ class Sender:
             self.credit.granted(event.messages, event.bytes)
             self.credit_frames += 1
         elif isinstance(event, OutcomesReceived):
+            self.outcome_frames += 1
             for answered in event.ranges:
                 self.credit.outcomes_received(answered.first, answered.last)
                 for number in range(answered.first, answered.last + 1):
@@ -170,6 +171,10 @@ class BareMaster:
     def credit(self) -> SenderCredit:
         assert self._sender is not None
         return self._sender.credit
+
+    @property
+    def outcome_frames(self) -> int:
+        return 0 if self._sender is None else self._sender.outcome_frames
 
     @property
     def drain(self) -> Drain | None:

@@ -76,7 +76,7 @@ class BenchCluster:
             if took_s > timeout_s:
                 raise TimeoutError(f"After {timeout_s:g} s {left} messages of {stream} are still in the backlog.")
             left_s = took_s * left / max(1, most - left)
-            time.sleep(max(ASK_AT_MOST_EVERY_S, min(left_s, took_s) / 4))
+            time.sleep(max(ASK_AT_MOST_EVERY_S, min(left_s, took_s) / 2))
 
 
 @contextmanager

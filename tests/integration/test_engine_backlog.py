@@ -151,3 +151,30 @@ def test_an_idle_engine_never_leaves_a_message_waiting(start: Start) -> None:
         for connector in connectors:
             connector.wait_for_outcomes(20 * (burst + 1), timeout_s=5)
         wait_until(lambda: len(bench.master.outcomes) == 4 * (burst + 1), 5)  # noqa: B023  asked at once
+
+
+def test_answers_to_the_master_wait_for_one_another(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start()
+    for number in range(40):  # Then it is known that the handler is quick, and the master has credit for many.
+        bench.master.push()
+        wait_until(lambda number=number: len(bench.master.outcomes) == number + 1)  # type: ignore[misc]
+    # However slow this machine is, they come within that time.
+    monkeypatch.setattr("harmonicio.engine.session.OLDEST_UNSENT_S", 0.5)
+    before = bench.master.outcome_frames
+    for number in range(20):
+        bench.master.push()
+        wait_until(lambda number=number: bench.daemon.report().handled == 41 + number)  # type: ignore[misc]
+    wait_until(lambda: len(bench.master.outcomes) == 60)
+    assert bench.master.outcome_frames - before <= 10
+
+
+def test_what_was_done_is_told_when_the_engine_ends(start: Start, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = start()
+    bench.master.push()
+    wait_until(lambda: len(bench.master.outcomes) == 1)
+    monkeypatch.setattr("harmonicio.engine.session.OLDEST_UNSENT_S", 600.0)
+    for number in range(5):
+        bench.master.push()
+        wait_until(lambda number=number: bench.daemon.report().handled == number + 2)  # type: ignore[misc]
+    bench.daemon.close()
+    wait_until(lambda: len(bench.master.outcomes) == 6)

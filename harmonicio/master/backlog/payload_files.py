@@ -227,7 +227,9 @@ class PayloadFiles:
 
     def _remove(self, path: Path) -> None:
         try:
-            path.unlink(missing_ok=True)
+            os.unlink(path)
+        except FileNotFoundError:
+            return
         except OSError as error:
             _log.error("Payload file %s could not be removed, and will be later: %s", path, error)
             with self._lock:

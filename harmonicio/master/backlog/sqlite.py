@@ -43,6 +43,7 @@ from harmonicio.master.backlog.base import (
 from harmonicio.master.backlog.byte_gate import ByteGate
 from harmonicio.master.backlog.digest import is_intact
 from harmonicio.master.backlog.entry import Death, Entry, Shed
+from harmonicio.master.backlog.file_removal import FileRemoval
 from harmonicio.master.backlog.hot_cache import HotCache
 from harmonicio.master.backlog.outcome_codec import (
     KeptOutcome,
@@ -89,6 +90,7 @@ class SqliteStore(BacklogStore):
         self._reader: sqlite3.Connection | None = None
         self._writer: SqliteWriter | None = None
         self._threads: ThreadPool | None = None
+        self._removal: FileRemoval | None = None
         self._ahead: ReadAhead | None = None
         self._lock_fd = -1
 
@@ -145,6 +147,7 @@ class SqliteStore(BacklogStore):
                 recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPool(FILE_THREADS, "backlog-file")
+            self._removal = FileRemoval(self._threads, self._remove_file)
             self._ahead = ReadAhead(self._files.fetch)
         except BaseException:
             connection.close()
@@ -319,17 +322,12 @@ class SqliteStore(BacklogStore):
             on_done(StorageError("The backlog's store is closed."))
 
     def _remove_files(self, sequences: list[int]) -> None:
-        if not sequences or self._threads is None:
-            return
-        try:
-            self._threads.submit(self._remove_files_now, sequences)
-        except RuntimeError:
-            self._remove_files_now(sequences)  # The pool is closed: this is the writer's last batch.
+        if self._removal is not None:
+            self._removal.soon(sequences)
 
-    def _remove_files_now(self, sequences: list[int]) -> None:
-        self._hot.drop(sequences)
-        for sequence in sequences:
-            self._files.remove(sequence)
+    def _remove_file(self, sequence: int) -> None:
+        self._hot.drop([sequence])
+        self._files.remove(sequence)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 
