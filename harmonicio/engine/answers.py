@@ -55,6 +55,11 @@ class Answers:
         """Whether the sender waits to hear that payloads in shared memory are not looked at any more."""
         return self._arena is not None and self._arena.held > 0
 
+    @property
+    def may_wait(self) -> bool:
+        """Whether there are some, and not so many that they should be sent."""
+        return self.oldest_at is not None and not self.is_full
+
     def message_granted(self) -> None:
         """A message that another thread will run does not wait any more."""
         with self._lock:

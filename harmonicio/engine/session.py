@@ -133,10 +133,7 @@ class Session:
 
     def _may_gather(self) -> bool:
         """Whether answers may wait for more: so the master records many at once, and nobody waits for one."""
-        answers = self.answers
-        return answers.oldest_at is not None and not (
-            answers.is_full or self.peer.is_credit_low or self._slots.has_hungry_peers
-        )
+        return self.answers.may_wait and not (self.peer.is_credit_low or self._slots.has_hungry_peers)
 
     def closed(self, error: HarmonicIOError | None) -> None:
         """The connection has ended; outcomes that were not sent are lost, and the sender will send again."""
