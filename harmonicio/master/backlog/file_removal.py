@@ -6,10 +6,13 @@ take it from one another, and wait for one another in the kernel, where a folder
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable
 from concurrent.futures import Executor
+
+_log = logging.getLogger(__name__)
 
 
 class FileRemoval:
@@ -17,7 +20,7 @@ class FileRemoval:
 
     Args:
         executor: Has a thread for it; when it has been shut down, it is done at once.
-        remove: Removes one file, and does not raise.
+        remove: Removes one file; what it raises is logged, and the next one's turn comes.
     """
 
     def __init__(self, executor: Executor, remove: Callable[[int], None]) -> None:
@@ -49,4 +52,7 @@ class FileRemoval:
                     self._is_busy = False
                     return
                 sequence = self._sequences.popleft()
-            self._remove(sequence)
+            try:
+                self._remove(sequence)
+            except Exception:  # noqa: BLE001  the others must still go; it is logged
+                _log.exception("The payload file of message %d was not removed", sequence)

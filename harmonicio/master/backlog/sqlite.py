@@ -147,7 +147,7 @@ class SqliteStore(BacklogStore):
                 recovery = sqlite_schema.load(connection, self._files, self._clock.wall())
             self._reader = sqlite_schema.connect(self._index)
             self._threads = ThreadPool(FILE_THREADS, "backlog-file")
-            self._removal = FileRemoval(self._threads, self._remove_file)
+            self._removal = FileRemoval(self._threads, self._files.remove)
             self._ahead = ReadAhead(self._files.fetch)
         except BaseException:
             connection.close()
@@ -322,12 +322,9 @@ class SqliteStore(BacklogStore):
             on_done(StorageError("The backlog's store is closed."))
 
     def _remove_files(self, sequences: list[int]) -> None:
+        self._hot.drop(sequences)  # At once: a disk that is slow to forget keeps no memory.
         if self._removal is not None:
             self._removal.soon(sequences)
-
-    def _remove_file(self, sequence: int) -> None:
-        self._hot.drop([sequence])
-        self._files.remove(sequence)
 
     # ── reading ──────────────────────────────────────────────────────────────────────────────────────────────────────
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 from concurrent.futures import ThreadPoolExecutor
+
+import pytest
 
 from harmonicio.master.backlog.file_removal import FileRemoval
 from harmonicio.testing.waiting import wait_until
@@ -48,3 +51,20 @@ def test_without_threads_it_is_done_at_once() -> None:
     removed: list[int] = []
     FileRemoval(pool, removed.append).soon([1, 2])
     assert removed == [1, 2]
+
+
+def test_one_that_cannot_be_removed_does_not_keep_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    removed: list[int] = []
+
+    def remove(sequence: int) -> None:
+        if sequence == 1:
+            raise MemoryError
+        removed.append(sequence)
+
+    with caplog.at_level(logging.ERROR), ThreadPoolExecutor(1) as pool:
+        removal = FileRemoval(pool, remove)
+        removal.soon([1, 2])
+        wait_until(lambda: removed == [2])
+        removal.soon([3])
+        wait_until(lambda: removed == [2, 3])
+    assert "message 1 was not removed" in caplog.text
