@@ -89,7 +89,7 @@ class Outcome:
         return cls(OutcomeKind.REJECTED, reason=reason, text=text)
 
 
-_pack_number = struct.Struct("!Q").pack
+_pack_id = struct.Struct("!8sQ").pack
 
 
 class MessageIds:
@@ -107,4 +107,4 @@ class MessageIds:
 
     def draw_raw(self) -> bytes:
         """Return the next id as it travels."""
-        return self._prefix + _pack_number(next(self._numbers))
+        return _pack_id(self._prefix, next(self._numbers))

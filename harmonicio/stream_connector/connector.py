@@ -13,9 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sized
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from harmonicio.core import forks
 from harmonicio.core.buffers import buffer_payload
 from harmonicio.core.errors import HarmonicIOError, InvalidInput, OutcomeExpired, OutcomeTimeout, UndeliveredError
+from harmonicio.core.forks import this_process
 from harmonicio.core.message import MAX_MESSAGE_BYTES
 from harmonicio.core.names import check_name
 from harmonicio.stream_connector.allocation import Allocation
@@ -105,7 +105,7 @@ class StreamConnector:
             "connector.spool_sync": spool_sync,
         }
         values, client, credentials = resolved(settings, flags, token, client, tls)
-        self._process = forks.this_process
+        self._process = this_process[0]
         self._opening = threading.RLock()
         self._is_open = False
         self._asks_first = asks_first
@@ -392,6 +392,6 @@ class StreamConnector:
             )
 
     def _check_process(self) -> None:
-        if self._process is not forks.this_process:
+        if self._process is not this_process[0]:
             text = "This connector belongs to another process."
             raise InvalidInput(text, hint="Open a connector after forking, not before.")

@@ -4,7 +4,7 @@ from harmonicio.stream_connector.lanes cimport Parcel
 
 @cython.final
 cdef class Dispatch:
-    cdef public object budget_bytes
+    cdef public long long budget_bytes
     cdef public object handler_timeout_s
     cdef public double window_s
     cdef public double engines_from
@@ -25,9 +25,10 @@ cdef class Dispatch:
     cpdef offer(self, Parcel parcel, double now)
     @cython.locals(lane=Lane, latest=Lane)
     cpdef _engine_at_once(self, Parcel parcel, double now)
+    cpdef bint has_room(self, long long cost_bytes) except -1
     cpdef credit_received(self, Lane lane, object messages, object size_bytes, double now)
-    @cython.locals(parcel=Parcel)
-    cpdef outcomes_received(self, Lane lane, object first, object last, object outcome, double now)
+    @cython.locals(parcels=list, settled=list, in_flight=dict, is_done=cython.bint)
+    cpdef outcomes_received(self, Lane lane, long long first, long long last, object outcome, double now)
     cpdef take_settled(self)
     @cython.locals(parcel=Parcel, lane=Lane, able=Lane)
     cpdef assign(self, double now)

@@ -133,9 +133,10 @@ class Dispatch:
         waiting = len(self._waiting) if self._has_waited(SEEK_AFTER_S, now) else 0
         return max(1, waiting, self._in_flight // FEW_MESSAGES - len(self._engines))
 
-    def wants_backlog(self, now: float) -> bool:
-        """Whether a connection to the master's data port is needed."""
-        return self.backlog is None and self.waiting_bytes > 0 and (bool(self._for_master) or self._is_impatient(now))
+    def wants_backlog(self, now: float, *, has_questions: bool = False) -> bool:
+        """Whether a connection to the master's data port is needed, for messages or for questions."""
+        is_for_messages = self.waiting_bytes > 0 and (bool(self._for_master) or self._is_impatient(now))
+        return self.backlog is None and (has_questions or is_for_messages)
 
     def overdue(self, now: float) -> list[Lane]:
         """Return the connections that are given up, because nothing was answered there for too long."""
@@ -213,16 +214,14 @@ class Dispatch:
         lane.credit.outcomes_received(first, last)
         if not lane.is_backlog:
             self._patience.answered(last - first + 1, now)
-        in_flight = lane.in_flight
-        answered = [in_flight.pop(number, None) for number in range(first, last + 1)]
-        parcels = [parcel for parcel in answered if parcel is not None]
+        in_flight, is_done = lane.in_flight, outcome.kind is OutcomeKind.DONE
+        parcels = [each for number in range(first, last + 1) if (each := in_flight.pop(number, None)) is not None]
         if parcels:
-            lane.answered(parcels, now, are_done=outcome.kind is OutcomeKind.DONE)
-        if outcome.kind is not OutcomeKind.DONE:
-            parcels = [parcel for parcel in parcels if self._is_final(lane, parcel, outcome, now)]
-        self._settle(parcels, outcome, lane.is_backlog)
-        if None in answered:  # What was answered beside it counts.
-            raise RemoteProtocolError(f"Message {first + answered.index(None)} is answered twice.")
+            lane.answered(parcels, now, are_done=is_done)
+        settled = parcels if is_done else [each for each in parcels if self._is_final(lane, each, outcome, now)]
+        self._settle(settled, outcome, lane.is_backlog)
+        if len(parcels) <= last - first:  # What was answered beside it counts.
+            raise RemoteProtocolError(f"Of the messages {first} to {last} some were answered before.")
         if not in_flight and not self._waiting:
             lane.rested()
         if not in_flight and not lane.is_backlog and not self._in_flight:

@@ -11,7 +11,6 @@ control thread is told only when something is newly wanted.
 
 from __future__ import annotations
 
-import functools
 import logging
 import math
 import threading
@@ -84,10 +83,9 @@ class Exchange:
     def restore(self, parcels: Iterable[Parcel]) -> None:
         """Take in what the spool has from before; nothing else has been offered yet."""
         with self.lock:
-            now = time.monotonic()
             for parcel in parcels:
                 self.tally.sent += 1
-                self._dispatch.offer(parcel, now)
+                self._dispatch.offer(parcel, time.monotonic())
 
     def wait_for_room(self, has_room: Callable[[], bool]) -> None:
         """Wait until the spool has room, in a line of its own: who waits for memory may be what fills the spool."""
@@ -103,20 +101,24 @@ class Exchange:
 
     def offer(self, parcel: Parcel) -> None:
         """Take a message in, and send it if somebody has credit for it; waits for room in the byte budget."""
-        dispatch = self._dispatch
-        with self.lock:
-            if self._room_line.waiting or not dispatch.has_room(parcel.cost_bytes):
-                parcel.is_in_loop = True
-                self._room_line.wait(functools.partial(dispatch.has_room, parcel.cost_bytes))
+        self.lock.acquire()  # By hand: a with statement takes twice the time, and this is done for each message.
+        try:
+            if self._room_line.waiting or not self._dispatch.has_room(parcel.cost_bytes):
+                self._room_line.wait_for_budget(self._dispatch, parcel)
             self._check_usable()
             now = time.monotonic()
             self.tally.sent += 1
-            lane = dispatch.offer(parcel, now)
-            touched = self._advance(now) if lane is None else [self._peers[lane]]
-            if lane and len(lane.in_flight) > FEW_MESSAGES and not self._was_wanted[0] and now >= dispatch.engines_from:
-                self._tell_wanted(now)
+            lane = self._dispatch.offer(parcel, now)
+            if lane is None:
+                touched, can_wait = self._advance(now), False
+            else:
+                touched, can_wait = [self._peers[lane]], lane.can_wait(parcel)
+                is_asked = now >= self._dispatch.engines_from and not self._was_wanted[0]
+                if is_asked and len(lane.in_flight) > FEW_MESSAGES:
+                    self._tell_wanted(now)
             is_due_earlier = not touched and self._is_due_earlier(now)
-            can_wait = lane is not None and lane.can_wait(parcel)
+        finally:
+            self.lock.release()
         if can_wait:
             self.pump.flush_soon(touched[0])
         else:
@@ -313,13 +315,11 @@ class Exchange:
 
     def _tell_wanted(self, now: float) -> None:
         is_asked = now >= self._dispatch.engines_from  # Before that, it comes and goes with each few messages.
-        wanted = (is_asked and self._dispatch.wants_engines(now), self._wants_backlog(now))
+        wants_backlog = self._dispatch.wants_backlog(now, has_questions=self._results.needs_connection)
+        wanted = (is_asked and self._dispatch.wants_engines(now), wants_backlog)
         if any(is_now and not was for is_now, was in zip(wanted, self._was_wanted, strict=True)):
             self.on_wanted()
         self._was_wanted = wanted
-
-    def _wants_backlog(self, now: float) -> bool:
-        return (self._results.needs_connection and self._dispatch.backlog is None) or self._dispatch.wants_backlog(now)
 
     def _flush(self, peers: Iterable[Peer], *, insists: bool = False) -> None:
         for peer in peers:
@@ -356,7 +356,7 @@ class Exchange:
 
     def wants_backlog(self) -> bool:
         with self.lock:
-            return self._wants_backlog(time.monotonic())
+            return self._dispatch.wants_backlog(time.monotonic(), has_questions=self._results.needs_connection)
 
     def open_peer(self, peer: Peer) -> None:
         """A connection is open: use it."""

@@ -16,6 +16,8 @@ cdef class Parcel:
     cdef public long long absences
     cdef public object refused_by
     cdef public object failure
+    cdef public bint is_small
+    cdef public bint is_large
     cdef public bint is_for_master
     cdef public bint is_away
     cdef public bint is_readable
@@ -49,11 +51,11 @@ cdef class Lane:
     cdef public long long _pace
     cdef public long long _pace_before
     cdef public double _pace_at
-    @cython.locals(size_bytes=cython.longlong, number=cython.longlong)
+    @cython.locals(number=cython.longlong)
     cpdef take(self, Parcel parcel, double now)
     cpdef bint can_take(self, Parcel parcel) except -1
     cpdef bint _is_named_only(self, Parcel parcel) except -1
-    @cython.locals(waiting=cython.Py_ssize_t, size_bytes=cython.longlong)
+    @cython.locals(waiting=cython.Py_ssize_t, is_written=cython.bint)
     cpdef bint can_wait(self, Parcel parcel) except -1
     cpdef bint goes_on(self, Parcel parcel, double now, double window_s) except -1
     cpdef bint _is_soon_free(self, Parcel parcel, double now, double window_s) except -1

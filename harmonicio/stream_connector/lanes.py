@@ -62,6 +62,8 @@ class Parcel:
     Attributes:
         payload: What the connection writes; no business of the dispatch.
         section: Header section: metadata, and the id where it is a text.
+        is_small: Whether its payload is copied beside its prefix.
+        is_large: Whether to write it takes a while.
         failure: Why an engine did not finish it.
         raw_id: Its id, where that was drawn here.
         is_for_master: Whether only the master may have it now.
@@ -82,9 +84,12 @@ class Parcel:
         self.payload = payload
         self.section = section
         self.priority = priority
-        self.size_bytes = size_bytes = delivery.size_bytes
-        cost_bytes = size_bytes + len(section)
-        self.cost_bytes = cost_bytes if cost_bytes > MIN_COST_BYTES else MIN_COST_BYTES
+        self.size_bytes = delivery.size_bytes
+        self.is_small = self.size_bytes <= JOINED_BYTES
+        self.is_large = not self.is_small and self.size_bytes >= LARGE_BYTES
+        self.cost_bytes = self.size_bytes + len(section)
+        if self.cost_bytes < MIN_COST_BYTES:
+            self.cost_bytes = MIN_COST_BYTES
         self.flags = self.attempts = self.rejections = self.absences = 0
         self.refused_by: tuple[Lane, ...] = ()
         self.failure: Failure | None = None
@@ -178,12 +183,11 @@ class Lane:
 
     def take(self, parcel: Parcel, now: float) -> None:
         """Line a parcel up to be written."""
-        size_bytes = parcel.size_bytes
-        number = self.credit.message_sent(size_bytes)
+        number = self.credit.message_sent(parcel.size_bytes)
         self.in_flight[number] = parcel
         self.outbox.append(parcel)
         self.active_at = now
-        if size_bytes < LARGE_BYTES:
+        if not parcel.is_large:
             parcel.sent_at = now
         else:
             parcel.sent_at, self._last_large = math.inf, number
@@ -201,8 +205,9 @@ class Lane:
         """Whether it may leave together with what follows: it is not large, the receiver busy as long, or prompt."""
         if not parcel.is_in_loop:
             return False
-        waiting, size_bytes = len(self.outbox), parcel.size_bytes
-        if size_bytes > JOINED_BYTES and not self._is_named_only(parcel) and waiting * size_bytes > TOGETHER_BYTES:
+        waiting = len(self.outbox)
+        is_written = not (parcel.is_small or self._is_named_only(parcel))
+        if is_written and waiting * parcel.size_bytes > TOGETHER_BYTES:
             return False
         if waiting < PROMPT_MESSAGES and self.is_prompt:
             return True
@@ -253,7 +258,7 @@ class Lane:
             return False
         if len(self.in_flight) >= (self.credit.window / window_s // AHEAD_PER_S) ** 2:
             return False
-        return parcel.size_bytes < LARGE_BYTES or self._has_written_large()
+        return not parcel.is_large or self._has_written_large()
 
     def _has_written_large(self) -> bool:
         """Whether no large message that is under way has still to leave."""

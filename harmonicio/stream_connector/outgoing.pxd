@@ -3,6 +3,7 @@ from harmonicio.core.message cimport MessageIds
 from harmonicio.stream_connector.delivery cimport Delivery
 from harmonicio.stream_connector.exchange cimport Exchange
 from harmonicio.stream_connector.lanes cimport Parcel
+from harmonicio.wire.sections cimport source_section
 
 @cython.final
 cdef class Outgoing:

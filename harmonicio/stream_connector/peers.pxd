@@ -1,6 +1,7 @@
 cimport cython
 from harmonicio.stream_connector.lanes cimport Lane
 from harmonicio.stream_connector.lanes cimport Parcel
+from harmonicio.wire.connection cimport raw_prefix
 
 cdef class Peer:
     cdef public object link
@@ -24,14 +25,14 @@ cdef class Peer:
     cdef public long long _judged_bytes
     cpdef flush(self)
     cpdef _write(self)
-    @cython.locals(size=cython.longlong, parcel=Parcel, lane=Lane)
+    @cython.locals(size=cython.longlong, most=cython.longlong, parcel=Parcel, lane=Lane, prefix=bytes, placed=bytes)
     cpdef bint _gather(self) except -1
     cpdef _take_controls(self)
     cpdef _make_ready(self, list pending)
-    cpdef _placed(self, object transmissions, Parcel parcel, object payload)
+    cpdef bytes _placed(self, object transmissions, Parcel parcel, object payload)
     cpdef _copied(self, object transmissions, Parcel parcel, object payload)
     cpdef _payload(self, Parcel parcel)
-    cpdef _prefix(self, Parcel parcel, object how)
+    cpdef bytes _prefix(self, Parcel parcel, long long how)
     cpdef _note_sent(self)
 
 cpdef _together(list joined)

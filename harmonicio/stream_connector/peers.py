@@ -28,14 +28,14 @@ from harmonicio.core.buffers import Payload
 from harmonicio.core.errors import ConnectionEnded, InvalidInput
 from harmonicio.stream_connector.allocation import is_plain_memory
 from harmonicio.stream_connector.arena_slots import ArenaSlot, Transmissions
-from harmonicio.stream_connector.lanes import JOINED_BYTES, LARGE_BYTES, Lane, Parcel
+from harmonicio.stream_connector.lanes import Lane, Parcel
 from harmonicio.stream_connector.pieces import Pieces
 from harmonicio.stream_connector.sources import PayloadAway, PiecewisePayload, read_whole
 from harmonicio.transport.channel import SLOW_AFTER_S, SLOW_BYTES_PER_S, without_prefix
 from harmonicio.transport.link import Link
 from harmonicio.wire.checksum import trailer
 from harmonicio.wire.connection import message_prefix, raw_prefix
-from harmonicio.wire.frames import FIXED_LENGTH, Flag
+from harmonicio.wire.frames import Flag
 from harmonicio.wire.metadata import read_metadata
 from harmonicio.wire.sections import raw_message_id
 
@@ -194,10 +194,10 @@ class Peer:
         if self._file is not None:
             self._gather_piece(self._file)
             return True
-        lane, outbox, size = self.lane, self.lane.outbox, 0
+        lane, outbox, size, most = self.lane, self.lane.outbox, 0, BATCH_BYTES
         gathered: list[memoryview] = []
         joined: list[Payload] = self._take_controls()
-        while outbox and size < BATCH_BYTES and self._copied_bytes < COPIED_BATCH_BYTES:
+        while outbox and size < most and self._copied_bytes < COPIED_BATCH_BYTES:
             try:
                 parcel = outbox[0]
                 payload = parcel.payload
@@ -211,17 +211,18 @@ class Peer:
                 break
             if self.transmissions is not None and (placed := self._placed(self.transmissions, parcel, payload)):
                 joined.append(placed)
-                size += FIXED_LENGTH + len(parcel.section)
+                size += len(placed)
                 continue
-            lane.begun, size = lane.begun + 1, size + FIXED_LENGTH + len(parcel.section) + parcel.size_bytes
-            joined.append(self._prefix(parcel, self._checksum_flag))
-            if parcel.size_bytes >= LARGE_BYTES:
+            prefix = self._prefix(parcel, self._checksum_flag)
+            joined.append(prefix)
+            lane.begun, size = lane.begun + 1, size + len(prefix) + parcel.size_bytes
+            if parcel.is_large:
                 self._large = parcel
-            if isinstance(payload, Pieces):
+            if parcel.is_small:
+                joined.append(payload)
+            elif isinstance(payload, Pieces):
                 gathered += [_together(joined), *self._taken_piece(payload)]
                 break  # There is memory for one piece at a time.
-            if parcel.size_bytes <= JOINED_BYTES:
-                joined.append(payload)
             else:
                 gathered += [_together(joined), memoryview(payload)]
             if self._checksum_flag:
@@ -256,14 +257,14 @@ class Peer:
             if slot is None:
                 return None
             self._copied_bytes += parcel.size_bytes
-        if parcel.size_bytes >= LARGE_BYTES:
+        if parcel.is_large:
             parcel.sent_at = time.monotonic()
         place = transmissions.place(self.lane.begun, slot)
         self.lane.begun += 1
         return self._prefix(parcel, _ARENA) + place
 
     def _copied(self, transmissions: Transmissions, parcel: Parcel, payload: Payload | Pieces) -> ArenaSlot | None:
-        if parcel.size_bytes <= JOINED_BYTES or isinstance(payload, Pieces):
+        if parcel.is_small or isinstance(payload, Pieces):
             return None
         is_memory = type(payload) is bytes or is_plain_memory(payload)
         return transmissions.copy(payload, parcel.size_bytes) if is_memory else None
@@ -274,7 +275,7 @@ class Peer:
         if isinstance(payload, (bytes, memoryview)):
             return payload
         reader = payload.reader()
-        if parcel.size_bytes > JOINED_BYTES:
+        if not parcel.is_small:
             if self.transmissions is not None and parcel.size_bytes <= FLUSH_BYTES:
                 slot = self.transmissions.read(reader)
                 if slot is not None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from harmonicio.stream_connector.dispatch import Dispatch
+from harmonicio.stream_connector.lanes import Parcel
 from harmonicio.stream_connector.pump import Pump
 
 
@@ -27,6 +29,11 @@ class RoomLine:
 
     def __repr__(self) -> str:
         return f"<RoomLine of {len(self._tickets)}>"
+
+    def wait_for_budget(self, dispatch: Dispatch, parcel: Parcel) -> None:
+        """Wait until the byte budget admits this parcel; more will follow where its source must wait."""
+        parcel.is_in_loop = True
+        self.wait(lambda: dispatch.has_room(parcel.cost_bytes))
 
     def wait(self, has_room: Callable[[], bool]) -> None:
         """Return when there is room and nobody came before, or when waiting makes no sense any more."""

@@ -1,4 +1,5 @@
 cimport cython
+from harmonicio.stream_connector.delivery cimport Delivery
 from harmonicio.stream_connector.figures cimport Tally
 from harmonicio.stream_connector.lanes cimport Parcel
 
@@ -13,3 +14,5 @@ cdef class Settlement:
     cdef public object on_rejected
     @cython.locals(parcel=Parcel)
     cpdef settle(self, object settled)
+
+cpdef _tell(Delivery delivery, object state, object outcome, object route)

@@ -21,8 +21,8 @@ from harmonicio.stream_connector.results import Results
 from harmonicio.stream_connector.spool.spool import Entry, Spool
 
 _DONE = DeliveryState.DONE
-#: By this who holds a delivery is told what has become of it; a simulation listens here.
-_tell = Delivery.settle
+#: Tells in place of ``Delivery.settle`` who holds a delivery what has become of it: so a simulation listens.
+_teller: Callable[[Delivery, DeliveryState, Outcome | None, str], None] | None = None
 
 
 class Settlement:
@@ -126,3 +126,10 @@ class Settlement:
                 self._leaving.appendleft(leaving)
                 raise
         self.failures.log()
+
+
+def _tell(delivery: Delivery, state: DeliveryState, outcome: Outcome | None, route: str) -> None:
+    if _teller is None:
+        delivery.settle(state, outcome, route)
+    else:
+        _teller(delivery, state, outcome, route)

@@ -6,12 +6,14 @@ reader that has had what it waited for a moment later, time after time, looks fo
 sleeps.
 
       waited ── a moment ──► once ── again ──► twice ── again ──► polls ──┐
-                  ▲                                                 ▲     │ a moment
-                  └───── nothing, or longer, or it was there ───────┴─────┘
+                  ▲                                                 ▲     │ a moment, or it was there
+                  └───── nothing, or longer ────────────────────────┴─────┘
+                         (before it polls also: it was there)
 
-Where messages come as fast as they are read, they are there at once, so nobody polls there. Nor where processes
-outnumber processors: the kernel counts how often others had their turn meanwhile. It does likewise itself, for virtual
-machines that halt (halt polling).
+Where messages come as fast as they are read, they are there at the first look, so nobody begins to poll there; and who
+does goes on: else he would sleep for a message whenever he had just been in time. Nobody polls where there are more
+processes than processors: the kernel counts how often others had their turn meanwhile. It does likewise itself, for
+virtual machines that halt (halt polling).
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ class BusyPoll:
             self._moments += 1
             if self._moments == MOMENTS + WELL:
                 self._left_alone = LEFT_ALONE
-        else:
+        elif seconds >= SOON_S or not self.is_due:
             self._moments = min(0, self._moments)
 
     def poll(self, look: Callable[[], Found | None], until: float | None = None) -> Found | None:
@@ -79,8 +81,11 @@ class BusyPoll:
         Args:
             until: On the monotonic clock, in place of a moment from now.
         """
+        found = look()
+        if found is not None:
+            return found
         before = now = time.monotonic()
-        others, found = _turns_of_others(), None
+        others = _turns_of_others()
         until = now + SOON_S if until is None else until
         for _ in range(_MOST_LOOKS):
             found = look()

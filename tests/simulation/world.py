@@ -168,7 +168,7 @@ class World:
             *self.master.substitutes(),
             *worker.substitutes(),
             *engine.substitutes(self),
-            (settlement, "_tell", self._settle),
+            (settlement, "_teller", self._settle),
             *(PLANTS[self._plant](self) if self._plant else ()),
             *Hits(self).substitutes(),
         ]

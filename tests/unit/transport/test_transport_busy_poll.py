@@ -47,11 +47,38 @@ def test_nobody_polls_before_it_is_known_to_pay() -> None:
     assert made.is_due
 
 
-@pytest.mark.parametrize("waited_s", [SOON_S, AT_ONCE_S, math.inf], ids=["late", "there", "nothing"])
+@pytest.mark.parametrize("waited_s", [SOON_S, math.inf], ids=["late", "nothing"])
 def test_one_wait_that_does_not_fit_ends_it(waited_s: float) -> None:
     made = polling()
     made.waited(waited_s)
     assert not made.is_due
+
+
+def test_what_is_there_at_once_ends_no_polling_and_begins_none() -> None:
+    made = polling()
+    for _ in range(2 * MOMENTS):
+        made.waited(AT_ONCE_S)
+        assert made.is_due
+    made = BusyPoll()
+    for _ in range(2 * MOMENTS):
+        made.waited(A_MOMENT_S)
+        made.waited(AT_ONCE_S)
+        assert not made.is_due
+
+
+def test_what_is_there_at_once_is_looked_for_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = 0
+
+    def turns() -> int:
+        nonlocal asked
+        asked += 1
+        return 0
+
+    monkeypatch.setattr("harmonicio.transport.busy_poll._turns_of_others", turns)
+    looks = iter(["here", "not looked for"])
+    assert BusyPoll().poll(lambda: next(looks)) == "here"
+    assert next(looks) == "not looked for"
+    assert not asked, "the kernel need not say what others did meanwhile"
 
 
 def test_what_is_found_ends_the_looking(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,11 +105,12 @@ def waits_until_it_sleeps(made: BusyPoll, others: Callable[[int], bool], monkeyp
     turns = 0
     monkeypatch.setattr("harmonicio.transport.busy_poll._turns_of_others", lambda: turns)
     for wait in range(10 * TOO_OFTEN):
+        found = iter([None, True])
 
-        def look(wait: int = wait) -> bool:
+        def look(wait: int = wait, found: Iterator[bool | None] = found) -> bool | None:
             nonlocal turns
             turns += others(wait)
-            return True
+            return next(found)
 
         made.poll(look)
         made.poll(lambda: True)  # Of several looks for one message only one counts.
